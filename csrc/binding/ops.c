@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * read, accumulate, finish: parse, check, call with the GIL released, wrap.
+ */
+#include "binding.h"
+
+#include <math.h>
+
+static int values_checked(const struct ht_values *v)
+{
+    if (!(v->peak > 0) || !isfinite(v->peak) || !isfinite(v->gain) || v->gain == 0 || !isfinite(v->offset)) {
+        PyErr_SetString(PyExc_ValueError, "values must be (peak > 0, gain != 0, offset, clamp), all finite");
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *position_or_none(bool found, const struct ht_position *at)
+{
+    if (!found)
+        Py_RETURN_NONE;
+    return Py_BuildValue("(LLL)", (long long)at->c, (long long)at->y, (long long)at->x);
+}
+
+static PyObject *py_read(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"window", "image", "y", "x", "values", "bfloat16", NULL};
+    PyObject *window_object, *image_object;
+    long long y, x;
+    struct ht_values v = {1, 1, 0, false};
+    int clamp = 0, bfloat16 = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOLL|(fffp)p:read", names, &window_object, &image_object, &y, &x,
+                                     &v.peak, &v.gain, &v.offset, &clamp, &bfloat16))
+        return NULL;
+    struct ht_array window, image;
+    if (array_from_object(&window, window_object, "window", ARRAY_WRITE, HT_BF16) < 0 ||
+        array_from_object(&image, image_object, "image", ARRAY_READ, bfloat16 ? HT_BF16 : HT_U16) < 0 ||
+        arrays_are_apart(window_object, "window", image_object, "image") < 0 || values_checked(&v) < 0)
+        return NULL;
+    if (y < -HT_MAX_SIDE || y > HT_MAX_SIDE || x < -HT_MAX_SIDE || x > HT_MAX_SIDE)
+        return PyErr_Format(PyExc_ValueError, "y and x must be within 2^40 of zero, not %lld and %lld", y, x);
+
+    enum ht_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = ht_read(&window, &image, y, x, &v);
+    Py_END_ALLOW_THREADS
+    if (status != HT_OK)
+        return raise_status(status, "window must be float32, float16 or bfloat16 with as many channels as image");
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_accumulate(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"sums", "source", "wy", "wx", NULL};
+    PyObject *sums_object, *source_object, *wy_object, *wx_object;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO:accumulate", names, &sums_object, &source_object, &wy_object,
+                                     &wx_object))
+        return NULL;
+    struct ht_array sums, source;
+    if (array_from_object(&sums, sums_object, "sums", ARRAY_WRITE, HT_U16) < 0 ||
+        array_from_object(&source, source_object, "source", ARRAY_READ, HT_BF16) < 0 ||
+        arrays_are_apart(sums_object, "sums", source_object, "source") < 0)
+        return NULL;
+    enum ht_status status = ht_accumulate_check(&sums, &source);
+    if (status != HT_OK)
+        return raise_status(status, "sums must be float32 with contiguous rows, source float32, float16 or bfloat16, "
+                                    "both of one shape");
+    const float *wy = floats_from_object(wy_object, "wy", source.height);
+    const float *wx = wy ? floats_from_object(wx_object, "wx", source.width) : NULL;
+    if (!wx)
+        return NULL;
+
+    bool found;
+    struct ht_position first;
+    Py_BEGIN_ALLOW_THREADS
+    found = ht_accumulate(&sums, &source, wy, wx, &first);
+    Py_END_ALLOW_THREADS
+    return position_or_none(found, &first);
+}
+
+/* Both None, or both float32 arrays of the right length. */
+static int normalisers(PyObject *ny_object, PyObject *nx_object, const struct ht_array *source, const float **ny,
+                       const float **nx)
+{
+    *ny = *nx = NULL;
+    if (ny_object == Py_None && nx_object == Py_None)
+        return 0;
+    *ny = floats_from_object(ny_object, "ny", source->height);
+    *nx = *ny ? floats_from_object(nx_object, "nx", source->width) : NULL;
+    return *nx ? 0 : -1;
+}
+
+static PyObject *py_finish(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"destination", "source", "ny", "nx", "values", "bfloat16", NULL};
+    PyObject *destination_object, *source_object, *ny_object = Py_None, *nx_object = Py_None;
+    struct ht_values v = {1, 1, 0, false};
+    int clamp = 0, bfloat16 = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OO(fffp)p:finish", names, &destination_object, &source_object,
+                                     &ny_object, &nx_object, &v.peak, &v.gain, &v.offset, &clamp, &bfloat16))
+        return NULL;
+    v.clamp = clamp;
+    struct ht_array destination, source;
+    const float *ny, *nx;
+    enum ht_dtype uint16_means = bfloat16 ? HT_BF16 : HT_U16;
+    if (array_from_object(&destination, destination_object, "destination", ARRAY_WRITE, uint16_means) < 0 ||
+        array_from_object(&source, source_object, "source", ARRAY_READ, HT_BF16) < 0 ||
+        arrays_are_apart(destination_object, "destination", source_object, "source") < 0 || values_checked(&v) < 0)
+        return NULL;
+    enum ht_status status = ht_finish_check(&destination, &source, &v);
+    if (status != HT_OK)
+        return raise_status(status, "source must be float32, float16 or bfloat16 of destination's shape, and peak at most "
+                                    "the largest value of an integer destination");
+    if (normalisers(ny_object, nx_object, &source, &ny, &nx) < 0)
+        return NULL;
+
+    bool found;
+    struct ht_position first;
+    Py_BEGIN_ALLOW_THREADS
+    found = ht_finish(&destination, &source, ny, nx, &v, &first);
+    Py_END_ALLOW_THREADS
+    return position_or_none(found, &first);
+}
+
+static PyObject *py_rows_name(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    return PyUnicode_FromString(ht_rows_name());
+}
+
+static PyObject *py_reflect(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    long long index, size;
+    if (!PyArg_ParseTuple(args, "LL:reflect", &index, &size))
+        return NULL;
+    if (size < 1 || size > HT_MAX_SIDE || index < -HT_MAX_SIDE || index > HT_MAX_SIDE)
+        return PyErr_Format(PyExc_ValueError, "index must be within 2^40 of zero and size from 1 to 2^40, not %lld and %lld",
+                            index, size);
+    return PyLong_FromLongLong(ht_reflect(index, size));
+}
+
+#define WITH_KEYWORDS(function) (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS
+
+PyMethodDef ops_methods[] = {
+    {"read", WITH_KEYWORDS(py_read), "read(window, image, y, x, values, bfloat16=False)"},
+    {"accumulate", WITH_KEYWORDS(py_accumulate), "accumulate(sums, source, wy, wx) -> None or (c, y, x)"},
+    {"finish", WITH_KEYWORDS(py_finish),
+     "finish(destination, source, ny, nx, values, bfloat16=False) -> None or (c, y, x)"},
+    {"rows_name", py_rows_name, METH_NOARGS, "rows_name() -> the name of the chosen row kernels"},
+    {"reflect", py_reflect, METH_VARARGS, "reflect(index, size) -> the index inside [0, size) it is reflected to"},
+    {NULL, NULL, 0, NULL}};

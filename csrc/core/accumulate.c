@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * ACCUMULATE: what more than one tile contributes to is summed, weighted.
+ */
+#include "array.h"
+#include "position.h"
+
+enum ht_status ht_accumulate_check(const struct ht_array *sums, const struct ht_array *source)
+{
+    bool fits = ht_array_fits(sums, source) && sums->dtype == HT_F32 && sums->stride_x == 1 &&
+                ht_dtype_is_model(source->dtype);
+    return fits ? HT_OK : HT_BAD_ARRAY;
+}
+
+/* Returns whether the source holds a NaN or an infinity here. */
+static bool accumulate_piece(const struct ht_array *sums, const struct ht_array *source, float wy, const float *wx,
+                             struct ht_piece *piece)
+{
+    if (!ht_piece_point(piece, source))
+        ht_piece_load(piece, source);
+    bool bad = false;
+    for (int k = 0; k < piece->group; k++) {
+        float *row = ht_array_at(sums, piece->c + k, piece->y, piece->x);
+        bad |= ht_rows.accumulate(row, piece->row[k], wy, wx + piece->x, piece->n);
+    }
+    return bad;
+}
+
+bool ht_accumulate(const struct ht_array *sums, const struct ht_array *source, const float *wy, const float *wx,
+                   struct ht_position *first)
+{
+    struct ht_piece piece = {.group = ht_array_group(source, source)};
+    bool bad = false;
+    for (piece.c = 0; piece.c < source->channels; piece.c += piece.group)
+        for (piece.y = 0; piece.y < source->height; piece.y++)
+            for (piece.x = 0; piece.x < source->width; piece.x += HT_PIECE) {
+                piece.n = ht_piece_length(source->width - piece.x);
+                bad |= accumulate_piece(sums, source, wy[piece.y], wx, &piece);
+            }
+    if (bad && first)
+        ht_find_nonfinite(source, NULL, NULL, first);
+    return bad;
+}

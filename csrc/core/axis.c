@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One side of the image, cut into equal windows.
+ *
+ * Both boundaries are one construction on different domains. A domain is what windows may cover, a multiple of the
+ * phase long:
+ *     native    [0, size)                rounded up to the phase
+ *     reflect   [-halo, size + halo)     rounded outwards to the phase
+ * The first window starts where the domain starts, the last ends where it ends, the others are spread evenly between.
+ * Inner ends of windows lose the halo; outer ends keep everything up to the image's edge.
+ */
+#include "halotile.h"
+
+static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t round_up(int64_t a, int64_t multiple) { return divide_up(a, multiple) * multiple; }
+static int64_t round_down(int64_t a, int64_t multiple) { return a / multiple * multiple; }
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static int64_t common_divisor(int64_t a, int64_t b)
+{
+    while (b) {
+        int64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+static enum ht_status check(const struct ht_axis_options *o)
+{
+    if (o->size < 1) return HT_BAD_SIZE;
+    if (o->tile < 1) return HT_BAD_TILE;
+    if (o->halo < 0) return HT_BAD_HALO;
+    if (o->overlap < 0 || o->overlap >= o->tile) return HT_BAD_OVERLAP;
+    if (o->phase < 1) return HT_BAD_PHASE;
+    if (o->scale_num < 1 || o->scale_num > HT_MAX_SCALE) return HT_BAD_SCALE;
+    if (o->scale_den < 1 || o->scale_den > HT_MAX_SCALE) return HT_BAD_SCALE;
+    if (o->loss < 0) return HT_BAD_LOSS;
+    if ((unsigned)o->boundary >= HT_BOUNDARY_COUNT) return HT_BAD_CHOICE;
+    /* With every size at most 2^40 and scales at most 2^10 no sum or product below passes 2^54. */
+    if (o->size > HT_MAX_SIDE || o->tile > HT_MAX_SIDE || o->halo > HT_MAX_SIDE || o->phase > HT_MAX_SIDE)
+        return HT_TOO_LARGE;
+    return HT_OK;
+}
+
+/* Least common multiple, halo and what follows from the scale. */
+static void take_options(struct ht_axis *a, const struct ht_axis_options *o)
+{
+    int64_t divisor = common_divisor(o->scale_num, o->scale_den);
+    a->scale_num = o->scale_num / divisor;
+    a->scale_den = o->scale_den / divisor;
+    a->size = o->size;
+    a->output_size = divide_up(o->size * a->scale_num, a->scale_den);
+    a->phase = o->phase / common_divisor(o->phase, a->scale_den) * a->scale_den;
+    a->halo = round_up(o->halo, a->scale_den);
+    a->loss = o->loss;
+}
+
+/* The fewest windows that cover `length` input pixels; then the smallest of equal size; then even steps. */
+static void cut(struct ht_axis *a, int64_t length, int64_t tile, int64_t overlap)
+{
+    int64_t extra = round_up(2 * a->halo + overlap, a->phase); /* window - step, at least */
+    int64_t longest_step = round_down(tile - overlap, a->phase);
+    if (a->size <= tile || length <= longest_step + extra) {
+        a->count = 1;
+        a->window = length;
+        a->step = a->longer = 0;
+        return;
+    }
+    int64_t covered = length - extra;
+    a->count = divide_up(covered, longest_step);
+    a->window = round_up(divide_up(covered, a->count), a->phase) + extra;
+    int64_t phases = (length - a->window) / a->phase;
+    a->step = phases / (a->count - 1) * a->phase;
+    a->longer = phases % (a->count - 1);
+}
+
+enum ht_status ht_axis_init(struct ht_axis *axis, const struct ht_axis_options *options)
+{
+    enum ht_status status = check(options);
+    if (status != HT_OK)
+        return status;
+    take_options(axis, options);
+    if (options->tile - options->overlap < axis->phase)
+        return HT_TILE_TOO_SMALL;
+    if (options->boundary == HT_NATIVE && options->loss > 0)
+        return HT_NATIVE_LOSS;
+    if (options->loss > axis->halo / axis->scale_den * axis->scale_num)
+        return HT_HALO_TOO_SMALL;
+
+    bool native = options->boundary == HT_NATIVE;
+    axis->origin = native ? 0 : -round_up(axis->halo, axis->phase);
+    int64_t end = native ? axis->size : axis->size + axis->halo;
+    cut(axis, round_up(end - axis->origin, axis->phase), options->tile, options->overlap);
+    return HT_OK;
+}
+
+int64_t ht_axis_window(const struct ht_axis *axis, int64_t i)
+{
+    return axis->origin + i * axis->step + smaller(i, axis->longer) * axis->phase;
+}
+
+/* at is a multiple of the scale's denominator. */
+static int64_t to_output(const struct ht_axis *axis, int64_t at) { return at / axis->scale_den * axis->scale_num; }
+
+static int64_t keep_start(const struct ht_axis *axis, int64_t i)
+{
+    return i == 0 ? 0 : to_output(axis, ht_axis_window(axis, i) + axis->halo);
+}
+
+static int64_t keep_stop(const struct ht_axis *axis, int64_t i)
+{
+    return i == axis->count - 1 ? axis->output_size
+                                : to_output(axis, ht_axis_window(axis, i) + axis->window - axis->halo);
+}
+
+struct ht_range ht_axis_keep(const struct ht_axis *axis, int64_t i)
+{
+    return (struct ht_range){keep_start(axis, i), keep_stop(axis, i)};
+}
+
+struct ht_range ht_axis_sole(const struct ht_axis *axis, int64_t i)
+{
+    int64_t start = i == 0 ? 0 : keep_stop(axis, i - 1);
+    int64_t stop = i == axis->count - 1 ? axis->output_size : keep_start(axis, i + 1);
+    return (struct ht_range){start, stop > start ? stop : start};
+}
+
+struct ht_range ht_axis_done(const struct ht_axis *axis, int64_t i)
+{
+    int64_t stop = i == axis->count - 1 ? axis->output_size : keep_start(axis, i + 1);
+    return (struct ht_range){keep_start(axis, i), stop};
+}

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * halotile.h - the C core's one public header.
+ *
+ * Conventions, said once:
+ *   - Coordinates and sizes are int64_t, rows before columns, half-open ranges [start, stop).
+ *   - "input" pixels are pixels of the image, "output" pixels those of the restored image.
+ *   - Strides are in elements and may be zero or negative.
+ *   - Pointers must not be NULL unless a parameter says so. Buffers belong to the caller; nothing is kept or allocated.
+ *   - Destination and source must not overlap unless a function says so.
+ *   - Every function is safe to call from several threads at once on different destinations.
+ */
+#ifndef HALOTILE_H
+#define HALOTILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- status --------------------------------------------------------------------------------------------------- */
+
+enum ht_status {
+    HT_OK = 0,
+    HT_BAD_SIZE,      /* an image side is below 1 */
+    HT_BAD_TILE,      /* tile below 1 */
+    HT_BAD_HALO,      /* halo below 0 */
+    HT_BAD_OVERLAP,   /* overlap below 0 */
+    HT_BAD_PHASE,     /* phase below 1 */
+    HT_BAD_SCALE,     /* numerator or denominator below 1 or above HT_MAX_SCALE */
+    HT_BAD_LOSS,      /* loss below 0 */
+    HT_BAD_CHOICE,    /* boundary or blend is not one of its enum */
+    HT_TILE_TOO_SMALL,/* tile - overlap is below the phase (made a multiple of the scale's denominator) */
+    HT_HALO_TOO_SMALL,/* the model's loss is larger than the halo */
+    HT_NATIVE_LOSS,   /* boundary native with a model that loses pixels at its edges */
+    HT_TOO_LARGE,     /* a size above HT_MAX_SIDE, or a product that does not fit 64 bits */
+    HT_BAD_ARRAY,     /* shapes or dtypes of two arrays do not fit together */
+    HT_STATUS_COUNT
+};
+
+/* A sentence for people, without a full stop; never NULL, also for a value outside the enum. */
+const char *ht_status_text(enum ht_status status);
+
+/* ---- axis: how one side of the image is cut ---------------------------------------------------------------------- */
+
+#define HT_MAX_SIDE ((int64_t)1 << 40)
+#define HT_MAX_SCALE 1024
+
+enum ht_boundary {
+    HT_REFLECT, /* windows reach over the edge; what lies outside is the image, reflected */
+    HT_NATIVE,  /* windows stay inside, so that the model's own padding acts at the true edge */
+    HT_BOUNDARY_COUNT
+};
+
+enum ht_blend { HT_AVERAGE, HT_LINEAR, HT_COSINE, HT_GAUSSIAN, HT_BLEND_COUNT };
+
+struct ht_axis_options {
+    int64_t size;    /* image side, input pixels, >= 1 */
+    int64_t tile;    /* largest tile, input pixels, >= 1 */
+    int64_t halo;    /* context on either side of a tile, input pixels, >= 0 */
+    int64_t overlap; /* least overlap of neighbouring tiles, input pixels, 0 <= overlap < tile */
+    int64_t phase;   /* window origins and sizes are multiples of it, >= 1 */
+    int64_t scale_num, scale_den; /* output pixels per input pixel, 1 .. HT_MAX_SCALE each */
+    int64_t loss;    /* output pixels that the model's valid convolutions take from either end of a window */
+    enum ht_boundary boundary;
+};
+
+/* The cut of one side. All windows are `window` input pixels; window i starts at the input pixel
+ *     origin + i * step + min(i, longer) * phase
+ * so that steps differ by at most one phase. phase and halo are the effective ones: phase is the least common multiple
+ * of the asked one and the scale's denominator, halo is rounded up to the denominator, so that keep ranges start and
+ * stop on output pixels. A tile (keep without what the image's edge adds) is never larger than the asked one; a window
+ * is a tile and its halo, rounded up to the phase. */
+struct ht_axis {
+    int64_t size, output_size; /* input, output pixels; output_size = ceil(size * scale) */
+    int64_t count;             /* tiles, >= 1 */
+    int64_t window;            /* input pixels, a multiple of phase */
+    int64_t origin, step, longer;
+    int64_t halo, phase, scale_num, scale_den, loss;
+};
+
+struct ht_range { int64_t start, stop; };
+
+/* Fills *axis. On failure *axis is unspecified. */
+enum ht_status ht_axis_init(struct ht_axis *axis, const struct ht_axis_options *options);
+
+/* For all of the following 0 <= i < axis->count, and ranges are in output pixels of the whole restored image.
+ *
+ * window: first input pixel of window i; below zero or beyond the image where it is to be reflected.
+ * keep:   what tile i contributes. Starts and stops both grow with i; together they cover [0, output_size).
+ * sole:   the part of keep that no other tile contributes to; start == stop if there is none (inside keep even then).
+ * done:   the part of keep that no later tile contributes to: [keep.start, next tile's keep.start). */
+int64_t ht_axis_window(const struct ht_axis *axis, int64_t i);
+struct ht_range ht_axis_keep(const struct ht_axis *axis, int64_t i);
+struct ht_range ht_axis_sole(const struct ht_axis *axis, int64_t i);
+struct ht_range ht_axis_done(const struct ht_axis *axis, int64_t i);
+
+/* Blend weights of tile i for its keep range: keep.stop - keep.start floats, all > 0, exactly 1 outside overlaps. */
+void ht_axis_weights(float *weights, const struct ht_axis *axis, enum ht_blend blend, int64_t i);
+
+/* Sum of the weights of all tiles over the range: range.stop - range.start floats, all > 0; the sum is taken in double
+ * in tile order and rounded once. 0 <= start <= stop <= output_size. */
+void ht_axis_normaliser(float *sums, const struct ht_axis *axis, enum ht_blend blend, struct ht_range range);
+
+/* ---- plan: two axes, row-major tiles ------------------------------------------------------------------------------ */
+
+struct ht_plan {
+    struct ht_axis y, x;
+    enum ht_blend blend;
+    int64_t count; /* y.count * x.count */
+};
+
+struct ht_box { int64_t y, x, height, width; };
+
+struct ht_tile {
+    int64_t row, column;
+    struct ht_box window; /* input pixels; may leave the image when it reflects */
+    struct ht_box keep;   /* output pixels */
+    struct ht_box sole;   /* output pixels, inside keep; height == 0 or width == 0 if nothing is sole */
+    int64_t crop_y, crop_x; /* where keep starts inside the model's output for this window */
+};
+
+/* *failed_axis is 0 (rows) or 1 (columns) if an axis was refused, else -1; it may be NULL. */
+enum ht_status ht_plan_init(struct ht_plan *plan, const struct ht_axis_options *y, const struct ht_axis_options *x,
+                            enum ht_blend blend, int *failed_axis);
+
+/* 0 <= index < plan->count. */
+struct ht_tile ht_plan_tile(const struct ht_plan *plan, int64_t index);
+
+/* How many output rows, from the top, are complete once tiles 0 .. index have been accumulated. -1 <= index < count. */
+int64_t ht_plan_rows_complete(const struct ht_plan *plan, int64_t index);
+
+/* ---- reflect ------------------------------------------------------------------------------------------------------ */
+
+/* The index inside [0, size) that `index` is reflected to, without repeating the edge pixel, bouncing as often as
+ * needed: size 4 gives ... 2 1 | 0 1 2 3 | 2 1 0 1 ... ; size 1 always gives 0. size >= 1, |index| < 2^62. */
+int64_t ht_reflect(int64_t index, int64_t size);
+
+/* ---- arrays and the three verbs ------------------------------------------------------------------------------------ */
+
+enum ht_dtype { HT_U8, HT_U16, HT_F16, HT_BF16, HT_F32, HT_F64, HT_DTYPE_COUNT };
+
+int64_t ht_dtype_size(enum ht_dtype dtype); /* bytes */
+
+/* An image, one window, one model output or sums: channels x height x width with any strides. data is aligned to its
+ * dtype. A read-only array may have zero strides (a grey image shown as three channels). */
+struct ht_array {
+    void *data;
+    enum ht_dtype dtype;
+    int64_t channels, height, width;
+    int64_t stride_c, stride_y, stride_x;
+};
+
+/* How image values and model values correspond:
+ *     model = image / peak * gain + offset          image = (model - offset) / gain * peak, then clamped if clamp is set
+ * every step in f32, rounded once each; a step that changes nothing (peak 1, gain 1 with offset 0) is left out.
+ * peak > 0, gain != 0. An integer destination is always clamped, and its peak is at most its dtype's largest value. */
+struct ht_values {
+    float peak, gain, offset;
+    bool clamp; /* to [0, peak] */
+};
+
+struct ht_position { int64_t c, y, x; };
+
+/* READ  window <- the image box that starts at input pixel (y, x) and has the window's size, reflected where it leaves
+ * the image. window: f32, f16 or bf16, any layout; image: any dtype; same channels, all sizes >= 1. */
+enum ht_status ht_read(const struct ht_array *window, const struct ht_array *image, int64_t y, int64_t x,
+                       const struct ht_values *values);
+
+/* ACCUMULATE  sums += (wy[y] * wx[x]) * source, rounded at each of the three steps. sums: f32; source: f32, f16 or bf16
+ * of the same shape. Returns true and fills *first with the first position (channel, row, column order within the
+ * array) of a NaN or infinity in source if there is one; the sums are complete either way. first may be NULL.
+ * sums rows are contiguous (stride_x 1). ht_accumulate_check says whether the arrays fit together. */
+enum ht_status ht_accumulate_check(const struct ht_array *sums, const struct ht_array *source);
+bool ht_accumulate(const struct ht_array *sums, const struct ht_array *source, const float *wy, const float *wx,
+                   struct ht_position *first);
+
+/* FINISH  destination <- source / (ny[y] * nx[x]), mapped from model to image values, clamped, rounded half to even.
+ * source: f32, f16 or bf16 of the destination's shape; destination: any dtype. ny and nx may both be NULL: no division.
+ * -0 becomes +0 (a sum never is -0). NaN becomes 0 where values are clamped. Returns true and fills *first if a quotient
+ * (before mapping) is NaN or infinite, as ht_accumulate does. */
+enum ht_status ht_finish_check(const struct ht_array *destination, const struct ht_array *source,
+                               const struct ht_values *values);
+bool ht_finish(const struct ht_array *destination, const struct ht_array *source, const float *ny, const float *nx,
+               const struct ht_values *values, struct ht_position *first);
+
+/* ---- row kernels ---------------------------------------------------------------------------------------------------- */
+
+/* Chooses the row kernels by what the processor can do, at most HALOTILE_CPU (scalar, avx2, avx512 or neon) if that
+ * environment variable is set. Called once, before any verb and before other threads start; later calls do nothing.
+ * Returns false if HALOTILE_CPU holds an unknown name, which *unknown (may be NULL) then points to. */
+bool ht_rows_init(const char **unknown);
+
+/* "scalar", "avx2", "avx512" or "neon". */
+const char *ht_rows_name(void);
+
+#endif

@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef HALOTILE_POSITION_H
+#define HALOTILE_POSITION_H
+
+#include "halotile.h"
+
+/* The first position where source / (ny[y] * nx[x]) is NaN or infinite, ny and nx both NULL: source itself. There is one.
+ * Slow; called once a row kernel has seen it. */
+void ht_find_nonfinite(const struct ht_array *source, const float *ny, const float *nx, struct ht_position *first);
+
+#endif

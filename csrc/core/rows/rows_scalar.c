@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * rows_scalar.c - the row kernels in plain C: the specification of all others.
+ *
+ * Every float step is one operation rounded to f32: compile without contraction (-ffp-contract=off) and without
+ * -ffast-math. Where an operation meets two NaNs, which of the two payloads it keeps is the compiler's choice.
+ */
+#include <string.h>
+
+#include "rows.h"
+
+static inline uint32_t bits_of(float value)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static inline float float_of(uint32_t bits)
+{
+    float value;
+
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline bool is_finite(float value)
+{
+    return (bits_of(value) & 0x7f800000) != 0x7f800000;
+}
+
+/* ---- elements to f32 ---------------------------------------------------------------------------------------------- */
+
+static inline float widen_u8(uint8_t x)
+{
+    return x;
+}
+
+static inline float widen_u16(uint16_t x)
+{
+    return x;
+}
+
+static inline float widen_f16(uint16_t x)
+{
+    uint32_t sign = (uint32_t)(x & 0x8000) << 16;
+    uint32_t magnitude = x & 0x7fff;
+
+    if (magnitude > 0x7c00)
+        return float_of(sign | 0x7fc00000 | magnitude << 13);
+    if (magnitude == 0x7c00)
+        return float_of(sign | 0x7f800000);
+    if (magnitude < 0x0400) /* zero or subnormal: units of 2^-24 */
+        return float_of(sign | bits_of((float)magnitude * 0x1p-24f));
+    return float_of(sign | ((magnitude << 13) + ((127 - 15) << 23)));
+}
+
+static inline float widen_bf16(uint16_t x)
+{
+    uint32_t bits = (uint32_t)x << 16;
+
+    return float_of((x & 0x7fff) > 0x7f80 ? bits | 0x00400000 : bits);
+}
+
+static inline float widen_f32(float x)
+{
+    return x;
+}
+
+static inline float widen_f64(double x)
+{
+    return (float)x;
+}
+
+/* ---- f32 to elements ---------------------------------------------------------------------------------------------- */
+
+/* At 1.5 * 2^23 the unit in the last place is 1, so the sum is rounded half to even and its low bits are the integer. */
+static inline uint32_t round_to_int(float x)
+{
+    return bits_of(x + 0x1.8p23f);
+}
+
+static inline uint8_t narrow_u8(float x)
+{
+    return (uint8_t)round_to_int(x);
+}
+
+static inline uint16_t narrow_u16(float x)
+{
+    return (uint16_t)round_to_int(x);
+}
+
+static inline uint16_t narrow_f16(float x)
+{
+    uint32_t bits = bits_of(x);
+    uint32_t sign = bits >> 16 & 0x8000;
+    uint32_t magnitude = bits & 0x7fffffff;
+
+    if (magnitude > 0x7f800000)
+        return (uint16_t)(sign | 0x7e00 | (magnitude >> 13 & 0x03ff));
+    if (magnitude >= 0x477ff000) /* 65520 rounds up to 2^16 */
+        return (uint16_t)(sign | 0x7c00);
+    if (magnitude < 0x38800000) /* below 2^-14: at 0.5 the unit in the last place is 2^-24, the subnormals' unit */
+        return (uint16_t)(sign | (bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f)));
+    magnitude += 0x0fff + (magnitude >> 13 & 1); /* a carry into the exponent is right */
+    return (uint16_t)(sign | (magnitude - ((127 - 15) << 23)) >> 13);
+}
+
+static inline uint16_t narrow_bf16(float x)
+{
+    uint32_t bits = bits_of(x);
+
+    if ((bits & 0x7fffffff) > 0x7f800000)
+        return (uint16_t)(bits >> 16 | 0x0040);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static inline float narrow_f32(float x)
+{
+    return x;
+}
+
+static inline double narrow_f64(float x)
+{
+    return x;
+}
+
+/* ---- rows of them ------------------------------------------------------------------------------------------------- */
+
+/* load_D, load3_D, store_D, store3_D, load_strided_D, store_strided_D for dtype D with elements of type T. */
+#define CONVERSIONS(D, T)                                                                                              \
+    static void load_strided_##D(float *dst, const void *src, int64_t stride, int64_t n)                               \
+    {                                                                                                                  \
+        const T *s = src;                                                                                              \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            dst[i] = widen_##D(s[i * stride]);                                                                         \
+    }                                                                                                                  \
+    static void store_strided_##D(void *dst, int64_t stride, const float *src, int64_t n)                              \
+    {                                                                                                                  \
+        T *d = dst;                                                                                                    \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            d[i * stride] = narrow_##D(src[i]);                                                                        \
+    }                                                                                                                  \
+    static void load_##D(float *dst, const void *src, int64_t n)                                                       \
+    {                                                                                                                  \
+        const T *s = src;                                                                                              \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            dst[i] = widen_##D(s[i]);                                                                                  \
+    }                                                                                                                  \
+    static void store_##D(void *dst, const float *src, int64_t n)                                                      \
+    {                                                                                                                  \
+        T *d = dst;                                                                                                    \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            d[i] = narrow_##D(src[i]);                                                                                 \
+    }                                                                                                                  \
+    static void load3_##D(float *d0, float *d1, float *d2, const void *src, int64_t n)                                 \
+    {                                                                                                                  \
+        const T *s = src;                                                                                              \
+        for (int64_t i = 0; i < n; i++) {                                                                              \
+            d0[i] = widen_##D(s[3 * i]);                                                                               \
+            d1[i] = widen_##D(s[3 * i + 1]);                                                                           \
+            d2[i] = widen_##D(s[3 * i + 2]);                                                                           \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void store3_##D(void *dst, const float *s0, const float *s1, const float *s2, int64_t n)                    \
+    {                                                                                                                  \
+        T *d = dst;                                                                                                    \
+        for (int64_t i = 0; i < n; i++) {                                                                              \
+            d[3 * i] = narrow_##D(s0[i]);                                                                              \
+            d[3 * i + 1] = narrow_##D(s1[i]);                                                                          \
+            d[3 * i + 2] = narrow_##D(s2[i]);                                                                          \
+        }                                                                                                              \
+    }
+
+CONVERSIONS(u8, uint8_t)
+CONVERSIONS(u16, uint16_t)
+CONVERSIONS(f16, uint16_t)
+CONVERSIONS(bf16, uint16_t)
+CONVERSIONS(f32, float)
+CONVERSIONS(f64, double)
+
+void ht_load_strided(float *dst, const void *src, enum ht_dtype dtype, int64_t stride, int64_t n)
+{
+    switch (dtype) {
+    case HT_U8: load_strided_u8(dst, src, stride, n); break;
+    case HT_U16: load_strided_u16(dst, src, stride, n); break;
+    case HT_F16: load_strided_f16(dst, src, stride, n); break;
+    case HT_BF16: load_strided_bf16(dst, src, stride, n); break;
+    case HT_F32: load_strided_f32(dst, src, stride, n); break;
+    case HT_F64: load_strided_f64(dst, src, stride, n); break;
+    case HT_DTYPE_COUNT: break;
+    }
+}
+
+void ht_store_strided(void *dst, enum ht_dtype dtype, int64_t stride, const float *src, int64_t n)
+{
+    switch (dtype) {
+    case HT_U8: store_strided_u8(dst, stride, src, n); break;
+    case HT_U16: store_strided_u16(dst, stride, src, n); break;
+    case HT_F16: store_strided_f16(dst, stride, src, n); break;
+    case HT_BF16: store_strided_bf16(dst, stride, src, n); break;
+    case HT_F32: store_strided_f32(dst, stride, src, n); break;
+    case HT_F64: store_strided_f64(dst, stride, src, n); break;
+    case HT_DTYPE_COUNT: break;
+    }
+}
+
+/* ---- arithmetic --------------------------------------------------------------------------------------------------- */
+
+static void scale(float *row, int64_t n, float peak, float gain, float offset)
+{
+    if (peak != 1)
+        for (int64_t i = 0; i < n; i++)
+            row[i] = row[i] / peak;
+    if (gain != 1 || offset != 0)
+        for (int64_t i = 0; i < n; i++)
+            row[i] = row[i] * gain + offset;
+}
+
+static bool accumulate(float *sums, const float *src, float wy, const float *wx, int64_t n)
+{
+    bool all_finite = true;
+
+    for (int64_t i = 0; i < n; i++) {
+        sums[i] = sums[i] + (wy * wx[i]) * src[i];
+        all_finite &= is_finite(src[i]);
+    }
+    return !all_finite;
+}
+
+static inline float clamp(float x, float high)
+{
+    x = x > 0 ? x : 0; /* -0 and NaN too */
+    return x < high ? x : high;
+}
+
+static bool resolve(float *dst, const float *src, float ny, const float *nx, int64_t n, const struct ht_values *values)
+{
+    const struct ht_values v = *values;
+    bool all_finite = true;
+
+    for (int64_t i = 0; i < n; i++) {
+        float q = src[i] + 0.0f;
+
+        if (nx)
+            q = q / (ny * nx[i]);
+        all_finite &= is_finite(q);
+        if (v.gain != 1 || v.offset != 0)
+            q = (q - v.offset) / v.gain;
+        if (v.peak != 1)
+            q = q * v.peak;
+        dst[i] = v.clamp ? clamp(q, v.peak) : q;
+    }
+    return !all_finite;
+}
+
+/* ---- the table ---------------------------------------------------------------------------------------------------- */
+
+static const struct ht_rows scalar = {
+    .name = "scalar",
+    .load = {load_u8, load_u16, load_f16, load_bf16, load_f32, load_f64},
+    .load3 = {load3_u8, load3_u16, load3_f16, load3_bf16, load3_f32, load3_f64},
+    .store = {store_u8, store_u16, store_f16, store_bf16, store_f32, store_f64},
+    .store3 = {store3_u8, store3_u16, store3_f16, store3_bf16, store3_f32, store3_f64},
+    .scale = scale,
+    .accumulate = accumulate,
+    .resolve = resolve,
+};
+
+void ht_rows_scalar(struct ht_rows *rows)
+{
+    *rows = scalar;
+}

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""Which channels of an image go through the model together: colour, grey shown as colour, alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Part", "routes"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Channels ``[first, first + count)`` of the image and what becomes of them.
+
+    Attributes:
+        feed: channels that the model is given; one channel of the image is repeated if feed is more.
+        how: "model", "resize" (bilinear, for alpha) or "opaque" (alpha is set to white).
+    """
+
+    first: int
+    count: int
+    feed: int
+    how: str = "model"
+
+    @property
+    def repeated(self) -> bool:
+        return self.feed > self.count
+
+    def view(self, pixels: np.ndarray) -> np.ndarray:
+        """(C, H, W) of the image -> (feed, H, W), without a copy."""
+        mine = pixels[self.first : self.first + self.count]
+        return np.broadcast_to(mine, (self.feed, *mine.shape[1:])) if self.repeated else mine
+
+    def reduced(self, outputs: np.ndarray) -> np.ndarray:
+        """Outputs (N, C, h, w) for a repeated channel -> their mean (N, 1, h, w)."""
+        if not self.repeated or outputs.shape[1] == 1:
+            return outputs
+        if outputs.dtype == np.uint16:  # bfloat16
+            outputs = (outputs.astype(np.uint32) << 16).view(np.float32)
+        return outputs.mean(axis=1, keepdims=True, dtype=np.float32)
+
+
+def routes(channels: int, alpha: str, in_channels: int | None) -> Iterator[tuple[Part, ...]]:
+    """Ways to put an image through a model, likeliest first.
+
+    Args:
+        channels: of the image.
+        alpha: "restore", "resize", "opaque", or "channel" for no alpha.
+        in_channels: what the model takes, if known.
+    """
+    if alpha == "channel" or channels not in (1, 2, 3, 4):
+        yield (Part(0, channels, channels),)
+        return
+    has_alpha = channels in (2, 4)
+    if has_alpha and in_channels == channels:
+        yield (Part(0, channels, channels),)
+    colours = channels - has_alpha
+    for feed in sorted((1, 3), key=lambda feed: (feed != in_channels, feed != colours)):
+        parts = [Part(0, colours, feed)] if feed >= colours else [Part(c, 1, 1) for c in range(colours)]
+        if has_alpha:
+            parts.append(Part(colours, 1, feed) if alpha == "restore" else Part(colours, 1, 1, alpha))
+        yield tuple(parts)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+"""What can go wrong while tiles are running. Bad options are plain ValueError and TypeError."""
+
+from __future__ import annotations
+
+__all__ = ["ModelOutputError", "NonFiniteError", "NonFiniteWarning", "TileError"]
+
+
+class TileError(RuntimeError):
+    """A tile failed. The exception that the model raised is chained as ``__cause__``.
+
+    Attributes:
+        tile: index of the tile (of the first one, if a batch failed); row-major.
+        box: the window it was given: ``(y, x, height, width)`` in input pixels.
+        rows_done: output rows finished before it, from the top.
+        out: the output so far, rows below ``rows_done`` unfinished; None inside ``iter_bands``.
+    """
+
+    def __init__(self, message: str, *, tile: int, box: tuple[int, int, int, int], rows_done: int = 0):
+        super().__init__(message)
+        self.tile = tile
+        self.box = box
+        self.rows_done = rows_done
+        self.out = None
+
+
+class ModelOutputError(TileError, ValueError):
+    """The model returned something that is not an output for its window: wrong type, shape, scale or dtype."""
+
+
+class NonFiniteError(TileError):
+    """The model returned NaN or infinity and ``on_nonfinite="raise"``."""
+
+
+class NonFiniteWarning(RuntimeWarning):
+    """The model returned NaN or infinity and ``on_nonfinite="warn"``."""

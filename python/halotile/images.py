@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: MIT
+"""Images of every kind become views (image, channel, row, column) on NumPy memory, and results the same kind again.
+
+NumPy has no bfloat16: such tensors are seen as uint16, and `Image.dtype` says what the bits mean.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .options import IMAGE_DTYPES
+
+__all__ = ["Image", "delivered", "check_output_kind", "is_tensor", "new_image", "open_image", "open_output", "peak_of", "torch_if_loaded"]
+
+INTEGER_PEAK = {"uint8": 255, "uint16": 65535}
+AXES = "NCHW"
+
+
+def torch_if_loaded() -> Any:
+    """The torch module if something imported it already. Nobody holds a tensor without."""
+    return sys.modules.get("torch")
+
+
+def is_tensor(value: Any) -> bool:
+    torch = torch_if_loaded()
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+@dataclass(frozen=True)
+class Image:
+    """An array or tensor as the engines see it.
+
+    Attributes:
+        original: what the user passed, or will get.
+        pixels: (N, C, H, W) view on its memory (on a copy for tensors of other devices), any strides.
+        dtype: one of uint8, uint16, float16, bfloat16, float32, float64.
+        layout: the order of the original's axes.
+        device: the tensor's device; None for NumPy arrays.
+    """
+
+    original: Any
+    pixels: np.ndarray
+    dtype: str
+    layout: str
+    device: Any = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        height, width = self.pixels.shape[2:]
+        return height, width
+
+    @property
+    def channels(self) -> int:
+        return self.pixels.shape[1]
+
+
+def peak_of(dtype: str) -> int:
+    """The value that stands for white: floats count from 0 to 1."""
+    return INTEGER_PEAK.get(dtype, 1)
+
+
+def open_image(image: Any, layout: str | None) -> Image:
+    """Sees `image` as an Image, without changing it or copying it (except from other devices and byte orders)."""
+    if is_tensor(image):
+        dtype, view, device = str(image.dtype).removeprefix("torch."), _tensor_view, image.device
+        usual = {2: "HW", 3: "CHW", 4: "NCHW"}
+    elif isinstance(image, np.ndarray):
+        dtype, view, device = image.dtype.name, _array_view, None
+        usual = {2: "HW", 3: "HWC", 4: "NHWC"}
+    else:
+        raise TypeError(
+            f"image must be a NumPy array or a torch tensor, not {type(image).__name__}; numpy.asarray(image) may help"
+        )
+    if dtype not in IMAGE_DTYPES:
+        raise TypeError(f"image must have one of the dtypes {', '.join(IMAGE_DTYPES)}, not {image.dtype}")
+    if layout is None:
+        layout = usual.get(image.ndim)
+        _refuse_swapped_channels(image, layout)
+    if layout is None or len(layout) != image.ndim:
+        wanted = f"the {len(layout)} dimensions of layout {layout!r}" if layout else "2 to 4 dimensions"
+        raise ValueError(f"image must have {wanted}, not shape {tuple(image.shape)}")
+    if 0 in image.shape:
+        raise ValueError(f"image must not be empty, not shape {tuple(image.shape)}")
+    return Image(image, _to_nchw(view(image), layout), dtype, layout, device)
+
+
+def _refuse_swapped_channels(image: Any, layout: str | None) -> None:
+    """An array of shape (3, H, W) is hardly an image of three rows with W channels, nor a tensor the other way round."""
+    if layout not in ("HWC", "CHW"):
+        return
+    other = "CHW" if layout == "HWC" else "HWC"
+    channels, elsewhere = image.shape[layout.index("C")], image.shape[other.index("C")]
+    if channels > 4 >= elsewhere:
+        raise ValueError(
+            f"image of shape {tuple(image.shape)} would have {channels} channels in layout {layout!r}; pass layout={other!r}, "
+            f"or layout={layout!r} if that is meant"
+        )
+
+
+def _array_view(image: np.ndarray) -> np.ndarray:
+    array = image.view(np.ndarray)
+    if not array.dtype.isnative or not array.flags.aligned or any(s % array.itemsize for s in array.strides):
+        array = array.astype(array.dtype.newbyteorder("="))  # rare: foreign byte order, fields of packed records
+    return array
+
+
+def _tensor_view(image: Any) -> np.ndarray:
+    torch = torch_if_loaded()
+    if image.layout != torch.strided:
+        raise TypeError(f"image must be a dense tensor, not {image.layout}")
+    host = image.detach().cpu()
+    return (host.view(torch.uint16) if host.dtype == torch.bfloat16 else host).numpy()
+
+
+def _to_nchw(array: np.ndarray, layout: str) -> np.ndarray:
+    order = [layout.index(axis) for axis in AXES if axis in layout]
+    view = array.transpose(order)
+    for position, axis in enumerate(AXES):
+        if axis not in layout:
+            view = np.expand_dims(view, position)
+    return view
+
+
+def _layout_for(source: Image, channels: int) -> str:
+    """The source's layout, with a channel axis if there is more than one channel."""
+    if source.layout != "HW" or channels == 1:
+        return source.layout
+    return "HWC" if source.device is None else "CHW"
+
+
+def _shape_for(source: Image, layout: str, channels: int, size: tuple[int, int]) -> tuple[int, ...]:
+    sides = {"N": source.pixels.shape[0], "C": channels, "H": size[0], "W": size[1]}
+    return tuple(sides[axis] for axis in layout)
+
+
+def new_image(source: Image, channels: int, size: tuple[int, int], dtype: str) -> Image:
+    """An uninitialised result of the source's kind, in host memory; `delivered` brings it to the source's device."""
+    layout = _layout_for(source, channels)
+    shape = _shape_for(source, layout, channels, size)
+    if source.device is None:
+        if dtype == "bfloat16":
+            raise ValueError("out_dtype must not be bfloat16 for a NumPy image: NumPy has no such dtype")
+        original = np.empty(shape, dtype)
+        return Image(original, _to_nchw(original, layout), dtype, layout)
+    torch = torch_if_loaded()
+    original = torch.empty(shape, dtype=getattr(torch, dtype))
+    return Image(original, _to_nchw(_tensor_view(original), layout), dtype, layout, source.device)
+
+
+def check_output_kind(out: Any, source: Image, dtype: str | None) -> None:
+    """Refuses an `out` that cannot hold a result for this source, as far as that is known without its shape."""
+    wants_tensor = source.device is not None
+    if is_tensor(out) != wants_tensor or not (wants_tensor or isinstance(out, np.ndarray)):
+        kind = "torch tensor" if wants_tensor else "NumPy array"
+        raise TypeError(f"out must be a {kind} like image, not {type(out).__name__}")
+    name = str(out.dtype).removeprefix("torch.")
+    if name not in IMAGE_DTYPES or (dtype and name != dtype):
+        raise TypeError(f"out must have dtype {dtype or ' or '.join(IMAGE_DTYPES)}, not {out.dtype}")
+    if not wants_tensor:
+        if not out.flags.writeable:
+            raise ValueError("out must be writeable")
+        if not out.dtype.isnative or not out.flags.aligned or any(s % out.itemsize for s in out.strides):
+            raise ValueError("out must be aligned and in native byte order")
+    if np.may_share_memory(source.pixels, out if not wants_tensor else _tensor_view(_host_of(out))):
+        raise ValueError("out must not share memory with image: image is never modified")
+
+
+def open_output(out: Any, source: Image, channels: int, size: tuple[int, int]) -> Image:
+    """Sees the user's `out`, which `check_output_kind` has passed, as an Image to write to."""
+    layout = _layout_for(source, channels)
+    shape = _shape_for(source, layout, channels, size)
+    if tuple(out.shape) != shape:
+        raise ValueError(f"out must have shape {shape}, not {tuple(out.shape)}")
+    host = _tensor_view(_host_of(out)) if source.device is not None else out.view(np.ndarray)
+    return Image(out, _to_nchw(host, layout), str(out.dtype).removeprefix("torch."), layout, source.device)
+
+
+def _host_of(out: Any) -> Any:
+    return out if out.device.type == "cpu" else out.new_empty(out.shape, device="cpu")
+
+
+def delivered(result: Image, asked: Any) -> Any:
+    """What the user gets: `asked` (their `out`) filled, or the result on the source's device."""
+    if result.device is None or (asked is not None and asked.device.type == "cpu"):
+        return result.original
+    if asked is None:
+        return result.original.to(result.device)
+    torch = torch_if_loaded()
+    order = [AXES.index(axis) for axis in result.layout]
+    host = np.squeeze(result.pixels, tuple(i for i in range(4) if i not in order))
+    host = host.transpose(np.argsort(np.argsort(order)))
+    tensor = torch.from_numpy(np.ascontiguousarray(host))
+    return asked.copy_(tensor.view(torch.bfloat16) if result.dtype == "bfloat16" else tensor)

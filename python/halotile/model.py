@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: MIT
+"""Calling a model on a batch of windows, whatever kind of model it is.
+
+Windows and outputs are NumPy arrays (batch, channels, height, width) here: float32, float16, or uint16 holding
+bfloat16. torch is used only if the model does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import threading
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from .images import torch_if_loaded
+
+__all__ = ["BadOutput", "Model", "open_model"]
+
+NUMPY_WINDOWS = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}
+
+
+class BadOutput(Exception):
+    """What the model returned is not a batch of outputs. Internal: users see ModelOutputError."""
+
+
+class Model:
+    """A model that takes and returns NumPy arrays.
+
+    Attributes:
+        dtype: of the windows it wants: float32, float16 or bfloat16.
+        in_channels: how many it takes if that can be seen without running it, else None.
+        channels_last: whether it wants windows with interleaved channels in memory.
+    """
+
+    in_channels: int | None = None
+    channels_last = False
+
+    def __init__(self, call: Callable[[np.ndarray], Any], dtype: str = "float32"):
+        if dtype == "bfloat16":
+            raise ValueError("dtype must not be bfloat16 for a model on NumPy arrays: NumPy has no such dtype")
+        self.call = call
+        self.dtype = dtype
+
+    def new_windows(self, batch: int, channels: int, height: int, width: int) -> np.ndarray:
+        dtype = NUMPY_WINDOWS[self.dtype]
+        if self.channels_last:
+            return np.empty((batch, height, width, channels), dtype).transpose(0, 3, 1, 2)
+        return np.empty((batch, channels, height, width), dtype)
+
+    def __call__(self, windows: np.ndarray) -> np.ndarray:
+        return checked_array(self.call(windows), len(windows))
+
+
+def checked_array(output: Any, batch: int) -> np.ndarray:
+    if not isinstance(output, np.ndarray):
+        raise BadOutput(f"the model returned {_kind(output)}, not one array (batch, channels, height, width)")
+    if output.ndim != 4 or output.shape[0] != batch or 0 in output.shape:
+        raise BadOutput(f"the model returned an array of shape {output.shape}, not ({batch}, channels, height, width)")
+    if output.dtype == np.float64:
+        return output.astype(np.float32)
+    if output.dtype not in (np.float32, np.float16):
+        raise BadOutput(f"the model returned an array of dtype {output.dtype}, not float32, float16 or float64")
+    if not output.flags.aligned or not output.dtype.isnative or any(s % output.itemsize for s in output.strides):
+        output = output.astype(output.dtype.newbyteorder("="))
+    return output
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, (tuple, list, dict)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+class TensorModel(Model):
+    """A model on tensors: a module, or any callable."""
+
+    def __init__(self, call: Callable[[Any], Any], module: Any, device: Any, dtype: str):
+        self.call, self.module, self.device, self.dtype = call, module, device, dtype
+        self.torch = torch_if_loaded()
+        self.double = _device_and_dtype(module)[1] == "float64"  # windows stay float32, the module gets float64
+        if module is not None:
+            self.in_channels, self.channels_last = _first_convolution(module)
+
+    def __call__(self, windows: np.ndarray) -> np.ndarray:
+        torch = self.torch
+        tensor = torch.from_numpy(windows)
+        if self.dtype == "bfloat16":
+            tensor = tensor.view(torch.bfloat16)
+        with evaluating(self.module), torch.inference_mode():
+            tensor = tensor.to(self.device, torch.float64 if self.double else None)
+            output = self.call(tensor)
+            if isinstance(output, np.ndarray):
+                return checked_array(output, len(windows))
+            return self._to_array(output, len(windows))
+
+    def _to_array(self, output: Any, batch: int) -> np.ndarray:
+        torch = self.torch
+        if not isinstance(output, torch.Tensor):
+            raise BadOutput(f"the model returned {_kind(output)}, not one tensor (batch, channels, height, width)")
+        if output.ndim != 4 or output.shape[0] != batch or 0 in output.shape:
+            raise BadOutput(
+                f"the model returned a tensor of shape {tuple(output.shape)}, not ({batch}, channels, height, width)"
+            )
+        if output.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+            raise BadOutput(f"the model returned a tensor of dtype {output.dtype}, not a floating one")
+        output = output.detach().resolve_neg().cpu()
+        if output.dtype == torch.float64:
+            output = output.float()
+        return (output.view(torch.uint16) if output.dtype == torch.bfloat16 else output).numpy()
+
+
+class EitherModel(Model):
+    """A callable that shows no sign of what it takes: arrays are tried once, then tensors."""
+
+    def __init__(self, call: Callable[[Any], Any], device: Any):
+        super().__init__(call)
+        self.device = device
+        self.decided: Model | None = None
+
+    def __call__(self, windows: np.ndarray) -> np.ndarray:
+        if self.decided is not None:
+            return self.decided(windows)
+        try:
+            output = self.call(windows)
+        except (TypeError, AttributeError):  # what torch's functions raise when given an array
+            self.decided = TensorModel(self.call, None, self.device, self.dtype)
+            return self.decided(windows)
+        if isinstance(output, torch_if_loaded().Tensor):
+            self.decided = TensorModel(self.call, None, self.device, self.dtype)
+            return self.decided._to_array(output, len(windows))
+        self.decided = Model(self.call)
+        return checked_array(output, len(windows))
+
+
+# ---- which kind it is ------------------------------------------------------------------------------------------------
+
+
+def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool) -> Model:
+    """The Model around the user's model.
+
+    Args:
+        device, dtype: as the user gave them; a module that is elsewhere or of another dtype runs as a converted copy.
+        tensors: whether the image is a tensor, so that a callable of unknown kind gets tensors too.
+
+    Raises:
+        TypeError: if it cannot be called.
+    """
+    if not callable(model):
+        raise TypeError(f"model must be a torch module or a callable, not {_kind(model)}")
+    torch = torch_if_loaded()
+    if torch is None:
+        if device is not None:
+            raise ValueError(f"device must be None for a model on NumPy arrays, not {device!r}")
+        return Model(model, dtype or "float32")
+    if isinstance(model, torch.nn.Module):
+        module = _converted(model, device, dtype)
+        own_device, own_dtype = _device_and_dtype(module)
+        return TensorModel(module, module, own_device or _default_device(device), _window_dtype(own_dtype or dtype))
+    module = next(_found(model, torch.nn.Module), None)
+    if module is not None or tensors or device is not None or dtype == "bfloat16" or _mentions(model, "torch"):
+        own_device, own_dtype = _device_and_dtype(module)
+        where = _checked_device(device) or own_device or _default_device(None)
+        return TensorModel(model, None, where, _window_dtype(dtype or own_dtype))
+    if dtype is not None or _mentions(model, "numpy"):
+        return Model(model, dtype or "float32")
+    return EitherModel(model, _default_device(None))
+
+
+def _found(model: Any, kind: type) -> Iterator[Any]:
+    """Instances of `kind` that a callable carries: its owner, what it closes over, binds or names."""
+    for value in _reachable(model):
+        if isinstance(value, kind):
+            yield value
+
+
+def _mentions(model: Any, package: str) -> bool:
+    """Whether a callable's code names something out of a package."""
+    for value in _reachable(model):
+        name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+        if isinstance(name, str) and name.split(".")[0] == package:
+            return True
+    return False
+
+
+def _reachable(model: Any, depth: int = 2) -> Iterator[Any]:
+    yield model
+    if depth == 0:
+        return
+    inner: list[Any] = []
+    if isinstance(model, functools.partial):
+        inner += [model.func, *model.args, *model.keywords.values()]
+    if isinstance(model, types.MethodType):
+        inner += [model.__self__, model.__func__]
+    if isinstance(model, types.FunctionType):
+        inner += _named_by(model)
+    elif not isinstance(model, (type, types.ModuleType)):
+        inner += list(getattr(model, "__dict__", {}).values())
+        call = getattr(type(model), "__call__", None)
+        inner += [call] if isinstance(call, types.FunctionType) else []
+    for value in inner:
+        yield from _reachable(value, depth - 1)
+
+
+def _named_by(function: types.FunctionType) -> list[Any]:
+    names, codes = set(), [function.__code__]
+    while codes:
+        code = codes.pop()
+        names.update(code.co_names)
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    values = [function.__globals__[name] for name in names if name in function.__globals__]
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # an empty cell
+            values.append(cell.cell_contents)
+    return values
+
+
+def _window_dtype(dtype: str | None) -> str:
+    return dtype if dtype in NUMPY_WINDOWS else "float32"
+
+
+# ---- modules ---------------------------------------------------------------------------------------------------------
+
+
+def _device_and_dtype(module: Any) -> tuple[Any, str | None]:
+    """Of the first floating-point parameter or buffer."""
+    if module is None:
+        return None, None
+    tensors = [*module.parameters(), *module.buffers()]
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            return tensor.device, str(tensor.dtype).removeprefix("torch.")
+    return (tensors[0].device if tensors else None), None
+
+
+def _checked_device(device: Any) -> Any:
+    if device is None:
+        return None
+    torch = torch_if_loaded()
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ValueError(f"device must be one that torch can use here, not {device!r}: {error}") from error
+
+
+def _default_device(device: Any) -> Any:
+    """The device asked for, else MPS, CUDA, CPU."""
+    if device is not None:
+        return _checked_device(device)
+    torch = torch_if_loaded()
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _converted(module: Any, device: Any, dtype: str | None) -> Any:
+    """The module itself if it is as asked, else a copy on the device and in the dtype."""
+    torch = torch_if_loaded()
+    device = _checked_device(device)
+    own_device, own_dtype = _device_and_dtype(module)
+    moves = device is not None and own_device is not None and device != own_device
+    casts = dtype is not None and own_dtype is not None and dtype != own_dtype
+    if not (moves or casts):
+        return module
+    return copy.deepcopy(module).to(device=device, dtype=getattr(torch, dtype) if dtype else None)
+
+
+def _first_convolution(module: Any) -> tuple[int | None, bool]:
+    """Input channels of the first convolution, and whether its weights are stored channels-last."""
+    torch = torch_if_loaded()
+    for inner in module.modules():
+        weight = getattr(inner, "weight", None)
+        if isinstance(weight, torch.Tensor) and weight.ndim == 4:
+            last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+            return getattr(inner, "in_channels", None), last
+    return None, False
+
+
+_lock = threading.Lock()
+_evaluating: dict[int, list[Any]] = {}  # id of module -> [runs inside, modules that were training]
+
+
+@contextlib.contextmanager
+def evaluating(module: Any) -> Iterator[None]:
+    """The module in eval mode; its own mode returns with the last of any concurrent runs, submodule by submodule."""
+    if module is None:
+        yield
+        return
+    with _lock:
+        entry = _evaluating.setdefault(id(module), [0, []])
+        entry[0] += 1
+        if entry[0] == 1:
+            entry[1] = [inner for inner in module.modules() if inner.training]
+            if entry[1]:
+                with contextlib.suppress(NotImplementedError):  # exported programs have no modes
+                    module.eval()
+    try:
+        yield
+    finally:
+        with _lock:
+            entry[0] -= 1
+            if entry[0] == 0:
+                del _evaluating[id(module)]
+                for inner in entry[1]:
+                    inner.training = True

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: MIT
+"""The options of a run: one frozen dataclass, checked when it is made. Errors quote what was received."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+__all__ = ["Options", "choice", "dtype_name"]
+
+BOUNDARIES = ("reflect", "native")
+BLENDS = ("average", "linear", "cosine", "gaussian")
+ALPHAS = ("restore", "resize", "opaque", "channel")
+NONFINITE = ("raise", "warn", "ignore")
+LAYOUTS = ("HW", "HWC", "NHWC", "CHW", "NCHW")
+MODEL_DTYPES = ("float32", "float16", "bfloat16")
+IMAGE_DTYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
+
+LARGEST = 2**40  # of any size: see HT_MAX_SIDE
+LARGEST_SCALE = 1024
+AUTO_OVERLAP = 16
+
+Pair = tuple[int, int]
+
+
+def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+    return value
+
+
+def _integer(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {value!r}") from None
+    if not least <= number <= LARGEST:
+        raise ValueError(f"{name} must be from {least} to 2**40, not {value!r}")
+    return number
+
+
+def _pair(name: str, value: Any, least: int) -> Pair:
+    """A number for both axes, or (rows, columns)."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(f"{name} must be a number or a pair (rows, columns), not {value!r}")
+        return _integer(name, value[0], least), _integer(name, value[1], least)
+    number = _integer(name, value, least)
+    return number, number
+
+
+def _scale(value: Any) -> Fraction | None:
+    if value is None:
+        return None
+    hint = "scale must be a positive fraction such as 4, 0.5, '3/2' or Fraction(3, 2) with terms up to 1024"
+    if isinstance(value, bool):
+        raise TypeError(f"{hint}, not {value!r}")
+    try:
+        fraction = Fraction(value)
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{hint}, not {value!r}") from None
+    if fraction <= 0 or max(fraction.numerator, fraction.denominator) > LARGEST_SCALE:
+        raise ValueError(f"{hint}, not {value!r}")
+    return fraction
+
+
+def _value_range(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    hint = "value_range must be a pair (low, high) of finite numbers with low < high"
+    try:
+        low, high = (float(v) for v in value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{hint}, not {value!r}") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"{hint}, not {value!r}")
+    return low, high
+
+
+def dtype_name(name: str, value: Any, allowed: tuple[str, ...]) -> str | None:
+    """'float32' from None, a string, a NumPy dtype or type, or a torch.dtype; None stays None."""
+    if value is None:
+        return None
+    text = str(value).removeprefix("torch.")
+    if not isinstance(value, str):
+        text = getattr(value, "__name__", text)  # numpy.float32, the type
+    text = {"half": "float16", "float": "float32", "double": "float64"}.get(text, text)
+    if text not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+    return text
+
+
+def _progress(value: Any) -> Any:
+    if value is None or isinstance(value, bool) or callable(value):
+        return value or None
+    raise TypeError(f"progress must be True, None or a callable (done, total), not {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Everything `restore_tiled` takes besides image and model; see there for the meaning of each."""
+
+    tile_size: int | Pair = 512
+    halo: int | Pair = 32
+    overlap: int | Pair | Literal["auto"] = "auto"
+    blend: str = "average"
+    boundary: str = "reflect"
+    scale: Any = None
+    phase: int | Pair = 1
+    batch_size: int = 1
+    device: Any = None
+    dtype: Any = None
+    value_range: tuple[float, float] | None = None
+    out: Any = None
+    out_dtype: Any = None
+    layout: str | None = None
+    alpha: str = "restore"
+    on_nonfinite: str = "raise"
+    progress: bool | Callable[[int, int], Any] | None = None
+
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {
+            "tile_size": _pair("tile_size", self.tile_size, 1),
+            "halo": _pair("halo", self.halo, 0),
+            "phase": _pair("phase", self.phase, 1),
+            "blend": choice("blend", self.blend, BLENDS),
+            "boundary": choice("boundary", self.boundary, BOUNDARIES),
+            "scale": _scale(self.scale),
+            "batch_size": _integer("batch_size", self.batch_size, 1),
+            "dtype": dtype_name("dtype", self.dtype, MODEL_DTYPES),
+            "value_range": _value_range(self.value_range),
+            "out_dtype": dtype_name("out_dtype", self.out_dtype, IMAGE_DTYPES),
+            "layout": None if self.layout is None else choice("layout", self.layout, LAYOUTS),
+            "alpha": choice("alpha", self.alpha, ALPHAS),
+            "on_nonfinite": choice("on_nonfinite", self.on_nonfinite, NONFINITE),
+            "progress": _progress(self.progress),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "overlap", self._resolved_overlap())
+
+    def _resolved_overlap(self) -> Pair:
+        """ "auto": 16 pixels, fewer where tiles are small, so that tile_size - overlap still holds a phase."""
+        if isinstance(self.overlap, str):
+            if self.overlap != "auto":
+                raise ValueError(f"overlap must be 'auto', a number or a pair (rows, columns), not {self.overlap!r}")
+            y, x = (
+                max(0, min(AUTO_OVERLAP, tile // 8, tile - phase))
+                for tile, phase in zip(self.tile_size, self.phase, strict=True)
+            )
+            return y, x
+        overlap = _pair("overlap", self.overlap, 0)
+        for side, (lap, tile) in enumerate(zip(overlap, self.tile_size, strict=True)):
+            if lap >= tile:
+                raise ValueError(
+                    f"overlap must be below tile_size, not {lap} with tile_size {tile} ({'columns' if side else 'rows'})"
+                )
+        return overlap

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: MIT
+"""The plan: where every tile is read, what of it is kept, and when rows are complete. Nothing here runs a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _core
+from .options import BLENDS, BOUNDARIES, IMAGE_DTYPES, MODEL_DTYPES, Options, dtype_name
+
+__all__ = ["Box", "Tile", "TilePlan", "make_plan", "plan_tiles"]
+
+BYTES = {"uint8": 1, "uint16": 2, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+
+class Box(NamedTuple):
+    """Pixels ``[y, y + height) x [x, x + width)``."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+    @property
+    def y_stop(self) -> int:
+        return self.y + self.height
+
+    @property
+    def x_stop(self) -> int:
+        return self.x + self.width
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One forward pass.
+
+    Attributes:
+        window: what the model sees, input pixels; leaves the image where it is reflected.
+        keep: what its output adds, output pixels.
+        sole: the part of keep to which no other tile contributes, output pixels.
+        crop: where keep starts inside the model's output for this window, output pixels (y, x).
+    """
+
+    index: int
+    row: int
+    column: int
+    window: Box
+    keep: Box
+    sole: Box
+    crop: tuple[int, int]
+
+
+class TilePlan(Sequence[Tile]):
+    """The tiles of one image, in the order they run (row-major). Immutable.
+
+    Attributes:
+        image_size, output_size: (height, width) in input and output pixels.
+        grid: tiles (rows, columns).
+        window: (height, width) of every window, input pixels.
+        tile: (height, width) that a window is responsible for inside the image: window less halo.
+        halo, phase: effective (rows, columns), input pixels: halo is rounded up to the scale's denominator, phase is
+            the least common multiple with it.
+        overlap: the least overlap of neighbours (rows, columns), input pixels.
+        scale: output pixels per input pixel.
+        loss: output pixels that the model's valid convolutions take from each end (rows, columns).
+        boundary, blend: as asked.
+    """
+
+    def __init__(self, options: Options, size: tuple[int, int], scale: Fraction, loss: tuple[int, int]):
+        self.core = _core.Plan(
+            size=size,
+            tile=options.tile_size,
+            halo=options.halo,
+            overlap=options.overlap,
+            phase=options.phase,
+            scale=(scale.numerator, scale.denominator),
+            loss=loss,
+            boundary=BOUNDARIES.index(options.boundary),
+            blend=BLENDS.index(options.blend),
+        )
+        self.boundary, self.blend, self.overlap = options.boundary, options.blend, options.overlap
+        self.scale, self.loss = scale, loss
+        self.image_size: tuple[int, int] = self.core.image_size
+        self.output_size: tuple[int, int] = self.core.output_size
+        self.grid: tuple[int, int] = self.core.grid
+        self.window: tuple[int, int] = self.core.window
+        self.halo: tuple[int, int] = self.core.halo
+        self.phase: tuple[int, int] = self.core.phase
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        height, width = (
+            min(window - 2 * halo if count > 1 else size, size)
+            for window, halo, count, size in zip(self.window, self.halo, self.grid, self.image_size, strict=True)
+        )
+        return height, width
+
+    def __len__(self) -> int:
+        return self.core.count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = range(len(self))[index]  # negative indices and IndexError
+        row, column, window, keep, sole, crop = self.core.tile(i)
+        return Tile(i, row, column, Box(*window), Box(*keep), Box(*sole), crop)
+
+    def batches(self, size: int) -> Iterator[list[Tile]]:
+        """Tiles in order, `size` at a time; the last batch may be smaller."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def rows_complete(self, index: int) -> int:
+        """Output rows, from the top, complete once tiles 0 .. index have run."""
+        return self.core.rows_complete(index)
+
+    def weights(self, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
+        """The blend weights of a tile over its keep box: float32 (height,) and (width,); their outer product."""
+        return self.core.weights(0, tile.row), self.core.weights(1, tile.column)
+
+    def normaliser(self, axis: int) -> np.ndarray:
+        """The sum of all tiles' weights along axis 0 (rows) or 1 (columns): float32, output pixels."""
+        return self.core.normaliser(axis, 0, self.output_size[axis])
+
+    def weight_map(self) -> np.ndarray:
+        """The sum of all weights at every output pixel: float32 (height, width). For looking at; runs never build it."""
+        return np.outer(self.normaliser(0), self.normaliser(1))
+
+    @property
+    def processed_pixels(self) -> int:
+        """Input pixels that go through the model."""
+        return len(self) * self.window[0] * self.window[1]
+
+    @property
+    def ideal_pixels(self) -> int:
+        """Input pixels of the image."""
+        return self.image_size[0] * self.image_size[1]
+
+    def shared(self) -> tuple[int, int]:
+        """Most shared rows within one tile row, and shared columns in all: what sums are kept for, output pixels."""
+        keeps = [(self.core.keep(0, i), self.core.sole(0, i)) for i in range(self.grid[0])]
+        rows = max((k[1] - k[0]) - (s[1] - s[0]) for k, s in keeps)
+        soles = [self.core.sole(1, j) for j in range(self.grid[1])]
+        return rows, self.output_size[1] - sum(stop - start for start, stop in soles)
+
+    def estimate_bytes(
+        self,
+        *,
+        channels: int = 3,
+        out_channels: int | None = None,
+        dtype: str = "uint8",
+        out_dtype: str | None = None,
+        model_dtype: str = "float32",
+        batch_size: int = 1,
+    ) -> dict[str, int]:
+        """Bytes that a run holds besides the model's own weights and activations, by part and in total."""
+        out_channels = channels if out_channels is None else out_channels
+        dtype = dtype_name("dtype", dtype, IMAGE_DTYPES)
+        out_dtype = dtype_name("out_dtype", out_dtype, IMAGE_DTYPES) or dtype
+        model_dtype = dtype_name("model_dtype", model_dtype, MODEL_DTYPES)
+        window = self.window[0] * self.window[1] * batch_size * BYTES[model_dtype]
+        shared_rows, shared_columns = self.shared()
+        tile_height = max(self.core.keep(0, i)[1] - self.core.keep(0, i)[0] for i in range(self.grid[0]))
+        parts = {
+            "image": self.ideal_pixels * channels * BYTES[dtype],
+            "windows": window * channels,
+            "model output": int(window * self.scale**2) * out_channels,
+            "sums": (shared_rows * self.output_size[1] + tile_height * shared_columns) * out_channels * 4,
+            "output": self.output_size[0] * self.output_size[1] * out_channels * BYTES[out_dtype],
+        }
+        return parts | {"total": sum(parts.values())}
+
+    def __repr__(self) -> str:
+        by = "{0[0]}x{0[1]}".format
+        return (
+            f"<TilePlan {by(self.image_size)} -> {by(self.output_size)} (height x width): {by(self.grid)} tiles, "
+            f"window {by(self.window)}, halo {by(self.halo)}, overlap {by(self.overlap)}, phase {by(self.phase)}, "
+            f"{self.boundary}, {self.processed_pixels / self.ideal_pixels:.2f} of the image's pixels processed>"
+        )
+
+
+def make_plan(
+    options: Options, size: tuple[int, int], scale: Fraction | None = None, loss: tuple[int, int] = (0, 0)
+) -> TilePlan:
+    return TilePlan(options, size, scale or options.scale or Fraction(1), loss)
+
+
+def _size_of(shape: Any, layout: str | None) -> tuple[int, int]:
+    try:
+        sides = tuple(int(side) for side in shape)
+    except (TypeError, ValueError):
+        raise TypeError(f"shape must be a tuple such as (height, width, channels), not {shape!r}") from None
+    layout = layout or {2: "HW", 3: "HWC", 4: "NHWC"}.get(len(sides))
+    if layout is None or len(layout) != len(sides):
+        raise ValueError(f"shape must have {len(layout) if layout else '2 to 4'} sides, not {shape!r}")
+    return sides[layout.index("H")], sides[layout.index("W")]
+
+
+def plan_tiles(shape: Sequence[int], **options: Any) -> TilePlan:
+    """The plan that `restore_tiled` would follow for an image of this shape; nothing is run.
+
+    Args:
+        shape: ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or as ``layout`` says.
+        options: as for `restore_tiled`. ``scale`` defaults to 1 here, since no model is asked.
+
+    Raises:
+        ValueError, TypeError: naming the option, its value and what is allowed.
+    """
+    checked = Options(**options)
+    return make_plan(checked, _size_of(shape, checked.layout))

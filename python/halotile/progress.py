@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+"""Progress: nothing, a tqdm bar, or the user's callable."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """A context in which tiles are counted. `wanted` is None, True or a callable (done, total)."""
+
+    def __init__(self, wanted: Any):
+        self.wanted, self.bar = wanted, None
+        self.done = self.total = 0
+        if wanted is True:
+            try:
+                from tqdm.auto import tqdm
+            except ImportError:
+                raise ImportError("progress=True needs tqdm: pip install tqdm, or pass a callable (done, total)") from None
+            self.make_bar = tqdm
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def begin(self, total: int) -> None:
+        self.total = total
+        if self.wanted is True:
+            self.bar = self.make_bar(total=total, unit="tile")
+
+    def advance(self, tiles: int) -> None:
+        self.done += tiles
+        if self.bar is not None:
+            self.bar.update(tiles)
+        elif self.wanted is not None:
+            self.wanted(self.done, self.total)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
