@@ -75,14 +75,18 @@ def _learn_route(
     return Facts(parts, out_channels, scale, loss), output
 
 
+def _whole_factor(plan: TilePlan, output: np.ndarray) -> Fraction | None:
+    factor, rest = divmod(output.shape[2], plan.window[0])
+    return Fraction(factor) if rest == 0 and factor > 0 and output.shape[3] == factor * plan.window[1] else None
+
+
 def _find_scale(part: Part, forward: Forward, plan: TilePlan, output: np.ndarray) -> Fraction:
     """A whole factor, the same both ways, is the scale. Anything else could as well be another scale less what valid
     convolutions take: a second, larger window tells them apart, since only the scale makes the output grow."""
-    height, width = output.shape[2:]
-    factor, rest = divmod(height, plan.window[0])
-    if rest == 0 and factor > 0 and width == factor * plan.window[1]:
-        return Fraction(factor)
-    tile = plan[0]
+    factor = _whole_factor(plan, output)
+    if factor is not None:
+        return factor
+    tile, (height, width) = plan[0], output.shape[2:]
     growth = (12 * plan.phase[0], 12 * plan.phase[1])
     box = tile.window._replace(height=tile.window.height + growth[0], width=tile.window.width + growth[1])
     larger = forward(part, 0, [replace(tile, window=box)])
@@ -99,7 +103,8 @@ def _find_scale(part: Part, forward: Forward, plan: TilePlan, output: np.ndarray
 
 def _find_loss(plan: TilePlan, output: np.ndarray, scale: Fraction) -> tuple[int, int]:
     missing = [side * scale - got for side, got in zip(plan.window, output.shape[2:], strict=True)]
-    if any(side < 0 or side.denominator != 1 or side.numerator % 2 for side in missing):
+    uneven = any(side < 0 or side.denominator != 1 or side.numerator % 2 for side in missing)
+    if uneven or _whole_factor(plan, output) not in (None, scale):  # a scale that was given, and is wrong
         text = (
             f"the model turned a window of {plan.window[0]}x{plan.window[1]} into {output.shape[2]}x{output.shape[3]}, "
             f"which is not scale {scale} times the window less as many pixels at one end as at the other"

@@ -23,7 +23,7 @@ from .forward import Forward, bilinear, tile_error
 from .images import Image, check_output_kind, delivered, new_image, open_image, open_output
 from .learn import Facts, learn
 from .model import Model, open_model
-from .options import Options
+from .options import IMAGE_DTYPES, Options, dtype_name
 from .plan import Tile, TilePlan, make_plan
 from .progress import Progress
 
@@ -113,7 +113,8 @@ class TiledRestorer:
         source = open_image(image, self.options.layout)
         if asked is not None:
             check_output_kind(asked, source, self.options.out_dtype)
-        run = _Run(self, source, out_dtype=self.options.out_dtype or (asked is not None and str(asked.dtype)))
+        own_dtype = None if asked is None else dtype_name("out", asked.dtype, IMAGE_DTYPES)
+        run = _Run(self, source, out_dtype=self.options.out_dtype or own_dtype)
         with Progress(self.options.progress) as progress:
             run.start(progress)
             result = run.new_result(asked)

@@ -128,20 +128,9 @@ static inline double narrow_f64(float x)
 
 /* ---- rows of them ------------------------------------------------------------------------------------------------- */
 
-/* load_D, load3_D, store_D, store3_D, load_strided_D, store_strided_D for dtype D with elements of type T. */
-#define CONVERSIONS(D, T)                                                                                              \
-    static void load_strided_##D(float *dst, const void *src, int64_t stride, int64_t n)                               \
-    {                                                                                                                  \
-        const T *s = src;                                                                                              \
-        for (int64_t i = 0; i < n; i++)                                                                                \
-            dst[i] = widen_##D(s[i * stride]);                                                                         \
-    }                                                                                                                  \
-    static void store_strided_##D(void *dst, int64_t stride, const float *src, int64_t n)                              \
-    {                                                                                                                  \
-        T *d = dst;                                                                                                    \
-        for (int64_t i = 0; i < n; i++)                                                                                \
-            d[i * stride] = narrow_##D(src[i]);                                                                        \
-    }                                                                                                                  \
+/* In all of these, dtype D has elements of type T. */
+
+#define SINGLES(D, T)                                                                                                  \
     static void load_##D(float *dst, const void *src, int64_t n)                                                       \
     {                                                                                                                  \
         const T *s = src;                                                                                              \
@@ -153,7 +142,25 @@ static inline double narrow_f64(float x)
         T *d = dst;                                                                                                    \
         for (int64_t i = 0; i < n; i++)                                                                                \
             d[i] = narrow_##D(src[i]);                                                                                 \
-    }                                                                                                                  \
+    }
+
+SINGLES(u8, uint8_t)
+SINGLES(u16, uint16_t)
+SINGLES(f16, uint16_t)
+SINGLES(bf16, uint16_t)
+SINGLES(f64, double)
+
+static void load_f32(float *dst, const void *src, int64_t n)
+{
+    memcpy(dst, src, (size_t)n * sizeof *dst);
+}
+
+static void store_f32(void *dst, const float *src, int64_t n)
+{
+    memcpy(dst, src, (size_t)n * sizeof *src);
+}
+
+#define TRIPLES(D, T)                                                                                                  \
     static void load3_##D(float *d0, float *d1, float *d2, const void *src, int64_t n)                                 \
     {                                                                                                                  \
         const T *s = src;                                                                                              \
@@ -173,12 +180,33 @@ static inline double narrow_f64(float x)
         }                                                                                                              \
     }
 
-CONVERSIONS(u8, uint8_t)
-CONVERSIONS(u16, uint16_t)
-CONVERSIONS(f16, uint16_t)
-CONVERSIONS(bf16, uint16_t)
-CONVERSIONS(f32, float)
-CONVERSIONS(f64, double)
+TRIPLES(u8, uint8_t)
+TRIPLES(u16, uint16_t)
+TRIPLES(f16, uint16_t)
+TRIPLES(bf16, uint16_t)
+TRIPLES(f32, float)
+TRIPLES(f64, double)
+
+#define STRIDED(D, T)                                                                                                  \
+    static void load_strided_##D(float *dst, const void *src, int64_t stride, int64_t n)                               \
+    {                                                                                                                  \
+        const T *s = src;                                                                                              \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            dst[i] = widen_##D(s[i * stride]);                                                                         \
+    }                                                                                                                  \
+    static void store_strided_##D(void *dst, int64_t stride, const float *src, int64_t n)                              \
+    {                                                                                                                  \
+        T *d = dst;                                                                                                    \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            d[i * stride] = narrow_##D(src[i]);                                                                        \
+    }
+
+STRIDED(u8, uint8_t)
+STRIDED(u16, uint16_t)
+STRIDED(f16, uint16_t)
+STRIDED(bf16, uint16_t)
+STRIDED(f32, float)
+STRIDED(f64, double)
 
 void ht_load_strided(float *dst, const void *src, enum ht_dtype dtype, int64_t stride, int64_t n)
 {

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: MIT
+"""What does everything but the model cost? A 3840x2160 uint8 RGB image, enlarged four times by a model that only repeats
+pixels, to uint8: seconds and peak memory of halotile and of other people's tile loops.
+
+Every measurement is a process of its own: imports, the image, one run on a small image (which nothing of is counted), then
+one restoration. Contenders take turns. Every result is compared with the exact one, pixel by pixel, off the clock.
+
+    python benchmarks/bench_assembly.py [--rounds 5] [--only NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from common import MIB, fresh_process, memory, save, summary, table
+
+HEIGHT, WIDTH, SCALE, TILE, HALO = 2160, 3840, 4, 512, 32
+OUTPUT_BYTES = HEIGHT * WIDTH * 3 * SCALE**2
+WINDOW_OUTPUT_BYTES = (TILE + 2 * HALO) ** 2 * 3 * SCALE**2 * 4
+
+Bands = Iterable[tuple[int, np.ndarray]]  # (first row, rows) of the result, from the top
+Contender = Callable[[np.ndarray, Any], Bands]
+
+# ---- the contenders --------------------------------------------------------------------------------------------------
+
+
+def restored(**options: Any) -> Contender:
+    def run(image: np.ndarray, model: Any) -> Bands:
+        import halotile
+
+        return [(0, halotile.restore_tiled(image, model, tile_size=TILE, halo=HALO, **options))]
+
+    return run
+
+
+def in_bands(image: np.ndarray, model: Any) -> Bands:
+    import halotile
+
+    return halotile.iter_bands(image, model, tile_size=TILE, halo=HALO)
+
+
+def of_peer(name: str) -> Contender:
+    def run(image: np.ndarray, model: Any) -> Bands:
+        from peers import PEERS
+
+        return [(0, PEERS[name].restore(image, model, SCALE, TILE, HALO))]
+
+    return run
+
+
+DEFAULTS = "halotile"
+CONTENDERS: dict[str, tuple[Contender, str | None]] = {  # and the distribution it needs
+    DEFAULTS: (restored(), None),
+    "halotile, overlap=0": (restored(overlap=0), None),
+    "halotile.iter_bands": (in_bands, None),
+    "Real-ESRGAN loop": (of_peer("Real-ESRGAN loop"), "realesrgan"),
+    "sum-and-count loop": (of_peer("sum-and-count loop"), None),
+    "MONAI sliding window": (of_peer("MONAI sliding window"), "monai"),
+}
+
+# ---- one measurement, in a process of its own ------------------------------------------------------------------------
+
+
+def timed_model() -> Any:
+    import torch
+
+    class Repeat(torch.nn.Module):
+        """Enlarges by repeating pixels, into new memory at every call as models do, and adds up its own seconds."""
+
+        seconds = 0.0
+
+        def forward(self, windows: torch.Tensor) -> torch.Tensor:
+            start = time.perf_counter()
+            output = torch.nn.functional.interpolate(windows, scale_factor=SCALE, mode="nearest")
+            self.seconds += time.perf_counter() - start
+            return output
+
+    return Repeat()
+
+
+def consume(bands: Bands, image: np.ndarray) -> tuple[float, bool]:
+    """Seconds until the last band was there, and whether all of them together are the exact result."""
+    seconds, rows_right = 0.0, 0
+    iterator, start = iter(bands), time.perf_counter()
+    while (band := next(iterator, None)) is not None:
+        seconds += time.perf_counter() - start
+        rows_right += count_right(*band, image) if band[0] == rows_right else 0
+        start = time.perf_counter()
+    return seconds + time.perf_counter() - start, rows_right == image.shape[0] * SCALE
+
+
+def count_right(first: int, rows: np.ndarray, image: np.ndarray) -> int:
+    """Rows that are the image's, repeated; row by row, to need no memory."""
+    pairs = ((row, np.repeat(image[(first + k) // SCALE], SCALE, axis=0)) for k, row in enumerate(rows))
+    return sum(row.dtype == np.uint8 and np.array_equal(row, expected) for row, expected in pairs)
+
+
+def restore(contender: Contender, image: np.ndarray, model: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """As a generator, so that a contender does all its work inside of consume()."""
+    yield from contender(image, model)
+
+
+def measure(name: str) -> dict[str, Any]:
+    contender, _ = CONTENDERS[name]
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    model = timed_model()
+    consume(restore(contender, image[:64, :96], model), image[:64, :96])
+    model.seconds = 0.0
+    before, _ = memory()
+    seconds, right = consume(restore(contender, image, model), image)
+    _, peak = memory()
+    if not right:
+        raise SystemExit(f"{name}: the result is not the image, repeated")
+    return {
+        "seconds": seconds,
+        "model_seconds": model.seconds,
+        "rest_seconds": seconds - model.seconds,
+        "baseline_bytes": before,
+        "peak_bytes": peak,
+        "above_baseline_bytes": peak - before,
+    }
+
+
+# ---- all of them -----------------------------------------------------------------------------------------------------
+
+
+def available(names: list[str]) -> list[str]:
+    for name in names:
+        needs = CONTENDERS[name][1]
+        if needs and importlib.util.find_spec(needs) is None:
+            print(f"skipped: {name}; python -m pip install --no-deps {needs}")
+    return [name for name in names if not (needs := CONTENDERS[name][1]) or importlib.util.find_spec(needs)]
+
+
+def run_all(names: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for round_ in range(rounds):
+        for name in names:
+            runs[name].append(fresh_process(__file__, "--measure", name))
+            print(f"round {round_ + 1}: {name}: {runs[name][-1]['seconds']:.2f} s", flush=True)
+    return runs
+
+
+def report(figures: dict[str, dict[str, Any]]) -> str:
+    head = ["", "seconds", "least - most", "model", "rest", "MiB above baseline", "less the output"]
+    rows = [
+        [
+            name,
+            f"{f['seconds']['median']:.2f}",
+            f"{f['seconds']['least']:.2f} - {f['seconds']['most']:.2f}",
+            f"{f['model_seconds']['median']:.2f}",
+            f"{f['rest_seconds']['median']:.2f}",
+            f"{f['above_baseline_bytes']['median'] / MIB:.0f}",
+            f"{(f['above_baseline_bytes']['median'] - OUTPUT_BYTES) / MIB:.0f}",
+        ]
+        for name, f in figures.items()
+    ]
+    return table(head, rows)
+
+
+def ratios(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """halotile's defaults over each peer, of medians."""
+    keys = ("seconds", "rest_seconds", "above_baseline_bytes")
+    ours = {key: figures[DEFAULTS][key]["median"] for key in keys}
+    others = [name for name in figures if not name.startswith("halotile")]
+    return {name: {key: ours[key] / figures[name][key]["median"] for key in keys} for name in others}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME")
+    parser.add_argument("--measure", choices=CONTENDERS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure)))
+        return
+    runs = run_all(available(arguments.only), arguments.rounds)
+    figures = {name: {key: summary([r[key] for r in of_name]) for key in of_name[0]} for name, of_name in runs.items()}
+    print("\n" + report(figures))
+    print(f"\nThe output is {OUTPUT_BYTES / MIB:.0f} MiB, what the model makes of one window up to "
+          f"{WINDOW_OUTPUT_BYTES / MIB:.0f} MiB; both are in the figures.")
+    if DEFAULTS in figures:
+        compared = ratios(figures)
+        head = [f"{DEFAULTS} over", "seconds", "rest", "memory"]
+        print("\n" + table(head, [[name, *(f"{r:.2f}" for r in of.values())] for name, of in compared.items()]))
+    save("assembly", {"figures": figures, "ratios": compared})
+
+
+if __name__ == "__main__":
+    main()

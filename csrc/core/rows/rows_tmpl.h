@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * rows_tmpl.h - the vector kernels' shared bodies, included once for each instruction set. No include guard.
+ *
+ * Before the inclusion, with PRE the instruction set's own prefix:
+ *   ROW(name)     names a kernel
+ *   V(name)       names a primitive of the instruction set
+ *   TARGET        function attribute that switches the instruction set on
+ *   VEC           vector of LANES floats with the compiler's operators (a GNU vector type)
+ *   LANES         floats in a VEC
+ *   BLOCK         elements that one conversion primitive converts; a multiple of LANES
+ *
+ *   VEC V(set)(float x)                          x in all lanes
+ *   VEC V(set_bits)(uint32_t bits)               the same, of a bit pattern
+ *   VEC V(get)(const float *p)                   LANES floats
+ *   void V(put)(float *p, VEC x)
+ *   VEC V(fma)(VEC a, VEC b, VEC c)              a * b + c, rounded once
+ *   VEC V(either)(VEC a, VEC b)                  bitwise or
+ *   VEC V(clamp)(VEC x, VEC high)                as clamp() in rows_scalar.c
+ *   VEC V(least)(VEC a, VEC x)                   unsigned minimum of the bit pattern a and twice that of x less one
+ *   bool V(at_least)(VEC a, uint32_t low)        whether all bit patterns are, unsigned
+ *   bool V(any_nan)(VEC x)
+ *   void V(load_D)(float *dst, const T *src), V(store_D)(T *dst, const float *src)
+ *                                                BLOCK elements, for each D but f32
+ *   void V(load3_D)(float *d0, float *d1, float *d2, const T *src)
+ *   void V(store3_D)(T *dst, const float *s0, const float *s1, const float *s2)
+ *                                                BLOCK triples, for each D
+ *
+ * Whole vectors only; no primitive touches a byte beyond its elements. Conversions finish a row with a block that
+ * overlaps the one before; where results replace their source, and in rows shorter than a block, the scalar kernels do
+ * the rest.
+ */
+
+static struct ht_rows ROW(rest); /* the scalar kernels */
+
+/* ---- conversions -------------------------------------------------------------------------------------------------- */
+
+#define CONVERSIONS1(D, T)                                                                                             \
+    static TARGET void ROW(load_##D)(float *dst, const void *src, int64_t n)                                           \
+    {                                                                                                                  \
+        const T *s = src;                                                                                              \
+        if (n < BLOCK) {                                                                                               \
+            ROW(rest).load[DTYPE_##D](dst, src, n);                                                                    \
+            return;                                                                                                    \
+        }                                                                                                              \
+        for (int64_t i = 0; i < n - BLOCK; i += BLOCK)                                                                 \
+            V(load_##D)(dst + i, s + i);                                                                               \
+        V(load_##D)(dst + n - BLOCK, s + n - BLOCK);                                                                   \
+    }                                                                                                                  \
+    static TARGET void ROW(store_##D)(void *dst, const float *src, int64_t n)                                          \
+    {                                                                                                                  \
+        T *d = dst;                                                                                                    \
+        if (n < BLOCK) {                                                                                               \
+            ROW(rest).store[DTYPE_##D](dst, src, n);                                                                   \
+            return;                                                                                                    \
+        }                                                                                                              \
+        for (int64_t i = 0; i < n - BLOCK; i += BLOCK)                                                                 \
+            V(store_##D)(d + i, src + i);                                                                              \
+        V(store_##D)(d + n - BLOCK, src + n - BLOCK);                                                                  \
+    }
+
+#define CONVERSIONS3(D, T)                                                                                             \
+    static TARGET void ROW(load3_##D)(float *d0, float *d1, float *d2, const void *src, int64_t n)                     \
+    {                                                                                                                  \
+        const T *s = src;                                                                                              \
+        if (n < BLOCK) {                                                                                               \
+            ROW(rest).load3[DTYPE_##D](d0, d1, d2, src, n);                                                            \
+            return;                                                                                                    \
+        }                                                                                                              \
+        for (int64_t i = 0; i < n - BLOCK; i += BLOCK)                                                                 \
+            V(load3_##D)(d0 + i, d1 + i, d2 + i, s + 3 * i);                                                           \
+        n -= BLOCK;                                                                                                    \
+        V(load3_##D)(d0 + n, d1 + n, d2 + n, s + 3 * n);                                                               \
+    }                                                                                                                  \
+    static TARGET void ROW(store3_##D)(void *dst, const float *s0, const float *s1, const float *s2, int64_t n)        \
+    {                                                                                                                  \
+        T *d = dst;                                                                                                    \
+        if (n < BLOCK) {                                                                                               \
+            ROW(rest).store3[DTYPE_##D](dst, s0, s1, s2, n);                                                           \
+            return;                                                                                                    \
+        }                                                                                                              \
+        for (int64_t i = 0; i < n - BLOCK; i += BLOCK)                                                                 \
+            V(store3_##D)(d + 3 * i, s0 + i, s1 + i, s2 + i);                                                          \
+        n -= BLOCK;                                                                                                    \
+        V(store3_##D)(d + 3 * n, s0 + n, s1 + n, s2 + n);                                                              \
+    }
+
+#define DTYPE_u8 HT_U8
+#define DTYPE_u16 HT_U16
+#define DTYPE_f16 HT_F16
+#define DTYPE_bf16 HT_BF16
+#define DTYPE_f32 HT_F32
+#define DTYPE_f64 HT_F64
+
+CONVERSIONS1(u8, uint8_t)
+CONVERSIONS1(u16, uint16_t)
+CONVERSIONS1(f16, uint16_t)
+CONVERSIONS1(bf16, uint16_t)
+CONVERSIONS1(f64, double)
+
+CONVERSIONS3(u8, uint8_t)
+CONVERSIONS3(u16, uint16_t)
+CONVERSIONS3(f16, uint16_t)
+CONVERSIONS3(bf16, uint16_t)
+CONVERSIONS3(f32, float)
+CONVERSIONS3(f64, double)
+
+#undef CONVERSIONS1
+#undef CONVERSIONS3
+#undef DTYPE_u8
+#undef DTYPE_u16
+#undef DTYPE_f16
+#undef DTYPE_bf16
+#undef DTYPE_f32
+#undef DTYPE_f64
+
+/* ---- scale -------------------------------------------------------------------------------------------------------- */
+
+/* Division by an integer y, 2 <= y <= 65535, is x * high + x * low, where high + low is 1 / y. Before the last rounding
+ * the relative error is below 2^-45, too little to change it: in the middle between two floats m has 25 significant bits,
+ * the last one set, and m * y at least as many, so that no float x equals it; x / y is off by 2^-25 / y at least.
+ * high is rounded towards zero so that low is positive and infinities do not cancel.
+ * Where x * low or the quotient may underflow, below 2^-64 but for 0, a true division is due. */
+struct ROW(scaling) {
+    VEC peak, high, low, gain, offset;
+    bool divided, by_product, mapped;
+};
+
+static TARGET struct ROW(scaling) ROW(prepare)(float peak, float gain, float offset)
+{
+    bool by_product = peak >= 2 && peak <= 65535 && peak == (float)(int)peak;
+    double inverse = 1 / (double)peak;
+    float high = (float)inverse;
+
+    if (high > inverse) {
+        uint32_t bits;
+        memcpy(&bits, &high, sizeof bits);
+        bits--;
+        memcpy(&high, &bits, sizeof high);
+    }
+    return (struct ROW(scaling)){V(set)(peak), V(set)(high), V(set)((float)(inverse - high)), V(set)(gain), V(set)(offset),
+                                 peak != 1, by_product, gain != 1 || offset != 0};
+}
+
+/* count <= 4 vectors. */
+static inline TARGET void ROW(scale_vectors)(float *row, int count, const struct ROW(scaling) *s)
+{
+    const uint32_t low = (127 - 64) << 23;
+    VEC x[4], least = V(set_bits)(UINT32_MAX); /* what 0 gives, too */
+
+    for (int k = 0; k < count; k++) {
+        x[k] = V(get)(row + k * LANES);
+        least = V(least)(least, x[k]);
+    }
+    if (s->by_product && V(at_least)(least, 2 * low - 1))
+        for (int k = 0; k < count; k++)
+            x[k] = V(fma)(x[k], s->high, x[k] * s->low);
+    else if (s->divided)
+        for (int k = 0; k < count; k++)
+            x[k] = x[k] / s->peak;
+    if (s->mapped)
+        for (int k = 0; k < count; k++)
+            x[k] = x[k] * s->gain + s->offset;
+    for (int k = 0; k < count; k++)
+        V(put)(row + k * LANES, x[k]);
+}
+
+static TARGET void ROW(scale)(float *row, int64_t n, float peak, float gain, float offset)
+{
+    const struct ROW(scaling) s = ROW(prepare)(peak, gain, offset);
+    int64_t i = 0;
+
+    if (!s.divided && !s.mapped)
+        return;
+    for (; i <= n - 4 * LANES; i += 4 * LANES)
+        ROW(scale_vectors)(row + i, 4, &s);
+    for (; i <= n - LANES; i += LANES)
+        ROW(scale_vectors)(row + i, 1, &s);
+    ROW(rest).scale(row + i, n - i, peak, gain, offset);
+}
+
+/* ---- accumulate, resolve ------------------------------------------------------------------------------------------ */
+
+/* In both, `taint` gathers the bits of x * 0: those of a zero, or, for infinities and NaNs, of a NaN. */
+
+static TARGET bool ROW(accumulate)(float *sums, const float *src, float wy, const float *wx, int64_t n)
+{
+    const VEC w = V(set)(wy), zero = V(set)(0);
+    VEC taint = zero;
+    int64_t i = 0;
+
+    for (; i <= n - LANES; i += LANES) {
+        VEC x = V(get)(src + i);
+        V(put)(sums + i, V(get)(sums + i) + (w * V(get)(wx + i)) * x);
+        taint = V(either)(taint, x * zero);
+    }
+    return ROW(rest).accumulate(sums + i, src + i, wy, wx + i, n - i) || V(any_nan)(taint);
+}
+
+static TARGET bool ROW(resolve)(float *dst, const float *src, float ny, const float *nx, int64_t n,
+                                const struct ht_values *values)
+{
+    const VEC zero = V(set)(0), y = V(set)(ny);
+    const VEC offset = V(set)(values->offset), gain = V(set)(values->gain), peak = V(set)(values->peak);
+    const bool mapped = values->gain != 1 || values->offset != 0, scaled = values->peak != 1, clamped = values->clamp;
+    VEC taint = zero;
+    int64_t i = 0;
+
+    for (; i <= n - LANES; i += LANES) {
+        VEC q = V(get)(src + i) + zero;
+        if (nx)
+            q = q / (y * V(get)(nx + i));
+        taint = V(either)(taint, q * zero);
+        if (mapped)
+            q = (q - offset) / gain;
+        if (scaled)
+            q = q * peak;
+        if (clamped)
+            q = V(clamp)(q, peak);
+        V(put)(dst + i, q);
+    }
+    return ROW(rest).resolve(dst + i, src + i, ny, nx ? nx + i : NULL, n - i, values) || V(any_nan)(taint);
+}
+
+/* ---- the table ---------------------------------------------------------------------------------------------------- */
+
+static void ROW(fill)(struct ht_rows *rows)
+{
+    ht_rows_scalar(&ROW(rest));
+    *rows = (struct ht_rows){
+        .name = rows->name,
+        .load = {ROW(load_u8), ROW(load_u16), ROW(load_f16), ROW(load_bf16), ROW(rest).load[HT_F32], ROW(load_f64)},
+        .load3 = {ROW(load3_u8), ROW(load3_u16), ROW(load3_f16), ROW(load3_bf16), ROW(load3_f32), ROW(load3_f64)},
+        .store = {ROW(store_u8), ROW(store_u16), ROW(store_f16), ROW(store_bf16), ROW(rest).store[HT_F32],
+                  ROW(store_f64)},
+        .store3 = {ROW(store3_u8), ROW(store3_u16), ROW(store3_f16), ROW(store3_bf16), ROW(store3_f32),
+                   ROW(store3_f64)},
+        .scale = ROW(scale),
+        .accumulate = ROW(accumulate),
+        .resolve = ROW(resolve),
+    };
+}
+
+#undef ROW
+#undef V
+#undef TARGET
+#undef VEC
+#undef LANES
+#undef BLOCK

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: MIT
+"""Image files in and out: PNG, JPEG, WebP and TIFF.
+
+Through libvips, because it reads and writes 8 and 16 bits in all of them, keeps ICC profiles and EXIF, and streams;
+Pillow has no 16-bit RGB. pyvips is an optional dependency: `pip install 'halotile[cli]'`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+__all__ = ["MAX_PIXELS", "Picture", "check_output_path", "read_image", "read_shape", "write_image"]
+
+Path = str | os.PathLike[str]
+
+MAX_PIXELS = 2**28  # 16384 x 16384: a larger header is more often a decompression bomb than a picture
+MAX_RES = 1e6  # pixels per millimetre, libvips' own limit; damaged files claim more
+CLASSIC_TIFF_BYTES = 2**32 - 2**26  # offsets in a classic TIFF have 32 bits; deflate may add a little, metadata too
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a kind of file can hold. `channels` is None where any number of them may be stored."""
+
+    name: str
+    codec: str
+    max_side: int
+    channels: tuple[int, ...] | None
+    dtypes: tuple[str, ...]
+
+
+PNG = Format("PNG", "png", 2**31 - 1, (1, 2, 3, 4), ("uint8", "uint16"))
+JPEG = Format("JPEG", "jpeg", 65535, (1, 3), ("uint8", "uint16"))
+WEBP = Format("WebP", "webp", 16383, (1, 2, 3, 4), ("uint8", "uint16"))
+TIFF = Format("TIFF", "tiff", 2**31 - 1, None, ("uint8", "uint16", "float16", "float32", "float64"))
+
+BY_SUFFIX = {".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".webp": WEBP, ".tif": TIFF, ".tiff": TIFF}
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+DTYPES = {"uchar": "uint8", "ushort": "uint16", "float": "float32"}  # libvips -> NumPy
+VIPS_FORMATS = {dtype: name for name, dtype in DTYPES.items()}
+INTERPRETATIONS = {"uint8": ("b-w", "srgb"), "uint16": ("grey16", "rgb16"), "float32": ("b-w", "scrgb")}
+AS_STORED = {"b-w", "grey16", "srgb", "rgb16", "rgb", "scrgb", "multiband"}  # interpretations taken as they are
+METADATA = ("icc-profile-data", "exif-", "xmp-data", "iptc-data", "png-comment-", "resolution-unit")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file's content.
+
+    pixels: (H, W) for one channel, else (H, W, C); uint8, uint16 or float32, upright.
+    metadata: libvips header fields (ICC, EXIF, XMP, IPTC, PNG text) by name; bytes for blobs, str for the rest.
+    resolution: horizontal and vertical, in pixels per millimetre.
+    """
+
+    pixels: np.ndarray
+    metadata: Mapping[str, bytes | str] = field(default_factory=dict, repr=False)
+    resolution: tuple[float, float] = (1.0, 1.0)
+
+
+def read_image(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> Picture:
+    """Reads a PNG, JPEG, WebP or TIFF file, recognised by its content.
+
+    The EXIF orientation is applied and dropped. 16-bit files give uint16, float TIFFs float32. Palettes and 1 bit are
+    expanded to 8 bits; CMYK and 32-bit Lab become sRGB. Of a file with several pages the first is read, with a warning.
+    `max_pixels` bounds height x width, before anything is decoded; None lifts the bound.
+
+    Returns a Picture. Raises OSError if the file cannot be opened, ValueError if it cannot be decoded.
+    """
+    with _opened(path, max_pixels) as (stored, kind):
+        # A rotation reads columns, which a file read in order cannot give.
+        image = _as_rgb((stored.copy_memory() if _is_turned(stored) else stored).autorot())
+        array = np.ndarray(_shape_of(image), DTYPES[image.format], _interruptible(image, image.write_to_memory))
+        return Picture(array, _metadata(image, kind), (min(image.xres, MAX_RES), min(image.yres, MAX_RES)))
+
+
+def read_shape(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> tuple[tuple[int, ...], str]:
+    """The shape and dtype name that `read_image` would give; nothing is decoded. Raises as it does."""
+    with _opened(path, max_pixels) as (stored, _):
+        image = _as_rgb(stored.autorot())
+        return _shape_of(image), DTYPES[image.format]
+
+
+def check_output_path(path: Path, shape: Sequence[int] | None = None, dtype: Any = None) -> Format:
+    """Checks, before any work, that `write_image` can write `path`; with a shape and dtype, also that they fit in it.
+
+    Returns the Format. Raises ValueError for an unknown suffix or an image the format cannot hold, OSError for a
+    directory that is missing or not writable and for an existing `path` that is no regular file.
+    """
+    path = os.fspath(path)
+    suffix = os.path.splitext(path)[1]
+    if suffix.lower() not in BY_SUFFIX:
+        raise ValueError(f"{path}: unknown suffix {suffix!r}; must be one of {', '.join(BY_SUFFIX)}")
+    target = os.path.realpath(path)
+    directory = os.path.dirname(target)
+    if not os.path.isdir(directory):
+        raise FileNotFoundError(f"{path}: there is no directory {directory}")
+    if os.path.lexists(target) and not os.path.isfile(target):
+        raise OSError(f"{path}: exists and is not a regular file")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: the directory {directory} is not writable")
+    kind = BY_SUFFIX[suffix.lower()]
+    if shape is not None:
+        _check_fits(path, kind, shape)
+    if dtype is not None and np.dtype(dtype).name not in kind.dtypes:
+        raise ValueError(f"{path}: {kind.name} cannot hold {np.dtype(dtype)}; it takes {', '.join(kind.dtypes)}")
+    return kind
+
+
+def write_image(
+    path: Path, pixels: np.ndarray, *, like: Picture | None = None, quality: int = 95, compression: int = 6
+) -> None:
+    """Writes pixels to a PNG, JPEG, WebP or TIFF file, as its suffix says.
+
+    pixels: (H, W) or (H, W, C), with two and four channels meaning grey and RGB with alpha. uint8 and uint16 go into
+        every format, rounded to 8 bits in JPEG and WebP, which have no more; floats go into TIFF alone, as
+        float32.
+    like: a Picture whose metadata and resolution are kept. A profile for another number of colours is left out. libvips
+        writes no EXIF into TIFF (a warning says so) and no IPTC into PNG and WebP.
+    quality: 1 to 100, for JPEG and WebP; a WebP of quality 100 is lossless.
+    compression: 0 (none) to 9 (smallest), for PNG and TIFF, which are always lossless.
+
+    The file appears whole or not at all: it is written under a temporary name beside `path` and then takes its place,
+    so an error or Ctrl-C leaves what was there. WebP has no grey: it holds grey as RGB.
+
+    Raises ValueError for pixels or options that do not fit the format (JPEG has no alpha), OSError if writing fails.
+    """
+    pyvips = _import_pyvips()
+    path = os.fspath(path)
+    pixels = np.asarray(pixels)
+    kind = check_output_path(path, pixels.shape, pixels.dtype)
+    options = _save_options(kind, pixels, quality, compression)
+    image = _with_metadata(pyvips, _to_vips(pyvips, pixels, kind), like, kind, path)
+    with _replacing(path) as descriptor:
+        target = pyvips.Target.new_to_descriptor(descriptor)
+        save = getattr(image, f"{kind.codec}save_target")
+        try:
+            _interruptible(image, lambda: save(target, **options))
+        except pyvips.Error as error:
+            raise OSError(f"{path}: cannot be written: {_reason(error)}") from error
+
+
+def _import_pyvips() -> Any:
+    try:
+        import pyvips
+    except (ImportError, OSError) as error:  # OSError: pyvips is there and libvips is not
+        message = f"image files need pyvips: pip install 'halotile[cli]' ({error})"
+        raise ImportError(message) from error
+    return pyvips
+
+
+def _recognise(start: bytes, path: str) -> Format:
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PNG
+    if start.startswith(b"\xff\xd8\xff"):
+        return JPEG
+    if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
+        return WEBP
+    if start.startswith(TIFF_MAGIC):
+        return TIFF
+    raise ValueError(f"{path}: not a PNG, JPEG, WebP or TIFF file (it starts with {start!r})")
+
+
+@contextmanager
+def _opened(path: Path, max_pixels: int | None) -> Iterator[tuple[Any, Format]]:
+    """A file's image, decoded as it is read, and its Format. libvips' errors in the body become ValueErrors."""
+    pyvips = _import_pyvips()
+    path = os.fspath(path)
+    with open(path, "rb", buffering=0) as file:
+        kind = _recognise(file.read(12), path)
+        file.seek(0)
+        try:
+            source = pyvips.Source.new_from_descriptor(file.fileno())
+            # The loader is named, not found: libvips would also try formats it does not trust. fail_on makes a
+            # truncated or broken file an error instead of grey rows.
+            image = pyvips.Operation.call(f"{kind.codec}load_source", source, access="sequential", fail_on="error")
+            _check_readable(image, path, max_pixels)
+            yield image, kind
+        except pyvips.Error as error:
+            raise ValueError(f"{path}: not a readable {kind.name} file: {_reason(error)}") from error
+
+
+def _check_readable(image: Any, path: str, max_pixels: int | None) -> None:
+    size = f"{image.width} x {image.height}"
+    if max_pixels is not None and image.width * image.height > max_pixels:
+        raise ValueError(f"{path}: {size} pixels are more than max_pixels={max_pixels}; raise it for a file you trust")
+    if image.format not in DTYPES:
+        raise ValueError(f"{path}: samples of type {image.format}; must be 8- or 16-bit unsigned or 32-bit float")
+    pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
+    if pages > 1:
+        warnings.warn(f"{path}: holds {pages} pages; the first is read", stacklevel=5)
+
+
+def _is_turned(image: Any) -> bool:
+    return image.get_typeof("orientation") != 0 and image.get("orientation") != 1
+
+
+def _as_rgb(image: Any) -> Any:
+    """Turns CMYK, Lab and the like into sRGB of the same depth."""
+    if image.interpretation in AS_STORED:
+        return image
+    deep = image.format != "uchar"
+    if image.interpretation == "cmyk":
+        return image.icc_transform("srgb", embedded=True, input_profile="cmyk", depth=16 if deep else 8)
+    image = image.colourspace("rgb16" if deep else "srgb")
+    image.remove("icc-profile-data")
+    return image
+
+
+def _shape_of(image: Any) -> tuple[int, ...]:
+    return (image.height, image.width, image.bands)[: 2 if image.bands == 1 else 3]
+
+
+def _metadata(image: Any, kind: Format) -> dict[str, bytes | str]:
+    """The fields to keep. EXIF is both a blob and one text field per entry; libvips writes what both of them hold."""
+    names = [name for name in image.get_fields() if name.startswith(METADATA)]
+    if kind is TIFF:
+        names = [name for name in names if name != "iptc-data"]  # libvips 8.18 reads a quarter of it
+    fields = {}
+    for name in names:
+        with suppress(UnicodeDecodeError):  # damaged text
+            fields[name] = image.get(name)
+    return fields
+
+
+def _check_fits(path: str, kind: Format, shape: Sequence[int]) -> None:
+    if len(shape) not in (2, 3) or min(shape) < 1:
+        raise ValueError(f"{path}: pixels of shape {tuple(shape)}; must be (H, W) or (H, W, C), none of them 0")
+    channels = shape[2] if len(shape) == 3 else 1
+    if kind is JPEG and channels in (2, 4):
+        raise ValueError(f"{path}: JPEG has no alpha channel, pixels of shape {tuple(shape)} have one; use PNG or TIFF")
+    if kind.channels is not None and channels not in kind.channels:
+        allowed = ", ".join(map(str, kind.channels))
+        raise ValueError(f"{path}: {kind.name} cannot hold {channels} channels; it takes {allowed}")
+    if max(shape[:2]) > kind.max_side:
+        size = f"{shape[1]} x {shape[0]}"
+        raise ValueError(f"{path}: {kind.name} holds up to {kind.max_side} pixels a side, not {size}; use PNG or TIFF")
+
+
+def _save_options(kind: Format, pixels: np.ndarray, quality: int, compression: int) -> dict[str, Any]:
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality={quality!r}; must be 1 to 100")
+    if not 0 <= compression <= 9:
+        raise ValueError(f"compression={compression!r}; must be 0 to 9")
+    if kind is JPEG:
+        return {"Q": quality, "optimize_coding": True}
+    if kind is WEBP:
+        return {"Q": quality, "lossless": quality == 100, "exact": True}
+    if kind is PNG:
+        return {"compression": compression, "filter": "up"}  # photos: half the size of libvips' default, no filter
+    predictor = "float" if pixels.dtype.kind == "f" else "horizontal"
+    method = {"compression": "deflate", "level": compression, "predictor": predictor} if compression else {}
+    return method | {"bigtiff": pixels.nbytes > CLASSIC_TIFF_BYTES}
+
+
+def _to_vips(pyvips: Any, pixels: np.ndarray, kind: Format) -> Any:
+    """A libvips image over the pixels, without a copy where they are contiguous."""
+    dtype = "float32" if pixels.dtype.kind == "f" else pixels.dtype.name
+    pixels = np.ascontiguousarray(pixels, dtype)
+    height, width, bands = (*pixels.shape, 1)[:3]
+    image = pyvips.Image.new_from_memory(pixels.data, width, height, bands, VIPS_FORMATS[dtype])
+    if dtype == "uint16" and kind in (JPEG, WEBP):
+        image, dtype = image.linear(1 / 257, 0.5).cast("uchar"), "uint8"  # rounded: cast drops the fraction
+    grey, colour = INTERPRETATIONS[dtype]
+    return image.copy(interpretation=grey if bands < 3 else colour)
+
+
+def _with_metadata(pyvips: Any, image: Any, like: Picture | None, kind: Format, path: str) -> Any:
+    """The image with like's metadata, less the fields that libvips refuses to store, such as a damaged profile."""
+    if like is None:
+        return image
+    fields = dict(like.metadata)
+    if not _profile_fits(fields.get("icc-profile-data", b""), image.bands, kind):
+        fields.pop("icc-profile-data", None)
+    if kind is TIFF and "exif-data" in fields:
+        warnings.warn(f"{path}: the EXIF data of the input is not kept: libvips writes none into TIFF", stacklevel=3)
+    if not _can_store(pyvips, image, fields, kind):
+        refused = [name for name, value in fields.items() if not _can_store(pyvips, image, {name: value}, kind)]
+        warnings.warn(f"{path}: damaged metadata of the input is not kept: {', '.join(refused)}", stacklevel=3)
+        fields = {name: value for name, value in fields.items() if name not in refused}
+    xres, yres = like.resolution
+    return _set_fields(pyvips, image.copy(xres=xres, yres=yres), fields)
+
+
+def _set_fields(pyvips: Any, image: Any, fields: Mapping[str, bytes | str]) -> Any:
+    for name, value in fields.items():
+        kind = pyvips.GValue.gstr_type if isinstance(value, str) else pyvips.GValue.blob_type
+        image.set_type(kind, name, value)
+    image.set_type(pyvips.GValue.gint_type, "orientation", 1)  # the EXIF blob still holds the one that was applied
+    return image
+
+
+def _can_store(pyvips: Any, image: Any, fields: Mapping[str, bytes | str], kind: Format) -> bool:
+    """Tries the fields on one pixel, since libvips finds out only while it writes."""
+    pixel = _set_fields(pyvips, image.crop(0, 0, 1, 1).copy(), fields)
+    try:
+        pixel.write_to_buffer(f".{kind.codec}")
+    except pyvips.Error:
+        return False
+    return True
+
+
+def _profile_fits(profile: Any, bands: int, kind: Format) -> bool:
+    """Whether an ICC profile, which names its colour space in bytes 16 to 20, describes an image of so many bands."""
+    grey = bands < 3 and kind is not WEBP
+    return profile[16:20] == (b"GRAY" if grey else b"RGB ")
+
+
+@contextmanager
+def _replacing(path: str) -> Iterator[int]:
+    """A descriptor of a new file, which takes the place of `path` if the body ends well and disappears if not."""
+    target = os.path.realpath(path)
+    name = os.path.join(os.path.dirname(target), f".halotile-{secrets.token_hex(8)}.tmp")
+    try:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            yield descriptor
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        with suppress(FileNotFoundError):
+            shutil.copymode(target, name)
+        os.replace(name, target)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def _interruptible(image: Any, call: Callable[[], Any]) -> Any:
+    """Runs a long libvips call in a thread, so that Ctrl-C is seen at once, and then stops the image's pipeline."""
+    with ThreadPoolExecutor(1) as thread:
+        job = thread.submit(call)
+        try:
+            return job.result()
+        except BaseException:
+            image.set_kill(True)
+            raise
+        finally:
+            del job  # it holds the error, and that this frame: a cycle would keep the image open
+
+
+def _reason(error: Exception) -> str:
+    """libvips' own words on one line, without pyvips' 'unable to call ...'."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines[1:] or lines)

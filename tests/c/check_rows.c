@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * check_rows.c - every row kernel of every level the processor has gives the scalar kernels' bits.
+ *
+ *   check_rows           compares; prints the failing parameters where bits differ and exits non-zero
+ *   check_rows --bench   prints GB/s (bytes read and bytes written) beside memcpy
+ *
+ * Rows lie right before or right behind a page that faults, with room on the other side that must stay as it was. A row
+ * that ends at the page starts at whatever alignment its length gives, so that all of them occur.
+ */
+#define _DEFAULT_SOURCE
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "row_bench.h"
+#include "row_call.h"
+#include "row_values.h"
+
+#define MARGIN 64 /* bytes beside a row that are compared too */
+
+/* ---- one comparison ----------------------------------------------------------------------------------------------- */
+
+static void fill_in(void *row, const struct call *c, enum fill fill)
+{
+    int64_t n = in_bytes(c) / (c->kind <= LOAD3 ? dtype_sizes[c->dtype] : 4);
+
+    if (c->kind <= LOAD3 && c->dtype == HT_F64)
+        fill_doubles(row, n);
+    else if (c->kind <= LOAD3 && c->dtype < HT_F32)
+        for (int64_t i = 0; i < in_bytes(c); i++)
+            ((unsigned char *)row)[i] = (unsigned char)(random_bits() >> 32);
+    else if ((c->kind == STORE || c->kind == STORE3) && c->dtype <= HT_U16)
+        fill_in_range(row, n, c->dtype == HT_U8 ? 255 : 65535);
+    else
+        fill_floats(row, n, fill);
+}
+
+/* The weights and normalisers: positive. The sums: no NaN where the source has some, because of two NaNs either may be
+ * kept. */
+static void fill_beside(const struct call *c, float *second, float *out, enum fill fill)
+{
+    if (c->kind == ACCUMULATE || c->kind == RESOLVE)
+        for (int64_t i = 0; i < c->n; i++)
+            second[i] = 0.01f + (float)(random_bits() % 4096) / 1024;
+    if (c->kind == ACCUMULATE)
+        fill_floats(out, c->n, fill == PLAIN ? ANY : FINITE);
+    if (c->kind == SCALE || (c->kind == RESOLVE && c->in_place))
+        fill_floats(out, c->n, fill);
+}
+
+static void report(const char *level, const struct call *c, bool at_end, enum fill fill, const char *what)
+{
+    printf("FAIL %s %s[%s] n %" PRId64 " %s fill %d peak %g gain %g offset %g clamp %d divide %d in place %d: %s\n", level,
+           kind_names[c->kind], c->kind <= STORE3 ? dtype_names[c->dtype] : "f32", c->n, at_end ? "at end" : "at start",
+           (int)fill, (double)c->values.peak, (double)c->values.gain, (double)c->values.offset, c->values.clamp, c->divide,
+           c->in_place, what);
+}
+
+static bool same_row(const char *level, const struct call *c, bool at_end, enum fill fill, int row)
+{
+    int64_t bytes = out_bytes(c), size = c->kind == STORE || c->kind == STORE3 ? dtype_sizes[c->dtype] : 4;
+    const unsigned char *g = place(got[row], bytes, at_end), *w = place(want[row], bytes, at_end);
+    int64_t first = at_end ? -MARGIN : 0, stop = at_end ? bytes : bytes + MARGIN, at = first;
+    uint64_t g_bits = 0, w_bits = 0;
+    char what[160];
+
+    if (memcmp(g + first, w + first, (size_t)(stop - first)) == 0)
+        return true;
+    while (g[at] == w[at])
+        at++;
+    if (at < 0 || at >= bytes) {
+        snprintf(what, sizeof what, "row %d: wrote byte %" PRId64 " of a row of %" PRId64, row, at, bytes);
+    } else {
+        at -= at % size;
+        memcpy(&g_bits, g + at, (size_t)size);
+        memcpy(&w_bits, w + at, (size_t)size);
+        snprintf(what, sizeof what, "row %d: index %" PRId64 " got %" PRIx64 " want %" PRIx64, row, at / size, g_bits, w_bits);
+    }
+    report(level, c, at_end, fill, what);
+    return false;
+}
+
+/* Runs both on what stands in the inputs and outputs. */
+static bool same(const char *level, const struct ht_rows *scalar, const struct ht_rows *rows, const struct call *c,
+                 bool at_end, enum fill fill)
+{
+    unsigned char *g[3], *w[3], *s[3];
+    bool good = true;
+
+    for (int k = 0; k < 3; k++) {
+        g[k] = place(got[k], out_bytes(c), at_end);
+        w[k] = place(want[k], out_bytes(c), at_end);
+        s[k] = place(in[k], in_bytes(c), at_end);
+    }
+    bool flag = run(rows, c, g, s);
+    if (flag != run(scalar, c, w, s)) {
+        report(level, c, at_end, fill, flag ? "returned true" : "returned false");
+        good = false;
+    }
+    for (int k = 0; good && k < out_rows(c); k++)
+        good = same_row(level, c, at_end, fill, k);
+    return good;
+}
+
+static bool check_call(const char *level, const struct ht_rows *scalar, const struct ht_rows *rows, const struct call *c)
+{
+    bool good = true;
+
+    for (int i = 0; good && i < 2 * FILLS; i++) {
+        bool at_end = i % 2;
+        enum fill fill = (enum fill)(i / 2);
+        int64_t first = at_end ? -MARGIN : 0;
+        for (int k = 0; k < in_rows(c); k++)
+            fill_in(place(in[k], in_bytes(c), at_end), c, fill);
+        float *out = (void *)place(got[0], out_bytes(c), at_end);
+        fill_beside(c, (void *)place(in[1], in_bytes(c), at_end), out, fill);
+        for (int k = 0; k < out_rows(c); k++)
+            memcpy(place(want[k], out_bytes(c), at_end) + first, place(got[k], out_bytes(c), at_end) + first,
+                   (size_t)(out_bytes(c) + MARGIN));
+        good = same(level, scalar, rows, c, at_end, fill);
+    }
+    return good;
+}
+
+/* ---- all of them -------------------------------------------------------------------------------------------------- */
+
+static const struct ht_values all_values[] = {
+    {255, 1, 0, true},   {65535, 1, 0, false},   {1023, 1, 0, true}, {1, 1, 0, false},    {100, 1, -0.0f, true},
+    {255, 2, -1, false}, {1, 1, 0.5f, true},     {1, -3, 0, true},   {0.1f, 0.7f, 3, true}, {1, 2, -1, false},
+};
+
+static bool check_lengths(const char *level, const struct ht_rows *scalar, const struct ht_rows *rows, struct call c)
+{
+    static const int64_t longer[] = {127, 128, 129, 255, 1021, 1024, 1031, 4099};
+    bool good = true;
+
+    for (c.n = 0; good && c.n <= 70; c.n++)
+        good = check_call(level, scalar, rows, &c);
+    for (size_t i = 0; good && i < sizeof longer / sizeof *longer; i++) {
+        c.n = longer[i];
+        good = check_call(level, scalar, rows, &c);
+    }
+    return good;
+}
+
+static bool check_kernels(const char *level, const struct ht_rows *scalar, const struct ht_rows *rows)
+{
+    bool good = true;
+
+    for (int kind = LOAD; kind <= STORE3; kind++)
+        for (int dtype = 0; dtype < HT_DTYPE_COUNT; dtype++)
+            good &= check_lengths(level, scalar, rows, (struct call){.kind = (enum kind)kind, .dtype = (enum ht_dtype)dtype});
+    good &= check_lengths(level, scalar, rows, (struct call){.kind = ACCUMULATE});
+    for (size_t i = 0; i < sizeof all_values / sizeof *all_values; i++) {
+        struct call c = {.kind = SCALE, .values = all_values[i]};
+        good &= check_lengths(level, scalar, rows, c);
+        c.kind = RESOLVE;
+        for (int flags = 0; flags < 4; flags++) {
+            c.divide = flags & 1;
+            c.in_place = flags & 2;
+            good &= check_lengths(level, scalar, rows, c);
+        }
+    }
+    return good;
+}
+
+/* Every value of the small dtypes, there and back; every halfway case of the way back, and its neighbours. */
+static bool check_small_dtypes(const char *level, const struct ht_rows *scalar, const struct ht_rows *rows)
+{
+    bool good = true;
+
+    for (int dtype = HT_U8; dtype <= HT_BF16; dtype++) {
+        struct call c = {.kind = LOAD, .dtype = (enum ht_dtype)dtype, .n = 65536};
+        uint16_t *words = (void *)in[0];
+        for (int k = 0; k < 65536 + 2; k++)
+            words[k] = (uint16_t)k;
+        good &= same(level, scalar, rows, &c, false, ANY);
+        c.kind = LOAD3, c.n = 65538 / 3;
+        good &= same(level, scalar, rows, &c, false, ANY);
+
+        float *floats = (void *)in[0];
+        int64_t values = dtype == HT_U8 ? 256 : 65536, n = 0;
+        for (int64_t k = 0; k < values; k++)
+            for (int near = -1; near <= 2; near++) /* the last: the value itself */
+                floats[n++] = around_half((enum ht_dtype)dtype, k, near, values - 1);
+        memcpy(in[1], floats, (size_t)n * 4);
+        memcpy(in[2], floats, (size_t)n * 4);
+        c.kind = STORE, c.n = n;
+        good &= same(level, scalar, rows, &c, false, ANY);
+        c.kind = STORE3;
+        good &= same(level, scalar, rows, &c, false, ANY);
+    }
+    return good;
+}
+
+/* The proof of the division without a division: all significands, all integers. */
+static bool check_quotients(const char *level, const struct ht_rows *scalar, const struct ht_rows *rows)
+{
+    static const float peaks[] = {255, 1023, 4095, 16383, 65535};
+    const int64_t significands = 1 << 23, integers = 65536;
+    bool good = true;
+
+    for (size_t i = 0; i < sizeof peaks / sizeof *peaks; i++) {
+        struct call c = {.kind = SCALE, .values = {peaks[i], 1, 0, false}, .n = significands + integers};
+        float *row = (void *)got[0];
+        for (int64_t k = 0; k < significands; k++)
+            row[k] = float_of(0x3f800000 + (uint32_t)k);
+        for (int64_t k = 0; k < integers; k++)
+            row[significands + k] = (float)k;
+        memcpy(want[0], row, (size_t)out_bytes(&c));
+        good &= same(level, scalar, rows, &c, false, PLAIN);
+    }
+    return good;
+}
+
+/* The strided conversions are the scalar ones: channel k of triples, and the same backwards. */
+static bool check_strided(void)
+{
+    struct ht_rows scalar;
+    bool good = true;
+
+    ht_rows_scalar(&scalar);
+    for (int d = 0; d < HT_DTYPE_COUNT; d++) {
+        struct call c = {.kind = LOAD3, .dtype = (enum ht_dtype)d, .n = 100};
+        int64_t size = dtype_sizes[d];
+        fill_in(in[0], &c, ANY);
+        scalar.load3[d]((void *)want[0], (void *)want[1], (void *)want[2], in[0], 100);
+        memset(got[1], 0, (size_t)(300 * size));
+        memset(got[2], 0, (size_t)(300 * size));
+        for (int k = 0; k < 3; k++) {
+            ht_load_strided((void *)got[0], in[0] + k * size, c.dtype, 3, 100);
+            good &= memcmp(got[0], want[k], 400) == 0;
+            ht_load_strided((void *)got[0], in[0] + (297 + k) * size, c.dtype, -3, 100);
+            for (int i = 0; i < 100; i++)
+                good &= memcmp(got[0] + 4 * i, want[k] + 4 * (99 - i), 4) == 0;
+            if (d <= HT_U16)
+                fill_in_range((void *)want[k], 100, 255);
+            ht_store_strided(got[1] + k * size, c.dtype, 3, (void *)want[k], 100);
+        }
+        scalar.store3[d](got[2], (void *)want[0], (void *)want[1], (void *)want[2], 100);
+        good &= memcmp(got[1], got[2], (size_t)(300 * size)) == 0;
+    }
+    printf("scalar: %s\n", good ? "strided conversions same as triples" : "FAIL strided conversions");
+    return good;
+}
+
+/* ---- levels ------------------------------------------------------------------------------------------------------- */
+
+static bool check_level(enum ht_cpu level)
+{
+    const char *name = level_names[level];
+    struct ht_rows scalar, rows;
+    bool good = true;
+
+    ht_rows_scalar(&scalar);
+    ht_rows_fill(&rows, level);
+    good &= check_kernels(name, &scalar, &rows);
+    good &= check_small_dtypes(name, &scalar, &rows);
+    good &= check_quotients(name, &scalar, &rows);
+    printf("%s: %s\n", name, good ? "same bits as scalar" : "FAIL");
+    return good;
+}
+
+int main(int argc, char **argv)
+{
+    bool bench = argc == 2 && strcmp(argv[1], "--bench") == 0, good = true;
+
+    if (argc > 1 && !bench) {
+        fprintf(stderr, "usage: check_rows [--bench]\n");
+        return 2;
+    }
+    for (int k = 0; k < 3; k++)
+        got[k] = guarded(), want[k] = guarded(), in[k] = guarded();
+    for (int level = HT_CPU_SCALAR; level < HT_CPU_COUNT; level++)
+        if (!ht_cpu_has((enum ht_cpu)level))
+            printf("%s: skipped, this processor lacks it\n", level_names[level]);
+        else if (bench)
+            bench_level((enum ht_cpu)level);
+        else if (level == HT_CPU_SCALAR)
+            good &= check_strided();
+        else
+            good &= check_level((enum ht_cpu)level);
+    return good ? 0 : 1;
+}

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: MIT
+"""Models of every kind: modules, callables on tensors or arrays; modes, dtypes, devices, scales."""
+
+import functools
+import threading
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from halotile import ModelOutputError, TiledRestorer, TileError, iter_bands, restore_tiled  # noqa: E402
+
+from .networks import Chain, Half, Strided, ThreeHalves, seeded  # noqa: E402
+
+OPTIONS = {"tile_size": 24, "halo": 6, "overlap": 3}
+
+
+def image_of(height=50, width=61, channels=3, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(height * width)
+    return torch.rand(channels, height, width, generator=generator).to(dtype)
+
+
+# ---- kinds -----------------------------------------------------------------------------------------------------------
+
+
+def test_kinds_of_callables_agree():
+    net = seeded(lambda: Chain(3, scale=2))
+    image = image_of()
+    array = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    want = restore_tiled(image, net, **OPTIONS).permute(1, 2, 0).numpy()
+
+    class Wrapper:
+        def __init__(self, net):
+            self.net = net
+
+        def __call__(self, x):
+            return self.net(x)
+
+    def on_arrays(x):
+        assert isinstance(x, np.ndarray)
+        with torch.no_grad():
+            return net(torch.from_numpy(x)).numpy()
+
+    for model in [
+        net,
+        lambda x: net(x),
+        net.forward,
+        functools.partial(net),
+        Wrapper(net),
+        torch.jit.trace(net, torch.rand(1, 3, 30, 30)),
+        on_arrays,
+    ]:
+        calls = []
+        got = restore_tiled(array, model, progress=lambda d, t, calls=calls: calls.append(d), **OPTIONS)
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+
+
+def test_a_callable_is_called_once_for_each_batch():
+    """Finding out what it takes costs no call."""
+    for image in (image_of(), image_of().permute(1, 2, 0).numpy()):
+        shapes = []
+
+        def on_tensors(x, shapes=shapes):
+            shapes.append(tuple(x.shape))
+            return torch.nn.functional.interpolate(x, scale_factor=2)
+
+        def on_either(x, shapes=shapes):
+            shapes.append(tuple(x.shape))
+            return x * 1
+
+        for model in (on_tensors, on_either):
+            shapes.clear()
+            totals = []
+            restore_tiled(image, model, progress=lambda d, t, totals=totals: totals.append(t), **OPTIONS)
+            assert len(shapes) == totals[0] == 9
+            assert len(set(shapes)) == 1
+
+
+def test_ambiguous_callables_on_arrays():
+    array = image_of().permute(1, 2, 0).numpy()
+    for model in (lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3), lambda x: x.repeat(2, 2).repeat(2, 3)):
+        got = restore_tiled(array, model, **OPTIONS)
+        np.testing.assert_array_equal(got, array.repeat(2, 0).repeat(2, 1))
+
+
+def test_not_callable_and_bad_devices():
+    with pytest.raises(TypeError, match="model must be a torch module or a callable, not a int"):
+        restore_tiled(np.zeros((4, 4), np.uint8), 3)
+    with pytest.raises(TypeError, match="dict of 0"):
+        restore_tiled(np.zeros((4, 4), np.uint8), {})
+    for device in ("warp", "cuda:99", "cpu:x"):
+        with pytest.raises(ValueError, match="device must be one that torch can use here"):
+            restore_tiled(np.zeros((4, 4), np.uint8), Chain(), device=device)
+
+
+# ---- tensors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(50, 61), (3, 50, 61), (1, 50, 61), (2, 3, 50, 61)])
+def test_tensors_come_back_as_tensors(dtype, shape):
+    torch_dtype = getattr(torch, dtype)
+    image = torch.rand(shape)
+    image = (image * {"uint8": 255, "uint16": 65535}[dtype]).to(torch_dtype) if dtype[0] == "u" else image.to(torch_dtype)
+    got = restore_tiled(image, lambda x: x.clone(), **OPTIONS)
+    assert got.dtype == torch_dtype and got.shape == image.shape and got.device == image.device
+    assert torch.equal(got.double(), image.double()) or (dtype == "float64" and torch.equal(got, image.float().double()))
+    assert not got.is_inference() and not got.requires_grad
+
+
+def test_tensor_views_and_gradients():
+    base = torch.rand(6, 100, 122)
+    for image in [base[::2, ::2, ::2], base[:3].transpose(1, 2), torch.rand(3, 1, 40).expand(3, 50, 40)]:
+        assert torch.equal(restore_tiled(image, lambda x: x.clone(), **OPTIONS), image)
+    with_gradient = torch.rand(3, 30, 30, requires_grad=True)
+    assert torch.equal(restore_tiled(with_gradient, nn.Identity(), **OPTIONS), with_gradient.detach())
+    with pytest.raises(TypeError, match="dense"):
+        restore_tiled(torch.rand(5, 5).to_sparse(), nn.Identity())
+
+
+def test_tensor_out():
+    image, net = image_of(), seeded(lambda: Chain(2, scale=2))
+    want = restore_tiled(image, net, **OPTIONS)
+    out = torch.zeros(3, 100, 122)
+    assert restore_tiled(image, net, out=out, **OPTIONS) is out
+    assert torch.equal(out, want)
+    half = torch.zeros(3, 100, 122, dtype=torch.bfloat16)
+    restore_tiled(image, net, out=half, **OPTIONS)
+    assert torch.equal(half, want.bfloat16())
+    with pytest.raises(TypeError, match="torch tensor"):
+        restore_tiled(image, net, out=out.numpy(), **OPTIONS)
+    rows = torch.cat([rows for _, rows in iter_bands(image, net, **OPTIONS)], dim=1)
+    assert torch.equal(rows, want)
+
+
+# ---- modules ---------------------------------------------------------------------------------------------------------
+
+
+class Moody(nn.Module):
+    """Adds 1 in training mode, and has a frozen part."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.frozen = nn.BatchNorm2d(3).eval()
+        self.inference = []
+
+    def forward(self, x):
+        self.inference.append(torch.is_inference_mode_enabled())
+        return self.frozen(self.conv(x)) + (1 if self.training else 0)
+
+
+def modes(module):
+    return [inner.training for inner in module.modules()]
+
+
+def test_eval_and_inference_mode_inside_own_mode_afterwards():
+    net = Moody().train()
+    net.frozen.eval()
+    before = modes(net)
+    image = image_of()
+    want = torch.nn.functional.conv2d(image, net.conv.weight, net.conv.bias) / (1 + 1e-5) ** 0.5
+    torch.testing.assert_close(restore_tiled(image, net, **OPTIONS), want.detach())
+    assert modes(net) == before and all(net.inference)
+
+    net.conv.forward = lambda x: 1 / 0
+    with pytest.raises(TileError):
+        restore_tiled(image, net, **OPTIONS)
+    assert modes(net) == before
+    del net.conv.forward
+
+    for _, _rows in iter_bands(image, net, **OPTIONS):
+        assert modes(net) == before and not torch.is_inference_mode_enabled()
+
+
+def test_threads_share_a_module_in_training_mode():
+    net, image = Moody().train(), image_of(200, 200)
+    want = restore_tiled(image, net, **OPTIONS)
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(restore_tiled(image, net, **OPTIONS))) for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 6 and all(torch.equal(result, want) for result in results)
+    assert net.training
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_models_sum_in_float32(dtype):
+    net = seeded(lambda: Chain(2, scale=2))
+    image = image_of()
+    own = restore_tiled(image, seeded(lambda: Chain(2, scale=2)).to(dtype), **OPTIONS)
+    asked = restore_tiled(image, net, dtype=dtype, **OPTIONS)
+    assert next(net.parameters()).dtype == torch.float32  # a copy was converted
+    assert torch.equal(own, asked) and own.dtype == torch.float32
+    full = restore_tiled(image, net, **OPTIONS)
+    assert 0 < (own - full).abs().max() < 0.05
+    windows = []
+    restore_tiled(image, lambda x: windows.append(x.dtype) or x * 1, dtype=dtype, **OPTIONS)
+    assert set(windows) == {dtype}
+
+
+def test_double_precision_models():
+    net = seeded(lambda: Chain(2))
+    image = image_of()
+    torch.testing.assert_close(restore_tiled(image, seeded(lambda: Chain(2)).double(), **OPTIONS), restore_tiled(image, net, **OPTIONS))
+
+
+def test_channels_last_modules_get_channels_last_windows():
+    net = seeded(lambda: Chain(2, scale=2))
+    want = restore_tiled(image_of(), net, **OPTIONS)
+    seen = []
+    net.register_forward_pre_hook(lambda m, args: seen.append(args[0].is_contiguous(memory_format=torch.channels_last)))
+    got = restore_tiled(image_of(), net.to(memory_format=torch.channels_last), **OPTIONS)
+    assert all(seen)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+
+
+def test_exported_programs():
+    net = seeded(lambda: Chain(2, scale=2))
+    image = image_of(48, 48)
+    program = torch.export.export(net, (torch.rand(1, 3, 36, 36),)).module()
+    options = {"tile_size": 24, "halo": 6, "overlap": 0}
+    torch.testing.assert_close(restore_tiled(image, program, **options), restore_tiled(image, net, **options))
+
+
+# ---- scale and channels ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(
+    ("make", "scale"), [(Chain, 1), (lambda: Chain(2, scale=3), 3), (Half, "1/2"), (ThreeHalves, "3/2")]
+)
+def test_scale_is_found_or_given(make, scale, given):
+    net = seeded(make)
+    image = image_of(51, 61)
+    for tile in (10, 300):
+        got = restore_tiled(image, net, tile_size=tile, halo=6, overlap=0, scale=scale if given else None)
+        want = restore_tiled(image, net, tile_size=1000, halo=6, scale=scale, phase=2)
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("given", [2, 8, "1/2"])
+def test_a_wrong_scale_is_an_error_before_anything_is_scrambled(given):
+    with pytest.raises(ModelOutputError, match=r"window of \d+x\d+ into \d+x\d+.*scale"):
+        restore_tiled(image_of(), seeded(lambda: Chain(2, scale=4)), scale=given, **OPTIONS)
+
+
+def test_every_output_is_checked():
+    net, calls = seeded(lambda: Chain(2)), []
+
+    def changing(x):
+        calls.append(1)
+        return net(x) if len(calls) < 4 else net(x)[:, :2]
+
+    with pytest.raises(ModelOutputError, match=r"tile 3 \(row 1, column 0.*shape \(2, 29, 29\), after \(3, 29, 29\)") as caught:
+        restore_tiled(image_of(50, 50), changing, **{**OPTIONS, "overlap": 0})
+    assert caught.value.tile == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (lambda x: [torch.zeros(1), torch.zeros(1)], "a list of 2"),
+        (lambda x: None if torch else x, "a NoneType"),
+        (lambda x: torch.zeros(3, 8, 8), r"shape \(3, 8, 8\)"),
+        (lambda x: torch.zeros(2, 3, 8, 8), r"not \(1, channels, height, width\)"),
+        (lambda x: torch.zeros(1, 3, 8, 8, dtype=torch.int32), "dtype torch.int32"),
+        (lambda x: torch.zeros(1, 0, 8, 8), r"shape \(1, 0, 8, 8\)"),
+        (lambda x: torch.zeros(1, 3, 8, 8), "no scale fits"),
+        (lambda x: torch.nn.functional.pad(x, (1, 0, 1, 0)), "not scale 1"),
+        (lambda x: torch.nn.functional.interpolate(x, scale_factor=(2, 3)), "no scale fits"),
+    ],
+)
+def test_unusable_outputs(model, words):
+    with pytest.raises(ModelOutputError, match=words):
+        restore_tiled(image_of(), model, **OPTIONS)
+
+
+def test_phase_mistakes_are_explained():
+    with pytest.raises(TileError) as caught:
+        restore_tiled(image_of(), seeded(lambda: Strided(4)), tile_size=21, halo=5, overlap=0)
+    assert isinstance(caught.value, ModelOutputError)
+
+
+def test_what_an_image_taught_is_kept():
+    calls = []
+
+    def model(x):
+        calls.append(tuple(x.shape))
+        return torch.nn.functional.avg_pool2d(x, 2)
+
+    restorer = TiledRestorer(model, **OPTIONS)
+    image = image_of(50, 50)
+    first = restorer(image)
+    learned, steady = len(calls), len(set(calls))
+    calls.clear()
+    assert torch.equal(restorer(image), first)
+    assert len(calls) < learned and len(set(calls)) == 1 <= steady

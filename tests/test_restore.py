@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: MIT
+"""What happens when things go wrong, and what a run holds: errors, interruption, progress, memory, threads."""
+
+import gc
+import resource
+import subprocess
+import sys
+import threading
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+
+from halotile import NonFiniteError, NonFiniteWarning, TileError, iter_bands, plan_tiles, restore_tiled
+
+OPTIONS = {"tile_size": 16, "halo": 4, "overlap": 0}
+IMAGE = np.random.default_rng(5).integers(0, 256, (64, 48, 3), np.uint8)  # 4 x 3 tiles
+
+
+def failing_at(call, error):
+    calls = []
+
+    def model(x):
+        calls.append(1)
+        if len(calls) == call + 1:
+            raise error
+        return np.array(x)
+
+    return model
+
+
+@pytest.mark.parametrize("call", [0, 1, 7, 11])
+def test_a_raising_model_is_a_tile_error_that_names_tile_box_and_cause(call):
+    cause = RuntimeError("boom")
+    with pytest.raises(TileError, match=rf"tile {call} \(row {call // 3}, column {call % 3};.*RuntimeError: boom") as caught:
+        restore_tiled(IMAGE, failing_at(call, cause), **OPTIONS)
+    error = caught.value
+    assert error.__cause__ is cause
+    assert error.tile == call
+    assert error.box == tuple(plan_tiles(IMAGE.shape, **OPTIONS)[call].window)
+    assert error.rows_done == call // 3 * 16
+    if call:
+        np.testing.assert_array_equal(error.out[: error.rows_done], IMAGE[: error.rows_done])
+
+
+def test_a_failing_batch_names_its_tiles():
+    with pytest.raises(TileError, match="tiles 4 to 7"):
+        restore_tiled(IMAGE, failing_at(1, RuntimeError("boom")), batch_size=4, **OPTIONS)
+
+
+def test_running_out_of_memory_says_what_helps():
+    for error in (MemoryError("no"), RuntimeError("CUDA out of memory. Tried")):
+        with pytest.raises(TileError, match="a smaller tile_size needs less memory"):
+            restore_tiled(IMAGE, failing_at(2, error), **OPTIONS)
+
+
+def test_interruption_leaves_finished_rows_in_out():
+    out = np.zeros_like(IMAGE)
+    with pytest.raises(KeyboardInterrupt):
+        restore_tiled(IMAGE, failing_at(7, KeyboardInterrupt()), out=out, **OPTIONS)
+    np.testing.assert_array_equal(out[:32], IMAGE[:32])
+    assert not out[48:].any()
+
+
+def test_progress_counts_tiles_and_may_cancel():
+    seen = []
+    restore_tiled(IMAGE, np.array, progress=lambda done, total: seen.append((done, total)), batch_size=5, **OPTIONS)
+    assert seen == [(5, 12), (10, 12), (12, 12)]
+    many = np.stack([IMAGE, IMAGE])
+    seen.clear()
+    restore_tiled(many, np.array, progress=lambda done, total: seen.append((done, total)), **OPTIONS)
+    assert seen == [(i + 1, 24) for i in range(24)]
+
+    class Cancelled(Exception):
+        pass
+
+    def cancel(done, total):
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        restore_tiled(IMAGE, np.array, progress=cancel, **OPTIONS)
+
+
+def test_a_progress_bar(capsys):
+    pytest.importorskip("tqdm")
+    restore_tiled(IMAGE, np.array, progress=True, **OPTIONS)
+    assert "12/12" in capsys.readouterr().err
+
+
+# ---- NaN and infinity ------------------------------------------------------------------------------------------------
+
+
+def spoiling(tile, value, overlap=0):
+    """Returns its input, but one bad value inside the keep box of a tile."""
+    calls = []
+
+    def model(x):
+        y = np.array(x)
+        if len(calls) == tile:
+            y[0, 1, 12, 13] = value
+        calls.append(1)
+        return y
+
+    return model
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("overlap", [0, 6, 14])
+def test_nan_raises_with_its_tile(value, overlap):
+    options = OPTIONS | {"overlap": overlap}
+    plan = plan_tiles(IMAGE.shape, **options)
+    for index in (0, 4, len(plan) - 1):
+        tile = plan[index]
+        y, x = tile.keep.y + 12 - tile.crop[0], tile.keep.x + 13 - tile.crop[1]
+        with pytest.raises(NonFiniteError, match=rf"tile {index} .*output row {y}, column {x}, channel 1") as caught:
+            restore_tiled(IMAGE, spoiling(index, value), **options)
+        assert caught.value.tile == index
+
+
+def test_nan_may_warn_or_be_ignored():
+    with pytest.warns(NonFiniteWarning, match="tile 4"):
+        got = restore_tiled(IMAGE, spoiling(4, np.nan), on_nonfinite="warn", **OPTIONS)
+    assert (got != IMAGE).sum() <= 1
+    floats = IMAGE.astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = restore_tiled(floats, spoiling(4, np.inf), on_nonfinite="ignore", **OPTIONS)
+    assert np.isinf(got).sum() == 1 and (got != floats).sum() == 1
+
+
+# ---- what a run holds ------------------------------------------------------------------------------------------------
+
+
+def nearest_x4(x):
+    return np.repeat(np.repeat(x, 4, axis=2), 4, axis=3)
+
+
+def test_memory_is_bounded_by_band_and_windows():
+    """NumPy reports its buffers to tracemalloc: beyond the output, a run holds windows and shared pixels, and nothing of
+    the size of the image in float."""
+    image = np.zeros((1500, 1200, 3), np.uint8)
+    options = {"tile_size": 128, "halo": 16, "overlap": 8}
+    estimate = plan_tiles(image.shape, scale=4, **options).estimate_bytes()
+    output = estimate["output"]
+    tracemalloc.start()
+    try:
+        restore_tiled(image, nearest_x4, **options)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < estimate["total"] - estimate["image"] + 2 * estimate["model output"] + 2**20
+    assert peak < 1.25 * output  # sums of float32 alone would be 4 x
+
+
+def test_bands_hold_nothing_of_the_size_of_the_output():
+    image = np.zeros((3000, 500, 3), np.uint8)
+    tracemalloc.start()
+    try:
+        for _, _rows in iter_bands(image, nearest_x4, tile_size=64, halo=8):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 0.15 * image.size * 16
+
+
+def test_images_out_of_memory_mapped_files(tmp_path):
+    image = np.lib.format.open_memmap(tmp_path / "in.npy", "w+", np.uint8, (700, 500, 3))
+    image[:] = np.random.default_rng(0).integers(0, 256, image.shape, np.uint8)
+    out = np.lib.format.open_memmap(tmp_path / "out.npy", "w+", np.uint8, (2800, 2000, 3))
+    restore_tiled(image, nearest_x4, out=out, tile_size=128, halo=8)
+    np.testing.assert_array_equal(out, image.repeat(4, 0).repeat(4, 1))
+
+
+def test_threads_run_side_by_side():
+    want = restore_tiled(IMAGE, nearest_x4, **OPTIONS)
+    wrong = []
+
+    def work():
+        for _ in range(5):
+            if not np.array_equal(restore_tiled(IMAGE, nearest_x4, **OPTIONS), want):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+LEAK_SCRIPT = """
+import gc, resource, sys
+import numpy as np
+import halotile
+from halotile import _core
+image = np.random.default_rng(0).integers(0, 256, (200, 200, 4), np.uint8)
+def failing(x):
+    raise RuntimeError("boom")
+def once():
+    halotile.restore_tiled(image, np.array, tile_size=64, halo=8)
+    for bad in (lambda: halotile.restore_tiled(image, failing), lambda: halotile.plan_tiles((0, 1)),
+                lambda: _core.read(image, image, 0, 0), lambda: _core.finish(image, image),
+                lambda: halotile.plan_tiles((5, 5))[9], lambda: _core.Plan(1, 2, 3)):
+        try:
+            bad()
+        except Exception:
+            pass
+    plan = halotile.plan_tiles((999, 999), tile_size=10)
+    [plan[i] for i in range(len(plan))], plan.weight_map(), plan.rows_complete(5)
+def settled():
+    gc.collect()
+    return len(gc.get_objects()), sys.gettotalrefcount() if hasattr(sys, "gettotalrefcount") else 0
+for _ in range(5):
+    once()
+objects, memory = settled()[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+counts = [sys.getrefcount(value) for value in (None, _core.Plan, image)]
+for _ in range(60):
+    once()
+after = [sys.getrefcount(value) for value in (None, _core.Plan, image)]
+assert settled()[0] <= objects + 20, (objects, settled())
+assert all(b - a < 40 for a, b in zip(counts, after)), (counts, after)
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+assert grown < 20_000, grown
+print("no leak")
+"""
+
+
+def test_nothing_leaks():
+    done = subprocess.run([sys.executable, "-c", LEAK_SCRIPT], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "no leak", done.stderr
+
+
+def test_nothing_is_kept_after_a_failure():
+    gc.collect()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(30):
+        with pytest.raises(TileError):
+            restore_tiled(np.zeros((1000, 1000, 3), np.uint8), failing_at(3, RuntimeError("boom")))
+    gc.collect()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000
