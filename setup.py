@@ -17,7 +17,11 @@ WERROR = os.environ.get("HALOTILE_WERROR") == "1"
 SANITIZE = os.environ.get("HALOTILE_SANITIZE")
 
 flags = ["-std=c11", "-Wall", "-Wextra", "-ffp-contract=off", "-fvisibility=hidden"]
-flags += ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"] if SANITIZE else ["-O3", "-g0"]
+flags += (
+    ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"]
+    if SANITIZE
+    else ["-O3", "-g0"]
+)
 flags += ["-Werror"] if WERROR else []
 
 core = Extension(

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from torch import nn
@@ -16,7 +18,7 @@ class Chain(nn.Module):
         sides = [channels] + [width] * (depth - 1) + [channels * scale**2]
         padding = 0 if valid else 1
         self.layers = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=padding, padding_mode=mode) for a, b in zip(sides, sides[1:], strict=False)
+            nn.Conv2d(a, b, 3, padding=padding, padding_mode=mode) for a, b in itertools.pairwise(sides)
         )
         self.shuffle = nn.PixelShuffle(scale)
         self.radius, self.scale, self.phase = depth, scale, 1

@@ -40,13 +40,12 @@ def test_kinds_of_callables_agree():
             return self.net(x)
 
     def on_arrays(x):
-        assert isinstance(x, np.ndarray)
         with torch.no_grad():
             return net(torch.from_numpy(x)).numpy()
 
     for model in [
         net,
-        lambda x: net(x),
+        lambda x: net(x),  # noqa: PLW0108
         net.forward,
         functools.partial(net),
         Wrapper(net),
@@ -104,10 +103,14 @@ def test_not_callable_and_bad_devices():
 def test_tensors_come_back_as_tensors(dtype, shape):
     torch_dtype = getattr(torch, dtype)
     image = torch.rand(shape)
-    image = (image * {"uint8": 255, "uint16": 65535}[dtype]).to(torch_dtype) if dtype[0] == "u" else image.to(torch_dtype)
+    image = (
+        (image * {"uint8": 255, "uint16": 65535}[dtype]).to(torch_dtype) if dtype[0] == "u" else image.to(torch_dtype)
+    )
     got = restore_tiled(image, lambda x: x.clone(), **OPTIONS)
     assert got.dtype == torch_dtype and got.shape == image.shape and got.device == image.device
-    assert torch.equal(got.double(), image.double()) or (dtype == "float64" and torch.equal(got, image.float().double()))
+    assert torch.equal(got.double(), image.double()) or (
+        dtype == "float64" and torch.equal(got, image.float().double())
+    )
     assert not got.is_inference() and not got.requires_grad
 
 
@@ -180,9 +183,7 @@ def test_threads_share_a_module_in_training_mode():
     net, image = Moody().train(), image_of(200, 200)
     want = restore_tiled(image, net, **OPTIONS)
     results = []
-    threads = [
-        threading.Thread(target=lambda: results.append(restore_tiled(image, net, **OPTIONS))) for _ in range(6)
-    ]
+    threads = [threading.Thread(target=lambda: results.append(restore_tiled(image, net, **OPTIONS))) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -209,7 +210,9 @@ def test_half_precision_models_sum_in_float32(dtype):
 def test_double_precision_models():
     net = seeded(lambda: Chain(2))
     image = image_of()
-    torch.testing.assert_close(restore_tiled(image, seeded(lambda: Chain(2)).double(), **OPTIONS), restore_tiled(image, net, **OPTIONS))
+    torch.testing.assert_close(
+        restore_tiled(image, seeded(lambda: Chain(2)).double(), **OPTIONS), restore_tiled(image, net, **OPTIONS)
+    )
 
 
 def test_channels_last_modules_get_channels_last_windows():
@@ -259,7 +262,9 @@ def test_every_output_is_checked():
         calls.append(1)
         return net(x) if len(calls) < 4 else net(x)[:, :2]
 
-    with pytest.raises(ModelOutputError, match=r"tile 3 \(row 1, column 0.*shape \(2, 29, 29\), after \(3, 29, 29\)") as caught:
+    with pytest.raises(
+        ModelOutputError, match=r"tile 3 \(row 1, column 0.*shape \(2, 29, 29\), after \(3, 29, 29\)"
+    ) as caught:
         restore_tiled(image_of(50, 50), changing, **{**OPTIONS, "overlap": 0})
     assert caught.value.tile == 3
 

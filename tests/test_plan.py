@@ -2,6 +2,7 @@
 """The plan: every output pixel covered, one window shape, phase kept, rows complete when they are said to be."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def ranges(plan, axis):
 @settings(max_examples=300, deadline=None)
 @given(plans())
 def test_every_output_pixel_is_covered_and_boxes_are_inside(case):
-    options, plan = case
+    _, plan = case
     cover = np.zeros(plan.output_size, int)
     sole = np.zeros(plan.output_size, int)
     for tile in plan:
@@ -58,7 +59,9 @@ def test_every_output_pixel_is_covered_and_boxes_are_inside(case):
     assert cover.min() >= 1
     assert np.array_equal(sole == 1, cover == 1)
     assert sole.max() <= 1
-    assert plan.output_size == tuple(-(-side * plan.scale.numerator // plan.scale.denominator) for side in plan.image_size)
+    assert plan.output_size == tuple(
+        -(-side * plan.scale.numerator // plan.scale.denominator) for side in plan.image_size
+    )
 
 
 @settings(max_examples=300, deadline=None)
@@ -94,13 +97,16 @@ def test_tiles_are_no_larger_than_asked_and_overlap_enough(case):
     options, plan = case
     for axis in (0, 1):
         keeps = ranges(plan, axis)
-        assert all(a[0] < b[0] and a[1] < b[1] for a, b in zip(keeps, keeps[1:], strict=False))
+        assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(keeps))
         for i, (start, stop) in enumerate(keeps):
             inner = 0 < i < len(keeps) - 1
             if inner:
-                bound = reference.round_up(options["tile_size"] + 2 * plan.halo[axis], plan.phase[axis]) - 2 * plan.halo[axis]
+                bound = (
+                    reference.round_up(options["tile_size"] + 2 * plan.halo[axis], plan.phase[axis])
+                    - 2 * plan.halo[axis]
+                )
                 assert stop - start <= bound * plan.scale + plan.phase[axis] * plan.scale
-        for a, b in zip(keeps, keeps[1:], strict=False):
+        for a, b in pairwise(keeps):
             assert a[1] - b[0] >= options["overlap"] * plan.scale - 1e-9
 
 

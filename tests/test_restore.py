@@ -33,7 +33,9 @@ def failing_at(call, error):
 @pytest.mark.parametrize("call", [0, 1, 7, 11])
 def test_a_raising_model_is_a_tile_error_that_names_tile_box_and_cause(call):
     cause = RuntimeError("boom")
-    with pytest.raises(TileError, match=rf"tile {call} \(row {call // 3}, column {call % 3};.*RuntimeError: boom") as caught:
+    with pytest.raises(
+        TileError, match=rf"tile {call} \(row {call // 3}, column {call % 3};.*RuntimeError: boom"
+    ) as caught:
         restore_tiled(IMAGE, failing_at(call, cause), **OPTIONS)
     error = caught.value
     assert error.__cause__ is cause
@@ -137,7 +139,7 @@ def nearest_x4(x):
 
 
 def test_memory_is_bounded_by_band_and_windows():
-    """NumPy reports its buffers to tracemalloc: beyond the output, a run holds windows and shared pixels, and nothing of
+    """NumPy reports its buffers to tracemalloc: beyond the output, a run holds windows and shared pixels, nothing of
     the size of the image in float."""
     image = np.zeros((1500, 1200, 3), np.uint8)
     options = {"tile_size": 128, "halo": 16, "overlap": 8}

@@ -62,7 +62,9 @@ def same_bits(a, b):
 def test_read_every_dtype_and_layout(rng, dtype, layout, channels):
     image = random_image(rng, (channels, 23, 37), dtype)
     peak = {"uint8": 255.0, "uint16": 65535.0}.get(dtype, 1.0)
-    for window_dtype, window_layout, (gain, offset) in itertools.product(MODEL_DTYPES, ["CHW", "HWC"], [(1, 0), (2.5, -1)]):
+    for window_dtype, window_layout, (gain, offset) in itertools.product(
+        MODEL_DTYPES, ["CHW", "HWC"], [(1, 0), (2.5, -1)]
+    ):
         window = in_layout(np.zeros((channels, 30, 41), np.float32), window_layout)
         if window_dtype != "float32":
             window = np.zeros_like(window, np.uint16 if window_dtype == "bfloat16" else np.float16)
@@ -75,7 +77,12 @@ def test_read_every_dtype_and_layout(rng, dtype, layout, channels):
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.integers(1, 12), st.integers(1, 12), st.integers(-60, 60), st.integers(-60, 60), st.integers(1, 40), st.integers(1, 40)
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.integers(-60, 60),
+    st.integers(-60, 60),
+    st.integers(1, 40),
+    st.integers(1, 40),
 )
 def test_read_reflects_any_number_of_times(height, width, y, x, window_height, window_width):
     image = np.random.default_rng(height * 100 + width).integers(0, 255, (3, height, width), np.uint8)
@@ -156,7 +163,9 @@ def test_finish_bfloat16(rng):
 
 
 def test_rounding_is_half_to_even():
-    source = (np.arange(0, 511, dtype=np.float32) / 2).reshape(1, 1, -1)  # 0, 0.5, 1, ... with peak 1 and no clamp below
+    source = (np.arange(0, 511, dtype=np.float32) / 2).reshape(
+        1, 1, -1
+    )  # 0, 0.5, 1, ... with peak 1 and no clamp below
     destination = np.empty(source.shape, np.uint8)
     _core.finish(destination, source / np.float32(255), None, None, (255.0, 1.0, 0.0, True))
     exact = source / np.float32(255) * np.float32(255)

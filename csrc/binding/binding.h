@@ -26,7 +26,7 @@ struct module_state {
 int plan_type_init(PyObject *module, struct module_state *state);
 extern PyMethodDef ops_methods[];
 
-/* errors.c: the only place where a status becomes an exception. Sets ValueError and returns NULL. detail may be NULL. */
+/* errors.c: the only place where a status becomes an exception: ValueError. Returns NULL. detail may be NULL. */
 PyObject *raise_status(enum ht_status status, const char *detail);
 
 /* array.c: a 3-D NumPy array (channels, height, width) seen by the core. uint16 holds integers or, where `bits` is

@@ -109,8 +109,8 @@ static PyObject *py_finish(PyObject *Py_UNUSED(module), PyObject *args, PyObject
         return NULL;
     enum ht_status status = ht_finish_check(&destination, &source, &v);
     if (status != HT_OK)
-        return raise_status(status, "source must be float32, float16 or bfloat16 of destination's shape, and peak at most "
-                                    "the largest value of an integer destination");
+        return raise_status(status, "source must be float32, float16 or bfloat16 of destination's shape, and peak at "
+                                    "most the largest value of an integer destination");
     if (normalisers(ny_object, nx_object, &source, &ny, &nx) < 0)
         return NULL;
 
@@ -133,8 +133,8 @@ static PyObject *py_reflect(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "LL:reflect", &index, &size))
         return NULL;
     if (size < 1 || size > HT_MAX_SIDE || index < -HT_MAX_SIDE || index > HT_MAX_SIDE)
-        return PyErr_Format(PyExc_ValueError, "index must be within 2^40 of zero and size from 1 to 2^40, not %lld and %lld",
-                            index, size);
+        return PyErr_Format(PyExc_ValueError,
+                            "index must be within 2^40 of zero and size from 1 to 2^40, not %lld and %lld", index, size);
     return PyLong_FromLongLong(ht_reflect(index, size));
 }
 

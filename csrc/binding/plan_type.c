@@ -11,7 +11,7 @@ typedef struct {
 
 static struct ht_plan *plan_of(PyObject *self) { return &((PlanObject *)self)->plan; }
 
-/* ---- construction ------------------------------------------------------------------------------------------------- */
+/* ---- construction ----------------------------------------------------------------------------------------------- */
 
 static PyObject *refuse(enum ht_status status, int axis, const struct ht_axis_options *sides)
 {
@@ -60,7 +60,7 @@ static void plan_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-/* ---- arguments ------------------------------------------------------------------------------------------------------ */
+/* ---- arguments -------------------------------------------------------------------------------------------------- */
 
 static const struct ht_axis *axis_of(PyObject *self, int axis)
 {
@@ -94,7 +94,7 @@ static const struct ht_axis *axis_and_index(PyObject *self, PyObject *args, int6
     return axis;
 }
 
-/* ---- methods -------------------------------------------------------------------------------------------------------- */
+/* ---- methods ---------------------------------------------------------------------------------------------------- */
 
 static PyObject *wrap_range(struct ht_range r) { return Py_BuildValue("(LL)", (long long)r.start, (long long)r.stop); }
 
@@ -164,7 +164,8 @@ static PyObject *plan_normaliser(PyObject *self, PyObject *args)
     if (!axis)
         return NULL;
     if (start < 0 || stop < start || stop > axis->output_size)
-        return PyErr_Format(PyExc_ValueError, "start and stop must satisfy 0 <= start <= stop <= %lld, not %lld and %lld",
+        return PyErr_Format(PyExc_ValueError,
+                            "start and stop must satisfy 0 <= start <= stop <= %lld, not %lld and %lld",
                             (long long)axis->output_size, start, stop);
     PyObject *sums = new_floats(stop - start);
     if (sums) {
@@ -177,7 +178,8 @@ static PyObject *plan_normaliser(PyObject *self, PyObject *args)
 }
 
 static PyMethodDef plan_methods[] = {
-    {"tile", plan_tile, METH_O, "tile(index) -> (row, column, window, keep, sole, crop); boxes are (y, x, height, width)"},
+    {"tile", plan_tile, METH_O,
+     "tile(index) -> (row, column, window, keep, sole, crop); boxes are (y, x, height, width)"},
     {"rows_complete", plan_rows_complete, METH_O, "rows_complete(index) -> output rows complete after that tile"},
     {"keep", plan_keep, METH_VARARGS, "keep(axis, i) -> (start, stop) in output pixels"},
     {"sole", plan_sole, METH_VARARGS, "sole(axis, i) -> (start, stop): no other tile contributes"},
@@ -186,7 +188,7 @@ static PyMethodDef plan_methods[] = {
     {"normaliser", plan_normaliser, METH_VARARGS, "normaliser(axis, start, stop) -> float32 sums of weights"},
     {NULL, NULL, 0, NULL}};
 
-/* ---- attributes ----------------------------------------------------------------------------------------------------- */
+/* ---- attributes ------------------------------------------------------------------------------------------------- */
 
 #define PAIR(name, field)                                                                                         \
     static PyObject *plan_get_##name(PyObject *self, void *Py_UNUSED(closure))                                    \

@@ -12,8 +12,9 @@ bool ht_dtype_is_model(enum ht_dtype dtype) { return dtype == HT_F32 || dtype ==
 
 bool ht_array_fits(const struct ht_array *a, const struct ht_array *b)
 {
-    return a->channels == b->channels && a->height == b->height && a->width == b->width && a->channels >= 1 &&
-           a->height >= 1 && a->width >= 1 && (unsigned)a->dtype < HT_DTYPE_COUNT && (unsigned)b->dtype < HT_DTYPE_COUNT;
+    bool dtypes_exist = (unsigned)a->dtype < HT_DTYPE_COUNT && (unsigned)b->dtype < HT_DTYPE_COUNT;
+    bool same = a->channels == b->channels && a->height == b->height && a->width == b->width;
+    return dtypes_exist && same && a->channels >= 1 && a->height >= 1 && a->width >= 1;
 }
 
 void *ht_array_at(const struct ht_array *array, int64_t c, int64_t y, int64_t x)

@@ -2,8 +2,8 @@
  *
  * array.h - how the verbs reach an array's pixels: as f32 rows. Internal to the core.
  *
- * The verbs work piece by piece: at most HT_PIECE pixels of one row, in all channels of a group. A group is one channel,
- * or three where an array interleaves them (RGB in memory), so that interleaved pixels are touched once.
+ * The verbs work piece by piece: at most HT_PIECE pixels of one row, in all channels of a group. A group is one
+ * channel, or three where an array interleaves them (RGB in memory), so that interleaved pixels are touched once.
  */
 #ifndef HALOTILE_ARRAY_H
 #define HALOTILE_ARRAY_H

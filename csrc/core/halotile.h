@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- status --------------------------------------------------------------------------------------------------- */
+/* ---- status ----------------------------------------------------------------------------------------------------- */
 
 enum ht_status {
     HT_OK = 0,
@@ -40,7 +40,7 @@ enum ht_status {
 /* A sentence for people, without a full stop; never NULL, also for a value outside the enum. */
 const char *ht_status_text(enum ht_status status);
 
-/* ---- axis: how one side of the image is cut ---------------------------------------------------------------------- */
+/* ---- axis: how one side of the image is cut --------------------------------------------------------------------- */
 
 #define HT_MAX_SIDE ((int64_t)1 << 40)
 #define HT_MAX_SCALE 1024
@@ -101,7 +101,7 @@ void ht_axis_weights(float *weights, const struct ht_axis *axis, enum ht_blend b
  * in tile order and rounded once. 0 <= start <= stop <= output_size. */
 void ht_axis_normaliser(float *sums, const struct ht_axis *axis, enum ht_blend blend, struct ht_range range);
 
-/* ---- plan: two axes, row-major tiles ------------------------------------------------------------------------------ */
+/* ---- plan: two axes, row-major tiles ---------------------------------------------------------------------------- */
 
 struct ht_plan {
     struct ht_axis y, x;
@@ -129,13 +129,13 @@ struct ht_tile ht_plan_tile(const struct ht_plan *plan, int64_t index);
 /* How many output rows, from the top, are complete once tiles 0 .. index have been accumulated. -1 <= index < count. */
 int64_t ht_plan_rows_complete(const struct ht_plan *plan, int64_t index);
 
-/* ---- reflect ------------------------------------------------------------------------------------------------------ */
+/* ---- reflect ---------------------------------------------------------------------------------------------------- */
 
 /* The index inside [0, size) that `index` is reflected to, without repeating the edge pixel, bouncing as often as
  * needed: size 4 gives ... 2 1 | 0 1 2 3 | 2 1 0 1 ... ; size 1 always gives 0. size >= 1, |index| < 2^62. */
 int64_t ht_reflect(int64_t index, int64_t size);
 
-/* ---- arrays and the three verbs ------------------------------------------------------------------------------------ */
+/* ---- arrays and the three verbs --------------------------------------------------------------------------------- */
 
 enum ht_dtype { HT_U8, HT_U16, HT_F16, HT_BF16, HT_F32, HT_F64, HT_DTYPE_COUNT };
 
@@ -151,7 +151,7 @@ struct ht_array {
 };
 
 /* How image values and model values correspond:
- *     model = image / peak * gain + offset          image = (model - offset) / gain * peak, then clamped if clamp is set
+ *     model = image / peak * gain + offset       image = (model - offset) / gain * peak, then clamped if clamp is set
  * every step in f32, rounded once each; a step that changes nothing (peak 1, gain 1 with offset 0) is left out.
  * peak > 0, gain != 0. An integer destination is always clamped, and its peak is at most its dtype's largest value. */
 struct ht_values {
@@ -176,14 +176,14 @@ bool ht_accumulate(const struct ht_array *sums, const struct ht_array *source, c
 
 /* FINISH  destination <- source / (ny[y] * nx[x]), mapped from model to image values, clamped, rounded half to even.
  * source: f32, f16 or bf16 of the destination's shape; destination: any dtype. ny and nx may both be NULL: no division.
- * -0 becomes +0 (a sum never is -0). NaN becomes 0 where values are clamped. Returns true and fills *first if a quotient
- * (before mapping) is NaN or infinite, as ht_accumulate does. */
+ * -0 becomes +0 (a sum never is -0). NaN becomes 0 where values are clamped. Returns true and fills *first if a
+ * quotient (before mapping) is NaN or infinite, as ht_accumulate does. */
 enum ht_status ht_finish_check(const struct ht_array *destination, const struct ht_array *source,
                                const struct ht_values *values);
 bool ht_finish(const struct ht_array *destination, const struct ht_array *source, const float *ny, const float *nx,
                const struct ht_values *values, struct ht_position *first);
 
-/* ---- row kernels ---------------------------------------------------------------------------------------------------- */
+/* ---- row kernels ------------------------------------------------------------------------------------------------ */
 
 /* Chooses the row kernels by what the processor can do, at most HALOTILE_CPU (scalar, avx2, avx512 or neon) if that
  * environment variable is set. Called once, before any verb and before other threads start; later calls do nothing.

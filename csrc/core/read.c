@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * READ: a strided image of any dtype becomes one window in the model's dtype, reflected where the window leaves the image.
+ * READ: a strided image of any dtype becomes one window in the model's dtype, reflected where the window leaves it.
  */
 #include "array.h"
 

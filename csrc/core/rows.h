@@ -12,7 +12,7 @@
 
 #include "halotile.h"
 
-/* Rows are processed in pieces of this many pixels, so that a piece of three channels stays in the first-level cache. */
+/* Rows are processed in pieces of this many pixels: a piece of three channels stays in the first-level cache. */
 #define HT_PIECE 1024
 
 struct ht_rows {
@@ -31,8 +31,8 @@ struct ht_rows {
     /* Three rows to interleaved triples, converted like store. */
     void (*store3[HT_DTYPE_COUNT])(void *dst, const float *s0, const float *s1, const float *s2, int64_t n);
 
-    /* row[i] = row[i] / peak * gain + offset, in place, each step rounded; / peak is left out for peak == 1, the rest for
-     * gain == 1 with offset == 0. Division must be correctly rounded for every finite row[i]. */
+    /* row[i] = row[i] / peak * gain + offset, in place, each step rounded; / peak is left out for peak == 1, the rest
+     * for gain == 1 with offset == 0. Division must be correctly rounded for every finite row[i]. */
     void (*scale)(float *row, int64_t n, float peak, float gain, float offset);
 
     /* sums[i] += (wy * wx[i]) * src[i], each step rounded. Returns whether any src[i] is NaN or infinite. */

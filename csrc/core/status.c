@@ -13,11 +13,13 @@ const char *ht_status_text(enum ht_status status)
     case HT_BAD_SCALE: return "scale must be a fraction with numerator and denominator from 1 to 1024";
     case HT_BAD_LOSS: return "loss must be at least 0";
     case HT_BAD_CHOICE: return "boundary or blend is not one of the known ones";
-    case HT_TILE_TOO_SMALL: return "tile_size - overlap must be at least the phase (a multiple of the scale's denominator)";
+    case HT_TILE_TOO_SMALL:
+        return "tile_size - overlap must be at least the phase (a multiple of the scale's denominator)";
     case HT_HALO_TOO_SMALL: return "halo must be at least what the model's valid convolutions take from each side";
     case HT_NATIVE_LOSS: return "boundary 'native' needs a model whose output is not smaller than scale x its input";
-    case HT_TOO_LARGE: return "a size is too large: sides, tile_size, halo, overlap and phase end at 2^40, and the number of "
-                              "tiles must fit 64 bits";
+    case HT_TOO_LARGE:
+        return "a size is too large: sides, tile_size, halo, overlap and phase end at 2^40, and the number of tiles "
+               "must fit 64 bits";
     case HT_BAD_ARRAY: return "the arrays do not fit together";
     case HT_STATUS_COUNT: break;
     }

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Who does read, accumulate and finish. Here: `host`, the C core on NumPy memory.
 
-Sums are kept only where tiles share pixels. What one tile alone contributes goes straight from the model's output to the
-output rows, so that a band costs the overlaps and not full rows of float32. Per tile row:
+Sums are kept only where tiles share pixels. What one tile alone contributes goes straight from the model's output to
+the output rows, so that a band costs the overlaps and not full rows of float32. Per tile row:
 
     shared rows     `rows`, a ring over the full width: they live on until the next tile row has added its part
     shared columns  `columns`, of the rows that are not shared, side by side without the columns between them
@@ -162,7 +162,9 @@ class HostBand:
             offset -= side.sole[1] - side.sole[0]
         return slice(offset, offset + x1 - x0)
 
-    def _accumulate(self, sums: np.ndarray, tile: Tile, output: np.ndarray, box: Box, wx: np.ndarray) -> Position | None:
+    def _accumulate(
+        self, sums: np.ndarray, tile: Tile, output: np.ndarray, box: Box, wx: np.ndarray
+    ) -> Position | None:
         wy = self.wy[box.y - tile.keep.y : box.y_stop - tile.keep.y]
         return _placed(_core.accumulate(sums, _piece(tile, output, box), wy, wx), box)
 

@@ -14,7 +14,17 @@ import numpy as np
 
 from .options import IMAGE_DTYPES
 
-__all__ = ["Image", "delivered", "check_output_kind", "is_tensor", "new_image", "open_image", "open_output", "peak_of", "torch_if_loaded"]
+__all__ = [
+    "Image",
+    "check_output_kind",
+    "delivered",
+    "is_tensor",
+    "new_image",
+    "open_image",
+    "open_output",
+    "peak_of",
+    "torch_if_loaded",
+]
 
 INTEGER_PEAK = {"uint8": 255, "uint16": 65535}
 AXES = "NCHW"
@@ -89,15 +99,15 @@ def open_image(image: Any, layout: str | None) -> Image:
 
 
 def _refuse_swapped_channels(image: Any, layout: str | None) -> None:
-    """An array of shape (3, H, W) is hardly an image of three rows with W channels, nor a tensor the other way round."""
+    """Shape (3, H, W) is hardly an array of three rows with W channels, nor (H, W, 3) a tensor of H channels."""
     if layout not in ("HWC", "CHW"):
         return
     other = "CHW" if layout == "HWC" else "HWC"
     channels, elsewhere = image.shape[layout.index("C")], image.shape[other.index("C")]
     if channels > 4 >= elsewhere:
         raise ValueError(
-            f"image of shape {tuple(image.shape)} would have {channels} channels in layout {layout!r}; pass layout={other!r}, "
-            f"or layout={layout!r} if that is meant"
+            f"image of shape {tuple(image.shape)} would have {channels} channels in layout {layout!r}; pass "
+            f"layout={other!r}, or layout={layout!r} if that is meant"
         )
 
 

@@ -57,6 +57,11 @@ class Model:
 
 
 def checked_array(output: Any, batch: int) -> np.ndarray:
+    torch = torch_if_loaded()
+    if torch is not None and isinstance(output, torch.Tensor):
+        output = (
+            output.detach().cpu().numpy() if output.dtype != torch.bfloat16 else output.detach().cpu().float().numpy()
+        )
     if not isinstance(output, np.ndarray):
         raise BadOutput(f"the model returned {_kind(output)}, not one array (batch, channels, height, width)")
     if output.ndim != 4 or output.shape[0] != batch or 0 in output.shape:
@@ -93,13 +98,12 @@ class TensorModel(Model):
             tensor = tensor.view(torch.bfloat16)
         with evaluating(self.module), torch.inference_mode():
             tensor = tensor.to(self.device, torch.float64 if self.double else None)
-            output = self.call(tensor)
-            if isinstance(output, np.ndarray):
-                return checked_array(output, len(windows))
-            return self._to_array(output, len(windows))
+            return self._to_array(self.call(tensor), len(windows))
 
     def _to_array(self, output: Any, batch: int) -> np.ndarray:
         torch = self.torch
+        if isinstance(output, np.ndarray):
+            return checked_array(output, batch)
         if not isinstance(output, torch.Tensor):
             raise BadOutput(f"the model returned {_kind(output)}, not one tensor (batch, channels, height, width)")
         if output.ndim != 4 or output.shape[0] != batch or 0 in output.shape:
@@ -115,26 +119,29 @@ class TensorModel(Model):
 
 
 class EitherModel(Model):
-    """A callable that shows no sign of what it takes: arrays are tried once, then tensors."""
+    """A callable on arrays or on tensors, who knows: the likelier kind is tried on the first batch, then the other."""
 
-    def __init__(self, call: Callable[[Any], Any], device: Any):
-        super().__init__(call)
-        self.device = device
-        self.decided: Model | None = None
+    def __init__(self, likely: Model, other: Model):
+        super().__init__(likely.call)
+        self.candidates = [likely, other]
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
-        if self.decided is not None:
-            return self.decided(windows)
+        likely, *others = self.candidates
         try:
-            output = self.call(windows)
-        except (TypeError, AttributeError):  # what torch's functions raise when given an array
-            self.decided = TensorModel(self.call, None, self.device, self.dtype)
-            return self.decided(windows)
-        if isinstance(output, torch_if_loaded().Tensor):
-            self.decided = TensorModel(self.call, None, self.device, self.dtype)
-            return self.decided._to_array(output, len(windows))
-        self.decided = Model(self.call)
-        return checked_array(output, len(windows))
+            output = likely(windows)
+        except (TypeError, AttributeError):  # what torch says to arrays, and NumPy to tensors
+            if not others:
+                raise
+            try:
+                output = others[0](windows)
+            except Exception:
+                pass  # the first failure says more
+            else:
+                self.candidates = others
+                return output
+            raise
+        self.candidates = [likely]
+        return output
 
 
 # ---- which kind it is ------------------------------------------------------------------------------------------------
@@ -162,13 +169,16 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool) -> 
         own_device, own_dtype = _device_and_dtype(module)
         return TensorModel(module, module, own_device or _default_device(device), _window_dtype(own_dtype or dtype))
     module = next(_found(model, torch.nn.Module), None)
-    if module is not None or tensors or device is not None or dtype == "bfloat16" or _mentions(model, "torch"):
-        own_device, own_dtype = _device_and_dtype(module)
-        where = _checked_device(device) or own_device or _default_device(None)
-        return TensorModel(model, None, where, _window_dtype(dtype or own_dtype))
-    if dtype is not None or _mentions(model, "numpy"):
-        return Model(model, dtype or "float32")
-    return EitherModel(model, _default_device(None))
+    own_device, own_dtype = _device_and_dtype(module)
+    where = _checked_device(device) or own_device or _default_device(None)
+    on_tensors = TensorModel(model, None, where, _window_dtype(dtype or own_dtype))
+    if tensors or device is not None or dtype == "bfloat16":
+        return on_tensors
+    on_arrays = Model(model, dtype or "float32")
+    if on_tensors.dtype != on_arrays.dtype:  # a module in half precision
+        return on_tensors
+    speaks_torch = module is not None or _mentions(model, "torch")
+    return EitherModel(on_tensors, on_arrays) if speaks_torch else EitherModel(on_arrays, on_tensors)
 
 
 def _found(model: Any, kind: type) -> Iterator[Any]:
@@ -200,8 +210,7 @@ def _reachable(model: Any, depth: int = 2) -> Iterator[Any]:
         inner += _named_by(model)
     elif not isinstance(model, (type, types.ModuleType)):
         inner += list(getattr(model, "__dict__", {}).values())
-        call = getattr(type(model), "__call__", None)
-        inner += [call] if isinstance(call, types.FunctionType) else []
+        inner += [value for name, value in vars(type(model)).items() if name == "__call__"]
     for value in inner:
         yield from _reachable(value, depth - 1)
 

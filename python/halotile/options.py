@@ -160,6 +160,6 @@ class Options:
         for side, (lap, tile) in enumerate(zip(overlap, self.tile_size, strict=True)):
             if lap >= tile:
                 raise ValueError(
-                    f"overlap must be below tile_size, not {lap} with tile_size {tile} ({'columns' if side else 'rows'})"
+                    f"overlap must be below tile_size, not {lap} with tile_size {tile} ({('rows', 'columns')[side]})"
                 )
         return overlap

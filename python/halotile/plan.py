@@ -128,7 +128,7 @@ class TilePlan(Sequence[Tile]):
         return self.core.normaliser(axis, 0, self.output_size[axis])
 
     def weight_map(self) -> np.ndarray:
-        """The sum of all weights at every output pixel: float32 (height, width). For looking at; runs never build it."""
+        """The sum of all weights at every output pixel: float32 (height, width). To look at: runs never build it."""
         return np.outer(self.normaliser(0), self.normaliser(1))
 
     @property

@@ -19,7 +19,9 @@ class Progress:
             try:
                 from tqdm.auto import tqdm
             except ImportError:
-                raise ImportError("progress=True needs tqdm: pip install tqdm, or pass a callable (done, total)") from None
+                raise ImportError(
+                    "progress=True needs tqdm: pip install tqdm, or pass a callable (done, total)"
+                ) from None
             self.make_bar = tqdm
 
     def __enter__(self) -> Progress:

@@ -60,8 +60,8 @@ def restore_tiled(image: Any, model: Any, **options: Any) -> Any:
         batch_size: windows per call of the model.
         device: where the model runs. None: where it is, else MPS, CUDA, CPU. A module that is elsewhere is copied.
         dtype: "float32", "float16" or "bfloat16" for the model. None: its own. A module of another dtype is copied.
-        value_range: (low, high) in which the model works: image values from 0 to white (255, 65535 or 1.0) are mapped to
-            it, and its output back and clamped.
+        value_range: (low, high) in which the model works: image values from 0 to white (255, 65535 or 1.0) are mapped
+            to it, and its output back and clamped.
         out: array or tensor to write to, of the result's shape; may be a memmap. Its dtype stands in for out_dtype.
         out_dtype: dtype of the result. None: the image's.
         layout: order of the image's axes if not the usual one: "HW", "HWC", "NHWC", "CHW" or "NCHW".
@@ -88,8 +88,8 @@ def iter_bands(image: Any, model: Any, **options: Any) -> Iterator[tuple[int, An
     """Yields ``(y, rows)``: finished rows of the restored image, from the top, ``rows`` starting at output row ``y``.
 
     Takes one image and the options of `restore_tiled` except ``out``; bad ones are refused at once, the model runs as
-    rows are asked for. Rows are new arrays or tensors of the image's kind and layout, in order and without gaps; nothing
-    of the size of the output is held.
+    rows are asked for. Rows are new arrays or tensors of the image's kind and layout, in order and without gaps;
+    nothing of the size of the output is held.
     """
     return TiledRestorer(model, **options).iter_bands(image)
 
@@ -97,8 +97,8 @@ def iter_bands(image: Any, model: Any, **options: Any) -> Iterator[tuple[int, An
 class TiledRestorer:
     """A model and its options, ready for many images; what the first image taught about the model is kept.
 
-    ``TiledRestorer(model, **options)(image)`` is ``restore_tiled(image, model, **options)``. Several threads may use one
-    as far as the model allows.
+    ``TiledRestorer(model, **options)(image)`` is ``restore_tiled(image, model, **options)``. Several threads may use
+    one as far as the model allows.
     """
 
     def __init__(self, model: Any, **options: Any):

@@ -10,6 +10,7 @@
  */
 #define _DEFAULT_SOURCE
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -19,7 +20,19 @@
 
 #define MARGIN 64 /* bytes beside a row that are compared too */
 
-/* ---- one comparison ----------------------------------------------------------------------------------------------- */
+/* What is compared now. */
+struct check {
+    const char *level;
+    struct ht_rows scalar, rows;
+    struct call call;
+    bool at_end;
+    enum fill fill;
+    int64_t count; /* comparisons so far */
+};
+
+static struct check *running;
+
+/* ---- one comparison ---------------------------------------------------------------------------------------------- */
 
 static void fill_in(void *row, const struct call *c, enum fill fill)
 {
@@ -36,8 +49,7 @@ static void fill_in(void *row, const struct call *c, enum fill fill)
         fill_floats(row, n, fill);
 }
 
-/* The weights and normalisers: positive. The sums: no NaN where the source has some, because of two NaNs either may be
- * kept. */
+/* Weights and normalisers are positive. Sums hold no NaN where the source may: of two NaNs either may be kept. */
 static void fill_beside(const struct call *c, float *second, float *out, enum fill fill)
 {
     if (c->kind == ACCUMULATE || c->kind == RESOLVE)
@@ -49,16 +61,32 @@ static void fill_beside(const struct call *c, float *second, float *out, enum fi
         fill_floats(out, c->n, fill);
 }
 
-static void report(const char *level, const struct call *c, bool at_end, enum fill fill, const char *what)
+static void report(const struct check *check, const char *what)
 {
-    printf("FAIL %s %s[%s] n %" PRId64 " %s fill %d peak %g gain %g offset %g clamp %d divide %d in place %d: %s\n", level,
-           kind_names[c->kind], c->kind <= STORE3 ? dtype_names[c->dtype] : "f32", c->n, at_end ? "at end" : "at start",
-           (int)fill, (double)c->values.peak, (double)c->values.gain, (double)c->values.offset, c->values.clamp, c->divide,
-           c->in_place, what);
+    const struct call *c = &check->call;
+
+    printf("FAIL %s %s", check->level, kind_names[c->kind]);
+    if (c->kind <= STORE3)
+        printf("[%s]", dtype_names[c->dtype]);
+    else
+        printf(" peak %g gain %g offset %g clamp %d divide %d in place %d", (double)c->values.peak,
+               (double)c->values.gain, (double)c->values.offset, c->values.clamp, c->divide, c->in_place);
+    printf(" n %" PRId64 " %s fill %d: %s\n", c->n, check->at_end ? "at end" : "at start", (int)check->fill, what);
 }
 
-static bool same_row(const char *level, const struct call *c, bool at_end, enum fill fill, int row)
+static void report_fault(int signal)
 {
+    (void)signal;
+    if (running)
+        report(running, "touched a byte outside its rows");
+    fflush(stdout);
+    _exit(1);
+}
+
+static bool same_row(const struct check *check, int row)
+{
+    const struct call *c = &check->call;
+    const bool at_end = check->at_end;
     int64_t bytes = out_bytes(c), size = c->kind == STORE || c->kind == STORE3 ? dtype_sizes[c->dtype] : 4;
     const unsigned char *g = place(got[row], bytes, at_end), *w = place(want[row], bytes, at_end);
     int64_t first = at_end ? -MARGIN : 0, stop = at_end ? bytes : bytes + MARGIN, at = first;
@@ -75,143 +103,144 @@ static bool same_row(const char *level, const struct call *c, bool at_end, enum 
         at -= at % size;
         memcpy(&g_bits, g + at, (size_t)size);
         memcpy(&w_bits, w + at, (size_t)size);
-        snprintf(what, sizeof what, "row %d: index %" PRId64 " got %" PRIx64 " want %" PRIx64, row, at / size, g_bits, w_bits);
+        snprintf(what, sizeof what, "row %d: index %" PRId64 " got %" PRIx64 " want %" PRIx64, row, at / size, g_bits,
+                 w_bits);
     }
-    report(level, c, at_end, fill, what);
+    report(check, what);
     return false;
 }
 
 /* Runs both on what stands in the inputs and outputs. */
-static bool same(const char *level, const struct ht_rows *scalar, const struct ht_rows *rows, const struct call *c,
-                 bool at_end, enum fill fill)
+static bool same(struct check *check)
 {
+    const struct call *c = &check->call;
     unsigned char *g[3], *w[3], *s[3];
     bool good = true;
 
     for (int k = 0; k < 3; k++) {
-        g[k] = place(got[k], out_bytes(c), at_end);
-        w[k] = place(want[k], out_bytes(c), at_end);
-        s[k] = place(in[k], in_bytes(c), at_end);
+        g[k] = place(got[k], out_bytes(c), check->at_end);
+        w[k] = place(want[k], out_bytes(c), check->at_end);
+        s[k] = place(in[k], in_bytes(c), check->at_end);
     }
-    bool flag = run(rows, c, g, s);
-    if (flag != run(scalar, c, w, s)) {
-        report(level, c, at_end, fill, flag ? "returned true" : "returned false");
+    check->count++;
+    running = check;
+    bool flag = run(&check->rows, c, g, s);
+    running = NULL;
+    if (flag != run(&check->scalar, c, w, s)) {
+        report(check, flag ? "returned true" : "returned false");
         good = false;
     }
     for (int k = 0; good && k < out_rows(c); k++)
-        good = same_row(level, c, at_end, fill, k);
+        good = same_row(check, k);
     return good;
 }
 
-static bool check_call(const char *level, const struct ht_rows *scalar, const struct ht_rows *rows, const struct call *c)
+static bool check_call(struct check *check)
 {
+    const struct call *c = &check->call;
     bool good = true;
 
     for (int i = 0; good && i < 2 * FILLS; i++) {
-        bool at_end = i % 2;
-        enum fill fill = (enum fill)(i / 2);
+        bool at_end = check->at_end = i % 2;
+        enum fill fill = check->fill = (enum fill)(i / 2);
         int64_t first = at_end ? -MARGIN : 0;
+        unsigned char *out = place(got[0], out_bytes(c), at_end), *second = place(in[1], in_bytes(c), at_end);
         for (int k = 0; k < in_rows(c); k++)
             fill_in(place(in[k], in_bytes(c), at_end), c, fill);
-        float *out = (void *)place(got[0], out_bytes(c), at_end);
-        fill_beside(c, (void *)place(in[1], in_bytes(c), at_end), out, fill);
+        fill_beside(c, (void *)second, (void *)out, fill);
         for (int k = 0; k < out_rows(c); k++)
             memcpy(place(want[k], out_bytes(c), at_end) + first, place(got[k], out_bytes(c), at_end) + first,
                    (size_t)(out_bytes(c) + MARGIN));
-        good = same(level, scalar, rows, c, at_end, fill);
+        good = same(check);
     }
     return good;
 }
 
-/* ---- all of them -------------------------------------------------------------------------------------------------- */
+/* ---- all of them ------------------------------------------------------------------------------------------------- */
 
 static const struct ht_values all_values[] = {
     {255, 1, 0, true},   {65535, 1, 0, false},   {1023, 1, 0, true}, {1, 1, 0, false},    {100, 1, -0.0f, true},
     {255, 2, -1, false}, {1, 1, 0.5f, true},     {1, -3, 0, true},   {0.1f, 0.7f, 3, true}, {1, 2, -1, false},
 };
 
-static bool check_lengths(const char *level, const struct ht_rows *scalar, const struct ht_rows *rows, struct call c)
+static bool check_lengths(struct check *check, struct call call)
 {
     static const int64_t longer[] = {127, 128, 129, 255, 1021, 1024, 1031, 4099};
     bool good = true;
 
-    for (c.n = 0; good && c.n <= 70; c.n++)
-        good = check_call(level, scalar, rows, &c);
+    check->call = call;
+    for (int64_t n = 0; good && n <= 70; n++) {
+        check->call.n = n;
+        good = check_call(check);
+    }
     for (size_t i = 0; good && i < sizeof longer / sizeof *longer; i++) {
-        c.n = longer[i];
-        good = check_call(level, scalar, rows, &c);
+        check->call.n = longer[i];
+        good = check_call(check);
     }
     return good;
 }
 
-static bool check_kernels(const char *level, const struct ht_rows *scalar, const struct ht_rows *rows)
+static bool check_kernels(struct check *check)
 {
     bool good = true;
 
     for (int kind = LOAD; kind <= STORE3; kind++)
         for (int dtype = 0; dtype < HT_DTYPE_COUNT; dtype++)
-            good &= check_lengths(level, scalar, rows, (struct call){.kind = (enum kind)kind, .dtype = (enum ht_dtype)dtype});
-    good &= check_lengths(level, scalar, rows, (struct call){.kind = ACCUMULATE});
+            good &= check_lengths(check, (struct call){.kind = (enum kind)kind, .dtype = (enum ht_dtype)dtype});
+    good &= check_lengths(check, (struct call){.kind = ACCUMULATE});
     for (size_t i = 0; i < sizeof all_values / sizeof *all_values; i++) {
         struct call c = {.kind = SCALE, .values = all_values[i]};
-        good &= check_lengths(level, scalar, rows, c);
+        good &= check_lengths(check, c);
         c.kind = RESOLVE;
         for (int flags = 0; flags < 4; flags++) {
             c.divide = flags & 1;
             c.in_place = flags & 2;
-            good &= check_lengths(level, scalar, rows, c);
+            good &= check_lengths(check, c);
         }
     }
     return good;
 }
 
 /* Every value of the small dtypes, there and back; every halfway case of the way back, and its neighbours. */
-static bool check_small_dtypes(const char *level, const struct ht_rows *scalar, const struct ht_rows *rows)
+static bool check_small_dtype(struct check *check, enum ht_dtype dtype)
 {
+    int64_t values = dtype == HT_U8 ? 256 : 65536, n = 0;
+    float *floats = (void *)in[0];
+    uint16_t *words = (void *)in[0];
     bool good = true;
 
-    for (int dtype = HT_U8; dtype <= HT_BF16; dtype++) {
-        struct call c = {.kind = LOAD, .dtype = (enum ht_dtype)dtype, .n = 65536};
-        uint16_t *words = (void *)in[0];
-        for (int k = 0; k < 65536 + 2; k++)
-            words[k] = (uint16_t)k;
-        good &= same(level, scalar, rows, &c, false, ANY);
-        c.kind = LOAD3, c.n = 65538 / 3;
-        good &= same(level, scalar, rows, &c, false, ANY);
+    for (int k = 0; k < 65538; k++)
+        words[k] = (uint16_t)k;
+    check->call = (struct call){.kind = LOAD, .dtype = dtype, .n = 65536};
+    good &= same(check);
+    check->call = (struct call){.kind = LOAD3, .dtype = dtype, .n = 65538 / 3};
+    good &= same(check);
 
-        float *floats = (void *)in[0];
-        int64_t values = dtype == HT_U8 ? 256 : 65536, n = 0;
-        for (int64_t k = 0; k < values; k++)
-            for (int near = -1; near <= 2; near++) /* the last: the value itself */
-                floats[n++] = around_half((enum ht_dtype)dtype, k, near, values - 1);
-        memcpy(in[1], floats, (size_t)n * 4);
-        memcpy(in[2], floats, (size_t)n * 4);
-        c.kind = STORE, c.n = n;
-        good &= same(level, scalar, rows, &c, false, ANY);
-        c.kind = STORE3;
-        good &= same(level, scalar, rows, &c, false, ANY);
-    }
+    for (int64_t k = 0; k < values; k++)
+        for (int near = -1; near <= 2; near++)
+            floats[n++] = around_half(dtype, k, near, values - 1);
+    memcpy(in[1], floats, (size_t)n * 4);
+    memcpy(in[2], floats, (size_t)n * 4);
+    check->call = (struct call){.kind = STORE, .dtype = dtype, .n = n};
+    good &= same(check);
+    check->call.kind = STORE3;
+    good &= same(check);
     return good;
 }
 
 /* The proof of the division without a division: all significands, all integers. */
-static bool check_quotients(const char *level, const struct ht_rows *scalar, const struct ht_rows *rows)
+static bool check_quotients(struct check *check, float peak)
 {
-    static const float peaks[] = {255, 1023, 4095, 16383, 65535};
     const int64_t significands = 1 << 23, integers = 65536;
-    bool good = true;
+    float *row = (void *)got[0];
 
-    for (size_t i = 0; i < sizeof peaks / sizeof *peaks; i++) {
-        struct call c = {.kind = SCALE, .values = {peaks[i], 1, 0, false}, .n = significands + integers};
-        float *row = (void *)got[0];
-        for (int64_t k = 0; k < significands; k++)
-            row[k] = float_of(0x3f800000 + (uint32_t)k);
-        for (int64_t k = 0; k < integers; k++)
-            row[significands + k] = (float)k;
-        memcpy(want[0], row, (size_t)out_bytes(&c));
-        good &= same(level, scalar, rows, &c, false, PLAIN);
-    }
-    return good;
+    for (int64_t k = 0; k < significands; k++)
+        row[k] = float_of(0x3f800000 + (uint32_t)k);
+    for (int64_t k = 0; k < integers; k++)
+        row[significands + k] = (float)k;
+    memcpy(want[0], row, (size_t)(significands + integers) * 4);
+    check->call = (struct call){.kind = SCALE, .values = {peak, 1, 0, false}, .n = significands + integers};
+    return same(check);
 }
 
 /* The strided conversions are the scalar ones: channel k of triples, and the same backwards. */
@@ -245,20 +274,24 @@ static bool check_strided(void)
     return good;
 }
 
-/* ---- levels ------------------------------------------------------------------------------------------------------- */
+/* ---- levels ------------------------------------------------------------------------------------------------------ */
 
 static bool check_level(enum ht_cpu level)
 {
-    const char *name = level_names[level];
-    struct ht_rows scalar, rows;
+    static const float peaks[] = {255, 1023, 4095, 16383, 65535, 2, 100, 21845, 54613};
+    static struct check check;
     bool good = true;
 
-    ht_rows_scalar(&scalar);
-    ht_rows_fill(&rows, level);
-    good &= check_kernels(name, &scalar, &rows);
-    good &= check_small_dtypes(name, &scalar, &rows);
-    good &= check_quotients(name, &scalar, &rows);
-    printf("%s: %s\n", name, good ? "same bits as scalar" : "FAIL");
+    check = (struct check){.level = level_names[level]};
+    ht_rows_scalar(&check.scalar);
+    ht_rows_fill(&check.rows, level);
+    good &= check_kernels(&check);
+    check.at_end = false;
+    for (int dtype = HT_U8; dtype <= HT_BF16; dtype++)
+        good &= check_small_dtype(&check, (enum ht_dtype)dtype);
+    for (size_t i = 0; i < sizeof peaks / sizeof *peaks; i++)
+        good &= check_quotients(&check, peaks[i]);
+    printf("%s: %s in %" PRId64 " calls\n", check.level, good ? "same bits as scalar" : "FAIL", check.count);
     return good;
 }
 
@@ -270,6 +303,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: check_rows [--bench]\n");
         return 2;
     }
+    signal(SIGSEGV, report_fault);
+    signal(SIGBUS, report_fault);
     for (int k = 0; k < 3; k++)
         got[k] = guarded(), want[k] = guarded(), in[k] = guarded();
     for (int level = HT_CPU_SCALAR; level < HT_CPU_COUNT; level++)

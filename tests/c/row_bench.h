@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * row_bench.h - check_rows --bench: GB/s of every kernel, bytes read and bytes written, beside memcpy. Two sizes: rows that
- * stay in the first-level cache, and a stream through memory. Then the steps of a read and of a finish as the verbs take
+ * row_bench.h - check_rows --bench: GB/s of every kernel, bytes read and written, beside memcpy: of rows that stay in
+ * the first-level cache, and of a stream through memory. Then the steps of a read and of a finish as the verbs take
  * them, piece by piece, between a large u8 image and a planar f32 window that is used again and again.
  */
 #ifndef ROW_BENCH_H
@@ -152,7 +152,8 @@ static void bench_level(enum ht_cpu level)
     }
     for (int kind = LOAD; kind <= STORE3; kind++)
         for (int dtype = 0; dtype < HT_DTYPE_COUNT; dtype++)
-            bench_call(&rows, &(struct call){.kind = (enum kind)kind, .dtype = (enum ht_dtype)dtype}, dtype_names[dtype]);
+            bench_call(&rows, &(struct call){.kind = (enum kind)kind, .dtype = (enum ht_dtype)dtype},
+                       dtype_names[dtype]);
     bench_call(&rows, &(struct call){.kind = SCALE, .values = {255, 1, 0, false}}, "255");
     bench_call(&rows, &(struct call){.kind = SCALE, .values = {2.55f, 1, 0, false}}, "2.55");
     bench_call(&rows, &(struct call){.kind = SCALE, .values = {255, 2, -1, false}}, "255, gain 2");

@@ -28,7 +28,7 @@ struct call {
     int64_t n;
 };
 
-/* ---- memory ------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 #define ROOM ((int64_t)96 << 20) /* bytes between two pages that fault; committed as they are touched */
 
@@ -70,7 +70,7 @@ static int64_t out_bytes(const struct call *c)
     return c->n * 4;
 }
 
-/* ---- the call ----------------------------------------------------------------------------------------------------- */
+/* ---- the call ---------------------------------------------------------------------------------------------------- */
 
 static bool run(const struct ht_rows *rows, const struct call *c, unsigned char *o[3], unsigned char *s[3])
 {

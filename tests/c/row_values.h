@@ -84,8 +84,8 @@ static void fill_in_range(float *row, int64_t n, float most)
     }
 }
 
-/* The float halfway between value k of a dtype of at most 16 bits and the next, or near it by -1, 0, 1 units in the last
- * place; near 2 is value k itself. Integers stay within 0 .. most. */
+/* The float halfway between value k of a dtype of at most 16 bits and the next, or near it by -1, 0, 1 units in the
+ * last place; near 2 is value k itself. Integers stay within 0 .. most. */
 static float around_half(enum ht_dtype dtype, int64_t k, int near, int64_t most)
 {
     float x = 0;

@@ -40,7 +40,7 @@ INLINE VEC v4_least(VEC a, VEC x)
     return v4_of_bits(vminq_u32(v4_bits(a), vsubq_u32(twice, vdupq_n_u32(1))));
 }
 
-/* ---- eight elements in registers: to and from f32 ------------------------------------------------------------------- */
+/* ---- eight elements in registers: to and from f32 ---------------------------------------------------------------- */
 
 INLINE void v4_widen_u16(float *dst, uint16x8_t x)
 {
@@ -97,7 +97,7 @@ INLINE uint16x8_t v4_narrow_bf16(const float *src)
     return vcombine_u16(v4_to_bf16(v4_get(src)), v4_to_bf16(v4_get(src + 4)));
 }
 
-/* ---- in memory ------------------------------------------------------------------------------------------------------ */
+/* ---- in memory --------------------------------------------------------------------------------------------------- */
 
 #define CONVERSIONS(D, T, X, GET, PUT, GET3, PUT3)                                                                     \
     INLINE void v4_load_##D(float *dst, const T *src) { v4_widen_##D(dst, GET(src)); }                                 \
@@ -163,7 +163,8 @@ INLINE void v4_load3_f64(float *d0, float *d1, float *d2, const double *src)
 INLINE void v4_store3_f64(double *dst, const float *s0, const float *s1, const float *s2)
 {
     for (int i = 0; i < BLOCK; i += 2) {
-        float64x2x3_t x = {{vcvt_f64_f32(vld1_f32(s0 + i)), vcvt_f64_f32(vld1_f32(s1 + i)), vcvt_f64_f32(vld1_f32(s2 + i))}};
+        float64x2_t r = vcvt_f64_f32(vld1_f32(s0 + i)), g = vcvt_f64_f32(vld1_f32(s1 + i));
+        float64x2x3_t x = {{r, g, vcvt_f64_f32(vld1_f32(s2 + i))}};
         vst3q_f64(dst + 3 * i, x);
     }
 }

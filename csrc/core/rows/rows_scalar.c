@@ -30,7 +30,7 @@ static inline bool is_finite(float value)
     return (bits_of(value) & 0x7f800000) != 0x7f800000;
 }
 
-/* ---- elements to f32 ---------------------------------------------------------------------------------------------- */
+/* ---- elements to f32 --------------------------------------------------------------------------------------------- */
 
 static inline float widen_u8(uint8_t x)
 {
@@ -73,9 +73,9 @@ static inline float widen_f64(double x)
     return (float)x;
 }
 
-/* ---- f32 to elements ---------------------------------------------------------------------------------------------- */
+/* ---- f32 to elements --------------------------------------------------------------------------------------------- */
 
-/* At 1.5 * 2^23 the unit in the last place is 1, so the sum is rounded half to even and its low bits are the integer. */
+/* At 1.5 * 2^23 the unit in the last place is 1: the sum is rounded half to even and its low bits are the integer. */
 static inline uint32_t round_to_int(float x)
 {
     return bits_of(x + 0x1.8p23f);
@@ -126,7 +126,7 @@ static inline double narrow_f64(float x)
     return x;
 }
 
-/* ---- rows of them ------------------------------------------------------------------------------------------------- */
+/* ---- rows of them ------------------------------------------------------------------------------------------------ */
 
 /* In all of these, dtype D has elements of type T. */
 
@@ -234,7 +234,7 @@ void ht_store_strided(void *dst, enum ht_dtype dtype, int64_t stride, const floa
     }
 }
 
-/* ---- arithmetic --------------------------------------------------------------------------------------------------- */
+/* ---- arithmetic -------------------------------------------------------------------------------------------------- */
 
 static void scale(float *row, int64_t n, float peak, float gain, float offset)
 {
@@ -283,7 +283,7 @@ static bool resolve(float *dst, const float *src, float ny, const float *nx, int
     return !all_finite;
 }
 
-/* ---- the table ---------------------------------------------------------------------------------------------------- */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 static const struct ht_rows scalar = {
     .name = "scalar",

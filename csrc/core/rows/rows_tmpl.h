@@ -33,7 +33,7 @@
 
 static struct ht_rows ROW(rest); /* the scalar kernels */
 
-/* ---- conversions -------------------------------------------------------------------------------------------------- */
+/* ---- conversions ------------------------------------------------------------------------------------------------- */
 
 #define CONVERSIONS1(D, T)                                                                                             \
     static TARGET void ROW(load_##D)(float *dst, const void *src, int64_t n)                                           \
@@ -114,13 +114,13 @@ CONVERSIONS3(f64, double)
 #undef DTYPE_f32
 #undef DTYPE_f64
 
-/* ---- scale -------------------------------------------------------------------------------------------------------- */
+/* ---- scale ------------------------------------------------------------------------------------------------------- */
 
 /* Division by an integer y, 2 <= y <= 65535, is x * high + x * low, where high + low is 1 / y. Before the last rounding
- * the relative error is below 2^-45, too little to change it: in the middle between two floats m has 25 significant bits,
- * the last one set, and m * y at least as many, so that no float x equals it; x / y is off by 2^-25 / y at least.
- * high is rounded towards zero so that low is positive and infinities do not cancel.
- * Where x * low or the quotient may underflow, below 2^-64 but for 0, a true division is due. */
+ * its relative error is below 2^-45, too little to change the result: the middle m between two floats has 25
+ * significant bits, the last one set, and m * y has as many or more, so that no float x equals it, and x / y is no
+ * closer to m than 2^-25 / y, relatively. high is rounded towards zero, so that low is not negative and infinities do not cancel.
+ * Where x * low or the quotient may underflow, which is below 2^-64 but for 0, a true division is due. */
 struct ROW(scaling) {
     VEC peak, high, low, gain, offset;
     bool divided, by_product, mapped;
@@ -138,8 +138,11 @@ static TARGET struct ROW(scaling) ROW(prepare)(float peak, float gain, float off
         bits--;
         memcpy(&high, &bits, sizeof high);
     }
-    return (struct ROW(scaling)){V(set)(peak), V(set)(high), V(set)((float)(inverse - high)), V(set)(gain), V(set)(offset),
-                                 peak != 1, by_product, gain != 1 || offset != 0};
+    return (struct ROW(scaling)){
+        .peak = V(set)(peak), .high = V(set)(high), .low = V(set)((float)(inverse - high)),
+        .gain = V(set)(gain), .offset = V(set)(offset),
+        .divided = peak != 1, .by_product = by_product, .mapped = gain != 1 || offset != 0,
+    };
 }
 
 /* count <= 4 vectors. */
@@ -179,7 +182,7 @@ static TARGET void ROW(scale)(float *row, int64_t n, float peak, float gain, flo
     ROW(rest).scale(row + i, n - i, peak, gain, offset);
 }
 
-/* ---- accumulate, resolve ------------------------------------------------------------------------------------------ */
+/* ---- accumulate, resolve ----------------------------------------------------------------------------------------- */
 
 /* In both, `taint` gathers the bits of x * 0: those of a zero, or, for infinities and NaNs, of a NaN. */
 
@@ -222,7 +225,7 @@ static TARGET bool ROW(resolve)(float *dst, const float *src, float ny, const fl
     return ROW(rest).resolve(dst + i, src + i, ny, nx ? nx + i : NULL, n - i, values) || V(any_nan)(taint);
 }
 
-/* ---- the table ---------------------------------------------------------------------------------------------------- */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 static void ROW(fill)(struct ht_rows *rows)
 {

@@ -33,7 +33,7 @@
 
 #define INLINE static inline TARGET
 
-/* ---- AVX2, FMA, F16C ---------------------------------------------------------------------------------------------- */
+/* ---- AVX2, FMA, F16C --------------------------------------------------------------------------------------------- */
 
 #define ROW(name) name##_avx2
 #define V(name) v8_##name
@@ -70,12 +70,12 @@ INLINE bool v8_at_least(VEC a, uint32_t low)
     return _mm256_movemask_epi8(_mm256_cmpeq_epi32(_mm256_min_epu32(v8_bits(a), l), l)) == -1;
 }
 
+INLINE __m128i v8_get8(const void *p) { return _mm_loadl_epi64(p); }
 INLINE __m128i v8_get16(const void *p) { return _mm_loadu_si128(p); }
 INLINE void v8_put16(void *p, __m128i x) { _mm_storeu_si128(p, x); }
 INLINE __m128i v8_low(__m256i x) { return _mm256_castsi256_si128(x); }
 INLINE __m128i v8_high(__m256i x) { return _mm256_extracti128_si256(x, 1); }
 
-INLINE __m128i v8_get8(const void *p) { return _mm_loadl_epi64(p); }
 INLINE VEC v8_widen_u8(const uint8_t *p) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(v8_get8(p))); }
 INLINE VEC v8_widen_u16(const uint16_t *p) { return _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(v8_get16(p))); }
 INLINE VEC v8_widen_f16(const uint16_t *p) { return _mm256_cvtph_ps(v8_get16(p)); }
@@ -202,7 +202,7 @@ void ht_rows_avx2(struct ht_rows *rows)
     fill_avx2(rows);
 }
 
-/* ---- AVX-512 F, BW, DQ, VL ---------------------------------------------------------------------------------------- */
+/* ---- AVX-512 F, BW, DQ, VL --------------------------------------------------------------------------------------- */
 
 #define ROW(name) name##_avx512
 #define V(name) v16_##name
@@ -237,6 +237,7 @@ INLINE bool v16_at_least(VEC a, uint32_t low)
 }
 
 INLINE __m128i v16_get16(const void *p) { return _mm_loadu_si128(p); }
+INLINE void v16_put16(void *p, __m128i x) { _mm_storeu_si128(p, x); }
 INLINE __m256i v16_get32(const void *p) { return _mm256_loadu_si256(p); }
 INLINE void v16_put32(void *p, __m256i x) { _mm256_storeu_si256(p, x); }
 
@@ -259,7 +260,7 @@ INLINE VEC v16_widen_f64(const double *p)
     return _mm512_insertf32x8(low, _mm512_cvtpd_ps(_mm512_loadu_pd(p + 8)), 1);
 }
 
-INLINE void v16_narrow_u8(uint8_t *p, VEC x) { _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))); }
+INLINE void v16_narrow_u8(uint8_t *p, VEC x) { v16_put16(p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))); }
 INLINE void v16_narrow_u16(uint16_t *p, VEC x) { v16_put32(p, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x))); }
 INLINE void v16_narrow_f16(uint16_t *p, VEC x) { v16_put32(p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
 INLINE void v16_narrow_f32(float *p, VEC x) { v16_put(p, x); }

@@ -1,0 +1,59 @@
+# make demo   restores a real photo (about two minutes once installed)
+# make test   everything that CI runs
+#
+# Both make their own virtual environment in .venv. torch is installed first and pinned: a plain `torch` may bring
+# gigabytes of CUDA libraries.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check install -q
+
+.PHONY: demo test test-slow core sanitize lint bench clean
+
+$(VENV)/torch: Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "$(TORCH)" numpy
+	touch $@
+
+$(VENV)/demo: $(VENV)/torch pyproject.toml setup.py $(shell find csrc python -name '*.[ch]' -o -name '*.py' -o -name '*.pyi')
+	$(PIP) ".[torch,cli]"
+	touch $@
+
+# Editable, with warnings as errors. Built in place, so no second copy of the sources is tested by mistake.
+$(VENV)/test: $(VENV)/torch pyproject.toml setup.py $(shell find csrc -name '*.[ch]')
+	HALOTILE_WERROR=1 $(PIP) --editable ".[torch,cli,test]"
+	touch $@
+
+demo: $(VENV)/demo
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/test
+	$(BIN)/python -m pytest -m slow
+
+# The C core knows neither Python nor torch: this one command compiles it alone.
+core:
+	mkdir -p build/core
+	cd build/core && $(CC) -std=c11 -O3 -Wall -Wextra -Werror -ffp-contract=off -I../../csrc/core -c ../../csrc/core/*.c ../../csrc/core/rows/*.c
+
+# The extension with AddressSanitizer and UBSan, in an environment of its own, under the tests of every C stage.
+SANITIZED = .venv-sanitize
+sanitize:
+	test -d $(SANITIZED) || $(PYTHON) -m venv $(SANITIZED)
+	$(SANITIZED)/bin/python -m pip --disable-pip-version-check install -q "numpy>=2" setuptools pytest hypothesis
+	HALOTILE_SANITIZE=address,undefined $(SANITIZED)/bin/python setup.py -q build_ext --build-lib build/sanitize --build-temp build/sanitize/objects --force
+	cp python/halotile/*.py build/sanitize/halotile/
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	PYTHONPATH=build/sanitize $(SANITIZED)/bin/python -m pytest -q -p no:cacheprovider \
+		tests/test_plan.py tests/test_verbs.py tests/test_binding.py tests/test_images.py
+
+lint:
+	$(PIP) ruff
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:
+	rm -rf build dist .venv .venv-sanitize python/*.egg-info python/halotile/*.so examples/out

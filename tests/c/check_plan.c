@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Every small axis there is: coverage, windows, sole and done ranges, weights. Then the extremes. Prints one line.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "halotile.h"
+
+#define CHECK(condition)                                                                                            \
+    do {                                                                                                            \
+        if (!(condition)) {                                                                                         \
+            fprintf(stderr, "check_plan: %s fails for size %lld tile %lld halo %lld overlap %lld phase %lld scale " \
+                            "%lld/%lld boundary %d (tile %lld)\n", #condition, (long long)o.size, (long long)o.tile, \
+                    (long long)o.halo, (long long)o.overlap, (long long)o.phase, (long long)o.scale_num,             \
+                    (long long)o.scale_den, (int)o.boundary, (long long)i);                                         \
+            exit(1);                                                                                                \
+        }                                                                                                           \
+    } while (0)
+
+enum { MOST = 256 };
+
+static void check_windows(const struct ht_axis_options o, const struct ht_axis *a, int64_t i)
+{
+    struct ht_range keep = ht_axis_keep(a, i);
+    int64_t window = ht_axis_window(a, i), halo = a->halo / a->scale_den * a->scale_num;
+    CHECK(window % a->phase == 0 && a->window % a->phase == 0);
+    CHECK(0 <= keep.start && keep.start < keep.stop && keep.stop <= a->output_size);
+    int64_t left = keep.start - window / a->scale_den * a->scale_num;
+    int64_t right = (window + a->window) / a->scale_den * a->scale_num - keep.stop;
+    bool native = o.boundary == HT_NATIVE;
+    CHECK(left >= halo || (native && keep.start == 0 && window == 0));
+    CHECK(right >= halo - a->scale_num || (native && keep.stop == a->output_size));
+    if (native)
+        CHECK(window >= 0 && window + a->window < a->size + a->phase);
+    if (i > 0 && i < a->count - 1) { /* inner tiles are as large as asked, but for the rounding to the phase */
+        int64_t core = (a->window - 2 * a->halo) / a->scale_den * a->scale_num;
+        CHECK(keep.stop - keep.start == core);
+        CHECK(a->window - 2 * a->halo < o.tile + a->phase);
+    }
+}
+
+static void check_axis(const struct ht_axis_options o)
+{
+    struct ht_axis a;
+    int64_t i = -1;
+    enum ht_status status = ht_axis_init(&a, &o);
+    if (status == HT_TILE_TOO_SMALL)
+        return;
+    CHECK(status == HT_OK && a.output_size <= MOST);
+    static int covered[MOST], left[MOST];
+    static float weights[MOST], sums[MOST];
+    static double expected[MOST];
+    memset(covered, 0, sizeof covered);
+    memset(expected, 0, sizeof expected);
+    for (i = 0; i < a.count; i++) {
+        check_windows(o, &a, i);
+        struct ht_range keep = ht_axis_keep(&a, i);
+        ht_axis_weights(weights, &a, HT_COSINE, i);
+        for (int64_t p = keep.start; p < keep.stop; p++) {
+            CHECK(weights[p - keep.start] > 0);
+            expected[p] += weights[p - keep.start];
+            covered[p]++;
+        }
+    }
+    memcpy(left, covered, sizeof left);
+    for (i = 0; i < a.count; i++) {
+        struct ht_range keep = ht_axis_keep(&a, i), sole = ht_axis_sole(&a, i), done = ht_axis_done(&a, i);
+        CHECK(sole.start >= keep.start && sole.stop <= keep.stop && sole.start <= sole.stop);
+        for (int64_t p = keep.start; p < keep.stop; p++) {
+            CHECK((covered[p] == 1) == (p >= sole.start && p < sole.stop));
+            CHECK((--left[p] == 0) == (p >= done.start && p < done.stop));
+        }
+    }
+    ht_axis_normaliser(sums, &a, HT_COSINE, (struct ht_range){0, a.output_size});
+    for (i = 0; i < a.output_size; i++)
+        CHECK(covered[i] >= 1 && sums[i] == (float)expected[i]);
+}
+
+static long check_small_axes(void)
+{
+    static const int64_t scales[][2] = {{1, 1}, {2, 1}, {1, 2}, {3, 2}, {2, 4}};
+    long count = 0;
+    struct ht_axis_options o = {0};
+    for (o.size = 1; o.size <= 40; o.size += 1 + o.size / 8)
+        for (o.tile = 1; o.tile <= 20; o.tile++)
+            for (o.halo = 0; o.halo <= 9; o.halo += 1 + o.halo / 3)
+                for (o.overlap = 0; o.overlap < o.tile; o.overlap += 1 + o.overlap / 4)
+                    for (o.phase = 1; o.phase <= 4; o.phase++)
+                        for (int s = 0; s < 5; s++)
+                            for (int boundary = 0; boundary < HT_BOUNDARY_COUNT; boundary++) {
+                                o.scale_num = scales[s][0], o.scale_den = scales[s][1];
+                                o.boundary = (enum ht_boundary)boundary;
+                                check_axis(o);
+                                count++;
+                            }
+    return count;
+}
+
+static long check_extremes(void)
+{
+    static const int64_t values[] = {INT64_MIN,       -1,          0,               1,        2, 511,
+                                     HT_MAX_SIDE - 1, HT_MAX_SIDE, HT_MAX_SIDE + 1, INT64_MAX};
+    enum { N = sizeof values / sizeof *values };
+    long count = 0;
+    for (long code = 0; code < (long)N * N * N * N * N; code++) {
+        int64_t pick[5];
+        for (long k = 0, rest = code; k < 5; k++, rest /= N)
+            pick[k] = values[rest % N];
+        struct ht_axis_options o = {pick[0], pick[1], pick[2], pick[3], pick[4], 1 + code % HT_MAX_SCALE,
+                                    1 + code / 7 % HT_MAX_SCALE, 0, (enum ht_boundary)(code & 1)};
+        struct ht_axis a;
+        if (ht_axis_init(&a, &o) == HT_OK) {
+            int64_t i = a.count - 1;
+            struct ht_range keep = ht_axis_keep(&a, i);
+            CHECK(a.count >= 1 && a.window >= 1 && keep.start >= 0 && keep.start < keep.stop);
+            CHECK(keep.stop == a.output_size);
+            check_windows(o, &a, i / 2);
+        }
+        count++;
+    }
+    return count;
+}
+
+static void check_status_and_reflect(void)
+{
+    struct ht_axis_options o = {0};
+    int64_t i = 0;
+    for (int status = -1; status <= HT_STATUS_COUNT; status++)
+        CHECK(ht_status_text((enum ht_status)status)[0] != '\0');
+    for (int64_t size = 1; size < 6; size++)
+        for (i = -50; i < 50; i++) {
+            int64_t at = ht_reflect(i, size);
+            CHECK(at >= 0 && at < size);
+            CHECK(size == 1 || at == ht_reflect(i + 2 * (size - 1), size));
+            CHECK(ht_reflect(-i, size) == at);
+        }
+    CHECK(ht_reflect((int64_t)1 << 61, 7) >= 0 && ht_reflect(-((int64_t)1 << 61), 7) < 7);
+}
+
+int main(void)
+{
+    long small = check_small_axes(), extremes = check_extremes();
+    check_status_and_reflect();
+    printf("check_plan: %ld small axes, %ld extreme ones, status and reflect: ok\n", small, extremes);
+    return 0;
+}
