@@ -44,7 +44,7 @@ core:
 SANITIZED = .venv-sanitize
 sanitize:
 	test -d $(SANITIZED) || $(PYTHON) -m venv $(SANITIZED)
-	$(SANITIZED)/bin/python -m pip --disable-pip-version-check install -q "numpy>=2" setuptools pytest hypothesis
+	$(SANITIZED)/bin/python -m pip --disable-pip-version-check install -q --upgrade "numpy>=2" "setuptools>=77" pytest hypothesis
 	HALOTILE_SANITIZE=address,undefined $(SANITIZED)/bin/python setup.py -q build_ext --build-lib build/sanitize --build-temp build/sanitize/objects --force
 	cp python/halotile/*.py build/sanitize/halotile/
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \

@@ -3,7 +3,8 @@
 
 Each case is compared with a copy of the same access pattern: as many bytes moved in all (half of them read, half written),
 row by row, between an array of as many bytes as the case's image (or sums) and one that is as large as the window is, or
-used again and again as the window is. np.copyto does that copy: a memcpy for each row. The copy takes turns with the case.
+used again and again as the window is. np.copyto does that copy: a memcpy for each row. The copy takes turns with the case, and
+seconds are the one thread's own, so that neighbours on the machine matter little.
 
 Two working sets:
     window  the image (or the sums) is of 3840x2160 RGB, the window one of 544x496 that is used for every tile
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
@@ -166,7 +168,7 @@ def _steps(array: np.ndarray, axis: int, step: int) -> range:
 def measure(case: Case, sizes: Set, rounds: int) -> dict[str, float]:
     copy, copied = copy_of(case, sizes)
     moved = bytes_per_window(case, sizes) * len(list(origins(sizes)))
-    seconds = interleaved({"case": pass_of(case, sizes), "copy": copy}, rounds)
+    seconds = interleaved({"case": pass_of(case, sizes), "copy": copy}, rounds, time.thread_time)
     speed = [moved / s / 1e9 for s in seconds["case"]]
     memcpy = [copied / s / 1e9 for s in seconds["copy"]]
     ratios = [a / b for a, b in zip(speed, memcpy)]

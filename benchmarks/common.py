@@ -80,16 +80,18 @@ def version_of(distribution: str) -> str | None:
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
 
-def interleaved(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def interleaved(
+    contenders: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each contender in each round. They take turns, so that what disturbs the machine disturbs them alike;
     a first round is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for round_ in range(rounds + 1):
         for name, run in contenders.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if round_:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

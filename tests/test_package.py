@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
 """The package as it is installed: what importing costs and brings, and that it works without torch."""
 
+import dataclasses
+import inspect
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import halotile
+from halotile.options import Options
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,6 +51,13 @@ def test_version_is_told_once():
     told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert halotile.__version__ == told
     assert f"## {told}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_signature_says_what_the_options_are():
+    told = inspect.signature(halotile.restore_tiled).parameters
+    taken = {field.name: field.default for field in dataclasses.fields(Options)}
+    assert {name: told[name].default for name in list(told)[2:]} == taken
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in list(told.values())[2:])
 
 
 def test_every_source_file_says_its_licence():

@@ -16,6 +16,7 @@ from .options import IMAGE_DTYPES
 
 __all__ = [
     "Image",
+    "check_output_dtype",
     "check_output_kind",
     "delivered",
     "is_tensor",
@@ -152,13 +153,16 @@ def new_image(source: Image, channels: int, size: tuple[int, int], dtype: str) -
     layout = _layout_for(source, channels)
     shape = _shape_for(source, layout, channels, size)
     if source.device is None:
-        if dtype == "bfloat16":
-            raise ValueError("out_dtype must not be bfloat16 for a NumPy image: NumPy has no such dtype")
         original = np.empty(shape, dtype)
         return Image(original, _to_nchw(original, layout), dtype, layout)
     torch = torch_if_loaded()
     original = torch.empty(shape, dtype=getattr(torch, dtype))
     return Image(original, _to_nchw(_tensor_view(original), layout), dtype, layout, source.device)
+
+
+def check_output_dtype(source: Image, dtype: str) -> None:
+    if dtype == "bfloat16" and source.device is None:
+        raise ValueError("out_dtype must not be bfloat16 for a NumPy image: NumPy has no such dtype")
 
 
 def check_output_kind(out: Any, source: Image, dtype: str | None) -> None:

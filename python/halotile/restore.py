@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from .channels import Part
 from .engines import HostBand, OpaqueBand, Values
 from .errors import ModelOutputError, NonFiniteError, NonFiniteWarning, TileError
 from .forward import Forward, bilinear, tile_error
-from .images import Image, check_output_kind, delivered, new_image, open_image, open_output
+from .images import Image, check_output_dtype, check_output_kind, delivered, new_image, open_image, open_output
 from .learn import Facts, learn
 from .model import Model, open_model
 from .options import IMAGE_DTYPES, Options, dtype_name
@@ -30,7 +30,28 @@ from .progress import Progress
 __all__ = ["TiledRestorer", "iter_bands", "restore_tiled"]
 
 
-def restore_tiled(image: Any, model: Any, **options: Any) -> Any:
+def restore_tiled(
+    image: Any,
+    model: Any,
+    *,
+    tile_size: int | tuple[int, int] = 512,
+    halo: int | tuple[int, int] = 32,
+    overlap: int | tuple[int, int] | Literal["auto"] = "auto",
+    blend: str = "average",
+    boundary: str = "reflect",
+    scale: Any = None,
+    phase: int | tuple[int, int] = 1,
+    batch_size: int = 1,
+    device: Any = None,
+    dtype: Any = None,
+    value_range: tuple[float, float] | None = None,
+    out: Any = None,
+    out_dtype: Any = None,
+    layout: str | None = None,
+    alpha: str = "restore",
+    on_nonfinite: str = "raise",
+    progress: bool | Callable[[int, int], Any] | None = None,
+) -> Any:
     """Restores an image with a model that could not take it whole.
 
     With ``halo`` at least the model's receptive-field radius and the right ``phase`` the result equals whole-image
@@ -81,6 +102,7 @@ def restore_tiled(image: Any, model: Any, **options: Any) -> Any:
             (`ModelOutputError`, also a ValueError), or NaN or infinity (`NonFiniteError`). Rows finished before stay in
             ``out``, as they do on KeyboardInterrupt.
     """
+    options = {name: value for name, value in locals().items() if name not in ("image", "model")}
     return TiledRestorer(model, **options)(image)
 
 
@@ -157,8 +179,8 @@ class _Run:
     def __init__(self, restorer: TiledRestorer, image: Image, out_dtype: str | None):
         self.restorer, self.options, self.image = restorer, restorer.options, image
         self.out_dtype = out_dtype or image.dtype
-        self.plan = self._planned(self.options.scale, (0, 0))  # refuses bad combinations before anything else
-        new_image(image, 1, (1, 1), self.out_dtype)  # and dtypes that do not exist for this kind
+        check_output_dtype(image, self.out_dtype)
+        self.plan = self._planned(self.options.scale, (0, 0))  # refuses bad combinations before anything is run
         tensors = image.device is not None
         if tensors not in restorer._opened:
             device, dtype = self.options.device, self.options.dtype
