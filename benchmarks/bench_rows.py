@@ -2,8 +2,8 @@
 """How fast do read, accumulate and finish move bytes, beside memcpy? In GB/s, of bytes read plus bytes written.
 
 Each case is compared with a copy of the same access pattern: as many bytes moved in all (half of them read, half written),
-row by row, between an array of as many bytes as the case's image (or sums) and one that is as large as the window is, or
-used again and again as the window is. np.copyto does that copy: a memcpy for each row. The copy takes turns with the case, and
+row by row (a planar image's rows are a third as long), between an array of as many bytes as the case's image (or sums) and
+one that is as large as the window is, or used again and again as the window is. np.copyto does that copy: a memcpy for each row. The copy takes turns with the case, and
 seconds are the one thread's own, so that neighbours on the machine matter little.
 
 Two working sets:
@@ -147,9 +147,12 @@ def pass_of(case: Case, sizes: Set) -> Callable[[], None]:
 
 def copy_of(case: Case, sizes: Set) -> tuple[Callable[[], None], int]:
     """A pass of copies of the same pattern, and how many bytes it reads and writes."""
-    item = np.dtype(DTYPES[case.image.split()[0]]).itemsize
-    large = np.ones((sizes.image[0], sizes.image[1] * 3 * item), np.uint8)
-    height = sizes.window[0]
+    dtype, layout = case.image.split()
+    planes = 1 if layout == "HWC" else 3
+    large = np.ones(
+        (sizes.image[0] * planes, sizes.image[1] * 3 // planes * np.dtype(DTYPES[dtype]).itemsize), np.uint8
+    )
+    height = sizes.window[0] * planes
     row = min(bytes_per_window(case, sizes) // height // 2, large.shape[1])
     boxes = [large[y : y + height, x : x + row] for y in _steps(large, 0, height) for x in _steps(large, 1, row)]
     small = np.ones((height, row), np.uint8)

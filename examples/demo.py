@@ -13,13 +13,14 @@ import time
 import zipfile
 from pathlib import Path
 
-import halotile
 import numpy as np
 import pyvips
 import torch
 from before_after import draw_before_after
-from halotile.files import read_image, write_image
 from srvgg import srvgg_from_ncnn
+
+import halotile
+from halotile.files import read_image, write_image
 
 HERE = Path(__file__).resolve().parent
 PHOTO, CACHE, OUT = HERE / "seeding.jpg", HERE / ".cache", HERE / "out"

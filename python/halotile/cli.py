@@ -123,7 +123,7 @@ def _prepared_model(asked: argparse.Namespace, size: tuple[int, int], options: d
     plan = _plan(size, options)
     model = load_model(asked.model)
     if hasattr(model, "check_plan"):
-        model.check_plan(plan.window, plan.halo, asked.batch_size, asked.boundary)
+        model.check_plan(plan.window, plan.halo, asked.boundary)
     if asked.channels_last:
         if not hasattr(model, "to"):
             raise UsageError(f"--channels-last needs a torch module, and {asked.model} is a {type(model).__name__}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,7 @@ class Values:
     dtype: str
     value_range: tuple[float, float] | None
 
-    @property
+    @cached_property
     def numbers(self) -> tuple[float, float, float, bool]:
         """(peak, gain, offset, clamp) as the core takes them."""
         low, high = self.value_range or (0.0, 1.0)

@@ -33,9 +33,10 @@ def open_exported(program: torch.export.ExportedProgram) -> torch.nn.Module:
 class FixedShape(torch.nn.Module):
     """A program for one batch size and window (height, width), None where any will do.
 
-    Smaller windows are completed at their right and lower end, and what comes of that is cropped from the output. With
-    a halo that covers the receptive field this changes nothing. At an image's edge it would, since the model's own
-    padding would act elsewhere: `boundary="native"` needs windows of exactly this size (see `check_plan`).
+    Larger batches are split. Smaller ones, and smaller windows at their right and lower end, are completed, and what
+    comes of that is cropped from the output. With a halo that covers the receptive field this changes nothing. At an
+    image's edge it would, since the model's own padding would act elsewhere: `boundary="native"` needs windows of
+    exactly this size (see `check_plan`).
     """
 
     def __init__(self, program: torch.nn.Module, batch: int | None, window: tuple[int | None, int | None]):
@@ -45,7 +46,7 @@ class FixedShape(torch.nn.Module):
     def train(self, mode: bool = True) -> FixedShape:
         return self  # exported programs have no modes
 
-    def check_plan(self, window: tuple[int, int], halo: tuple[int, int], batch: int, boundary: str) -> None:
+    def check_plan(self, window: tuple[int, int], halo: tuple[int, int], boundary: str) -> None:
         """Raises ValueError if windows of this (height, width) cannot be run, saying which can."""
         full = [fixed or side for fixed, side in zip(self.window, window, strict=True)]
         wanted = f"the model was exported for windows of {full[0]}x{full[1]} (height x width)"
@@ -57,10 +58,11 @@ class FixedShape(torch.nn.Module):
             raise ValueError(f"{wanted}, {got}: with halo {halo[0]}, tile_size must be at most {tile}")
         if boundary == "native" and list(window) != full:
             raise ValueError(f'{wanted}, {got}: boundary must be "reflect", or export the model with dynamic_shapes')
-        if self.batch is not None and batch > self.batch:
-            raise ValueError(f"the model was exported for batches of {self.batch}: batch_size must not be {batch}")
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self._run(part) for part in windows.split(self.batch or len(windows))])
+
+    def _run(self, windows: torch.Tensor) -> torch.Tensor:
         n, _, height, width = windows.shape
         full_n, full_height, full_width = self.batch or n, self.window[0] or height, self.window[1] or width
         full = pad(windows, (0, full_width - width, 0, full_height - height), mode="replicate")

@@ -283,7 +283,7 @@ def _to_vips(pyvips: Any, pixels: np.ndarray, kind: Format) -> Any:
 
 
 def _with_metadata(pyvips: Any, image: Any, like: Picture | None, kind: Format, path: str) -> Any:
-    """The image with like's metadata, less the fields that libvips refuses to store, such as a damaged profile."""
+    """The image with like's metadata, less what libvips cannot or will not store, such as a damaged profile."""
     if like is None:
         return image
     fields = dict(like.metadata)
@@ -291,7 +291,7 @@ def _with_metadata(pyvips: Any, image: Any, like: Picture | None, kind: Format, 
         fields.pop("icc-profile-data", None)
     lost = [label for name, label in UNKEPT[kind.name].items() if fields.pop(name, None) is not None]
     if lost:
-        warnings.warn(f"{path}: not kept, since libvips cannot write it into {kind.name}: {', '.join(lost)}", stacklevel=3)
+        warnings.warn(f"{path}: libvips cannot write this into {kind.name}: {', '.join(lost)}", stacklevel=3)
     if not _can_store(pyvips, image, fields, kind):
         refused = [name for name, value in fields.items() if not _can_store(pyvips, image, {name: value}, kind)]
         warnings.warn(f"{path}: damaged metadata of the input is not kept: {', '.join(refused)}", stacklevel=3)

@@ -62,6 +62,7 @@ class TilePlan(Sequence[Tile]):
         image_size, output_size: (height, width) in input and output pixels.
         grid: tiles (rows, columns).
         window: (height, width) of every window, input pixels.
+        window_output: (height, width) that the model makes of a window, output pixels.
         tile: (height, width) that a window is responsible for inside the image: window less halo.
         halo, phase: effective (rows, columns), input pixels: halo is rounded up to the scale's denominator, phase is
             the least common multiple with it.
@@ -91,6 +92,8 @@ class TilePlan(Sequence[Tile]):
         self.window: tuple[int, int] = self.core.window
         self.halo: tuple[int, int] = self.core.halo
         self.phase: tuple[int, int] = self.core.phase
+        height, width = (int(side * scale) - 2 * lost for side, lost in zip(self.window, loss, strict=True))
+        self.window_output = height, width
 
     @property
     def tile(self) -> tuple[int, int]:

@@ -237,6 +237,7 @@ class _Run:
                         band.close_row()
                     start, self.rows_done = self.rows_done, self.plan.rows_complete(tile.index)
                     yield start, self.rows_done
+            del outputs, output  # before the next ones are made
             self.progress.advance(len(tiles))
 
     def _new_bands(self) -> list[HostBand | OpaqueBand]:
@@ -270,11 +271,9 @@ class _Run:
 
     def _check_shape(self, part: Part, tiles: list[Tile], output: np.ndarray) -> None:
         channels = self.facts.out_channels[self.facts.parts.index(part)]
-        height, width = (
-            int(side * self.plan.scale) - 2 * loss for side, loss in zip(self.plan.window, self.plan.loss, strict=True)
-        )
-        if output.shape[1:] != (channels, height, width):
-            text = f"the model returned an output of shape {output.shape[1:]}, after {(channels, height, width)} before"
+        expected = (channels, *self.plan.window_output)
+        if output.shape[1:] != expected:
+            text = f"the model returned an output of shape {output.shape[1:]}, after {expected} before"
             raise tile_error(ModelOutputError, tiles, text)
 
     def _check_finite(self, tile: Tile, position: tuple[int, int, int] | None) -> None:

@@ -110,10 +110,11 @@ static bool same_row(const struct check *check, int row)
     return false;
 }
 
-/* Runs both on what stands in the inputs and outputs. */
+/* Runs both on what stands in the inputs and in `got`. */
 static bool same(struct check *check)
 {
     const struct call *c = &check->call;
+    const int64_t before = check->at_end ? MARGIN : 0;
     unsigned char *g[3], *w[3], *s[3];
     bool good = true;
 
@@ -121,6 +122,8 @@ static bool same(struct check *check)
         g[k] = place(got[k], out_bytes(c), check->at_end);
         w[k] = place(want[k], out_bytes(c), check->at_end);
         s[k] = place(in[k], in_bytes(c), check->at_end);
+        if (k < out_rows(c))
+            memcpy(w[k] - before, g[k] - before, (size_t)(out_bytes(c) + MARGIN));
     }
     check->count++;
     running = check;
@@ -143,14 +146,10 @@ static bool check_call(struct check *check)
     for (int i = 0; good && i < 2 * FILLS; i++) {
         bool at_end = check->at_end = i % 2;
         enum fill fill = check->fill = (enum fill)(i / 2);
-        int64_t first = at_end ? -MARGIN : 0;
         unsigned char *out = place(got[0], out_bytes(c), at_end), *second = place(in[1], in_bytes(c), at_end);
         for (int k = 0; k < in_rows(c); k++)
             fill_in(place(in[k], in_bytes(c), at_end), c, fill);
         fill_beside(c, (void *)second, (void *)out, fill);
-        for (int k = 0; k < out_rows(c); k++)
-            memcpy(place(want[k], out_bytes(c), at_end) + first, place(got[k], out_bytes(c), at_end) + first,
-                   (size_t)(out_bytes(c) + MARGIN));
         good = same(check);
     }
     return good;
@@ -238,7 +237,6 @@ static bool check_quotients(struct check *check, float peak)
         row[k] = float_of(0x3f800000 + (uint32_t)k);
     for (int64_t k = 0; k < integers; k++)
         row[significands + k] = (float)k;
-    memcpy(want[0], row, (size_t)(significands + integers) * 4);
     check->call = (struct call){.kind = SCALE, .values = {peak, 1, 0, false}, .n = significands + integers};
     return same(check);
 }

@@ -2,14 +2,14 @@
  *
  * rows_tmpl.h - the vector kernels' shared bodies, included once for each instruction set. No include guard.
  *
- * Before the inclusion, with PRE the instruction set's own prefix:
+ * Defined before the inclusion, and undefined by it:
  *   ROW(name)     names a kernel
  *   V(name)       names a primitive of the instruction set
  *   TARGET        function attribute that switches the instruction set on
  *   VEC           vector of LANES floats with the compiler's operators (a GNU vector type)
  *   LANES         floats in a VEC
- *   BLOCK         elements that one conversion primitive converts; a multiple of LANES
- *
+ *   BLOCK         elements that one conversion primitive converts
+ * and these functions:
  *   VEC V(set)(float x)                          x in all lanes
  *   VEC V(set_bits)(uint32_t bits)               the same, of a bit pattern
  *   VEC V(get)(const float *p)                   LANES floats
@@ -119,7 +119,8 @@ CONVERSIONS3(f64, double)
 /* Division by an integer y, 2 <= y <= 65535, is x * high + x * low, where high + low is 1 / y. Before the last rounding
  * its relative error is below 2^-45, too little to change the result: the middle m between two floats has 25
  * significant bits, the last one set, and m * y has as many or more, so that no float x equals it, and x / y is no
- * closer to m than 2^-25 / y, relatively. high is rounded towards zero, so that low is not negative and infinities do not cancel.
+ * closer to m than 2^-25 / y, relatively. high is rounded towards zero, so that low is not negative and infinities do
+ * not cancel.
  * Where x * low or the quotient may underflow, which is below 2^-64 but for 0, a true division is due. */
 struct ROW(scaling) {
     VEC peak, high, low, gain, offset;
@@ -170,11 +171,13 @@ static inline TARGET void ROW(scale_vectors)(float *row, int count, const struct
 
 static TARGET void ROW(scale)(float *row, int64_t n, float peak, float gain, float offset)
 {
-    const struct ROW(scaling) s = ROW(prepare)(peak, gain, offset);
     int64_t i = 0;
 
-    if (!s.divided && !s.mapped)
+    if (n < LANES || (peak == 1 && gain == 1 && offset == 0)) {
+        ROW(rest).scale(row, n, peak, gain, offset);
         return;
+    }
+    const struct ROW(scaling) s = ROW(prepare)(peak, gain, offset);
     for (; i <= n - 4 * LANES; i += 4 * LANES)
         ROW(scale_vectors)(row + i, 4, &s);
     for (; i <= n - LANES; i += LANES)

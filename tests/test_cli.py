@@ -1,0 +1,543 @@
+# SPDX-License-Identifier: MIT
+"""The command line: it does what the functions do, checks before it works, and fails in one line."""
+
+import itertools
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pyvips")
+
+import halotile
+from halotile import cli, files
+
+MODELS = """
+import numpy as np
+
+def brighten(windows):
+    return np.minimum(windows + 0.25, 1)
+
+def grey(windows):
+    return windows.mean(axis=1, keepdims=True)
+
+def enlarge(windows):
+    return windows.repeat(4, axis=2).repeat(4, axis=3)
+
+def refuse(windows):
+    raise RuntimeError("no\\nthanks")
+
+def nan(windows):
+    return windows * np.nan
+
+def slow(windows):
+    import time
+    open("started", "w").close()
+    time.sleep(60)
+
+class Model:
+    def __call__(self, windows):
+        return brighten(windows)
+
+class Box:
+    inner = brighten
+
+def make():
+    return brighten
+
+def make_with_arguments(path):
+    return brighten
+
+number = 3
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, rng):
+    """A directory with in.png and models.py in it, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.delitem(sys.modules, "models", raising=False)
+    (tmp_path / "models.py").write_text(MODELS)
+    files.write_image("in.png", rng.integers(0, 256, (45, 70, 3), np.uint8))
+    yield tmp_path
+    sys.modules.pop("models", None)
+
+
+def run(*arguments):
+    """The exit status of a command line of words."""
+    try:
+        return cli.main([str(word) for word in arguments])
+    except SystemExit as stop:
+        return stop.code
+
+
+def restore(*arguments, model="models:brighten", output="out.png"):
+    return run("restore", "in.png", "-o", output, "-m", model, "--tile-size", 32, "--halo", 4, *arguments)
+
+
+def in_process(*arguments, **options):
+    command = [sys.executable, "-m", "halotile", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+# ---- restore ---------------------------------------------------------------------------------------------------------
+
+
+def test_restore_is_restore_tiled(place, capsys):
+    assert restore() == 0
+    image = files.read_image("in.png").pixels
+    expected = halotile.restore_tiled(image, lambda w: np.minimum(w + np.float32(0.25), 1), tile_size=32, halo=4)
+    np.testing.assert_array_equal(files.read_image("out.png").pixels, expected)
+    output = capsys.readouterr()
+    assert output.out.startswith("out.png: 70x45 -> 70x45, uint8, ")
+    assert output.err == ""
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"])
+def test_restore_enlarges_into_every_format(place, suffix):
+    assert restore("--quality", 100, model="models:enlarge", output=f"out{suffix}") == 0
+    pixels = files.read_image(f"out{suffix}").pixels.astype(int)
+    expected = files.read_image("in.png").pixels.repeat(4, 0).repeat(4, 1)
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels - expected).max() <= (0 if suffix not in (".jpg", ".jpeg") else 12)
+
+
+def test_16_bits_stay_and_8_become_16(place, rng):
+    files.write_image("in.png", rng.integers(0, 65536, (45, 70, 3), np.uint16))
+    assert restore(model="models:enlarge") == 0
+    np.testing.assert_array_equal(files.read_image("out.png").pixels[::4, ::4], files.read_image("in.png").pixels)
+    files.write_image("in.png", rng.integers(0, 256, (45, 70), np.uint8))
+    assert restore("--bits", 16, "--force", model="models:enlarge") == 0
+    np.testing.assert_array_equal(
+        files.read_image("out.png").pixels[::4, ::4], files.read_image("in.png").pixels.astype(np.uint16) * 257
+    )
+    assert restore("--bits", 8, "--force") == 0
+    assert files.read_image("out.png").pixels.dtype == np.uint8
+
+
+def test_float_tiffs_stay_float(place, rng):
+    files.write_image("in.tif", rng.normal(size=(45, 70, 3)).astype(np.float32))
+    assert run("restore", "in.tif", "-o", "out.tif", "-m", "models:enlarge", "--tile-size", 32) == 0
+    np.testing.assert_array_equal(files.read_image("out.tif").pixels[::4, ::4], files.read_image("in.tif").pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("alpha", ["restore", "resize", "opaque"])
+def test_grey_and_alpha_stay(place, rng, channels, alpha):
+    files.write_image("in.png", rng.integers(0, 256, (45, 70, channels), np.uint8))
+    assert restore("--alpha", alpha, model="models:enlarge") == 0
+    assert files.read_image("out.png").pixels.shape == (180, 280, channels)[: 2 if channels == 1 else 3]
+
+
+def test_a_model_may_change_the_channels(place):
+    assert restore(model="models:grey") == 0
+    assert files.read_image("out.png").pixels.shape == (45, 70)
+
+
+def test_fractional_scales(place):
+    half = "def half(w):\n    n, c, h, w_ = w.shape\n    return w[:, :, ::2, ::2].repeat(3, 2).repeat(3, 3)\n"
+    (place / "models.py").write_text(MODELS + half)
+    assert restore("--scale", "3/2", model="models:half") == 0
+    assert files.read_image("out.png").pixels.shape == (68, 105, 3)  # rounded up
+
+
+def test_metadata_is_kept(place):
+    import pyvips
+
+    image = pyvips.Image.new_from_file("in.png").copy(interpretation="srgb")
+    image.set_type(pyvips.GValue.gstr_type, "exif-ifd0-Artist", "Ann (Ann, ASCII, 4 components, 4 bytes)")
+    image.icc_transform("srgb").jpegsave("photo.jpg")
+    assert run("restore", "photo.jpg", "-o", "out.png", "-m", "models:enlarge") == 0
+    kept = pyvips.Image.new_from_file("out.png")
+    assert kept.get("exif-ifd0-Artist").startswith("Ann ")
+    assert kept.get("icc-profile-data")[16:20] == b"RGB "
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--overlap", "auto", "--blend", "cosine"),
+        ("--overlap", 3, "--blend", "gaussian", "--boundary", "native"),
+        ("--phase", 4, "--batch-size", 3, "--scale", 1, "--value-range", -1, 1, "--on-nonfinite", "warn"),
+        ("--alpha", "channel", "--compression", 0, "--max-pixels", 3150),
+    ],
+)
+def test_options_are_passed_on(place, monkeypatch, options):
+    seen = {}
+
+    def spy(image, model, **given):
+        seen.update(given)
+        return halotile.iter_bands(image, model, **given)
+
+    monkeypatch.setattr(cli, "iter_bands", spy)
+    assert restore(*options) == 0
+    for flag, value in itertools.pairwise(options):
+        name = str(flag).removeprefix("--").replace("-", "_")
+        if name in seen and name != "value_range":
+            assert str(seen[name]) == str(value), name
+    assert (seen["tile_size"], seen["halo"]) == (32, 4)
+    assert seen["progress"] is False
+
+
+def test_quiet(place, capsys):
+    assert restore("--quiet") == 0
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("", "")
+
+
+def test_a_terminal_gets_a_progress_bar(place, monkeypatch, capsys):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert restore() == 0
+    assert "tile" in capsys.readouterr().err
+    assert restore("--quiet", "--force") == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.filterwarnings("default::halotile.NonFiniteWarning")
+def test_warnings_are_one_line(place, capsys):
+    files.write_image("in.png", np.zeros((45, 70, 3), np.uint8))
+    assert restore("--on-nonfinite", "warn", model="models:nan") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines and all(line.startswith("halotile: warning: ") for line in lines)
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["models:brighten", "models:make()", "models:Model()", "models:Box.inner"])
+def test_models_out_of_modules(place, model):
+    assert restore(model=model) == 0
+    assert (files.read_image("out.png").pixels >= 64).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("models", "there is no such file, and it is not of the form module:callable"),
+        ("nothing.pt", "there is no such file"),
+        ("models:", "not of the form module:callable"),
+        (":brighten", "not of the form module:callable"),
+        ("modells:brighten", "No module named 'modells'"),
+        ("models:bright", "has no attribute 'bright'"),
+        ("models:Model", "is a class; write 'models:Model()' for an instance of it"),
+        ("models:number", "must be a torch module or a callable, not a int"),
+        ("models:number()", "'int' object is not callable"),
+        ("models:make_with_arguments()", "missing 1 required positional argument: 'path'"),
+        ("broken:model", "SyntaxError"),
+        ("in.png", "neither TorchScript nor torch.export"),
+        (".", "neither TorchScript nor torch.export"),
+    ],
+)
+def test_models_that_cannot_be_had(place, capsys, model, message):
+    (place / "broken.py").write_text("def model(:\n")
+    assert restore(model=model) == 1
+    assert_one_error(capsys, message)
+
+
+@pytest.fixture
+def network():
+    """A 3x3 convolution and a pixel shuffle: x2, radius 1."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(5)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 12, 3, padding=1), torch.nn.PixelShuffle(2)).eval()
+
+
+def expected_from(network):
+    image = files.read_image("in.png").pixels
+    return halotile.restore_tiled(image, network, tile_size=32, halo=4).astype(int)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("options", [(), ("--channels-last",), ("--device", "cpu"), ("--batch-size", "3")])
+def test_torchscript(place, network, options):
+    import torch
+
+    torch.jit.script(network).save("model.pt")
+    assert restore(*options, model="model.pt") == 0
+    assert np.abs(files.read_image("out.png").pixels - expected_from(network)).max() <= 1
+
+
+def export(network, path, height=40, width=40, batch=1, **dynamic):
+    import torch
+
+    example = (torch.zeros(batch, 3, height, width),)
+    shapes = ({side: torch.export.Dim.AUTO for side in dynamic["sides"]},) if dynamic else None
+    torch.export.save(torch.export.export(network, example, dynamic_shapes=shapes), path)
+
+
+def test_exported_for_any_size(place, network):
+    export(network, "model.pt2", batch=2, sides=(0, 2, 3))
+    assert restore("--batch-size", 3, model="model.pt2") == 0
+    assert np.abs(files.read_image("out.png").pixels - expected_from(network)).max() <= 1
+
+
+@pytest.mark.parametrize(("batch", "asked"), [(1, 1), (3, 3), (3, 2), (1, 3), (2, 3)])
+def test_exported_for_one_size_smaller_windows_are_completed(place, network, batch, asked):
+    export(network, "model.pt2", 40, 44, batch=batch)
+    assert restore("--batch-size", asked, model="model.pt2") == 0
+    assert np.abs(files.read_image("out.png").pixels - expected_from(network)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--tile-size", 64), "40x40 (height x width), not 53x47: with halo 4, tile_size must be at most 32"),
+        (("--halo", 20), "which leaves no tile inside a halo of 20: make the halo smaller"),
+        (("--boundary", "native"), 'boundary must be "reflect", or export the model with dynamic_shapes'),
+    ],
+)
+def test_exported_for_one_size_what_does_not_fit_is_explained(place, network, capsys, options, message):
+    export(network, "model.pt2")
+    assert restore(*options, model="model.pt2") == 1
+    assert_one_error(capsys, message)
+
+
+def test_exported_for_one_size_and_native_boundary(place, network):
+    export(network, "model.pt2", 45, 70)
+    assert restore("--tile-size", 128, "--boundary", "native", model="model.pt2") == 0
+    export(network, "other.pt2", 46, 70)
+    assert restore("--tile-size", 128, "--boundary", "native", "--force", model="other.pt2") == 1
+
+
+def test_other_torch_files_are_explained(place, network, capsys):
+    import torch
+
+    torch.save(network.state_dict(), "weights.pth")
+    assert restore(model="weights.pth") == 1
+    assert_one_error(capsys, "it is a checkpoint: weights without the network")
+    export(network, "model.pt2", sides=(2, 3))
+    data = (place / "model.pt2").read_bytes()
+    (place / "cut.pt2").write_bytes(data[: len(data) // 2])
+    assert restore(model="cut.pt2") == 1
+    assert_one_error(capsys, "neither TorchScript nor torch.export")
+
+
+def test_channels_last_needs_a_module(place, capsys):
+    assert restore("--channels-last") == 2
+    assert_one_error(capsys, "--channels-last needs a torch module, and models:brighten is a function")
+
+
+# ---- what can go wrong -----------------------------------------------------------------------------------------------
+
+
+def assert_one_error(capsys, message):
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("halotile: error: ") and output.err.count("\n") == 1, output.err
+    assert message in output.err
+    assert not os.path.exists("out.png")
+    assert [name for name in os.listdir() if name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--tile-size", "big"), "argument --tile-size: invalid int value: 'big'"),
+        (("--tile-size", 0), "tile_size must be from 1"),
+        (("--halo", -1), "halo must be from 0"),
+        (("--overlap", 32), "overlap must be below tile_size"),
+        (("--overlap", "much"), "argument --overlap: invalid"),
+        (("--blend", "hann"), "argument --blend: invalid choice: 'hann'"),
+        (("--boundary", "zero"), "argument --boundary: invalid choice"),
+        (("--scale", "x4"), "scale must be a positive fraction"),
+        (("--scale", "0"), "scale must be a positive fraction"),
+        (("--phase", 0), "phase must be from 1"),
+        (("--phase", 64), "tile"),
+        (("--batch-size", 0), "batch_size must be from 1"),
+        (("--value-range", 1, 0), "value_range must be a pair (low, high)"),
+        (("--value-range", 1), "argument --value-range: expected 2 arguments"),
+        (("--dtype", "int8"), "argument --dtype: invalid choice"),
+        (("--bits", 12), "argument --bits: invalid choice: 12"),
+        (("--quality", 0), "argument --quality: must be a whole number from 1 to 100, not '0'"),
+        (("--compression", 10), "argument --compression: must be a whole number from 0 to 9, not '10'"),
+        (("--colour",), "unrecognized arguments: --colour"),
+    ],
+)
+def test_wrong_options(place, capsys, options, message):
+    assert restore(*options, model="models:refuse") == 2
+    assert_one_error(capsys, message)
+
+
+def test_wrong_commands(place, capsys):
+    assert run() == 2
+    assert_one_error(capsys, "the following arguments are required: COMMAND")
+    assert run("enlarge") == 2
+    assert_one_error(capsys, "invalid choice: 'enlarge'")
+    assert run("restore", "in.png") == 2
+    assert_one_error(capsys, "the following arguments are required: -o/--output, -m/--model")
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "message"),
+    [
+        ("out.gif", 2, "out.gif: unknown suffix '.gif'; must be one of"),
+        ("out", 2, "unknown suffix ''"),
+        ("there/out.png", 1, "there/out.png: there is no directory"),
+        ("in.png", 2, "in.png exists; --force overwrites it"),
+        ("dir.png", 1, "dir.png: exists and is not a regular file"),
+    ],
+)
+def test_wrong_outputs(place, capsys, output, status, message):
+    os.mkdir("dir.png")
+    assert restore(model="models:refuse", output=output) == status
+    assert_one_error(capsys, message)
+
+
+def test_force_overwrites_even_the_input(place):
+    before = files.read_image("in.png").pixels
+    assert restore("--force", output="in.png", model="models:enlarge") == 0
+    np.testing.assert_array_equal(files.read_image("in.png").pixels[::4, ::4], before)
+
+
+def test_wrong_inputs(place, capsys):
+    assert run("restore", "no.png", "-o", "out.png", "-m", "models:refuse") == 1
+    assert_one_error(capsys, "no.png: No such file or directory")
+    (place / "bad.png").write_bytes((place / "in.png").read_bytes()[:500])
+    assert run("restore", "bad.png", "-o", "out.png", "-m", "models:refuse") == 1
+    assert_one_error(capsys, "bad.png: not a readable PNG file")
+    assert restore("--max-pixels", 100, model="models:refuse") == 1
+    assert_one_error(capsys, "in.png: 70 x 45 pixels are more than max_pixels=100")
+
+
+def test_what_the_output_cannot_hold_is_found_before_work(place, capsys, rng):
+    files.write_image("in.png", rng.integers(0, 256, (45, 70, 4), np.uint8))
+    assert restore(model="models:refuse", output="out.jpg") == 2
+    assert_one_error(capsys, "out.jpg: JPEG has no alpha channel")
+    files.write_image("in.tif", rng.random((45, 70, 3), np.float32))
+    assert run("restore", "in.tif", "-o", "out.png", "-m", "models:refuse") == 2
+    assert_one_error(capsys, "out.png: PNG cannot hold float32; choose --bits, or write TIFF")
+
+
+def test_too_large_for_the_format_is_found_with_the_first_tiles(place, capsys):
+    files.write_image("in.png", np.zeros((5000, 8), np.uint8))
+    (place / "models.py").write_text(MODELS + "calls = []\ndef count(w):\n    calls.append(w)\n    return enlarge(w)\n")
+    assert restore(model="models:count", output="out.webp") == 1
+    assert_one_error(capsys, "out.webp: WebP holds up to 16383 pixels a side, not 32 x 20000")
+    assert len(sys.modules["models"].calls) <= 3
+
+
+@pytest.mark.parametrize(("model", "message"), [("models:refuse", "no thanks"), ("models:nan", "NaN or infinity")])
+def test_a_failing_model(place, capsys, model, message):
+    assert restore(model=model) == 1
+    assert_one_error(capsys, message)
+
+
+def test_a_write_that_fails(place, capsys, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device", "out.png")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert restore() == 1
+    assert_one_error(capsys, "out.png: No space left on device")
+
+
+def test_running_out_of_memory(place, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "iter_bands", fail)
+    assert restore() == 1
+    assert_one_error(capsys, "out of memory")
+
+
+def test_debug_shows_the_traceback(place, monkeypatch):
+    monkeypatch.setenv("HALOTILE_DEBUG", "1")
+    with pytest.raises(halotile.TileError):
+        restore(model="models:refuse")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize(("sent", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_signals_end_it_and_leave_nothing(place, sent, status):
+    import signal
+
+    command = [sys.executable, "-m", "halotile", "restore", "in.png", "-o", "out.png", "-m", "models:slow"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not os.path.exists("started") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(getattr(signal, sent))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "Traceback" not in errors
+    assert sorted(name for name in os.listdir() if "cache" not in name) == ["in.png", "models.py", "started"]
+
+
+# ---- plan, versions, help --------------------------------------------------------------------------------------------
+
+
+def table(text):
+    return {line[:21].strip(): line[21:].strip() for line in text.splitlines()[1:]}
+
+
+def test_plan(place, capsys):
+    assert run("plan", "3840x2160", "--scale", 4, "--halo", 18, "--overlap", 0) == 0
+    plan = halotile.plan_tiles((2160, 3840), scale=4, halo=18, overlap=0)
+    shown = table(capsys.readouterr().out)
+    assert shown["image"] == "3840x2160, 3 channels, uint8"
+    assert shown["output"] == "15360x8640, scale 4, uint8"
+    assert shown["tiles"] == f"{len(plan)} in a grid of {plan.grid[1]}x{plan.grid[0]}"
+    assert shown["window"] == f"{plan.window[1]}x{plan.window[0]}, batches of 1"
+    assert shown["halo"] == "18x18"
+    assert shown["overlap"] == "0x0"
+    assert shown["processed"] == f"{plan.processed_pixels / plan.ideal_pixels:.2f} of the image's pixels"
+    assert shown["memory: output"] == "398.1 MB"
+
+
+def test_plan_of_a_file(place, capsys, rng):
+    files.write_image("deep.tif", rng.integers(0, 65536, (45, 70, 4), np.uint16))
+    assert run("plan", "deep.tif", "--scale", "3/2", "--bits", 8) == 0
+    shown = table(capsys.readouterr().out)
+    assert shown["image"] == "70x45, 4 channels, uint16"
+    assert shown["output"] == "105x68, scale 3/2, uint8"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("640",), 1, "640: No such file or directory"),
+        (("0x10",), 2, "must"),
+        (("640x480", "--tile-size", 0), 2, "tile_size must be from 1"),
+        (("640x480", "--channels", 0), 2, "argument --channels: must be a whole number from 1"),
+        (("models.py",), 1, "models.py: not a PNG, JPEG, WebP or TIFF file"),
+    ],
+)
+def test_wrong_plans(place, capsys, arguments, status, message):
+    assert run("plan", *arguments) == status
+    assert_one_error(capsys, message)
+
+
+def test_version(capsys):
+    assert run("--version") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"halotile {halotile.__version__} (") and lines[0].endswith(" row kernels)")
+    assert {line.split()[0] for line in lines[1:]} == {"Python", "numpy", "torch", "pyvips", "tqdm"}
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("restore", "--help"), ("plan", "--help"), ("plan", "640x480")])
+def test_torch_and_pyvips_are_imported_only_when_needed(arguments):
+    code = f"""
+        import sys
+        from halotile.cli import main
+        try:
+            main({list(arguments)})
+        except SystemExit as stop:
+            assert stop.code == 0
+        assert not {{"torch", "pyvips", "tqdm"}} & set(sys.modules), "imported too early"
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_module_entry_point(place):
+    done = in_process("restore", "in.png", "-o", "out.png", "-m", "models:enlarge")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("out.png: 70x45 -> 280x180, uint8, ")
+    done = in_process("restore", "in.png", "-o", "out.png", "-m", "models:enlarge")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "halotile: error: out.png exists; --force overwrites it\n"
