@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What does everything but the model cost? A 3840x2160 uint8 RGB image, enlarged four times by a model that only repeats
-pixels, to uint8: seconds and peak memory of halotile and of other people's tile loops.
+"""What does everything but the model cost? A 3840x2160 uint8 RGB image, enlarged four times by a model that only
+repeats pixels, to uint8: seconds and peak memory of halotile and of other people's tile loops.
 
-Every measurement is a process of its own: imports, the image, one run on a small image (which nothing of is counted), then
-one restoration. Contenders take turns. Every result is compared with the exact one, pixel by pixel, off the clock.
+Every measurement is a process of its own: imports, the image, a run on a very small image, a first run on the image
+that gives the memory, and a second one that gives the seconds. Contenders take turns. Every result is compared with the
+exact one, pixel by pixel, off the clock.
 
     python benchmarks/bench_assembly.py [--rounds 5] [--only NAME ...]
 """
@@ -24,8 +25,9 @@ from common import MIB, fresh_process, memory, save, summary, table
 
 HEIGHT, WIDTH, SCALE, TILE, HALO = 2160, 3840, 4, 512, 32
 OUTPUT_BYTES = HEIGHT * WIDTH * 3 * SCALE**2
-WINDOW_OUTPUT_BYTES = (TILE + 2 * HALO) ** 2 * 3 * SCALE**2 * 4
+COMPARED = ("seconds", "rest_seconds", "above_baseline_bytes")
 
+Figures = dict[str, dict[str, float]]  # by what was measured: median, least, most
 Bands = Iterable[tuple[int, np.ndarray]]  # (first row, rows) of the result, from the top
 Contender = Callable[[np.ndarray, Any], Bands]
 
@@ -73,8 +75,8 @@ def timed_model() -> Any:
     import torch
 
     class Repeat(torch.nn.Module):
-        """Enlarges by repeating pixels, and adds up its own seconds. Memory of outputs that nobody holds any more is used
-        again, as accelerators' allocators do: mapping pages is not to be mistaken for work of the loops."""
+        """Enlarges by repeating pixels, and adds up its own seconds. Memory of outputs that nobody holds any more is
+        used again, as accelerators' allocators do: mapping pages is not to be mistaken for work of the loops."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -108,8 +110,8 @@ def restore(contender: Contender, image: np.ndarray, model: Any) -> Iterator[tup
 
 
 def consume(bands: Bands, image: np.ndarray) -> dict[str, float]:
-    """Seconds, and those of all the process's threads together, until the last band is there. Exits if all bands together
-    are not the image, repeated."""
+    """Seconds, and those of all the process's threads together, until the last band is there. Exits if the bands do not
+    make up the image, repeated."""
     seconds, cpu_seconds, rows_right = 0.0, 0.0, 0
     iterator, band = iter(bands), None
     while True:
@@ -131,8 +133,8 @@ def count_right(first: int, rows: np.ndarray, image: np.ndarray) -> int:
 
 
 def measure(name: str) -> dict[str, float]:
-    """Memory of a first run, seconds of a second: the first touch of memory can cost more than all else where the machine
-    is a virtual one, and most for those who take most."""
+    """Memory of a first run, seconds of a second: on a virtual machine the first touch of memory can cost more than all
+    else, and most to those who take most."""
     contender, _ = CONTENDERS[name]
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     small = image[:64, :96]
@@ -157,11 +159,10 @@ def measure(name: str) -> dict[str, float]:
 
 
 def available(names: list[str]) -> list[str]:
-    for name in names:
-        needs = CONTENDERS[name][1]
-        if needs and importlib.util.find_spec(needs) is None:
-            print(f"skipped: {name}; python -m pip install --no-deps {needs}")
-    return [name for name in names if not (needs := CONTENDERS[name][1]) or importlib.util.find_spec(needs)]
+    missing = {name for name in names if (needs := CONTENDERS[name][1]) and importlib.util.find_spec(needs) is None}
+    for name in sorted(missing):
+        print(f"skipped: {name}; python -m pip install --no-deps {CONTENDERS[name][1]}")
+    return [name for name in names if name not in missing]
 
 
 def run_all(names: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -173,29 +174,29 @@ def run_all(names: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
     return runs
 
 
-def report(figures: dict[str, dict[str, Any]]) -> str:
-    head = ["", "seconds", "least - most", "model", "rest", "MiB above baseline", "less the output"]
-    rows = [
-        [
-            name,
-            f"{f['seconds']['median']:.2f}",
-            f"{f['seconds']['least']:.2f} - {f['seconds']['most']:.2f}",
-            f"{f['model_seconds']['median']:.2f}",
-            f"{f['rest_seconds']['median']:.2f}",
-            f"{f['above_baseline_bytes']['median'] / MIB:.0f}",
-            f"{(f['above_baseline_bytes']['median'] - OUTPUT_BYTES) / MIB:.0f}",
-        ]
-        for name, f in figures.items()
-    ]
+def report(figures: dict[str, Figures]) -> str:
+    head = ["", "seconds", "least - most", "model", "rest", "all threads", "MiB", "less the output"]
+    rows = []
+    for name, of in figures.items():
+        median = {key: value["median"] for key, value in of.items()}
+        seconds = [median["model_seconds"], median["rest_seconds"], median["cpu_seconds"]]
+        mib = [median["above_baseline_bytes"] / MIB, (median["above_baseline_bytes"] - OUTPUT_BYTES) / MIB]
+        spread = f"{of['seconds']['least']:.2f} - {of['seconds']['most']:.2f}"
+        cells = [f"{median['seconds']:.2f}", spread, *(f"{s:.2f}" for s in seconds), *(f"{m:.0f}" for m in mib)]
+        rows.append([name, *cells])
     return table(head, rows)
 
 
-def ratios(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+def ratios(figures: dict[str, Figures]) -> dict[str, dict[str, float]]:
     """halotile's defaults over each peer, of medians."""
-    keys = ("seconds", "rest_seconds", "above_baseline_bytes")
-    ours = {key: figures[DEFAULTS][key]["median"] for key in keys}
-    others = [name for name in figures if not name.startswith("halotile")]
-    return {name: {key: ours[key] / figures[name][key]["median"] for key in keys} for name in others}
+    if DEFAULTS not in figures:
+        return {}
+    ours = figures[DEFAULTS]
+    return {
+        name: {key: ours[key]["median"] / theirs[key]["median"] for key in COMPARED}
+        for name, theirs in figures.items()
+        if not name.startswith("halotile")
+    }
 
 
 def main() -> None:
@@ -208,14 +209,13 @@ def main() -> None:
         print(json.dumps(measure(arguments.measure)))
         return
     runs = run_all(available(arguments.only), arguments.rounds)
-    figures = {name: {key: summary([r[key] for r in of_name]) for key in of_name[0]} for name, of_name in runs.items()}
-    print("\n" + report(figures))
-    print(f"\nThe output is {OUTPUT_BYTES / MIB:.0f} MiB, what the model makes of one window up to "
-          f"{WINDOW_OUTPUT_BYTES / MIB:.0f} MiB; both are in the figures.")
-    if DEFAULTS in figures:
-        compared = ratios(figures)
-        head = [f"{DEFAULTS} over", "seconds", "rest", "memory"]
-        print("\n" + table(head, [[name, *(f"{r:.2f}" for r in of.values())] for name, of in compared.items()]))
+    figures = {name: {key: summary([r[key] for r in of]) for key in of[0]} for name, of in runs.items()}
+    compared = ratios(figures)
+    print(f"\n{report(figures)}\n")
+    print(f"MiB are above what the process had before. The output is {OUTPUT_BYTES / MIB:.0f} of them.")
+    if compared:
+        rows = [[name, *(f"{ratio:.2f}" for ratio in of.values())] for name, of in compared.items()]
+        print("\n" + table([f"{DEFAULTS} over", *COMPARED], rows))
     save("assembly", {"figures": figures, "ratios": compared})
 
 

