@@ -90,7 +90,9 @@ def test_not_callable_and_bad_devices():
         restore_tiled(np.zeros((4, 4), np.uint8), 3)
     with pytest.raises(TypeError, match="dict of 0"):
         restore_tiled(np.zeros((4, 4), np.uint8), {})
-    for device in ("warp", "cuda:99", "cpu:x"):
+    with pytest.raises(TypeError, match="not the class Chain; call it first"):
+        restore_tiled(np.zeros((4, 4), np.uint8), Chain)
+    for device in ("warp", "cuda:99", "cpu:x", "meta"):
         with pytest.raises(ValueError, match="device must be one that torch can use here"):
             restore_tiled(np.zeros((4, 4), np.uint8), Chain(), device=device)
 

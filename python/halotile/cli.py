@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import __version__, _core, files
+from .engines import ENGINES
 from .loading import load_model
 from .options import ALPHAS, BLENDS, BOUNDARIES, MODEL_DTYPES, NONFINITE, Options
 from .plan import TilePlan, plan_tiles
@@ -156,6 +157,7 @@ def _print_plan(asked: argparse.Namespace) -> None:
     out_dtype = BIT_DTYPES.get(asked.bits, dtype)
     dtypes: dict[str, Any] = {"dtype": dtype, "out_dtype": out_dtype, "model_dtype": asked.dtype or "float32"}
     memory = plan.estimate_bytes(channels=channels, batch_size=asked.batch_size, **dtypes)
+    ratio = plan.processed_pixels / plan.ideal_pixels
     rows = [
         ("image", f"{_size(plan.image_size)}, {channels} channels, {dtype}"),
         ("output", f"{_size(plan.output_size)}, scale {plan.scale}, {out_dtype}"),
@@ -165,7 +167,7 @@ def _print_plan(asked: argparse.Namespace) -> None:
         ("halo", _size(plan.halo)),
         ("overlap", _size(plan.overlap)),
         ("phase", _size(plan.phase)),
-        ("processed", f"{plan.processed_pixels / plan.ideal_pixels:.2f} of the image's pixels"),
+        ("processed", f"{_megapixels(plan.processed_pixels)} for {_megapixels(plan.ideal_pixels)}: {ratio:.2f} times"),
         *((f"memory: {part}", _bytes(count)) for part, count in memory.items()),
     ]
     print("sizes are width x height, in pixels; memory is without the model's own")
@@ -192,6 +194,10 @@ def _size(shape: Any) -> str:
     return f"{shape[1]}x{shape[0]}"
 
 
+def _megapixels(count: int) -> str:
+    return f"{count / 1e6:.2f} megapixels"
+
+
 def _bytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
@@ -210,6 +216,7 @@ class _Versions(argparse.Action):
                 print(package, importlib.metadata.version(package))
             except importlib.metadata.PackageNotFoundError:
                 print(package, "not installed")
+        print(f"engines: {', '.join(ENGINES)}")
         parser.exit()
 
 

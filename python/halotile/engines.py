@@ -21,7 +21,9 @@ from . import _core
 from .images import peak_of
 from .plan import Box, Tile, TilePlan
 
-__all__ = ["HostBand", "OpaqueBand", "Values", "read_windows"]
+__all__ = ["ENGINES", "HostBand", "OpaqueBand", "Values", "read_windows"]
+
+ENGINES = ("host",)
 
 Position = tuple[int, int, int]
 

@@ -157,6 +157,8 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool) -> 
     Raises:
         TypeError: if it cannot be called.
     """
+    if isinstance(model, type):
+        raise TypeError(f"model must be a torch module or a callable, not the class {model.__name__}; call it first")
     if not callable(model):
         raise TypeError(f"model must be a torch module or a callable, not {_kind(model)}")
     torch = torch_if_loaded()
@@ -251,8 +253,8 @@ def _checked_device(device: Any) -> Any:
         return None
     torch = torch_if_loaded()
     try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, TypeError, AssertionError) as error:
+        return torch.zeros(1, device=device).cpu().new_empty(0, device=device).device  # meta tensors hold no values
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device must be one that torch can use here, not {device!r}: {error}") from error
 
 

@@ -84,7 +84,8 @@ class TilePlan(Sequence[Tile]):
             boundary=BOUNDARIES.index(options.boundary),
             blend=BLENDS.index(options.blend),
         )
-        self.boundary, self.blend, self.overlap = options.boundary, options.blend, options.overlap
+        self.boundary, self.blend = options.boundary, options.blend
+        self.overlap: tuple[int, int] = options.overlap
         self.scale, self.loss = scale, loss
         self.image_size: tuple[int, int] = self.core.image_size
         self.output_size: tuple[int, int] = self.core.output_size

@@ -28,8 +28,11 @@ class Progress:
         return self
 
     def begin(self, total: int) -> None:
+        """Starts the clock; called again if the total turns out to be another."""
         self.total = total
-        if self.wanted is True:
+        if self.bar is not None:
+            self.bar.total = total
+        elif self.wanted is True:
             self.bar = self.make_bar(total=total, unit="tile")
 
     def advance(self, tiles: int) -> None:

@@ -194,6 +194,8 @@ class _Run:
 
     def start(self, progress: Progress) -> None:
         """Learns what the model does from the first batch, unless an earlier image taught it, and plans with that."""
+        self.progress = progress
+        progress.begin(len(self.plan) * len(self.image.pixels))
         facts = self.restorer._facts.get(self.image.channels)
         if facts is None:
             facts, output = learn(self.forward, self.options, self._planned)
@@ -203,7 +205,6 @@ class _Run:
         self.restorer._facts[self.image.channels] = facts
         resize = Model(bilinear(facts.scale, facts.loss))
         self.forward.models = {part: resize for part in facts.parts if part.how == "resize"}
-        self.progress = progress
         progress.begin(len(self.plan) * len(self.image.pixels))
 
     # ---- results -----------------------------------------------------------------------------------------------------
