@@ -342,7 +342,7 @@ def assert_one_error(capsys, message):
         (("--tile-size", 0), "tile_size must be from 1"),
         (("--halo", -1), "halo must be from 0"),
         (("--overlap", 32), "overlap must be below tile_size"),
-        (("--overlap", "much"), "argument --overlap: invalid"),
+        (("--overlap", "much"), "argument --overlap: must be auto or a whole number"),
         (("--blend", "hann"), "argument --blend: invalid choice: 'hann'"),
         (("--boundary", "zero"), "argument --boundary: invalid choice"),
         (("--scale", "x4"), "scale must be a positive fraction"),
@@ -541,3 +541,19 @@ def test_module_entry_point(place):
     done = in_process("restore", "in.png", "-o", "out.png", "-m", "models:enlarge")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "halotile: error: out.png exists; --force overwrites it\n"
+
+
+def test_a_fixed_export_that_loses_pixels_is_not_shifted(place, capsys, rng):
+    """Valid convolutions behind a fixed window: exact windows work, completed ones are refused."""
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Conv2d(3, 3, 5)
+    torch.nn.init.dirac_(net.weight)
+    torch.nn.init.zeros_(net.bias)
+    torch.export.save(torch.export.export(net, (torch.rand(1, 3, 64, 64),)), "valid.pt2")
+    image = rng.integers(0, 256, (96, 96, 3), np.uint8)
+    files.write_image("in.png", image)
+    assert run("restore", "in.png", "-o", "a.png", "-m", "valid.pt2", "--tile-size", 16, "--halo", 8, "--scale", 1) == 1
+    assert "windows have exactly 64" in capsys.readouterr().err
+    options = ["--tile-size", 48, "--halo", 8, "--scale", 1, "--overlap", 0]
+    assert run("restore", "in.png", "-o", "b.png", "-m", "valid.pt2", *options) == 0
+    np.testing.assert_array_equal(files.read_image("b.png").pixels, image)

@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
@@ -102,6 +102,7 @@ def test_batches_and_their_remainders(batch):
     batch=st.integers(1, 4),
 )
 def test_any_combination(name, size, tile, extra, overlap, blend, boundary, batch):
+    assume(not (name == "reflect padding" and boundary == "native" and min(size) < 2))  # torch cannot reflect one pixel
     model = seeded(MODELS[name])
     check(
         model,

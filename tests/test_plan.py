@@ -101,11 +101,10 @@ def test_tiles_are_no_larger_than_asked_and_overlap_enough(case):
         for i, (start, stop) in enumerate(keeps):
             inner = 0 < i < len(keeps) - 1
             if inner:
-                bound = (
-                    reference.round_up(options["tile_size"] + 2 * plan.halo[axis], plan.phase[axis])
-                    - 2 * plan.halo[axis]
+                least = plan.phase[axis] + reference.round_up(
+                    2 * plan.halo[axis] + options["overlap"], plan.phase[axis]
                 )
-                assert stop - start <= bound * plan.scale + plan.phase[axis] * plan.scale
+                assert stop - start <= max(options["tile_size"], least - 2 * plan.halo[axis]) * plan.scale
         for a, b in pairwise(keeps):
             assert a[1] - b[0] >= options["overlap"] * plan.scale - 1e-9
 

@@ -99,6 +99,35 @@ def test_read_wide_rows_cross_pieces(rng):
         same_bits(window, reference.read(image, 0, -5, 2, width + 9, 255.0))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize(("channels", "width"), [(1, 3000), (2, 1500), (3, 700), (4, 513), (1500, 4)])
+def test_interleaved_to_interleaved_crosses_pieces(rng, dtype, channels, width):
+    image = random_image(rng, (channels, 3, width), dtype)
+    peak = 255.0 if dtype == "uint8" else 1.0
+    for x, window_width in ((-3, width + 7), (2, width - 3), (width + 1, 9), (-20, 9)):
+        window = in_layout(np.empty((channels, 4, window_width), np.float32), "HWC")
+        want = reference.read(image, -1, x, 4, window_width, peak, 2.0, -1.0)
+        _core.read(window, in_layout(image, "HWC"), -1, x, (peak, 2.0, -1.0, False))
+        same_bits(np.ascontiguousarray(window), want)
+    back = in_layout(np.zeros_like(image), "HWC")
+    window = in_layout(reference.read(image, 0, 0, 3, width, peak), "HWC")
+    assert _core.finish(back, window, None, None, (peak, 1.0, 0.0, False)) is None
+    same_bits(np.ascontiguousarray(back), image)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("peak", [1.0, 1023.0, 0.1, 99.5])
+def test_integers_with_any_peak(rng, dtype, peak):
+    image = random_image(rng, (3, 5, 77), dtype)
+    for window_dtype, layout in itertools.product(MODEL_DTYPES, LAYOUTS):
+        window = np.zeros((3, 7, 90), np.float32 if window_dtype == "float32" else np.uint16)
+        window = window.view(np.float16) if window_dtype == "float16" else window
+        with np.errstate(over="ignore"):
+            want = stored(reference.read(image, -1, -4, 7, 90, peak, 0.3, 2.0), window_dtype)
+        _core.read(window, in_layout(image, layout), -1, -4, (peak, 0.3, 2.0, False))
+        same_bits(window, want)
+
+
 def test_every_8_and_16_bit_value_is_divided_exactly():
     for dtype, peak in (("uint8", 255.0), ("uint16", 65535.0)):
         values = np.arange(int(peak) + 1).astype(dtype).reshape(1, 1, -1)

@@ -134,7 +134,8 @@ static PyObject *py_reflect(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     if (size < 1 || size > HT_MAX_SIDE || index < -HT_MAX_SIDE || index > HT_MAX_SIDE)
         return PyErr_Format(PyExc_ValueError,
-                            "index must be within 2^40 of zero and size from 1 to 2^40, not %lld and %lld", index, size);
+                            "index must be within 2^40 of zero and size from 1 to 2^40, not %lld and %lld", index,
+                            size);
     return PyLong_FromLongLong(ht_reflect(index, size));
 }
 

@@ -16,12 +16,12 @@ enum ht_status ht_accumulate_check(const struct ht_array *sums, const struct ht_
 static bool accumulate_piece(const struct ht_array *sums, const struct ht_array *source, float wy, const float *wx,
                              struct ht_piece *piece)
 {
-    if (!ht_piece_point(piece, source))
-        ht_piece_load(piece, source);
+    const void *from[HT_GROUP];
+    enum ht_dtype dtype = ht_piece_source(piece, source, from);
     bool bad = false;
     for (int k = 0; k < piece->group; k++) {
         float *row = ht_array_at(sums, piece->c + k, piece->y, piece->x);
-        bad |= ht_rows.accumulate(row, piece->row[k], wy, wx + piece->x, piece->n);
+        bad |= ht_rows.accumulate[dtype](row, from[k], wy, wx + piece->x, piece->n);
     }
     return bad;
 }

@@ -23,9 +23,31 @@ void *ht_array_at(const struct ht_array *array, int64_t c, int64_t y, int64_t x)
     return (char *)array->data + element * ht_dtype_size(array->dtype);
 }
 
+static bool is_interleaved(const struct ht_array *array)
+{
+    return array->stride_c == 1 && array->stride_x == array->channels;
+}
+
 static bool is_triples(const struct ht_array *array)
 {
-    return array->channels == HT_GROUP && array->stride_c == 1 && array->stride_x == HT_GROUP;
+    return array->channels == HT_GROUP && is_interleaved(array);
+}
+
+static void flatten(struct ht_array *array)
+{
+    array->width *= array->channels;
+    array->stride_x = 1;
+    array->channels = 1;
+}
+
+int64_t ht_array_flatten(struct ht_array *a, struct ht_array *b)
+{
+    int64_t channels = a->channels;
+    if (!is_interleaved(a) || !is_interleaved(b))
+        return 1;
+    flatten(a);
+    flatten(b);
+    return channels;
 }
 
 int ht_array_group(const struct ht_array *a, const struct ht_array *b)
@@ -71,4 +93,17 @@ void ht_piece_store(const struct ht_piece *piece, const struct ht_array *array)
         else
             ht_store_strided(destination, array->dtype, array->stride_x, piece->row[k], piece->n);
     }
+}
+
+enum ht_dtype ht_piece_source(struct ht_piece *piece, const struct ht_array *array, const void *from[HT_GROUP])
+{
+    bool direct = array->stride_x == 1;
+    for (int k = 0; k < piece->group; k++) {
+        piece->row[k] = piece->scratch[k];
+        from[k] = direct ? ht_array_at(array, piece->c + k, piece->y, piece->x) : piece->row[k];
+    }
+    if (direct)
+        return array->dtype;
+    ht_piece_load(piece, array);
+    return HT_F32;
 }

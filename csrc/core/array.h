@@ -28,6 +28,10 @@ bool ht_dtype_is_model(enum ht_dtype dtype);
 /* Whether shapes are equal, no side is below 1 and dtypes exist. */
 bool ht_array_fits(const struct ht_array *a, const struct ht_array *b);
 
+/* Where both arrays interleave all their channels, makes each one channel, of as many times the width, and returns the
+ * number of channels: pixels side by side are elements side by side in both. Else changes nothing and returns 1. */
+int64_t ht_array_flatten(struct ht_array *a, struct ht_array *b);
+
 /* HT_GROUP if either array interleaves three channels, else 1. */
 int ht_array_group(const struct ht_array *a, const struct ht_array *b);
 
@@ -41,5 +45,9 @@ bool ht_piece_point(struct ht_piece *piece, const struct ht_array *array);
 /* rows <- array, array <- rows; converting dtypes. */
 void ht_piece_load(struct ht_piece *piece, const struct ht_array *array);
 void ht_piece_store(const struct ht_piece *piece, const struct ht_array *array);
+
+/* Points `from` at the array's own rows where their elements lie side by side, else at the scratch, which it loads.
+ * Returns the dtype of what is there. */
+enum ht_dtype ht_piece_source(struct ht_piece *piece, const struct ht_array *array, const void *from[HT_GROUP]);
 
 #endif

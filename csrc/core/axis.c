@@ -60,7 +60,9 @@ static void take_options(struct ht_axis *a, const struct ht_axis_options *o)
 static void cut(struct ht_axis *a, int64_t length, int64_t tile, int64_t overlap)
 {
     int64_t extra = round_up(2 * a->halo + overlap, a->phase); /* window - step, at least */
-    int64_t longest_step = round_down(tile - overlap, a->phase);
+    int64_t longest_step = round_down(tile + 2 * a->halo - extra, a->phase);
+    if (longest_step < a->phase)
+        longest_step = a->phase;
     if (a->size <= tile || length <= longest_step + extra) {
         a->count = 1;
         a->window = length;

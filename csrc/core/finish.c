@@ -17,7 +17,7 @@ enum ht_status ht_finish_check(const struct ht_array *destination, const struct 
 }
 
 struct job {
-    const struct ht_array *destination, *source;
+    struct ht_array destination, source;
     const float *ny, *nx;
     struct ht_values values;
     struct ht_piece piece;
@@ -27,33 +27,34 @@ struct job {
 static bool finish_piece(struct job *job)
 {
     struct ht_piece *piece = &job->piece;
-    if (!ht_piece_point(piece, job->source))
-        ht_piece_load(piece, job->source);
-    float *from[HT_GROUP] = {piece->row[0], piece->row[1], piece->row[2]};
-    bool direct = ht_piece_point(piece, job->destination);
+    const void *from[HT_GROUP];
+    enum ht_dtype dtype = ht_piece_source(piece, &job->source, from);
+    bool direct = ht_piece_point(piece, &job->destination);
 
     float ny = job->ny ? job->ny[piece->y] : 1.0f;
     const float *nx = job->nx ? job->nx + piece->x : NULL;
     bool bad = false;
     for (int k = 0; k < piece->group; k++)
-        bad |= ht_rows.resolve(piece->row[k], from[k], ny, nx, piece->n, &job->values);
+        bad |= ht_rows.resolve[dtype](piece->row[k], from[k], ny, nx, piece->n, &job->values);
     if (!direct)
-        ht_piece_store(piece, job->destination);
+        ht_piece_store(piece, &job->destination);
     return bad;
 }
 
 bool ht_finish(const struct ht_array *destination, const struct ht_array *source, const float *ny, const float *nx,
                const struct ht_values *values, struct ht_position *first)
 {
-    struct job job = {.destination = destination, .source = source, .ny = ny, .nx = nx, .values = *values};
-    job.values.clamp |= is_integer(destination->dtype);
+    struct job job = {.destination = *destination, .source = *source, .ny = ny, .nx = nx, .values = *values};
     struct ht_piece *piece = &job.piece;
-    piece->group = ht_array_group(destination, source);
     bool bad = false;
-    for (piece->c = 0; piece->c < source->channels; piece->c += piece->group)
-        for (piece->y = 0; piece->y < source->height; piece->y++)
-            for (piece->x = 0; piece->x < source->width; piece->x += HT_PIECE) {
-                piece->n = ht_piece_length(source->width - piece->x);
+    job.values.clamp |= is_integer(destination->dtype);
+    if (!nx)
+        ht_array_flatten(&job.destination, &job.source);
+    piece->group = ht_array_group(&job.destination, &job.source);
+    for (piece->c = 0; piece->c < job.source.channels; piece->c += piece->group)
+        for (piece->y = 0; piece->y < job.source.height; piece->y++)
+            for (piece->x = 0; piece->x < job.source.width; piece->x += HT_PIECE) {
+                piece->n = ht_piece_length(job.source.width - piece->x);
                 bad |= finish_piece(&job);
             }
     if (bad && first)

@@ -68,8 +68,9 @@ struct ht_axis_options {
  *     origin + i * step + min(i, longer) * phase
  * so that steps differ by at most one phase. phase and halo are the effective ones: phase is the least common multiple
  * of the asked one and the scale's denominator, halo is rounded up to the denominator, so that keep ranges start and
- * stop on output pixels. A tile (keep without what the image's edge adds) is never larger than the asked one; a window
- * is a tile and its halo, rounded up to the phase. */
+ * stop on output pixels. A window is a tile and its halo, rounded up to the phase. A tile (keep, without what the
+ * image's edge adds) is never larger than the asked one, unless two halos are no multiple of the phase and the smallest
+ * window that can step by one phase leaves more. */
 struct ht_axis {
     int64_t size, output_size; /* input, output pixels; output_size = ceil(size * scale) */
     int64_t count;             /* tiles, >= 1 */

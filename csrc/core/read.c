@@ -8,43 +8,70 @@ static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 struct job {
-    const struct ht_array *window, *image;
+    struct ht_array window, image;
+    int64_t pixel; /* columns per pixel: more than one where both arrays are flat */
+    bool at_once;  /* there is a kernel from the image to the window */
     const struct ht_values *values;
     struct ht_piece piece;
 };
 
-/* One piece: n pixels of window row wy from column wx, read from image row y, column x on. */
+/* n columns of window row wy from column wx, read from image row y, column x on: by one kernel. */
+static void read_at_once(struct job *job, int64_t wy, int64_t wx, int64_t y, int64_t x, int64_t n)
+{
+    const struct ht_array *window = &job->window, *image = &job->image;
+    const void *source = ht_array_at(image, job->piece.c, y, x);
+    void *row[HT_GROUP];
+    for (int k = 0; k < job->piece.group; k++)
+        row[k] = ht_array_at(window, job->piece.c + k, wy, wx);
+    if (job->piece.group == HT_GROUP)
+        ht_rows.read3[image->dtype][window->dtype](row[0], row[1], row[2], source, n, job->values);
+    else
+        ht_rows.read[image->dtype][window->dtype](row[0], source, n, job->values);
+}
+
+/* The same step by step; n <= HT_PIECE. */
 static void read_piece(struct job *job, int64_t wy, int64_t wx, int64_t y, int64_t x, int64_t n)
 {
     struct ht_piece *piece = &job->piece;
     const struct ht_values *v = job->values;
     piece->n = n;
     piece->y = wy, piece->x = wx;
-    bool direct = ht_piece_point(piece, job->window);
+    bool direct = ht_piece_point(piece, &job->window);
     piece->y = y, piece->x = x;
-    ht_piece_load(piece, job->image);
+    ht_piece_load(piece, &job->image);
     for (int k = 0; k < piece->group; k++)
         ht_rows.scale(piece->row[k], n, v->peak, v->gain, v->offset);
     piece->y = wy, piece->x = wx;
     if (!direct)
-        ht_piece_store(piece, job->window);
+        ht_piece_store(piece, &job->window);
 }
 
-/* Columns outside the image, one by one; there are at most a few halos of them. */
+/* The same for any n. */
+static void read_run(struct job *job, int64_t wy, int64_t wx, int64_t y, int64_t x, int64_t n)
+{
+    if (job->at_once)
+        read_at_once(job, wy, wx, y, x, n);
+    else
+        for (int64_t done = 0; done < n; done += HT_PIECE)
+            read_piece(job, wy, wx + done, y, x + done, ht_piece_length(n - done));
+}
+
+/* Pixels outside the image, one by one; there are at most a few halos of them. */
 static void read_reflected(struct job *job, int64_t wy, int64_t y, int64_t x, int64_t start, int64_t stop)
 {
+    int64_t pixel = job->pixel, width = job->image.width / pixel;
     for (int64_t wx = start; wx < stop; wx++)
-        read_piece(job, wy, wx, y, ht_reflect(x + wx, job->image->width), 1);
+        read_run(job, wy, wx * pixel, y, ht_reflect(x + wx, width) * pixel, pixel);
 }
 
 static void read_row(struct job *job, int64_t wy, int64_t y, int64_t x)
 {
-    int64_t width = job->window->width;
-    int64_t inside = smaller(larger(-x, 0), width);                                /* first column inside the image */
-    int64_t outside = larger(smaller(job->image->width - x, width), inside);        /* first one beyond it */
+    int64_t pixel = job->pixel, width = job->window.width / pixel;
+    int64_t inside = smaller(larger(-x, 0), width);                                 /* first pixel inside the image */
+    int64_t outside = larger(smaller(job->image.width / pixel - x, width), inside); /* first one beyond it */
     read_reflected(job, wy, y, x, 0, inside);
-    for (int64_t wx = inside; wx < outside; wx += HT_PIECE)
-        read_piece(job, wy, wx, y, x + wx, ht_piece_length(outside - wx));
+    if (inside < outside)
+        read_run(job, wy, inside * pixel, y, (x + inside) * pixel, (outside - inside) * pixel);
     read_reflected(job, wy, y, x, outside, width);
 }
 
@@ -54,9 +81,12 @@ enum ht_status ht_read(const struct ht_array *window, const struct ht_array *ima
     if (!ht_dtype_is_model(window->dtype) || !ht_array_fits(window, window) || !ht_array_fits(image, image) ||
         window->channels != image->channels)
         return HT_BAD_ARRAY;
-    struct job job = {.window = window, .image = image, .values = values};
-    job.piece.group = ht_array_group(window, image);
-    for (job.piece.c = 0; job.piece.c < window->channels; job.piece.c += job.piece.group)
+    struct job job = {.window = *window, .image = *image, .values = values};
+    job.pixel = ht_array_flatten(&job.window, &job.image);
+    job.piece.group = ht_array_group(&job.window, &job.image);
+    job.at_once = image->dtype < HT_INTEGERS && job.window.stride_x == 1 &&
+                  (job.image.stride_x == 1 || job.piece.group == HT_GROUP);
+    for (job.piece.c = 0; job.piece.c < job.window.channels; job.piece.c += job.piece.group)
         for (int64_t wy = 0; wy < window->height; wy++)
             read_row(&job, wy, ht_reflect(y + wy, image->height), x);
     return HT_OK;

@@ -55,7 +55,7 @@ def routes(channels: int, alpha: str, in_channels: int | None) -> Iterator[tuple
         yield (Part(0, channels, channels),)
         return
     has_alpha = channels in (2, 4)
-    if has_alpha and in_channels == channels:
+    if has_alpha and in_channels == channels and alpha == "restore":  # a model for RGBA
         yield (Part(0, channels, channels),)
     colours = channels - has_alpha
     for feed in sorted((1, 3), key=lambda feed: (feed != in_channels, feed != colours)):

@@ -281,6 +281,8 @@ def _add_tiling(parser: argparse.ArgumentParser) -> None:
 
 
 def _overlap(text: str) -> int | str:
+    if text != "auto" and not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"must be auto or a whole number, not {text!r}")
     return text if text == "auto" else int(text)
 
 

@@ -104,6 +104,7 @@ class HostBand:
         self.done = core.done(0, row)
         self.wy = core.weights(0, row)
         self.ny = core.normaliser(0, *self.side.keep)
+        self.bad = False  # NaN or infinity met in this tile row
         self.columns[:] = 0
         for _, _, slots in self._slots(self.side.sole[1], self.side.keep[1]):  # no tile row above has touched these
             self.rows[:, slots] = 0
@@ -125,24 +126,30 @@ class HostBand:
             if box.height and box.width:
                 sums = self.columns[:, : box.height, self._columns_of(tile.column, x0, x1)]
                 bad.append(self._accumulate(sums, tile, output, box, wx[x0 - tile.keep.x : x1 - tile.keep.x]))
-        return min((position for position in bad if position), key=lambda p: (p[1], p[2], p[0]), default=None)
+        first = _first(bad)
+        self.bad |= first is not None
+        return first
 
-    def close_row(self) -> None:
-        """FINISH what no later tile adds to: the rows of `destination` are complete."""
+    def close_row(self) -> Position | None:
+        """FINISH what no later tile adds to: the rows of `destination` are complete.
+
+        Returns the first sum that is too large for float32, if what was added was not."""
+        bad: list[Position | None] = []
         sole, start = self.side.sole, self.side.keep[0]
         shared_stop = min(sole[0], self.done[1])
         for y, stop, slots in self._slots(start, shared_stop):
             rows = self.destination[:, y - self.done[0] : stop - self.done[0]]
-            self._finish(rows, self.rows[:, slots], self.ny[y - start : stop - start], self.nx)
+            position = self._finish(rows, self.rows[:, slots], self.ny[y - start : stop - start], self.nx)
+            bad.append(_placed(position, y, 0))
         height = sole[1] - sole[0]
-        if height == 0:
-            return
         rows = self.destination[:, sole[0] - self.done[0] : sole[1] - self.done[0]]
         for column, side in enumerate(self.sides):
             x0, x1 = side.keep[0], min(side.sole[0], self.plan.core.done(1, column)[1])
-            if x0 < x1:
+            if x0 < x1 and height:
                 sums = self.columns[:, :height, self._columns_of(column, x0, x1)]
-                self._finish(rows[:, :, x0:x1], sums, self.ny[sole[0] - start : sole[1] - start], self.nx[x0:x1])
+                ny = self.ny[sole[0] - start : sole[1] - start]
+                bad.append(_placed(self._finish(rows[:, :, x0:x1], sums, ny, self.nx[x0:x1]), sole[0], x0))
+        return None if self.bad else _first(bad)
 
     # ---- parts ----
 
@@ -169,7 +176,7 @@ class HostBand:
         self, sums: np.ndarray, tile: Tile, output: np.ndarray, box: Box, wx: np.ndarray
     ) -> Position | None:
         wy = self.wy[box.y - tile.keep.y : box.y_stop - tile.keep.y]
-        return _placed(_core.accumulate(sums, _piece(tile, output, box), wy, wx), box)
+        return _placed(_core.accumulate(sums, _piece(tile, output, box), wy, wx), box.y, box.x)
 
     def _finish(self, rows: np.ndarray, sums: np.ndarray, ny: Any, nx: Any) -> Position | None:
         return _core.finish(rows, sums, ny, nx, self.values.numbers, self.values.bfloat16)
@@ -179,7 +186,7 @@ class HostBand:
         if box.height == 0 or box.width == 0:
             return None
         rows = self.destination[:, box.y - self.done[0] : box.y_stop - self.done[0], box.x : box.x_stop]
-        return _placed(self._finish(rows, _piece(tile, output, box), None, None), box)
+        return _placed(self._finish(rows, _piece(tile, output, box), None, None), box.y, box.x)
 
 
 class OpaqueBand:
@@ -205,5 +212,9 @@ def _piece(tile: Tile, output: np.ndarray, box: Box) -> np.ndarray:
     return output[:, y : y + box.height, x : x + box.width]
 
 
-def _placed(position: Position | None, box: Box) -> Position | None:
-    return None if position is None else (position[0], position[1] + box.y, position[2] + box.x)
+def _placed(position: Position | None, y: int, x: int) -> Position | None:
+    return None if position is None else (position[0], position[1] + y, position[2] + x)
+
+
+def _first(positions: list[Position | None]) -> Position | None:
+    return min((position for position in positions if position), key=lambda p: (p[1], p[2], p[0]), default=None)

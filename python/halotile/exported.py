@@ -64,6 +64,7 @@ class FixedShape(torch.nn.Module):
 
     def _run(self, windows: torch.Tensor) -> torch.Tensor:
         n, _, height, width = windows.shape
+        self.check_plan((height, width), (0, 0), "reflect")
         full_n, full_height, full_width = self.batch or n, self.window[0] or height, self.window[1] or width
         full = pad(windows, (0, full_width - width, 0, full_height - height), mode="replicate")
         full = torch.cat([full, full[-1:].expand(full_n - n, -1, -1, -1)])
@@ -73,7 +74,11 @@ class FixedShape(torch.nn.Module):
 
 
 def _share(output: int, part: int, whole: int) -> int:
-    """What the first `part` of `whole` input pixels became of `output` pixels."""
-    if output * part % whole:
-        raise ValueError(f"the model turned {whole} pixels into {output}: what {part} of them became cannot be told")
+    """What the first `part` of `whole` input pixels became of `output` pixels. A model whose output is neither a
+    multiple nor a whole fraction of its input may have lost pixels at its edges, and no longer starts where it did."""
+    if part == whole:
+        return output
+    if (output % whole and whole % output) or output * part % whole:
+        text = f"the model turned {whole} pixels into {output}: what {part} of them became cannot be told"
+        raise ValueError(f"{text}; choose tile_size and halo so that windows have exactly {whole}")
     return output * part // whole

@@ -18,9 +18,12 @@ from .plan import Tile
 __all__ = ["Forward", "tile_error"]
 
 
-def tile_error(kind: type[TileError], tiles: list[Tile], text: str, rows_done: int = 0) -> TileError:
+def tile_error(
+    kind: type[TileError], tiles: list[Tile], text: str, *, rows_done: int = 0, image: str = ""
+) -> TileError:
     first, last = tiles[0], tiles[-1]
     which = f"tile {first.index}" if first.index == last.index else f"tiles {first.index} to {last.index}"
+    which += image
     box = first.window
     where = f"row {first.row}, column {first.column}; window rows {box.y}:{box.y_stop}, columns {box.x}:{box.x_stop}"
     return kind(f"{which} ({where}): {text}", tile=first.index, box=tuple(box), rows_done=rows_done)
@@ -45,21 +48,34 @@ class Forward:
         try:
             return part.reduced(model(windows))
         except BadOutput as error:
-            raise tile_error(ModelOutputError, tiles, str(error)) from error.__cause__
+            raise tile_error(ModelOutputError, tiles, str(error), image=self.which(index)) from error.__cause__
         except Exception as error:
-            hint = "; a smaller tile_size needs less memory" if is_out_of_memory(error) else ""
-            text = f"the model raised {type(error).__name__}: {error}{hint}"
-            raise tile_error(TileError, tiles, text) from error
+            text = f"the model raised {type(error).__name__}: {described(error)}"
+            raise tile_error(TileError, tiles, text, image=self.which(index)) from error
+
+    def which(self, index: int) -> str:
+        """Says which image a tile is of, where there are several."""
+        return f" of image {index}" if len(self.image.pixels) > 1 else ""
 
     def _buffer(self, part: Part, model: Model, tiles: list[Tile]) -> np.ndarray:
         shape = (len(tiles), part.feed, tiles[0].window.height, tiles[0].window.width)
         if (part, shape) not in self.buffers:
-            self.buffers[part, shape] = model.new_windows(*shape)
+            try:
+                self.buffers[part, shape] = model.new_windows(*shape)
+            except (MemoryError, ValueError) as error:
+                text = f"windows of shape {shape} cannot be allocated: {error}; tile_size and halo make them smaller"
+                raise MemoryError(text) from error
         return self.buffers[part, shape]
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+def described(error: Exception) -> str:
+    try:
+        text = str(error)
+    except Exception:
+        return "(its text cannot be had)"
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        text += "; a smaller tile_size needs less memory"
+    return text
 
 
 def bilinear(scale: Fraction, loss: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:

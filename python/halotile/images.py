@@ -24,6 +24,7 @@ __all__ = [
     "open_image",
     "open_output",
     "peak_of",
+    "refuse_swapped_channels",
     "torch_if_loaded",
 ]
 
@@ -79,6 +80,9 @@ def open_image(image: Any, layout: str | None) -> Image:
     if is_tensor(image):
         dtype, view, device = str(image.dtype).removeprefix("torch."), _tensor_view, image.device
         usual = {2: "HW", 3: "CHW", 4: "NCHW"}
+        _refuse_tensor_without_memory("image", image)
+    elif isinstance(image, np.ma.MaskedArray):
+        raise TypeError("image must not be a masked array: its mask would be lost; fill it first")
     elif isinstance(image, np.ndarray):
         dtype, view, device = image.dtype.name, _array_view, None
         usual = {2: "HW", 3: "HWC", 4: "NHWC"}
@@ -90,7 +94,7 @@ def open_image(image: Any, layout: str | None) -> Image:
         raise TypeError(f"image must have one of the dtypes {', '.join(IMAGE_DTYPES)}, not {image.dtype}")
     if layout is None:
         layout = usual.get(image.ndim)
-        _refuse_swapped_channels(image, layout)
+        refuse_swapped_channels("image", image.shape, layout)
     if layout is None or len(layout) != image.ndim:
         wanted = f"the {len(layout)} dimensions of layout {layout!r}" if layout else "2 to 4 dimensions"
         raise ValueError(f"image must have {wanted}, not shape {tuple(image.shape)}")
@@ -99,17 +103,24 @@ def open_image(image: Any, layout: str | None) -> Image:
     return Image(image, _to_nchw(view(image), layout), dtype, layout, device)
 
 
-def _refuse_swapped_channels(image: Any, layout: str | None) -> None:
+def refuse_swapped_channels(name: str, shape: tuple[int, ...], layout: str | None) -> None:
     """Shape (3, H, W) is hardly an array of three rows with W channels, nor (H, W, 3) a tensor of H channels."""
     if layout not in ("HWC", "CHW"):
         return
     other = "CHW" if layout == "HWC" else "HWC"
-    channels, elsewhere = image.shape[layout.index("C")], image.shape[other.index("C")]
+    channels, elsewhere = shape[layout.index("C")], shape[other.index("C")]
     if channels > 4 >= elsewhere:
         raise ValueError(
-            f"image of shape {tuple(image.shape)} would have {channels} channels in layout {layout!r}; pass "
+            f"{name} of shape {tuple(shape)} would have {channels} channels in layout {layout!r}; pass "
             f"layout={other!r}, or layout={layout!r} if that is meant"
         )
+
+
+def _refuse_tensor_without_memory(name: str, tensor: Any) -> None:
+    if tensor.layout != torch_if_loaded().strided:
+        raise TypeError(f"{name} must be a dense tensor, not {tensor.layout}")
+    if tensor.device.type == "meta":
+        raise ValueError(f"{name} must have values, not be on the device 'meta'")
 
 
 def _array_view(image: np.ndarray) -> np.ndarray:
@@ -121,9 +132,7 @@ def _array_view(image: np.ndarray) -> np.ndarray:
 
 def _tensor_view(image: Any) -> np.ndarray:
     torch = torch_if_loaded()
-    if image.layout != torch.strided:
-        raise TypeError(f"image must be a dense tensor, not {image.layout}")
-    host = image.detach().cpu()
+    host = image.detach().resolve_neg().cpu()
     return (host.view(torch.uint16) if host.dtype == torch.bfloat16 else host).numpy()
 
 
@@ -156,7 +165,7 @@ def new_image(source: Image, channels: int, size: tuple[int, int], dtype: str) -
         original = np.empty(shape, dtype)
         return Image(original, _to_nchw(original, layout), dtype, layout)
     torch = torch_if_loaded()
-    original = torch.empty(shape, dtype=getattr(torch, dtype))
+    original = torch.empty(shape, dtype=getattr(torch, dtype), device="cpu")
     return Image(original, _to_nchw(_tensor_view(original), layout), dtype, layout, source.device)
 
 
@@ -174,27 +183,39 @@ def check_output_kind(out: Any, source: Image, dtype: str | None) -> None:
     name = str(out.dtype).removeprefix("torch.")
     if name not in IMAGE_DTYPES or (dtype and name != dtype):
         raise TypeError(f"out must have dtype {dtype or ' or '.join(IMAGE_DTYPES)}, not {out.dtype}")
-    if not wants_tensor:
+    if wants_tensor:
+        _refuse_tensor_without_memory("out", out)
+        if out.requires_grad:
+            raise ValueError("out must not require a gradient: results have none")
+        strides, host = out.stride(), _tensor_view(out) if out.device.type == "cpu" else None
+    else:
         if not out.flags.writeable:
             raise ValueError("out must be writeable")
         if not out.dtype.isnative or not out.flags.aligned or any(s % out.itemsize for s in out.strides):
             raise ValueError("out must be aligned and in native byte order")
-    if np.may_share_memory(source.pixels, out if not wants_tensor else _tensor_view(_host_of(out))):
+        strides, host = out.strides, out
+    if any(stride == 0 and side > 1 for stride, side in zip(strides, out.shape, strict=True)):
+        raise ValueError("out must not share memory with itself, as expanded and broadcast arrays do")
+    if host is not None and _share_memory(source.pixels, host):
         raise ValueError("out must not share memory with image: image is never modified")
 
 
+def _share_memory(a: np.ndarray, b: np.ndarray) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except RuntimeError:  # TooHardError: nobody knows
+        return True
+
+
 def open_output(out: Any, source: Image, channels: int, size: tuple[int, int]) -> Image:
-    """Sees the user's `out`, which `check_output_kind` has passed, as an Image to write to."""
+    """Sees the user's `out`, which `check_output_kind` has passed, as an Image to write to. Of one on another device it
+    is a copy: what no run reaches stays as it was."""
     layout = _layout_for(source, channels)
     shape = _shape_for(source, layout, channels, size)
     if tuple(out.shape) != shape:
         raise ValueError(f"out must have shape {shape}, not {tuple(out.shape)}")
-    host = _tensor_view(_host_of(out)) if source.device is not None else out.view(np.ndarray)
+    host = _tensor_view(out) if source.device is not None else out.view(np.ndarray)
     return Image(out, _to_nchw(host, layout), str(out.dtype).removeprefix("torch."), layout, source.device)
-
-
-def _host_of(out: Any) -> Any:
-    return out if out.device.type == "cpu" else out.new_empty(out.shape, device="cpu")
 
 
 def delivered(result: Image, asked: Any) -> Any:

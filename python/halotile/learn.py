@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from .plan import TilePlan
 __all__ = ["Facts", "learn"]
 
 # What models say when they are given the wrong number of channels; anything else is a failure of another kind.
-ABOUT_CHANNELS = re.compile(r"channel|shape|dimension|size|broadcast|expected", re.IGNORECASE)
+ABOUT_CHANNELS = re.compile(r"channel|shape|dimension|size of tensor|broadcast|should contain", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -61,53 +62,125 @@ def learn(forward: Forward, options: Options, planned: Planner) -> tuple[Facts, 
 def _learn_route(
     parts: tuple[Part, ...], forward: Forward, options: Options, planned: Planner
 ) -> tuple[Facts, np.ndarray]:
-    def first_output(plan: TilePlan) -> np.ndarray:
-        return forward(parts[0], 0, plan[: options.batch_size])
-
-    asked = planned(options.scale, (0, 0))
-    output = first_output(asked)
-    scale = options.scale or _find_scale(parts[0], forward, asked, output)
-    plan = planned(scale, (0, 0))
-    if plan.window != asked.window or plan.grid != asked.grid:  # the scale's denominator has changed the phase
-        output = first_output(plan)
-    loss = _find_loss(plan, output, scale)
+    plan = planned(options.scale, (0, 0))
+    look = Look(forward, parts[0], plan)
+    output = look.first_batch(options.batch_size)
+    scale = options.scale or look.find_scale(output.shape[2:])
+    scaled = planned(scale, (0, 0))
+    if scaled.window != plan.window or scaled.grid != plan.grid:  # the scale's denominator has changed the phase
+        look = Look(forward, parts[0], scaled)
+        output = look.first_batch(options.batch_size)
+    loss = look.find_loss(output.shape[2:], scale)
+    _check_alpha(parts, options, scaled, output)
+    forward.buffers.clear()  # some were for windows of another size
     out_channels = tuple(1 if part.repeated or part.how != "model" else output.shape[1] for part in parts)
     return Facts(parts, out_channels, scale, loss), output
 
 
-def _whole_factor(plan: TilePlan, output: np.ndarray) -> Fraction | None:
-    factor, rest = divmod(output.shape[2], plan.window[0])
-    return Fraction(factor) if rest == 0 and factor > 0 and output.shape[3] == factor * plan.window[1] else None
-
-
-def _find_scale(part: Part, forward: Forward, plan: TilePlan, output: np.ndarray) -> Fraction:
-    """A whole factor, the same both ways, is the scale. Anything else could as well be another scale less what valid
-    convolutions take: a second, larger window tells them apart, since only the scale makes the output grow."""
-    factor = _whole_factor(plan, output)
-    if factor is not None:
-        return factor
-    tile, (height, width) = plan[0], output.shape[2:]
-    growth = (12 * plan.phase[0], 12 * plan.phase[1])
-    box = tile.window._replace(height=tile.window.height + growth[0], width=tile.window.width + growth[1])
-    larger = forward(part, 0, [replace(tile, window=box)])
-    by_rows = Fraction(larger.shape[2] - height, growth[0])
-    by_columns = Fraction(larger.shape[3] - width, growth[1])
-    if by_rows != by_columns or by_rows <= 0:
-        text = (
-            f"the model turned a window of {plan.window[0]}x{plan.window[1]} into {height}x{width} and one of "
-            f"{box.height}x{box.width} into {larger.shape[2]}x{larger.shape[3]}: no scale fits; is the phase right?"
-        )
-        raise tile_error(ModelOutputError, [tile], text)
-    return by_rows
-
-
-def _find_loss(plan: TilePlan, output: np.ndarray, scale: Fraction) -> tuple[int, int]:
-    missing = [side * scale - got for side, got in zip(plan.window, output.shape[2:], strict=True)]
-    uneven = any(side < 0 or side.denominator != 1 or side.numerator % 2 for side in missing)
-    if uneven or _whole_factor(plan, output) not in (None, scale):  # a scale that was given, and is wrong
-        text = (
-            f"the model turned a window of {plan.window[0]}x{plan.window[1]} into {output.shape[2]}x{output.shape[3]}, "
-            f"which is not scale {scale} times the window less as many pixels at one end as at the other"
-        )
+def _check_alpha(parts: tuple[Part, ...], options: Options, plan: TilePlan, output: np.ndarray) -> None:
+    """A model of four channels may be one for RGBA, or for colour and something else."""
+    count = parts[0].count
+    if options.alpha != "channel" and len(parts) == 1 and count in (2, 4) and output.shape[1] != count:
+        text = f"the model takes {count} channels and returns {output.shape[1]}; pass alpha='channel' if that is meant"
         raise tile_error(ModelOutputError, [plan[0]], text)
-    return missing[0].numerator // 2, missing[1].numerator // 2
+
+
+# ---- scale and loss --------------------------------------------------------------------------------------------------
+
+Size = tuple[int, int]
+LARGEST_GUESS = 16  # of numerators, relative to the denominator, and of denominators
+GROWTHS = (17, 37, 77, 157)  # of windows, in pixels: near fractions part only over many
+
+
+@dataclass(frozen=True)
+class Guess:
+    """output = scale * window - 2 * loss, rounded either way where that is no whole number."""
+
+    scale: Fraction
+    loss: int = 0
+
+    def fits(self, window: Size, output: Size) -> bool:
+        expected = [side * self.scale - 2 * self.loss for side in window]
+        return all(
+            want == got if want.denominator == 1 else abs(want - got) < 1
+            for want, got in zip(expected, output, strict=True)
+        )
+
+
+def _guesses(window: Size, output: Size) -> list[Guess]:
+    """All that fit: whole scales with a loss, and fractions without, simplest first."""
+    fractions = [
+        Guess(Fraction(numerator, denominator))
+        for denominator in range(1, LARGEST_GUESS + 1)
+        for numerator in range(1, LARGEST_GUESS * denominator + 1)
+        if math.gcd(numerator, denominator) == 1
+    ]
+    lossy = [
+        Guess(Fraction(scale), (scale * window[0] - output[0]) // 2)
+        for scale in range(1, LARGEST_GUESS + 1)
+        if 0 < scale * window[0] - output[0] < scale * window[0] // 2
+    ]
+    return [guess for guess in lossy + fractions if guess.fits(window, output)]
+
+
+class Look:
+    """What a model makes of windows, as far as their size goes."""
+
+    def __init__(self, forward: Forward, part: Part, plan: TilePlan):
+        self.forward, self.part, self.plan = forward, part, plan
+
+    def first_batch(self, batch_size: int) -> np.ndarray:
+        return self.forward(self.part, 0, self.plan[:batch_size])
+
+    def larger(self, growth: int, denominator: int) -> tuple[Size, Size]:
+        """A window larger by about `growth`, a multiple of phase and denominator, and the size of its output."""
+        tile, steps = self.plan[0], [math.lcm(phase, denominator) for phase in self.plan.phase]
+        height, width = (-(-(side + growth) // step) * step for side, step in zip(self.plan.window, steps, strict=True))
+        box = tile.window._replace(height=height, width=width)
+        return (height, width), self.forward(self.part, 0, [replace(tile, window=box)]).shape[2:]
+
+    def find_scale(self, output: Size) -> Fraction:
+        """A whole factor, the same both ways, is the scale. Else larger windows are looked at until one guess is left:
+        only the scale makes the output grow with the window, what valid convolutions take stays."""
+        whole = self.whole_factor(output)
+        if whole is not None:
+            return whole
+        guesses, seen = _guesses(self.plan.window, output), [(self.plan.window, output)]
+        for growth in GROWTHS:
+            if not guesses:
+                break
+            try:
+                seen.append(self.larger(growth, guesses[0].scale.denominator))
+            except TileError as error:
+                raise self.failed("a larger window, which would tell the scale, failed; pass scale=", seen) from error
+            guesses = [guess for guess in guesses if guess.fits(*seen[-1])]
+            if len(guesses) == 1:
+                return guesses[0].scale
+        raise self.failed("no scale fits", seen)
+
+    def whole_factor(self, output: Size) -> Fraction | None:
+        factor, rest = divmod(output[0], self.plan.window[0])
+        return Fraction(factor) if rest == 0 and factor > 0 and output[1] == factor * self.plan.window[1] else None
+
+    def find_loss(self, output: Size, scale: Fraction) -> Size:
+        """Output pixels missing at each end of a window: an even number in all, the same for windows of any size."""
+        missing = [side * scale - got for side, got in zip(self.plan.window, output, strict=True)]
+        seen = [(self.plan.window, output)]
+        text = f"that is not scale {scale} times the window less as many pixels at one end as at the other"
+        if any(side < 0 or side.denominator != 1 or side.numerator % 2 for side in missing):
+            raise self.failed(text, seen)
+        loss = missing[0].numerator // 2, missing[1].numerator // 2
+        if self.whole_factor(output) not in (None, scale):  # a scale that was given, and is wrong
+            raise self.failed(text, seen)
+        if any(loss):
+            try:
+                seen.append(self.larger(GROWTHS[0], scale.denominator))
+            except TileError:  # a model for windows of this size only: the scale was given, and stands
+                return loss
+            if any(s * scale - got != 2 * lost for s, got, lost in zip(*seen[-1], loss, strict=True)):
+                raise self.failed(text, seen)
+        return loss
+
+    def failed(self, text: str, seen: list[tuple[Size, Size]]) -> TileError:
+        turned = ", ".join(f"a window of {w[0]}x{w[1]} into {o[0]}x{o[1]}" for w, o in seen)
+        return tile_error(ModelOutputError, [self.plan[0]], f"the model turned {turned}: {text}; check scale and phase")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dis
 import functools
 import threading
 import types
@@ -70,8 +71,8 @@ def checked_array(output: Any, batch: int) -> np.ndarray:
         return output.astype(np.float32)
     if output.dtype not in (np.float32, np.float16):
         raise BadOutput(f"the model returned an array of dtype {output.dtype}, not float32, float16 or float64")
-    if not output.flags.aligned or not output.dtype.isnative or any(s % output.itemsize for s in output.strides):
-        output = output.astype(output.dtype.newbyteorder("="))
+    if not output.flags.aligned or any(stride % output.itemsize for stride in output.strides):
+        output = output.copy()
     return output
 
 
@@ -82,21 +83,23 @@ def _kind(value: Any) -> str:
 
 
 class TensorModel(Model):
-    """A model on tensors: a module, or any callable."""
+    """A model on tensors: a module, or a callable and the modules it carries."""
 
-    def __init__(self, call: Callable[[Any], Any], module: Any, device: Any, dtype: str):
-        self.call, self.module, self.device, self.dtype = call, module, device, dtype
+    double = False
+
+    def __init__(self, call: Callable[[Any], Any], modules: list[Any], device: Any, dtype: str):
+        self.call, self.modules, self.device, self.dtype = call, modules, device, dtype
         self.torch = torch_if_loaded()
-        self.double = _device_and_dtype(module)[1] == "float64"  # windows stay float32, the module gets float64
-        if module is not None:
-            self.in_channels, self.channels_last = _first_convolution(module)
+        if modules:
+            self.double = _device_and_dtype(modules[0])[1] == "float64"  # windows stay float32, it gets float64
+            self.in_channels, self.channels_last = _first_convolution(modules[0])
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         torch = self.torch
         tensor = torch.from_numpy(windows)
         if self.dtype == "bfloat16":
             tensor = tensor.view(torch.bfloat16)
-        with evaluating(self.module), torch.inference_mode():
+        with evaluating(self.modules), torch.inference_mode():
             tensor = tensor.to(self.device, torch.float64 if self.double else None)
             return self._to_array(self.call(tensor), len(windows))
 
@@ -127,11 +130,11 @@ class EitherModel(Model):
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         likely, *others = self.candidates
+        if not others:
+            return likely(windows)
         try:
-            output = likely(windows)
-        except (TypeError, AttributeError):  # what torch says to arrays, and NumPy to tensors
-            if not others:
-                raise
+            output = likely(windows.copy())  # it may change its input before it fails
+        except (TypeError, AttributeError, ValueError):  # what torch says to arrays, and NumPy to tensors
             try:
                 output = others[0](windows)
             except Exception:
@@ -169,25 +172,23 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool) -> 
     if isinstance(model, torch.nn.Module):
         module = _converted(model, device, dtype)
         own_device, own_dtype = _device_and_dtype(module)
-        return TensorModel(module, module, own_device or _default_device(device), _window_dtype(own_dtype or dtype))
-    module = next(_found(model, torch.nn.Module), None)
-    own_device, own_dtype = _device_and_dtype(module)
+        return TensorModel(module, [module], own_device or _default_device(device), _window_dtype(own_dtype or dtype))
+    modules = _found(model, torch.nn.Module)
+    own_device, own_dtype = _device_and_dtype(modules[0]) if modules else (None, None)
     where = _checked_device(device) or own_device or _default_device(None)
-    on_tensors = TensorModel(model, None, where, _window_dtype(dtype or own_dtype))
+    on_tensors = TensorModel(model, modules, where, _window_dtype(dtype or own_dtype))
     if tensors or device is not None or dtype == "bfloat16":
         return on_tensors
     on_arrays = Model(model, dtype or "float32")
     if on_tensors.dtype != on_arrays.dtype:  # a module in half precision
         return on_tensors
-    speaks_torch = module is not None or _mentions(model, "torch")
+    speaks_torch = bool(modules) or _mentions(model, "torch")
     return EitherModel(on_tensors, on_arrays) if speaks_torch else EitherModel(on_arrays, on_tensors)
 
 
-def _found(model: Any, kind: type) -> Iterator[Any]:
+def _found(model: Any, kind: type) -> list[Any]:
     """Instances of `kind` that a callable carries: its owner, what it closes over, binds or names."""
-    for value in _reachable(model):
-        if isinstance(value, kind):
-            yield value
+    return list({id(value): value for value in _reachable(model) if isinstance(value, kind)}.values())
 
 
 def _mentions(model: Any, package: str) -> bool:
@@ -221,7 +222,7 @@ def _named_by(function: types.FunctionType) -> list[Any]:
     names, codes = set(), [function.__code__]
     while codes:
         code = codes.pop()
-        names.update(code.co_names)
+        names.update(step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL")
         codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
     values = [function.__globals__[name] for name in names if name in function.__globals__]
     for cell in function.__closure__ or ():
@@ -239,8 +240,6 @@ def _window_dtype(dtype: str | None) -> str:
 
 def _device_and_dtype(module: Any) -> tuple[Any, str | None]:
     """Of the first floating-point parameter or buffer."""
-    if module is None:
-        return None, None
     tensors = [*module.parameters(), *module.buffers()]
     for tensor in tensors:
         if tensor.is_floating_point():
@@ -277,7 +276,12 @@ def _converted(module: Any, device: Any, dtype: str | None) -> Any:
     casts = dtype is not None and own_dtype is not None and dtype != own_dtype
     if not (moves or casts):
         return module
-    return copy.deepcopy(module).to(device=device, dtype=getattr(torch, dtype) if dtype else None)
+    try:
+        return copy.deepcopy(module).to(device=device, dtype=getattr(torch, dtype) if dtype else None)
+    except (RuntimeError, TypeError) as error:
+        asked = " and ".join(f"{name}={value}" for name, value in (("device", device), ("dtype", dtype)) if value)
+        text = f"{asked} asks for a converted copy of model, which cannot be copied: {error}; convert it yourself"
+        raise ValueError(text) from error
 
 
 def _first_convolution(module: Any) -> tuple[int | None, bool]:
@@ -292,29 +296,45 @@ def _first_convolution(module: Any) -> tuple[int | None, bool]:
 
 
 _lock = threading.Lock()
-_evaluating: dict[int, list[Any]] = {}  # id of module -> [runs inside, modules that were training]
+_evaluating: dict[int, list[Any]] = {}  # id of a submodule -> [runs inside, its own mode]
 
 
 @contextlib.contextmanager
-def evaluating(module: Any) -> Iterator[None]:
-    """The module in eval mode; its own mode returns with the last of any concurrent runs, submodule by submodule."""
-    if module is None:
-        yield
-        return
-    with _lock:
-        entry = _evaluating.setdefault(id(module), [0, []])
-        entry[0] += 1
-        if entry[0] == 1:
-            entry[1] = [inner for inner in module.modules() if inner.training]
-            if entry[1]:
-                with contextlib.suppress(NotImplementedError):  # exported programs have no modes
-                    module.eval()
+def evaluating(modules: list[Any]) -> Iterator[None]:
+    """The modules in eval mode. Each submodule's own mode returns with the last of the runs that share it."""
+    entered: list[list[Any]] = []
     try:
+        with _lock:
+            for module in modules:
+                entered.append(_enter_eval(module))
         yield
     finally:
         with _lock:
-            entry[0] -= 1
-            if entry[0] == 0:
-                del _evaluating[id(module)]
-                for inner in entry[1]:
-                    inner.training = True
+            for inners in entered:
+                _leave_eval(inners)
+
+
+def _enter_eval(module: Any) -> list[Any]:
+    inners = list(module.modules())
+    own = [inner.training for inner in inners]
+    if any(own):
+        with contextlib.suppress(NotImplementedError):  # exported programs have no modes
+            module.eval()
+    for inner, mode in zip(inners, own, strict=True):
+        _evaluating.setdefault(id(inner), [0, mode])[0] += 1
+    return inners
+
+
+def _leave_eval(inners: list[Any]) -> None:
+    own: dict[int, bool] = {}
+    for inner in inners:
+        entry = _evaluating[id(inner)]
+        entry[0] -= 1
+        if entry[0] == 0:
+            own[id(inner)] = _evaluating.pop(id(inner))[1]
+    if len(own) == len(inners) and own[id(inners[0])]:
+        with contextlib.suppress(NotImplementedError):
+            inners[0].train()  # may do more than set modes
+    for inner in inners:
+        if inner.training != own.get(id(inner), inner.training):
+            inner.training = own[id(inner)]

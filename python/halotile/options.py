@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import math
+import numbers
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any, Literal
 
-__all__ = ["Options", "choice", "dtype_name"]
+__all__ = ["Options", "choice", "dtype_name", "integer"]
 
 BOUNDARIES = ("reflect", "native")
 BLENDS = ("average", "linear", "cosine", "gaussian")
@@ -33,7 +33,7 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def _integer(name: str, value: Any, least: int) -> int:
+def integer(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     try:
@@ -50,8 +50,11 @@ def _pair(name: str, value: Any, least: int) -> Pair:
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{name} must be a number or a pair (rows, columns), not {value!r}")
-        return _integer(name, value[0], least), _integer(name, value[1], least)
-    number = _integer(name, value, least)
+        return integer(name, value[0], least), integer(name, value[1], least)
+    try:
+        number = integer(name, value, least)
+    except TypeError as error:
+        raise TypeError(f"{error}, nor a pair (rows, columns)") from None
     return number, number
 
 
@@ -62,6 +65,8 @@ def _scale(value: Any) -> Fraction | None:
     if isinstance(value, bool):
         raise TypeError(f"{hint}, not {value!r}")
     try:
+        if isinstance(value, numbers.Real) and not isinstance(value, numbers.Rational):
+            value = _simple_fraction(float(str(value)))  # numpy.float32(1.2) is 1.2
         fraction = Fraction(value)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -71,15 +76,21 @@ def _scale(value: Any) -> Fraction | None:
     return fraction
 
 
+def _simple_fraction(value: float) -> Fraction:
+    """6/5 for 1.2 and 1/3 for 0.333...: what was meant by a float, if it has small terms."""
+    simple = Fraction(value).limit_denominator(LARGEST_SCALE)
+    return simple if abs(float(simple) - value) <= 1e-12 * abs(value) else Fraction(value)
+
+
 def _value_range(value: Any) -> tuple[float, float] | None:
     if value is None:
         return None
-    hint = "value_range must be a pair (low, high) of finite numbers with low < high"
+    hint = "value_range must be a pair (low, high) of numbers with low < high, both and high - low within float32"
     try:
-        low, high = (float(v) for v in value)
+        low, high = (float(v) for v in value) if isinstance(value, (tuple, list)) else ()
     except (TypeError, ValueError):
         raise ValueError(f"{hint}, not {value!r}") from None
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+    if not (1e-30 <= high - low <= 1e38 and abs(low) <= 1e38 and abs(high) <= 1e38):
         raise ValueError(f"{hint}, not {value!r}")
     return low, high
 
@@ -91,7 +102,7 @@ def dtype_name(name: str, value: Any, allowed: tuple[str, ...]) -> str | None:
     text = str(value).removeprefix("torch.")
     if not isinstance(value, str):
         text = getattr(value, "__name__", text)  # numpy.float32, the type
-    text = {"half": "float16", "float": "float32", "double": "float64"}.get(text, text)
+    text = {"half": "float16", "single": "float32", "float": "float64", "double": "float64"}.get(text, text)
     if text not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
     return text
@@ -103,7 +114,7 @@ def _progress(value: Any) -> Any:
     raise TypeError(f"progress must be True, None or a callable (done, total), not {value!r}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Options:
     """Everything `restore_tiled` takes besides image and model; see there for the meaning of each."""
 
@@ -125,6 +136,14 @@ class Options:
     on_nonfinite: str = "raise"
     progress: bool | Callable[[int, int], Any] | None = None
 
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Options:
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise TypeError(f"there is no option {name!r}; options are {', '.join(known)}")
+        return cls(**options)
+
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
             "tile_size": _pair("tile_size", self.tile_size, 1),
@@ -133,7 +152,7 @@ class Options:
             "blend": choice("blend", self.blend, BLENDS),
             "boundary": choice("boundary", self.boundary, BOUNDARIES),
             "scale": _scale(self.scale),
-            "batch_size": _integer("batch_size", self.batch_size, 1),
+            "batch_size": integer("batch_size", self.batch_size, 1),
             "dtype": dtype_name("dtype", self.dtype, MODEL_DTYPES),
             "value_range": _value_range(self.value_range),
             "out_dtype": dtype_name("out_dtype", self.out_dtype, IMAGE_DTYPES),

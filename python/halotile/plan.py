@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _core
-from .options import BLENDS, BOUNDARIES, IMAGE_DTYPES, MODEL_DTYPES, Options, dtype_name
+from .images import refuse_swapped_channels
+from .options import BLENDS, BOUNDARIES, IMAGE_DTYPES, MODEL_DTYPES, Options, dtype_name, integer
 
 __all__ = ["Box", "Tile", "TilePlan", "make_plan", "plan_tiles"]
 
@@ -68,7 +70,8 @@ class TilePlan(Sequence[Tile]):
             the least common multiple with it.
         overlap: the least overlap of neighbours (rows, columns), input pixels.
         scale: output pixels per input pixel.
-        loss: output pixels that the model's valid convolutions take from each end (rows, columns).
+        loss: output pixels that the model's valid convolutions take from each end (rows, columns); as many from either,
+            which is what convolutions do: a model that crops unevenly shifts the image.
         boundary, blend: as asked.
     """
 
@@ -84,6 +87,7 @@ class TilePlan(Sequence[Tile]):
             boundary=BOUNDARIES.index(options.boundary),
             blend=BLENDS.index(options.blend),
         )
+        self._made_of = (options, size, scale, loss)
         self.boundary, self.blend = options.boundary, options.blend
         self.overlap: tuple[int, int] = options.overlap
         self.scale, self.loss = scale, loss
@@ -103,6 +107,23 @@ class TilePlan(Sequence[Tile]):
             for window, halo, count, size in zip(self.window, self.halo, self.grid, self.image_size, strict=True)
         )
         return height, width
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options, *rest = self._made_of
+        return TilePlan, (replace(options, out=None, progress=None, device=None), *rest)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TilePlan):
+            return NotImplemented
+        return self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[Any, ...]:
+        options, *rest = self._made_of
+        names = ("tile_size", "halo", "overlap", "phase", "boundary", "blend")
+        return (*(getattr(options, name) for name in names), *rest)
 
     def __len__(self) -> int:
         return self.core.count
@@ -163,10 +184,12 @@ class TilePlan(Sequence[Tile]):
         batch_size: int = 1,
     ) -> dict[str, int]:
         """Bytes that a run holds besides the model's own weights and activations, by part and in total."""
-        out_channels = channels if out_channels is None else out_channels
-        dtype = dtype_name("dtype", dtype, IMAGE_DTYPES)
+        channels = integer("channels", channels, 1)
+        out_channels = channels if out_channels is None else integer("out_channels", out_channels, 1)
+        batch_size = integer("batch_size", batch_size, 1)
+        dtype = dtype_name("dtype", dtype, IMAGE_DTYPES) or "uint8"
         out_dtype = dtype_name("out_dtype", out_dtype, IMAGE_DTYPES) or dtype
-        model_dtype = dtype_name("model_dtype", model_dtype, MODEL_DTYPES)
+        model_dtype = dtype_name("model_dtype", model_dtype, MODEL_DTYPES) or "float32"
         window = self.window[0] * self.window[1] * batch_size * BYTES[model_dtype]
         shared_rows, shared_columns = self.shared()
         tile_height = max(self.core.keep(0, i)[1] - self.core.keep(0, i)[0] for i in range(self.grid[0]))
@@ -196,10 +219,12 @@ def make_plan(
 
 def _size_of(shape: Any, layout: str | None) -> tuple[int, int]:
     try:
-        sides = tuple(int(side) for side in shape)
-    except (TypeError, ValueError):
+        sides = tuple(operator.index(side) for side in shape)
+    except TypeError:
         raise TypeError(f"shape must be a tuple such as (height, width, channels), not {shape!r}") from None
-    layout = layout or {2: "HW", 3: "HWC", 4: "NHWC"}.get(len(sides))
+    if layout is None:
+        layout = {2: "HW", 3: "HWC", 4: "NHWC"}.get(len(sides))
+        refuse_swapped_channels("shape", sides, layout)
     if layout is None or len(layout) != len(sides):
         raise ValueError(f"shape must have {len(layout) if layout else '2 to 4'} sides, not {shape!r}")
     return sides[layout.index("H")], sides[layout.index("W")]
@@ -215,5 +240,5 @@ def plan_tiles(shape: Sequence[int], **options: Any) -> TilePlan:
     Raises:
         ValueError, TypeError: naming the option, its value and what is allowed.
     """
-    checked = Options(**options)
+    checked = Options.of(options)
     return make_plan(checked, _size_of(shape, checked.layout))

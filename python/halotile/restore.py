@@ -9,6 +9,7 @@ and finish are engines.py.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -124,7 +125,7 @@ class TiledRestorer:
     """
 
     def __init__(self, model: Any, **options: Any):
-        self.options = Options(**options)
+        self.options = Options.of(options)
         self.model = model
         self._opened: dict[bool, Model] = {}  # as images are arrays or tensors
         self._facts: dict[int, Facts] = {}  # by the image's channels
@@ -137,18 +138,19 @@ class TiledRestorer:
             check_output_kind(asked, source, self.options.out_dtype)
         own_dtype = None if asked is None else dtype_name("out", asked.dtype, IMAGE_DTYPES)
         run = _Run(self, source, out_dtype=self.options.out_dtype or own_dtype)
+        result = None
         with Progress(self.options.progress) as progress:
-            run.start(progress)
-            result = run.new_result(asked)
             try:
+                run.start(progress)
+                result = run.new_result(asked)
                 for index, pixels in enumerate(result.pixels):
                     for _ in run.bands(index, lambda start, stop, pixels=pixels: pixels[:, start:stop]):
                         pass
             except TileError as error:
-                error.out = result.original
+                error.out = asked if result is None else result.original
                 raise
             finally:
-                delivery = delivered(result, asked)
+                delivery = None if result is None else delivered(result, asked)
         return delivery
 
     def iter_bands(self, image: Any) -> Iterator[tuple[int, Any]]:
@@ -165,12 +167,12 @@ class TiledRestorer:
 
         def new_rows(start: int, stop: int) -> np.ndarray:
             made.append(run.new_rows(stop - start))
-            return made[0].pixels[0]
+            return made[-1].pixels[0]
 
         with Progress(self.options.progress) as progress:
             run.start(progress)
             for start, _ in run.bands(0, new_rows):
-                yield start, delivered(made.pop(), None)
+                yield start, delivered(made.pop(0), None)
 
 
 class _Run:
@@ -226,20 +228,31 @@ class _Run:
         destination(start, stop) gives the array (C, rows, W) that they go to, asked for in order, once each."""
         self.rows_done = 0
         bands = self._new_bands()
+        rows: dict[int, np.ndarray] = {}  # of the tile rows in progress
         for tiles in self.plan.batches(self.options.batch_size):
-            outputs = [self._outputs(part, index, tiles) for part in self.facts.parts]
-            for k, tile in enumerate(tiles):
+            for tile in tiles:
                 if tile.column == 0:
-                    self._open_row(bands, tile.row, destination)
-                for band, output in zip(bands, outputs, strict=True):
-                    self._check_finite(tile, band.add(tile, output[k]))
+                    rows[tile.row] = destination(*self.plan.core.done(0, tile.row))
+            first = 0
+            for part, channels, band in zip(self.facts.parts, self.facts.out_channels, bands, strict=True):
+                outputs = self._outputs(part, channels, index, tiles)
+                self._add(band, tiles, outputs, {row: rows[row][first : first + channels] for row in rows})
+                first += channels
+                del outputs  # before the next ones are made
+            for tile in tiles:
                 if tile.column == self.plan.grid[1] - 1:
-                    for band in bands:
-                        band.close_row()
+                    del rows[tile.row]
                     start, self.rows_done = self.rows_done, self.plan.rows_complete(tile.index)
                     yield start, self.rows_done
-            del outputs, output  # before the next ones are made
             self.progress.advance(len(tiles))
+
+    def _add(self, band: HostBand | OpaqueBand, tiles: list[Tile], outputs: Any, rows: dict[int, np.ndarray]) -> None:
+        for tile, output in zip(tiles, outputs, strict=True):
+            if tile.column == 0:
+                band.open_row(tile.row, rows[tile.row])
+            self._check_finite(tile, band.add(tile, output))
+            if tile.column == self.plan.grid[1] - 1:
+                self._check_finite(tile, band.close_row())
 
     def _new_bands(self) -> list[HostBand | OpaqueBand]:
         values = Values(self.out_dtype, self.options.value_range)
@@ -248,41 +261,36 @@ class _Run:
             for part, channels in zip(self.facts.parts, self.facts.out_channels, strict=True)
         ]
 
-    def _open_row(
-        self, bands: list[HostBand | OpaqueBand], row: int, destination: Callable[[int, int], np.ndarray]
-    ) -> None:
-        rows = destination(*self.plan.core.done(0, row))
-        first = 0
-        for band, channels in zip(bands, self.facts.out_channels, strict=True):
-            band.open_row(row, rows[first : first + channels])
-            first += channels
-
-    def _outputs(self, part: Part, index: int, tiles: list[Tile]) -> Any:
+    def _outputs(self, part: Part, channels: int, index: int, tiles: list[Tile]) -> Any:
         if part.how == "opaque":
             return [None] * len(tiles)
         output = self.ready.pop(part, None)
         try:
             if output is None:
                 output = self.forward(part, index, tiles)
-            self._check_shape(part, tiles, output)
+            expected = (channels, *self.plan.window_output)
+            if output.shape[1:] != expected:
+                text = f"the model returned an output of shape {output.shape[1:]}, after {expected} before"
+                raise tile_error(ModelOutputError, tiles, text)
         except TileError as error:
             error.rows_done = self.rows_done
             raise
         return output
-
-    def _check_shape(self, part: Part, tiles: list[Tile], output: np.ndarray) -> None:
-        channels = self.facts.out_channels[self.facts.parts.index(part)]
-        expected = (channels, *self.plan.window_output)
-        if output.shape[1:] != expected:
-            text = f"the model returned an output of shape {output.shape[1:]}, after {expected} before"
-            raise tile_error(ModelOutputError, tiles, text)
 
     def _check_finite(self, tile: Tile, position: tuple[int, int, int] | None) -> None:
         if position is None or self.options.on_nonfinite == "ignore":
             return
         channel, y, x = position
         text = f"the model returned NaN or infinity, first at output row {y}, column {x}, channel {channel}"
-        error = tile_error(NonFiniteError, [tile], text, self.rows_done)
+        error = tile_error(NonFiniteError, [tile], text, rows_done=self.rows_done)
         if self.options.on_nonfinite == "raise":
             raise error
-        warnings.warn(str(error), NonFiniteWarning, stacklevel=2)
+        warnings.warn(str(error), NonFiniteWarning, stacklevel=_frames_inside())
+
+
+def _frames_inside() -> int:
+    """The stacklevel at which a warning points to whoever called this package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+        frame, level = frame.f_back, level + 1
+    return level

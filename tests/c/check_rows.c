@@ -36,17 +36,16 @@ static struct check *running;
 
 static void fill_in(void *row, const struct call *c, enum fill fill)
 {
-    int64_t n = in_bytes(c) / (c->kind <= LOAD3 ? dtype_sizes[c->dtype] : 4);
+    int64_t bytes = in_bytes(c, 0), n = bytes / (is_store(c->kind) ? 4 : dtype_sizes[c->dtype]);
 
-    if (c->kind <= LOAD3 && c->dtype == HT_F64)
-        fill_doubles(row, n);
-    else if (c->kind <= LOAD3 && c->dtype < HT_F32)
-        for (int64_t i = 0; i < in_bytes(c); i++)
-            ((unsigned char *)row)[i] = (unsigned char)(random_bits() >> 32);
-    else if ((c->kind == STORE || c->kind == STORE3) && c->dtype <= HT_U16)
+    if (is_store(c->kind) && c->dtype <= HT_U16)
         fill_in_range(row, n, c->dtype == HT_U8 ? 255 : 65535);
-    else
+    else if (is_store(c->kind) || c->dtype == HT_F32)
         fill_floats(row, n, fill);
+    else if (c->dtype == HT_F64)
+        fill_doubles(row, n);
+    else
+        fill_small(row, bytes, c->kind > STORE3 && (fill == PLAIN || fill == FINITE));
 }
 
 /* Weights and normalisers are positive. Sums hold no NaN where the source may: of two NaNs either may be kept. */
@@ -66,9 +65,11 @@ static void report(const struct check *check, const char *what)
     const struct call *c = &check->call;
 
     printf("FAIL %s %s", check->level, kind_names[c->kind]);
-    if (c->kind <= STORE3)
+    if (c->kind != SCALE)
         printf("[%s]", dtype_names[c->dtype]);
-    else
+    if (is_read(c->kind))
+        printf("[%s]", dtype_names[c->to]);
+    if (is_read(c->kind) || c->kind > STORE3)
         printf(" peak %g gain %g offset %g clamp %d divide %d in place %d", (double)c->values.peak,
                (double)c->values.gain, (double)c->values.offset, c->values.clamp, c->divide, c->in_place);
     printf(" n %" PRId64 " %s fill %d: %s\n", c->n, check->at_end ? "at end" : "at start", (int)check->fill, what);
@@ -87,7 +88,7 @@ static bool same_row(const struct check *check, int row)
 {
     const struct call *c = &check->call;
     const bool at_end = check->at_end;
-    int64_t bytes = out_bytes(c), size = c->kind == STORE || c->kind == STORE3 ? dtype_sizes[c->dtype] : 4;
+    int64_t bytes = out_bytes(c), size = c->n ? bytes / c->n / (c->kind == STORE3 ? 3 : 1) : 1;
     const unsigned char *g = place(got[row], bytes, at_end), *w = place(want[row], bytes, at_end);
     int64_t first = at_end ? -MARGIN : 0, stop = at_end ? bytes : bytes + MARGIN, at = first;
     uint64_t g_bits = 0, w_bits = 0;
@@ -121,7 +122,7 @@ static bool same(struct check *check)
     for (int k = 0; k < 3; k++) {
         g[k] = place(got[k], out_bytes(c), check->at_end);
         w[k] = place(want[k], out_bytes(c), check->at_end);
-        s[k] = place(in[k], in_bytes(c), check->at_end);
+        s[k] = place(in[k], in_bytes(c, k), check->at_end);
         if (k < out_rows(c))
             memcpy(w[k] - before, g[k] - before, (size_t)(out_bytes(c) + MARGIN));
     }
@@ -146,9 +147,9 @@ static bool check_call(struct check *check)
     for (int i = 0; good && i < 2 * FILLS; i++) {
         bool at_end = check->at_end = i % 2;
         enum fill fill = check->fill = (enum fill)(i / 2);
-        unsigned char *out = place(got[0], out_bytes(c), at_end), *second = place(in[1], in_bytes(c), at_end);
+        unsigned char *out = place(got[0], out_bytes(c), at_end), *second = place(in[1], in_bytes(c, 1), at_end);
         for (int k = 0; k < in_rows(c); k++)
-            fill_in(place(in[k], in_bytes(c), at_end), c, fill);
+            fill_in(place(in[k], in_bytes(c, k), at_end), c, fill);
         fill_beside(c, (void *)second, (void *)out, fill);
         good = same(check);
     }
@@ -161,6 +162,8 @@ static const struct ht_values all_values[] = {
     {255, 1, 0, true},   {65535, 1, 0, false},   {1023, 1, 0, true}, {1, 1, 0, false},    {100, 1, -0.0f, true},
     {255, 2, -1, false}, {1, 1, 0.5f, true},     {1, -3, 0, true},   {0.1f, 0.7f, 3, true}, {1, 2, -1, false},
 };
+
+static const float all_peaks[] = {255, 1023, 4095, 16383, 65535, 2, 100, 21845, 54613};
 
 static bool check_lengths(struct check *check, struct call call)
 {
@@ -179,24 +182,39 @@ static bool check_lengths(struct check *check, struct call call)
     return good;
 }
 
+/* The kernels that map values. */
+static bool check_mapped(struct check *check, const struct ht_values *values)
+{
+    struct call c = {.kind = SCALE, .dtype = HT_F32, .values = *values};
+    bool good = check_lengths(check, c);
+
+    for (int k = 0; k < 12; k++) {
+        c.kind = k % 2 ? READ3 : READ;
+        c.dtype = k / 6 ? HT_U16 : HT_U8;
+        c.to = (enum ht_dtype)(HT_F16 + k % 6 / 2);
+        good &= check_lengths(check, c);
+    }
+    c.kind = RESOLVE;
+    for (int k = 0; k < 8; k++) {
+        c.dtype = (enum ht_dtype)(k < 6 ? HT_F16 + k / 2 : HT_F32);
+        c.divide = k % 2;
+        c.in_place = k >= 6;
+        good &= check_lengths(check, c);
+    }
+    return good;
+}
+
 static bool check_kernels(struct check *check)
 {
     bool good = true;
 
     for (int kind = LOAD; kind <= STORE3; kind++)
-        for (int dtype = 0; dtype < HT_DTYPE_COUNT; dtype++)
+        for (int dtype = 0; dtype < HT_DTYPE_COUNT && !is_read((enum kind)kind); dtype++)
             good &= check_lengths(check, (struct call){.kind = (enum kind)kind, .dtype = (enum ht_dtype)dtype});
-    good &= check_lengths(check, (struct call){.kind = ACCUMULATE});
-    for (size_t i = 0; i < sizeof all_values / sizeof *all_values; i++) {
-        struct call c = {.kind = SCALE, .values = all_values[i]};
-        good &= check_lengths(check, c);
-        c.kind = RESOLVE;
-        for (int flags = 0; flags < 4; flags++) {
-            c.divide = flags & 1;
-            c.in_place = flags & 2;
-            good &= check_lengths(check, c);
-        }
-    }
+    for (int dtype = HT_F16; dtype <= HT_F32; dtype++)
+        good &= check_lengths(check, (struct call){.kind = ACCUMULATE, .dtype = (enum ht_dtype)dtype});
+    for (size_t i = 0; i < sizeof all_values / sizeof *all_values; i++)
+        good &= check_mapped(check, &all_values[i]);
     return good;
 }
 
@@ -214,6 +232,16 @@ static bool check_small_dtype(struct check *check, enum ht_dtype dtype)
     good &= same(check);
     check->call = (struct call){.kind = LOAD3, .dtype = dtype, .n = 65538 / 3};
     good &= same(check);
+
+    for (size_t i = 0; dtype <= HT_U16 && i < sizeof all_peaks / sizeof *all_peaks; i++)
+        for (int to = HT_F16; to <= HT_F32; to++) {
+            check->call = (struct call){.kind = READ, .dtype = dtype, .to = (enum ht_dtype)to, .n = 65538};
+            check->call.values = (struct ht_values){all_peaks[i], 1, 0, false};
+            good &= same(check);
+            check->call.kind = READ3;
+            check->call.n /= 3;
+            good &= same(check);
+        }
 
     for (int64_t k = 0; k < values; k++)
         for (int near = -1; near <= 2; near++)
@@ -276,7 +304,6 @@ static bool check_strided(void)
 
 static bool check_level(enum ht_cpu level)
 {
-    static const float peaks[] = {255, 1023, 4095, 16383, 65535, 2, 100, 21845, 54613};
     static struct check check;
     bool good = true;
 
@@ -287,8 +314,8 @@ static bool check_level(enum ht_cpu level)
     check.at_end = false;
     for (int dtype = HT_U8; dtype <= HT_BF16; dtype++)
         good &= check_small_dtype(&check, (enum ht_dtype)dtype);
-    for (size_t i = 0; i < sizeof peaks / sizeof *peaks; i++)
-        good &= check_quotients(&check, peaks[i]);
+    for (size_t i = 0; i < sizeof all_peaks / sizeof *all_peaks; i++)
+        good &= check_quotients(&check, all_peaks[i]);
     printf("%s: %s in %" PRId64 " calls\n", check.level, good ? "same bits as scalar" : "FAIL", check.count);
     return good;
 }

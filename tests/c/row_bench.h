@@ -45,13 +45,12 @@ static int64_t in_window(int64_t pixel) { return pixel % WINDOW; }
 
 static void pass_read(const struct bench *b)
 {
+    static const struct ht_values values = {255, 1, 0, false};
     float *window = (void *)got[0];
 
     for (int64_t i = 0; i + HT_PIECE <= b->bytes / 15; i += HT_PIECE) {
         float *row = window + in_window(i);
-        b->rows->load3[HT_U8](row, row + WINDOW, row + 2 * WINDOW, in[0] + 3 * i, HT_PIECE);
-        for (int k = 0; k < 3; k++)
-            b->rows->scale(row + k * WINDOW, HT_PIECE, 255, 1, 0);
+        b->rows->read3[HT_U8][HT_F32](row, row + WINDOW, row + 2 * WINDOW, in[0] + 3 * i, HT_PIECE, &values);
     }
 }
 
@@ -63,7 +62,7 @@ static void pass_finish(const struct bench *b)
 
     for (int64_t i = 0; i + HT_PIECE <= b->bytes / 15; i += HT_PIECE) {
         for (int k = 0; k < 3; k++)
-            b->rows->resolve(scratch[k], window + in_window(i) + k * WINDOW, 1, NULL, HT_PIECE, &values);
+            b->rows->resolve[HT_F32](scratch[k], window + in_window(i) + k * WINDOW, 1, NULL, HT_PIECE, &values);
         b->rows->store3[HT_U8](got[0] + 3 * i, scratch[0], scratch[1], scratch[2], HT_PIECE);
     }
 }
@@ -110,9 +109,9 @@ static int64_t bytes_per_element(const struct call *c)
     one.n = 1;
     switch (c->kind) {
     case SCALE: return 16; /* a copy, then the kernel */
-    case ACCUMULATE: return 16;
-    case RESOLVE: return c->divide ? 12 : 8;
-    default: return in_rows(c) * in_bytes(&one) + out_rows(c) * out_bytes(&one);
+    case ACCUMULATE: return 12 + in_bytes(&one, 0);
+    case RESOLVE: return (c->divide ? 8 : 4) + in_bytes(&one, 0);
+    default: return in_rows(c) * in_bytes(&one, 0) + out_rows(c) * out_bytes(&one);
     }
 }
 
@@ -141,6 +140,17 @@ static void bench_chain(const struct ht_rows *rows, const char *name, void (*pas
     printf("\n");
 }
 
+static void bench_reads(const struct ht_rows *rows)
+{
+    for (int k = 0; k < 12; k++) {
+        struct call c = {.kind = k % 2 ? READ3 : READ, .dtype = k / 6 ? HT_U16 : HT_U8, .values = {255, 1, 0, false}};
+        char detail[16];
+        c.to = (enum ht_dtype)(HT_F16 + k % 6 / 2);
+        snprintf(detail, sizeof detail, "%s %s", dtype_names[c.dtype], dtype_names[c.to]);
+        bench_call(rows, &c, detail);
+    }
+}
+
 static void bench_level(enum ht_cpu level)
 {
     struct ht_rows rows;
@@ -150,17 +160,24 @@ static void bench_level(enum ht_cpu level)
         memset(in[k], 0x3f, (size_t)STREAM);
         memset(got[k], 0x3f, (size_t)STREAM);
     }
-    for (int kind = LOAD; kind <= STORE3; kind++)
+    static const enum kind conversions[] = {LOAD, LOAD3, STORE, STORE3};
+    for (int k = 0; k < 4; k++)
         for (int dtype = 0; dtype < HT_DTYPE_COUNT; dtype++)
-            bench_call(&rows, &(struct call){.kind = (enum kind)kind, .dtype = (enum ht_dtype)dtype},
+            bench_call(&rows, &(struct call){.kind = conversions[k], .dtype = (enum ht_dtype)dtype},
                        dtype_names[dtype]);
+    bench_reads(&rows);
     bench_call(&rows, &(struct call){.kind = SCALE, .values = {255, 1, 0, false}}, "255");
     bench_call(&rows, &(struct call){.kind = SCALE, .values = {2.55f, 1, 0, false}}, "2.55");
     bench_call(&rows, &(struct call){.kind = SCALE, .values = {255, 2, -1, false}}, "255, gain 2");
-    bench_call(&rows, &(struct call){.kind = ACCUMULATE}, "");
-    bench_call(&rows, &(struct call){.kind = RESOLVE, .values = {255, 1, 0, true}}, "255");
-    bench_call(&rows, &(struct call){.kind = RESOLVE, .values = {255, 1, 0, true}, .divide = true}, "255, nx");
-    bench_chain(&rows, "load3[u8], scale: image to window", pass_read, pass_copy_in);
+    for (int dtype = HT_F16; dtype <= HT_F32; dtype++) {
+        struct call c = {.kind = ACCUMULATE, .dtype = (enum ht_dtype)dtype, .values = {255, 1, 0, true}};
+        bench_call(&rows, &c, dtype_names[dtype]);
+        c.kind = RESOLVE;
+        bench_call(&rows, &c, dtype_names[dtype]);
+        c.divide = true;
+        bench_call(&rows, &c, "  nx");
+    }
+    bench_chain(&rows, "read3[u8][f32]: image to window", pass_read, pass_copy_in);
     bench_chain(&rows, "resolve, store3[u8]: window to image", pass_finish, pass_copy_out);
 }
 

@@ -56,6 +56,15 @@ static uint32_t random_float(void)
     }
 }
 
+/* Bytes of integers, or of f16 or bf16, where finite takes a bit out of the exponent. */
+static void fill_small(void *row, int64_t bytes, bool finite)
+{
+    unsigned char *b = row;
+
+    for (int64_t i = 0; i < bytes; i++)
+        b[i] = (unsigned char)(random_bits() >> 32 & (finite && i % 2 ? 0xbf : 0xff));
+}
+
 static void fill_floats(void *row, int64_t n, enum fill fill)
 {
     int64_t one = fill == PLAIN_BUT_ONE && n ? (int64_t)(random_bits() % (uint64_t)n) : -1;

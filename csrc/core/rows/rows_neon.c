@@ -120,6 +120,14 @@ CONVERSIONS(u16, uint16_t, uint16x8x3_t, vld1q_u16, vst1q_u16, vld3q_u16, vst3q_
 CONVERSIONS(f16, uint16_t, uint16x8x3_t, vld1q_u16, vst1q_u16, vld3q_u16, vst3q_u16)
 CONVERSIONS(bf16, uint16_t, uint16x8x3_t, vld1q_u16, vst1q_u16, vld3q_u16, vst3q_u16)
 
+INLINE void v4_load_f32(float *dst, const float *src)
+{
+    v4_put(dst, v4_get(src));
+    v4_put(dst + 4, v4_get(src + 4));
+}
+
+INLINE void v4_store_f32(float *dst, const float *src) { v4_load_f32(dst, src); }
+
 INLINE void v4_load3_f32(float *d0, float *d1, float *d2, const float *src)
 {
     for (int i = 0; i < BLOCK; i += 4) {

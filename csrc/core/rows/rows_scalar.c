@@ -236,26 +236,44 @@ void ht_store_strided(void *dst, enum ht_dtype dtype, int64_t stride, const floa
 
 /* ---- arithmetic -------------------------------------------------------------------------------------------------- */
 
-static void scale(float *row, int64_t n, float peak, float gain, float offset)
+static inline float scaled(float x, float peak, float gain, float offset)
 {
     if (peak != 1)
-        for (int64_t i = 0; i < n; i++)
-            row[i] = row[i] / peak;
+        x = x / peak;
     if (gain != 1 || offset != 0)
-        for (int64_t i = 0; i < n; i++)
-            row[i] = row[i] * gain + offset;
+        x = x * gain + offset;
+    return x;
 }
 
-static bool accumulate(float *sums, const float *src, float wy, const float *wx, int64_t n)
+static void scale(float *row, int64_t n, float peak, float gain, float offset)
 {
-    bool all_finite = true;
-
-    for (int64_t i = 0; i < n; i++) {
-        sums[i] = sums[i] + (wy * wx[i]) * src[i];
-        all_finite &= is_finite(src[i]);
-    }
-    return !all_finite;
+    for (int64_t i = 0; i < n; i++)
+        row[i] = scaled(row[i], peak, gain, offset);
 }
+
+#define READS(D, T, M, U)                                                                                              \
+    static void read_##D##_##M(void *dst, const void *src, int64_t n, const struct ht_values *v)                       \
+    {                                                                                                                  \
+        const T *s = src;                                                                                              \
+        U *d = dst;                                                                                                    \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            d[i] = narrow_##M(scaled(widen_##D(s[i]), v->peak, v->gain, v->offset));                                   \
+    }                                                                                                                  \
+    static void read3_##D##_##M(void *d0, void *d1, void *d2, const void *src, int64_t n, const struct ht_values *v)   \
+    {                                                                                                                  \
+        const T *s = src;                                                                                              \
+        U *d[] = {d0, d1, d2};                                                                                         \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            for (int k = 0; k < 3; k++)                                                                                \
+                d[k][i] = narrow_##M(scaled(widen_##D(s[3 * i + k]), v->peak, v->gain, v->offset));                    \
+    }
+
+READS(u8, uint8_t, f16, uint16_t)
+READS(u8, uint8_t, bf16, uint16_t)
+READS(u8, uint8_t, f32, float)
+READS(u16, uint16_t, f16, uint16_t)
+READS(u16, uint16_t, bf16, uint16_t)
+READS(u16, uint16_t, f32, float)
 
 static inline float clamp(float x, float high)
 {
@@ -263,25 +281,47 @@ static inline float clamp(float x, float high)
     return x < high ? x : high;
 }
 
-static bool resolve(float *dst, const float *src, float ny, const float *nx, int64_t n, const struct ht_values *values)
+/* Quotient to image value. */
+static inline float resolved(float q, const struct ht_values *v)
 {
-    const struct ht_values v = *values;
-    bool all_finite = true;
-
-    for (int64_t i = 0; i < n; i++) {
-        float q = src[i] + 0.0f;
-
-        if (nx)
-            q = q / (ny * nx[i]);
-        all_finite &= is_finite(q);
-        if (v.gain != 1 || v.offset != 0)
-            q = (q - v.offset) / v.gain;
-        if (v.peak != 1)
-            q = q * v.peak;
-        dst[i] = v.clamp ? clamp(q, v.peak) : q;
-    }
-    return !all_finite;
+    if (v->gain != 1 || v->offset != 0)
+        q = (q - v->offset) / v->gain;
+    if (v->peak != 1)
+        q = q * v->peak;
+    return v->clamp ? clamp(q, v->peak) : q;
 }
+
+#define SOURCES(D, T)                                                                                                  \
+    static bool accumulate_##D(float *sums, const void *src, float wy, const float *wx, int64_t n)                     \
+    {                                                                                                                  \
+        const T *s = src;                                                                                              \
+        bool all_finite = true;                                                                                        \
+        for (int64_t i = 0; i < n; i++) {                                                                              \
+            float x = widen_##D(s[i]);                                                                                 \
+            sums[i] = sums[i] + (wy * wx[i]) * x;                                                                      \
+            all_finite &= is_finite(x);                                                                                \
+        }                                                                                                              \
+        return !all_finite;                                                                                            \
+    }                                                                                                                  \
+    static bool resolve_##D(float *dst, const void *src, float ny, const float *nx, int64_t n,                         \
+                            const struct ht_values *values)                                                            \
+    {                                                                                                                  \
+        const struct ht_values v = *values;                                                                            \
+        const T *s = src;                                                                                              \
+        bool all_finite = true;                                                                                        \
+        for (int64_t i = 0; i < n; i++) {                                                                              \
+            float q = widen_##D(s[i]) + 0.0f;                                                                          \
+            if (nx)                                                                                                    \
+                q = q / (ny * nx[i]);                                                                                  \
+            all_finite &= is_finite(q);                                                                                \
+            dst[i] = resolved(q, &v);                                                                                  \
+        }                                                                                                              \
+        return !all_finite;                                                                                            \
+    }
+
+SOURCES(f16, uint16_t)
+SOURCES(bf16, uint16_t)
+SOURCES(f32, float)
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
 
@@ -292,8 +332,12 @@ static const struct ht_rows scalar = {
     .store = {store_u8, store_u16, store_f16, store_bf16, store_f32, store_f64},
     .store3 = {store3_u8, store3_u16, store3_f16, store3_bf16, store3_f32, store3_f64},
     .scale = scale,
-    .accumulate = accumulate,
-    .resolve = resolve,
+    .read[HT_U8] = {[HT_F16] = read_u8_f16, [HT_BF16] = read_u8_bf16, [HT_F32] = read_u8_f32},
+    .read[HT_U16] = {[HT_F16] = read_u16_f16, [HT_BF16] = read_u16_bf16, [HT_F32] = read_u16_f32},
+    .read3[HT_U8] = {[HT_F16] = read3_u8_f16, [HT_BF16] = read3_u8_bf16, [HT_F32] = read3_u8_f32},
+    .read3[HT_U16] = {[HT_F16] = read3_u16_f16, [HT_BF16] = read3_u16_bf16, [HT_F32] = read3_u16_f32},
+    .accumulate = {[HT_F16] = accumulate_f16, [HT_BF16] = accumulate_bf16, [HT_F32] = accumulate_f32},
+    .resolve = {[HT_F16] = resolve_f16, [HT_BF16] = resolve_bf16, [HT_F32] = resolve_f32},
 };
 
 void ht_rows_scalar(struct ht_rows *rows)

@@ -21,7 +21,7 @@
  *   bool V(at_least)(VEC a, uint32_t low)        whether all bit patterns are, unsigned
  *   bool V(any_nan)(VEC x)
  *   void V(load_D)(float *dst, const T *src), V(store_D)(T *dst, const float *src)
- *                                                BLOCK elements, for each D but f32
+ *                                                BLOCK elements, for each D
  *   void V(load3_D)(float *d0, float *d1, float *d2, const T *src)
  *   void V(store3_D)(T *dst, const float *s0, const float *s1, const float *s2)
  *                                                BLOCK triples, for each D
@@ -107,12 +107,6 @@ CONVERSIONS3(f64, double)
 
 #undef CONVERSIONS1
 #undef CONVERSIONS3
-#undef DTYPE_u8
-#undef DTYPE_u16
-#undef DTYPE_f16
-#undef DTYPE_bf16
-#undef DTYPE_f32
-#undef DTYPE_f64
 
 /* ---- scale ------------------------------------------------------------------------------------------------------- */
 
@@ -185,48 +179,168 @@ static TARGET void ROW(scale)(float *row, int64_t n, float peak, float gain, flo
     ROW(rest).scale(row + i, n - i, peak, gain, offset);
 }
 
-/* ---- accumulate, resolve ----------------------------------------------------------------------------------------- */
+/* ---- read, accumulate, resolve ----------------------------------------------------------------------------------- */
 
-/* In both, `taint` gathers the bits of x * 0: those of a zero, or, for infinities and NaNs, of a NaN. */
+/* In all of these, `block` is BLOCK floats that the compiler keeps in registers. */
 
-static TARGET bool ROW(accumulate)(float *sums, const float *src, float wy, const float *wx, int64_t n)
+/* Integers are no small values: the product is always right. */
+static inline TARGET void ROW(scale_block)(float *block, const struct ROW(scaling) *s)
 {
-    const VEC w = V(set)(wy), zero = V(set)(0);
-    VEC taint = zero;
-    int64_t i = 0;
-
-    for (; i <= n - LANES; i += LANES) {
-        VEC x = V(get)(src + i);
-        V(put)(sums + i, V(get)(sums + i) + (w * V(get)(wx + i)) * x);
-        taint = V(either)(taint, x * zero);
+    for (int k = 0; k < BLOCK; k += LANES) {
+        VEC x = V(get)(block + k);
+        if (s->by_product)
+            x = V(fma)(x, s->high, x * s->low);
+        else if (s->divided)
+            x = x / s->peak;
+        if (s->mapped)
+            x = x * s->gain + s->offset;
+        V(put)(block + k, x);
     }
-    return ROW(rest).accumulate(sums + i, src + i, wy, wx + i, n - i) || V(any_nan)(taint);
 }
 
-static TARGET bool ROW(resolve)(float *dst, const float *src, float ny, const float *nx, int64_t n,
-                                const struct ht_values *values)
-{
-    const VEC zero = V(set)(0), y = V(set)(ny);
-    const VEC offset = V(set)(values->offset), gain = V(set)(values->gain), peak = V(set)(values->peak);
-    const bool mapped = values->gain != 1 || values->offset != 0, scaled = values->peak != 1, clamped = values->clamp;
-    VEC taint = zero;
-    int64_t i = 0;
+#define READS(D, T, M, U)                                                                                              \
+    static inline TARGET void ROW(read_block_##D##_##M)(U *dst, const T *src, const struct ROW(scaling) *s)            \
+    {                                                                                                                  \
+        float block[BLOCK];                                                                                            \
+        V(load_##D)(block, src);                                                                                       \
+        ROW(scale_block)(block, s);                                                                                    \
+        V(store_##M)(dst, block);                                                                                      \
+    }                                                                                                                  \
+    static TARGET void ROW(read_##D##_##M)(void *dst, const void *src, int64_t n, const struct ht_values *v)           \
+    {                                                                                                                  \
+        const T *s = src;                                                                                              \
+        U *d = dst;                                                                                                    \
+        if (n < BLOCK) {                                                                                               \
+            ROW(rest).read[DTYPE_##D][DTYPE_##M](dst, src, n, v);                                                      \
+            return;                                                                                                    \
+        }                                                                                                              \
+        const struct ROW(scaling) scaling = ROW(prepare)(v->peak, v->gain, v->offset);                                 \
+        for (int64_t i = 0; i < n - BLOCK; i += BLOCK)                                                                 \
+            ROW(read_block_##D##_##M)(d + i, s + i, &scaling);                                                         \
+        ROW(read_block_##D##_##M)(d + n - BLOCK, s + n - BLOCK, &scaling);                                             \
+    }
 
-    for (; i <= n - LANES; i += LANES) {
-        VEC q = V(get)(src + i) + zero;
+#define READS3(D, T, M, U)                                                                                             \
+    static inline TARGET void ROW(read3_block_##D##_##M)(U *d0, U *d1, U *d2, const T *src,                            \
+                                                         const struct ROW(scaling) *s)                                 \
+    {                                                                                                                  \
+        float b0[BLOCK], b1[BLOCK], b2[BLOCK];                                                                         \
+        V(load3_##D)(b0, b1, b2, src);                                                                                 \
+        ROW(scale_block)(b0, s);                                                                                       \
+        ROW(scale_block)(b1, s);                                                                                       \
+        ROW(scale_block)(b2, s);                                                                                       \
+        V(store_##M)(d0, b0);                                                                                          \
+        V(store_##M)(d1, b1);                                                                                          \
+        V(store_##M)(d2, b2);                                                                                          \
+    }                                                                                                                  \
+    static TARGET void ROW(read3_##D##_##M)(void *d0, void *d1, void *d2, const void *src, int64_t n,                  \
+                                            const struct ht_values *v)                                                 \
+    {                                                                                                                  \
+        const T *s = src;                                                                                              \
+        U *r = d0, *g = d1, *b = d2;                                                                                   \
+        if (n < BLOCK) {                                                                                               \
+            ROW(rest).read3[DTYPE_##D][DTYPE_##M](d0, d1, d2, src, n, v);                                              \
+            return;                                                                                                    \
+        }                                                                                                              \
+        const struct ROW(scaling) scaling = ROW(prepare)(v->peak, v->gain, v->offset);                                 \
+        for (int64_t i = 0; i < n - BLOCK; i += BLOCK)                                                                 \
+            ROW(read3_block_##D##_##M)(r + i, g + i, b + i, s + 3 * i, &scaling);                                      \
+        n -= BLOCK;                                                                                                    \
+        ROW(read3_block_##D##_##M)(r + n, g + n, b + n, s + 3 * n, &scaling);                                          \
+    }
+
+#define READS_TO(M, U)                                                                                                 \
+    READS(u8, uint8_t, M, U)                                                                                           \
+    READS(u16, uint16_t, M, U)                                                                                         \
+    READS3(u8, uint8_t, M, U)                                                                                          \
+    READS3(u16, uint16_t, M, U)
+
+READS_TO(f16, uint16_t)
+READS_TO(bf16, uint16_t)
+READS_TO(f32, float)
+
+/* `taint` gathers the bits of x * 0: those of a zero, or, for infinities and NaNs, of a NaN. */
+
+static inline TARGET VEC ROW(accumulate_block)(float *sums, const float *block, VEC wy, const float *wx, VEC taint)
+{
+    for (int k = 0; k < BLOCK; k += LANES) {
+        VEC x = V(get)(block + k);
+        V(put)(sums + k, V(get)(sums + k) + (wy * V(get)(wx + k)) * x);
+        taint = V(either)(taint, x * V(set)(0));
+    }
+    return taint;
+}
+
+struct ROW(resolving) {
+    VEC ny, offset, gain, peak;
+    bool mapped, scaled, clamped;
+};
+
+static inline TARGET VEC ROW(resolve_block)(float *dst, const float *block, const float *nx, VEC taint,
+                                            const struct ROW(resolving) *r)
+{
+    for (int k = 0; k < BLOCK; k += LANES) {
+        VEC q = V(get)(block + k) + V(set)(0);
         if (nx)
-            q = q / (y * V(get)(nx + i));
-        taint = V(either)(taint, q * zero);
-        if (mapped)
-            q = (q - offset) / gain;
-        if (scaled)
-            q = q * peak;
-        if (clamped)
-            q = V(clamp)(q, peak);
-        V(put)(dst + i, q);
+            q = q / (r->ny * V(get)(nx + k));
+        taint = V(either)(taint, q * V(set)(0));
+        if (r->mapped)
+            q = (q - r->offset) / r->gain;
+        if (r->scaled)
+            q = q * r->peak;
+        if (r->clamped)
+            q = V(clamp)(q, r->peak);
+        V(put)(dst + k, q);
     }
-    return ROW(rest).resolve(dst + i, src + i, ny, nx ? nx + i : NULL, n - i, values) || V(any_nan)(taint);
+    return taint;
 }
+
+#define SOURCES(D, T)                                                                                                  \
+    static TARGET bool ROW(accumulate_##D)(float *sums, const void *src, float wy, const float *wx, int64_t n)         \
+    {                                                                                                                  \
+        const T *s = src;                                                                                              \
+        const VEC w = V(set)(wy);                                                                                      \
+        VEC taint = V(set)(0);                                                                                         \
+        float block[BLOCK];                                                                                            \
+        int64_t i = 0;                                                                                                 \
+        for (; i <= n - BLOCK; i += BLOCK) {                                                                           \
+            V(load_##D)(block, s + i);                                                                                 \
+            taint = ROW(accumulate_block)(sums + i, block, w, wx + i, taint);                                          \
+        }                                                                                                              \
+        return ROW(rest).accumulate[DTYPE_##D](sums + i, s + i, wy, wx + i, n - i) || V(any_nan)(taint);               \
+    }                                                                                                                  \
+    static TARGET bool ROW(resolve_##D)(float *dst, const void *src, float ny, const float *nx, int64_t n,             \
+                                        const struct ht_values *v)                                                     \
+    {                                                                                                                  \
+        const struct ROW(resolving) r = {                                                                              \
+            .ny = V(set)(ny), .offset = V(set)(v->offset), .gain = V(set)(v->gain), .peak = V(set)(v->peak),           \
+            .mapped = v->gain != 1 || v->offset != 0, .scaled = v->peak != 1, .clamped = v->clamp,                     \
+        };                                                                                                             \
+        const T *s = src;                                                                                              \
+        VEC taint = V(set)(0);                                                                                         \
+        float block[BLOCK];                                                                                            \
+        int64_t i = 0;                                                                                                 \
+        for (; i <= n - BLOCK; i += BLOCK) {                                                                           \
+            V(load_##D)(block, s + i);                                                                                 \
+            taint = ROW(resolve_block)(dst + i, block, nx ? nx + i : NULL, taint, &r);                                 \
+        }                                                                                                              \
+        return ROW(rest).resolve[DTYPE_##D](dst + i, s + i, ny, nx ? nx + i : NULL, n - i, v) || V(any_nan)(taint);    \
+    }
+
+SOURCES(f16, uint16_t)
+SOURCES(bf16, uint16_t)
+SOURCES(f32, float)
+
+#undef DTYPE_u8
+#undef DTYPE_u16
+#undef DTYPE_f16
+#undef DTYPE_bf16
+#undef DTYPE_f32
+#undef DTYPE_f64
+#undef READS
+#undef READS3
+#undef READS_TO
+#undef SOURCES
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
 
@@ -242,8 +356,14 @@ static void ROW(fill)(struct ht_rows *rows)
         .store3 = {ROW(store3_u8), ROW(store3_u16), ROW(store3_f16), ROW(store3_bf16), ROW(store3_f32),
                    ROW(store3_f64)},
         .scale = ROW(scale),
-        .accumulate = ROW(accumulate),
-        .resolve = ROW(resolve),
+        .read[HT_U8] = {[HT_F16] = ROW(read_u8_f16), [HT_BF16] = ROW(read_u8_bf16), [HT_F32] = ROW(read_u8_f32)},
+        .read[HT_U16] = {[HT_F16] = ROW(read_u16_f16), [HT_BF16] = ROW(read_u16_bf16), [HT_F32] = ROW(read_u16_f32)},
+        .read3[HT_U8] = {[HT_F16] = ROW(read3_u8_f16), [HT_BF16] = ROW(read3_u8_bf16), [HT_F32] = ROW(read3_u8_f32)},
+        .read3[HT_U16] = {[HT_F16] = ROW(read3_u16_f16), [HT_BF16] = ROW(read3_u16_bf16),
+                          [HT_F32] = ROW(read3_u16_f32)},
+        .accumulate = {[HT_F16] = ROW(accumulate_f16), [HT_BF16] = ROW(accumulate_bf16),
+                       [HT_F32] = ROW(accumulate_f32)},
+        .resolve = {[HT_F16] = ROW(resolve_f16), [HT_BF16] = ROW(resolve_bf16), [HT_F32] = ROW(resolve_f32)},
     };
 }
 
