@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The plan: every output pixel covered, one window shape, phase kept, rows complete when they are said to be."""
 
+import copy
+import pickle
 from fractions import Fraction
 from itertools import pairwise
 
@@ -271,3 +273,38 @@ def test_plan_is_a_sequence_and_readable():
     estimate = plan.estimate_bytes(channels=3)
     assert estimate["total"] == sum(v for k, v in estimate.items() if k != "total")
     assert halotile.plan_tiles is plan_tiles
+
+
+def test_plans_are_values():
+    plan, same = plan_tiles((300, 200), scale="3/2"), plan_tiles((300, 200), scale=1.5)
+    assert plan == same and hash(plan) == hash(same) and plan != plan_tiles((300, 201), scale=1.5)
+    for copied in (copy.deepcopy(plan), pickle.loads(pickle.dumps(plan))):
+        assert copied == plan and copied[-1] == plan[-1]
+
+
+@pytest.mark.parametrize(
+    ("given", "fraction"),
+    [(2, 2), (0.5, "1/2"), (0.1, "1/10"), (1.2, "6/5"), (1 / 3, "1/3"), ("1.5", "3/2"), (np.float32(1.2), "6/5")],
+)
+def test_scales_are_what_was_meant(given, fraction):
+    assert plan_tiles((300, 200), scale=given).scale == Fraction(fraction)
+
+
+@pytest.mark.parametrize("value", ["01", {0: 1, 1: 2}, (0, 1e300), (0, 1e-320), (-3e38, 3e38), (0, float("nan"))])
+def test_value_ranges_that_float32_cannot_hold(value):
+    with pytest.raises(ValueError, match="value_range must be a pair"):
+        plan_tiles((30, 30), value_range=value)
+
+
+@pytest.mark.parametrize("shape", ["48", (1.7, 2.2), (3, 4000, 3000)])
+def test_shapes_that_are_none(shape):
+    with pytest.raises((TypeError, ValueError), match="shape"):
+        plan_tiles(shape)
+
+
+def test_estimates_check_their_arguments():
+    plan = plan_tiles((30, 30))
+    assert plan.estimate_bytes(dtype=None) == plan.estimate_bytes()
+    for bad in ({"channels": -3}, {"channels": "a"}, {"batch_size": 0}, {"dtype": "int8"}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(bad))):
+            plan.estimate_bytes(**bad)

@@ -242,3 +242,58 @@ def test_nothing_is_kept_after_a_failure():
             restore_tiled(np.zeros((1000, 1000, 3), np.uint8), failing_at(3, RuntimeError("boom")))
     gc.collect()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000
+
+
+# ---- what a hostile user found ---------------------------------------------------------------------------------------
+
+
+def test_the_first_tile_may_fail_too():
+    out = np.zeros_like(IMAGE)
+    with pytest.raises(TileError) as caught:
+        restore_tiled(IMAGE, failing_at(0, RuntimeError("boom")), out=out, **OPTIONS)
+    assert caught.value.out is out and caught.value.rows_done == 0
+
+
+def test_failures_say_which_of_several_images():
+    many = np.stack([IMAGE] * 3)
+    with pytest.raises(TileError, match="tile 5 of image 2 "):
+        restore_tiled(many, failing_at(29, RuntimeError("boom")), **OPTIONS)
+
+
+def test_an_error_without_a_text_is_a_tile_error():
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    with pytest.raises(TileError, match="Mute"):
+        restore_tiled(IMAGE, failing_at(2, Mute()), **OPTIONS)
+
+
+def test_sums_that_overflow_are_reported():
+    image = np.full((40, 40), 3e38, np.float32)
+    with pytest.raises(NonFiniteError, match="tile"):
+        restore_tiled(image, np.array, tile_size=16, halo=4, overlap=8)
+    with pytest.warns(NonFiniteWarning) as caught:
+        restore_tiled(image, np.array, tile_size=16, halo=4, overlap=8, on_nonfinite="warn")
+    assert caught[0].filename == __file__
+
+
+def test_windows_too_large_for_memory():
+    with pytest.raises((TileError, MemoryError), match=r"windows of shape .* cannot be allocated"):
+        restore_tiled(IMAGE, np.array, halo=2**30)
+
+
+def test_parts_do_not_pile_up():
+    """Colour and alpha run one after the other: windows and outputs of one part at a time."""
+    image = np.zeros((600, 600, 4), np.uint8)
+    options = {"tile_size": 300, "halo": 8, "overlap": 0}
+    plan = plan_tiles(image.shape, scale=4, **options)
+    tracemalloc.start()
+    try:
+        restore_tiled(image, nearest_x4, **options)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    output = 4 * plan.output_size[0] * plan.output_size[1]
+    window = 4 * 3 * plan.window_output[0] * plan.window_output[1]
+    assert peak < output + 1.6 * window + 4 * 3 * 2 * plan.window[0] * plan.window[1] + 2**20
