@@ -120,6 +120,14 @@ def test_nan_raises_with_its_tile(value, overlap):
         assert caught.value.tile == index
 
 
+def test_nan_warns_once_for_each_tile_that_returns_it():
+    options = OPTIONS | {"overlap": 6}
+    for index in range(len(plan_tiles(IMAGE.shape, **options))):
+        with pytest.warns(NonFiniteWarning) as caught:
+            restore_tiled(IMAGE, spoiling(index, np.nan), on_nonfinite="warn", **options)
+        assert len(caught) == 1
+
+
 def test_nan_may_warn_or_be_ignored():
     with pytest.warns(NonFiniteWarning, match="tile 4"):
         got = restore_tiled(IMAGE, spoiling(4, np.nan), on_nonfinite="warn", **OPTIONS)

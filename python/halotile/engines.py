@@ -89,6 +89,7 @@ class HostBand:
         self.columns = np.zeros((channels, tallest, shared_columns), np.float32)
         self.nx = plan.normaliser(1)
         self.wx = [core.weights(1, j) for j in range(plan.grid[1])]
+        self.bad = False  # whether NaN or infinity was added: sums may hold it from then on
         self.first_slot = 0  # shared rows above the current tile row's keep range
 
     # ---- one tile row ----
@@ -104,7 +105,6 @@ class HostBand:
         self.done = core.done(0, row)
         self.wy = core.weights(0, row)
         self.ny = core.normaliser(0, *self.side.keep)
-        self.bad = False  # NaN or infinity met in this tile row
         self.columns[:] = 0
         for _, _, slots in self._slots(self.side.sole[1], self.side.keep[1]):  # no tile row above has touched these
             self.rows[:, slots] = 0
