@@ -295,6 +295,9 @@ static inline TARGET VEC ROW(resolve_block)(float *dst, const float *block, cons
     return taint;
 }
 
+/* resolve fetches the next piece of its row ahead: between two pieces of one channel come those of the others, and the
+ * processor starts anew with each. A fetch beyond the row's end is harmless. */
+
 #define SOURCES(D, T)                                                                                                  \
     static TARGET bool ROW(accumulate_##D)(float *sums, const void *src, float wy, const float *wx, int64_t n)         \
     {                                                                                                                  \
@@ -321,6 +324,7 @@ static inline TARGET VEC ROW(resolve_block)(float *dst, const float *block, cons
         float block[BLOCK];                                                                                            \
         int64_t i = 0;                                                                                                 \
         for (; i <= n - BLOCK; i += BLOCK) {                                                                           \
+            __builtin_prefetch((const void *)((uintptr_t)(s + i) + HT_PIECE * sizeof *s));                             \
             V(load_##D)(block, s + i);                                                                                 \
             taint = ROW(resolve_block)(dst + i, block, nx ? nx + i : NULL, taint, &r);                                 \
         }                                                                                                              \
