@@ -3,8 +3,8 @@
 repeats pixels, to uint8: seconds and peak memory of halotile and of other people's tile loops.
 
 Every measurement is a process of its own: imports, the image, a run on a very small image, a first run on the image
-that gives the memory, and a second one that gives the seconds. Contenders take turns. Every result is compared with the
-exact one, pixel by pixel, off the clock.
+that gives the memory, and a second one that gives the seconds. Contenders take turns. Of seconds the best round counts,
+since noise only slows down. Every result is compared with the exact one, pixel by pixel, off the clock.
 
     python benchmarks/bench_assembly.py [--rounds 5] [--only NAME ...]
 """
@@ -21,7 +21,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from common import MIB, fresh_process, memory, save, summary, table
+from peers import PEERS, Peer
+
+from halotile import iter_bands, restore_tiled
 
 HEIGHT, WIDTH, SCALE, TILE, HALO = 2160, 3840, 4, 512, 32
 OUTPUT_BYTES = HEIGHT * WIDTH * 3 * SCALE**2
@@ -35,27 +39,15 @@ Contender = Callable[[np.ndarray, Any], Bands]
 
 
 def restored(**options: Any) -> Contender:
-    def run(image: np.ndarray, model: Any) -> Bands:
-        import halotile
-
-        return [(0, halotile.restore_tiled(image, model, tile_size=TILE, halo=HALO, **options))]
-
-    return run
+    return lambda image, model: [(0, restore_tiled(image, model, tile_size=TILE, halo=HALO, **options))]
 
 
 def in_bands(image: np.ndarray, model: Any) -> Bands:
-    import halotile
-
-    return halotile.iter_bands(image, model, tile_size=TILE, halo=HALO)
+    return iter_bands(image, model, tile_size=TILE, halo=HALO)
 
 
-def of_peer(name: str) -> Contender:
-    def run(image: np.ndarray, model: Any) -> Bands:
-        from peers import PEERS
-
-        return [(0, PEERS[name].restore(image, model, SCALE, TILE, HALO))]
-
-    return run
+def of_peer(peer: Peer) -> Contender:
+    return lambda image, model: [(0, peer.restore(image, model, SCALE, TILE, HALO))]
 
 
 DEFAULTS = "halotile"
@@ -63,45 +55,38 @@ CONTENDERS: dict[str, tuple[Contender, str | None]] = {  # and the distribution 
     DEFAULTS: (restored(), None),
     "halotile, overlap=0": (restored(overlap=0), None),
     "halotile.iter_bands": (in_bands, None),
-    "Real-ESRGAN loop": (of_peer("Real-ESRGAN loop"), "realesrgan"),
-    "sum-and-count loop": (of_peer("sum-and-count loop"), None),
-    "MONAI sliding window": (of_peer("MONAI sliding window"), "monai"),
+    **{name: (of_peer(peer), peer.distribution) for name, peer in PEERS.items()},
 }
 
 # ---- one measurement, in a process of its own ------------------------------------------------------------------------
 
 
-def timed_model() -> Any:
-    import torch
+class Repeat(torch.nn.Module):
+    """Enlarges by repeating pixels, and adds up its own seconds. Memory of outputs that nobody holds any more is
+    used again, as accelerators' allocators do: mapping pages is not to be mistaken for work of the loops."""
 
-    class Repeat(torch.nn.Module):
-        """Enlarges by repeating pixels, and adds up its own seconds. Memory of outputs that nobody holds any more is
-        used again, as accelerators' allocators do: mapping pages is not to be mistaken for work of the loops."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self.given: list[tuple[np.ndarray, weakref.ref]] = []  # memory, and the output last made in it
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.seconds = 0.0
-            self.given: list[tuple[np.ndarray, weakref.ref]] = []  # memory, and the output last made in it
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        start = time.perf_counter()
+        batch, channels, height, width = windows.shape
+        output = torch.from_numpy(self.new_output(batch, channels, height * SCALE, width * SCALE))
+        torch.ops.aten.upsample_nearest2d.out(windows, output.shape[2:], out=output)
+        self.seconds += time.perf_counter() - start
+        return output
 
-        def forward(self, windows: torch.Tensor) -> torch.Tensor:
-            start = time.perf_counter()
-            batch, channels, height, width = windows.shape
-            output = torch.from_numpy(self.new_output(batch, channels, height * SCALE, width * SCALE))
-            torch.ops.aten.upsample_nearest2d.out(windows, output.shape[2:], out=output)
-            self.seconds += time.perf_counter() - start
-            return output
-
-        def new_output(self, *shape: int) -> np.ndarray:
-            """An array, since that lives exactly as long as any tensor sees its memory."""
-            size = math.prod(shape)
-            free = (memory for memory, held in self.given if held() is None and memory.size >= size)
-            memory = next(free, None)
-            memory = np.empty(size, np.float32) if memory is None else memory
-            output = memory[:size].reshape(shape)
-            self.given = [(m, held) for m, held in self.given if m is not memory] + [(memory, weakref.ref(output))]
-            return output
-
-    return Repeat()
+    def new_output(self, *shape: int) -> np.ndarray:
+        """An array, since that lives exactly as long as any tensor sees its memory."""
+        size = math.prod(shape)
+        free = (memory for memory, held in self.given if held() is None and memory.size >= size)
+        memory = next(free, None)
+        memory = np.empty(size, np.float32) if memory is None else memory
+        output = memory[:size].reshape(shape)
+        self.given = [(m, held) for m, held in self.given if m is not memory] + [(memory, weakref.ref(output))]
+        return output
 
 
 def restore(contender: Contender, image: np.ndarray, model: Any) -> Iterator[tuple[int, np.ndarray]]:
@@ -138,9 +123,9 @@ def measure(name: str) -> dict[str, float]:
     contender, _ = CONTENDERS[name]
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     small = image[:64, :96]
-    consume(restore(contender, small, timed_model()), small)
+    consume(restore(contender, small, Repeat()), small)
     before, _ = memory()
-    model = timed_model()
+    model = Repeat()
     first = consume(restore(contender, image, model), image)
     _, peak = memory()
     model.seconds = 0.0
@@ -174,29 +159,29 @@ def run_all(names: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
     return runs
 
 
+def headline(of: Figures) -> dict[str, float]:
+    """Seconds of the best round, bytes of the median one."""
+    return {key: value["median" if key.endswith("bytes") else "least"] for key, value in of.items()}
+
+
 def report(figures: dict[str, Figures]) -> str:
-    head = ["", "seconds", "least - most", "model", "rest", "all threads", "MiB", "less the output"]
+    head = ["", "seconds", "median", "model", "rest", "all threads", "MiB", "less the output"]
     rows = []
     for name, of in figures.items():
-        median = {key: value["median"] for key, value in of.items()}
-        seconds = [median["model_seconds"], median["rest_seconds"], median["cpu_seconds"]]
-        mib = [median["above_baseline_bytes"] / MIB, (median["above_baseline_bytes"] - OUTPUT_BYTES) / MIB]
-        spread = f"{of['seconds']['least']:.2f} - {of['seconds']['most']:.2f}"
-        cells = [f"{median['seconds']:.2f}", spread, *(f"{s:.2f}" for s in seconds), *(f"{m:.0f}" for m in mib)]
-        rows.append([name, *cells])
+        best = headline(of)
+        seconds = [best["seconds"], of["seconds"]["median"], *(best[f"{k}_seconds"] for k in ("model", "rest", "cpu"))]
+        mib = [best["above_baseline_bytes"] / MIB, (best["above_baseline_bytes"] - OUTPUT_BYTES) / MIB]
+        rows.append([name, *(f"{s:.2f}" for s in seconds), *(f"{m:.0f}" for m in mib)])
     return table(head, rows)
 
 
 def ratios(figures: dict[str, Figures]) -> dict[str, dict[str, float]]:
-    """halotile's defaults over each peer, of medians."""
+    """halotile's defaults over each peer."""
     if DEFAULTS not in figures:
         return {}
-    ours = figures[DEFAULTS]
-    return {
-        name: {key: ours[key]["median"] / theirs[key]["median"] for key in COMPARED}
-        for name, theirs in figures.items()
-        if not name.startswith("halotile")
-    }
+    best = {name: headline(of) for name, of in figures.items()}
+    peers = [name for name in best if name in PEERS]
+    return {name: {key: best[DEFAULTS][key] / best[name][key] for key in COMPARED} for name in peers}
 
 
 def main() -> None:
