@@ -146,32 +146,36 @@ def nearest_x4(x):
     return np.repeat(np.repeat(x, 4, axis=2), 4, axis=3)
 
 
+def peak_bytes(run):
+    """The most that Python and NumPy, which reports its buffers to tracemalloc, hold at once."""
+    tracemalloc.start()
+    try:
+        run()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def test_memory_is_bounded_by_band_and_windows():
-    """NumPy reports its buffers to tracemalloc: beyond the output, a run holds windows and shared pixels, nothing of
+    """Beyond the output, a run holds windows and shared pixels, nothing of
     the size of the image in float."""
     image = np.zeros((1500, 1200, 3), np.uint8)
     options = {"tile_size": 128, "halo": 16, "overlap": 8}
     estimate = plan_tiles(image.shape, scale=4, **options).estimate_bytes()
     output = estimate["output"]
-    tracemalloc.start()
-    try:
-        restore_tiled(image, nearest_x4, **options)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    peak = peak_bytes(lambda: restore_tiled(image, nearest_x4, **options))
     assert peak < estimate["total"] - estimate["image"] + 2 * estimate["model output"] + 2**20
     assert peak < 1.25 * output  # sums of float32 alone would be 4 x
 
 
 def test_bands_hold_nothing_of_the_size_of_the_output():
     image = np.zeros((3000, 500, 3), np.uint8)
-    tracemalloc.start()
-    try:
+
+    def run():
         for _, _rows in iter_bands(image, nearest_x4, tile_size=64, halo=8):
             pass
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+
+    peak = peak_bytes(run)
     assert peak < 0.15 * image.size * 16
 
 
@@ -296,12 +300,7 @@ def test_parts_do_not_pile_up():
     image = np.zeros((600, 600, 4), np.uint8)
     options = {"tile_size": 300, "halo": 8, "overlap": 0}
     plan = plan_tiles(image.shape, scale=4, **options)
-    tracemalloc.start()
-    try:
-        restore_tiled(image, nearest_x4, **options)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    peak = peak_bytes(lambda: restore_tiled(image, nearest_x4, **options))
     output = 4 * plan.output_size[0] * plan.output_size[1]
     window = 4 * 3 * plan.window_output[0] * plan.window_output[1]
     assert peak < output + 1.6 * window + 4 * 3 * 2 * plan.window[0] * plan.window[1] + 2**20
