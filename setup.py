@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""Builds halotile._core: plain setuptools, no torch.
+"""Builds halotile._core (C) and halotile._torch (C++): plain setuptools, no torch.
 
 HALOTILE_WERROR=1                       warnings are errors (CI)
 HALOTILE_SANITIZE=address,undefined     build with sanitizers (run with the runtime preloaded: see `make sanitize`)
 """
 
 import os
+import sys
 import sysconfig
 from glob import glob
+from pathlib import Path
 
 import numpy
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))  # has no limited API: it gets a wheel of its own
 WERROR = os.environ.get("HALOTILE_WERROR") == "1"
 SANITIZE = os.environ.get("HALOTILE_SANITIZE")
 
-flags = ["-std=c11", "-Wall", "-Wextra", "-ffp-contract=off", "-fvisibility=hidden"]
+flags = ["-Wall", "-Wextra", "-ffp-contract=off", "-fvisibility=hidden"]
 flags += (
     ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"]
     if SANITIZE
@@ -24,16 +27,45 @@ flags += (
 )
 flags += ["-Werror"] if WERROR else []
 
+common = {
+    "depends": sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/torch/*.metal")),
+    "define_macros": [] if FREE_THREADED else [("Py_LIMITED_API", "0x030b0000")],
+    "extra_link_args": [f"-fsanitize={SANITIZE}"] if SANITIZE else [],
+    "py_limited_api": not FREE_THREADED,
+}
+
 core = Extension(
     "halotile._core",
     sources=sorted(glob("csrc/core/*.c") + glob("csrc/core/rows/*.c") + glob("csrc/binding/*.c")),
-    depends=sorted(glob("csrc/**/*.h", recursive=True)),
     include_dirs=["csrc/core", numpy.get_include()],
-    define_macros=[] if FREE_THREADED else [("Py_LIMITED_API", "0x030b0000")],
-    extra_compile_args=flags,
-    extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
+    extra_compile_args=["-std=c11", *flags],
     libraries=["m"],
-    py_limited_api=not FREE_THREADED,
+    **common,
 )
 
-setup(ext_modules=[core], options={} if FREE_THREADED else {"bdist_wheel": {"py_limited_api": "cp311"}})
+shim = Extension(
+    "halotile._torch",
+    sources=sorted(glob("csrc/torch/*.cpp")),
+    include_dirs=["csrc/torch", "build"],
+    extra_compile_args=["-std=c++17", *flags],
+    libraries=["dl"] if sys.platform == "linux" else [],
+    language="c++",
+    **common,
+)
+
+
+class Build(build_ext):
+    """Makes the Metal kernels a string of halotile._torch."""
+
+    def run(self):
+        kernels = Path("csrc/torch/tiles.metal").read_text(encoding="ascii")
+        Path("build").mkdir(exist_ok=True)
+        Path("build/tiles_metal.h").write_text(f'R"metal({kernels})metal"\n', encoding="ascii")
+        super().run()
+
+
+setup(
+    ext_modules=[core, shim],
+    cmdclass={"build_ext": Build},
+    options={} if FREE_THREADED else {"bdist_wheel": {"py_limited_api": "cp311"}},
+)

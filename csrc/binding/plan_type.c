@@ -133,6 +133,17 @@ RANGE_METHOD(sole)
 RANGE_METHOD(done)
 #undef RANGE_METHOD
 
+static PyObject *plan_starts(PyObject *self, PyObject *args)
+{
+    int which;
+    if (!PyArg_ParseTuple(args, "i:starts", &which))
+        return NULL;
+    const struct ht_axis *a = axis_of(self, which);
+    if (!a)
+        return NULL;
+    return Py_BuildValue("(LLLL)", (long long)a->origin, (long long)a->step, (long long)a->phase, (long long)a->longer);
+}
+
 static PyObject *new_floats(int64_t n)
 {
     npy_intp shape[1] = {(npy_intp)n};
@@ -184,6 +195,8 @@ static PyMethodDef plan_methods[] = {
     {"keep", plan_keep, METH_VARARGS, "keep(axis, i) -> (start, stop) in output pixels"},
     {"sole", plan_sole, METH_VARARGS, "sole(axis, i) -> (start, stop): no other tile contributes"},
     {"done", plan_done, METH_VARARGS, "done(axis, i) -> (start, stop): no later tile contributes"},
+    {"starts", plan_starts, METH_VARARGS,
+     "starts(axis) -> (origin, step, phase, longer): window i starts at origin + i * step + min(i, longer) * phase"},
     {"weights", plan_weights, METH_VARARGS, "weights(axis, i) -> float32 blend weights over keep(axis, i)"},
     {"normaliser", plan_normaliser, METH_VARARGS, "normaliser(axis, start, stop) -> float32 sums of weights"},
     {NULL, NULL, 0, NULL}};

@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: MIT
 """halotile: restore images too large for their model, tile by tile, with results equal to whole-image inference."""
 
-from .errors import ModelOutputError, NonFiniteError, NonFiniteWarning, TileError
+from .errors import (
+    ModelOutputError,
+    NonFiniteError,
+    NonFiniteWarning,
+    OutOfMemoryError,
+    TileError,
+    TileSizeWarning,
+)
 from .plan import Box, Tile, TilePlan, plan_tiles
 from .restore import TiledRestorer, iter_bands, restore_tiled
 
@@ -12,9 +19,11 @@ __all__ = [
     "ModelOutputError",
     "NonFiniteError",
     "NonFiniteWarning",
+    "OutOfMemoryError",
     "Tile",
     "TileError",
     "TilePlan",
+    "TileSizeWarning",
     "TiledRestorer",
     "__version__",
     "iter_bands",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,18 +30,29 @@ class Part:
     def repeated(self) -> bool:
         return self.feed > self.count
 
-    def view(self, pixels: np.ndarray) -> np.ndarray:
-        """(C, H, W) of the image -> (feed, H, W), without a copy."""
+    def view(self, pixels: Any) -> Any:
+        """(C, H, W) of the image, an array or tensor -> (feed, H, W), without a copy."""
         mine = pixels[self.first : self.first + self.count]
-        return np.broadcast_to(mine, (self.feed, *mine.shape[1:])) if self.repeated else mine
+        if not self.repeated:
+            return mine
+        if isinstance(mine, np.ndarray):
+            return np.broadcast_to(mine, (self.feed, *mine.shape[1:]))
+        return mine.expand(self.feed, -1, -1)
 
-    def reduced(self, outputs: np.ndarray) -> np.ndarray:
-        """Outputs (N, C, h, w) for a repeated channel -> their mean (N, 1, h, w)."""
+    def reduced(self, outputs: Any) -> Any:
+        """Outputs (N, C, h, w) for a repeated channel, an array or tensor -> their float32 mean (N, 1, h, w)."""
         if not self.repeated or outputs.shape[1] == 1:
             return outputs
-        if outputs.dtype == np.uint16:  # bfloat16
-            outputs = (outputs.astype(np.uint32) << 16).view(np.float32)
-        return outputs.mean(axis=1, keepdims=True, dtype=np.float32)
+        if isinstance(outputs, np.ndarray):
+            if outputs.dtype == np.uint16:  # bfloat16
+                outputs = (outputs.astype(np.uint32) << 16).view(np.float32)
+            outputs = outputs.astype(np.float32, copy=False)
+        else:
+            outputs = outputs.float()
+        total = outputs[:, 0:1]
+        for channel in range(1, outputs.shape[1]):
+            total = total + outputs[:, channel : channel + 1]
+        return total / outputs.shape[1]
 
 
 def routes(channels: int, alpha: str, in_channels: int | None) -> Iterator[tuple[Part, ...]]:

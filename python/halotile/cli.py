@@ -25,9 +25,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import __version__, _core, files
-from .engines import ENGINES
 from .loading import load_model
-from .options import ALPHAS, BLENDS, BOUNDARIES, MODEL_DTYPES, NONFINITE, Options
+from .options import ALPHAS, BLENDS, BOUNDARIES, ENGINES, MODEL_DTYPES, NONFINITE, Options
 from .plan import TilePlan, plan_tiles
 from .restore import iter_bands
 

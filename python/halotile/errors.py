@@ -3,7 +3,14 @@
 
 from __future__ import annotations
 
-__all__ = ["ModelOutputError", "NonFiniteError", "NonFiniteWarning", "TileError"]
+__all__ = [
+    "ModelOutputError",
+    "NonFiniteError",
+    "NonFiniteWarning",
+    "OutOfMemoryError",
+    "TileError",
+    "TileSizeWarning",
+]
 
 
 class TileError(RuntimeError):
@@ -30,6 +37,14 @@ class ModelOutputError(TileError, ValueError):
 
 class NonFiniteError(TileError):
     """The model returned NaN or infinity and ``on_nonfinite="raise"``."""
+
+
+class OutOfMemoryError(TileError, MemoryError):
+    """Memory ran out with the smallest tiles there are."""
+
+
+class TileSizeWarning(UserWarning):
+    """Memory ran out, and the run goes on with a smaller tile or batch; or a tile is too large for what MPS can do."""
 
 
 class NonFiniteWarning(RuntimeWarning):

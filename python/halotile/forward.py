@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from .channels import Part
-from .engines import Values, read_windows
 from .errors import ModelOutputError, TileError
-from .images import Image
+from .images import Image, torch_if_loaded
 from .model import BadOutput, Model
-from .plan import Tile
+from .plan import Tile, TilePlan
+from .values import Values
 
-__all__ = ["Forward", "tile_error"]
+__all__ = ["Forward", "Resize", "tile_error"]
 
 
 def tile_error(
@@ -34,19 +34,20 @@ class Forward:
 
     Window buffers are made once for each part and shape and used again."""
 
-    def __init__(self, image: Image, model: Model, value_range: tuple[float, float] | None):
-        self.image, self.model = image, model
+    def __init__(self, image: Image, model: Model, engine: Any, value_range: tuple[float, float] | None):
+        self.image, self.model, self.engine = image, model, engine
         self.values = Values(image.dtype, value_range)
         self.models: dict[Part, Model] = {}  # parts with a model of their own
-        self.buffers: dict[tuple, np.ndarray] = {}
+        self.buffers: dict[tuple, Any] = {}
+        self.sources: dict[int, Any] = {}  # what the engine made of the image in work
 
-    def __call__(self, part: Part, index: int, tiles: list[Tile]) -> np.ndarray:
-        """Outputs (len(tiles), channels, height, width) of a part of image `index`."""
-        model = self.models.get(part, self.model)
+    def __call__(self, part: Part, index: int, plan: TilePlan, tiles: list[Tile]) -> Any:
+        """Outputs (len(tiles), channels, height, width) of a part of image `index`, as the engine has them."""
+        model = self.models.get(part, self.model.settled)
         windows = self._buffer(part, model, tiles)
-        read_windows(windows, part.view(self.image.pixels[index]), tiles, self.values)
+        self.engine.read(windows, self._source(index), part, plan, tiles, self.values)
         try:
-            return part.reduced(model(windows))
+            return part.reduced(self.engine.run(model, windows))
         except BadOutput as error:
             raise tile_error(ModelOutputError, tiles, str(error), image=self.which(index)) from error.__cause__
         except Exception as error:
@@ -55,13 +56,19 @@ class Forward:
 
     def which(self, index: int) -> str:
         """Says which image a tile is of, where there are several."""
-        return f" of image {index}" if len(self.image.pixels) > 1 else ""
+        return f" of image {index}" if self.image.count > 1 else ""
 
-    def _buffer(self, part: Part, model: Model, tiles: list[Tile]) -> np.ndarray:
+    def _source(self, index: int) -> Any:
+        if index not in self.sources:
+            self.sources.clear()
+            self.sources[index] = self.engine.open(self.image, index)
+        return self.sources[index]
+
+    def _buffer(self, part: Part, model: Model, tiles: list[Tile]) -> Any:
         shape = (len(tiles), part.feed, tiles[0].window.height, tiles[0].window.width)
         if (part, shape) not in self.buffers:
             try:
-                self.buffers[part, shape] = model.new_windows(*shape)
+                self.buffers[part, shape] = self.engine.new_windows(model, shape)
             except (MemoryError, ValueError) as error:
                 text = f"windows of shape {shape} cannot be allocated: {error}; tile_size and halo make them smaller"
                 raise MemoryError(text) from error
@@ -78,20 +85,35 @@ def described(error: Exception) -> str:
     return text
 
 
-def bilinear(scale: Fraction, loss: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
-    """A model on arrays that enlarges or reduces windows, exact with a halo of one pixel of the coarser grid."""
+class Resize(Model):
+    """A model that enlarges or reduces windows, bilinear; exact with a halo of one pixel of the coarser grid.
 
-    def weights(size: int, cut: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        at = (np.arange(cut, int(size * scale) - cut) + 0.5) / float(scale) - 0.5
-        low = np.floor(at)
-        fraction = (at - low).astype(np.float32)
-        return np.clip(low, 0, size - 1).astype(np.intp), np.clip(low + 1, 0, size - 1).astype(np.intp), fraction
+    For arrays and tensors alike: positions are computed in whole numbers, where the windows are."""
 
-    def resize(windows: np.ndarray) -> np.ndarray:
-        windows = windows.astype(np.float32, copy=False)
-        y0, y1, fy = weights(windows.shape[2], loss[0])
-        x0, x1, fx = weights(windows.shape[3], loss[1])
+    def __init__(self, scale: Fraction, loss: tuple[int, int]):
+        super().__init__(self.run)
+        self.scale, self.loss = scale, loss
+
+    def run(self, windows: Any) -> Any:
+        on_host = isinstance(windows, np.ndarray)
+        windows = windows.astype(np.float32, copy=False) if on_host else windows.float()
+        y0, y1, fy = self._weights(windows, 2)
+        x0, x1, fx = self._weights(windows, 3)
         rows = windows[:, :, y0] * (1 - fy)[:, None] + windows[:, :, y1] * fy[:, None]
         return rows[..., x0] * (1 - fx) + rows[..., x1] * fx
 
-    return resize
+    def _weights(self, windows: Any, axis: int) -> tuple[Any, Any, Any]:
+        """Neighbours of every output pixel along an axis, and how far it is from the first to the second.
+
+        Output pixel i lies at (i + 1/2) / scale - 1/2 = at / (2 * numerator)."""
+        size, cut, numerator = windows.shape[axis], self.loss[axis - 2], self.scale.numerator
+        stop = int(size * self.scale) - cut
+        if isinstance(windows, np.ndarray):
+            i = np.arange(cut, stop)
+        else:
+            i = torch_if_loaded().arange(cut, stop, device=windows.device)
+        at = (2 * i + 1) * self.scale.denominator - numerator
+        low = at // (2 * numerator)
+        rest = at - low * (2 * numerator)
+        rest = rest.astype(np.float32) if isinstance(windows, np.ndarray) else rest.float()
+        return low.clip(0, size - 1), (low + 1).clip(0, size - 1), rest / (2 * numerator)

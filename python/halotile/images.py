@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Images of every kind become views (image, channel, row, column) on NumPy memory, and results the same kind again.
+"""Images of every kind become views (image, channel, row, column), and results the same kind again.
 
-NumPy has no bfloat16: such tensors are seen as uint16, and `Image.dtype` says what the bits mean.
+Two views: on NumPy memory for the host, and as a tensor where the image is one. NumPy has no bfloat16: such tensors are
+seen as uint16, and `Image.dtype` says what the bits mean.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,26 +50,50 @@ class Image:
 
     Attributes:
         original: what the user passed, or will get.
-        pixels: (N, C, H, W) view on its memory (on a copy for tensors of other devices), any strides.
         dtype: one of uint8, uint16, float16, bfloat16, float32, float64.
         layout: the order of the original's axes.
         device: the tensor's device; None for NumPy arrays.
     """
 
     original: Any
-    pixels: np.ndarray
     dtype: str
     layout: str
     device: Any = None
 
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """(N, C, H, W) view on its memory (on a copy for tensors of other devices), any strides."""
+        view = _array_view if self.device is None else _tensor_view
+        return _to_nchw(view(self.original), self.layout)
+
+    @cached_property
+    def tensor(self) -> Any:
+        """(N, C, H, W) view of a tensor where it is."""
+        order = [self.layout.index(axis) for axis in AXES if axis in self.layout]
+        view = self.original.detach().resolve_neg().permute(order)
+        for position, axis in enumerate(AXES):
+            if axis not in self.layout:
+                view = view.unsqueeze(position)
+        return view
+
+    def _side(self, axis: str) -> int:
+        return self.original.shape[self.layout.index(axis)] if axis in self.layout else 1
+
     @property
-    def size(self) -> tuple[int, int]:
-        height, width = self.pixels.shape[2:]
-        return height, width
+    def count(self) -> int:
+        return self._side("N")
 
     @property
     def channels(self) -> int:
-        return self.pixels.shape[1]
+        return self._side("C")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._side("H"), self._side("W")
+
+    @property
+    def on_host(self) -> bool:
+        return self.device is None or self.device.type == "cpu"
 
 
 def peak_of(dtype: str) -> int:
@@ -76,15 +102,15 @@ def peak_of(dtype: str) -> int:
 
 
 def open_image(image: Any, layout: str | None) -> Image:
-    """Sees `image` as an Image, without changing it or copying it (except from other devices and byte orders)."""
+    """Sees `image` as an Image, without changing it."""
     if is_tensor(image):
-        dtype, view, device = str(image.dtype).removeprefix("torch."), _tensor_view, image.device
+        dtype, device = str(image.dtype).removeprefix("torch."), image.device
         usual = {2: "HW", 3: "CHW", 4: "NCHW"}
         _refuse_tensor_without_memory("image", image)
     elif isinstance(image, np.ma.MaskedArray):
         raise TypeError("image must not be a masked array: its mask would be lost; fill it first")
     elif isinstance(image, np.ndarray):
-        dtype, view, device = image.dtype.name, _array_view, None
+        dtype, device = image.dtype.name, None
         usual = {2: "HW", 3: "HWC", 4: "NHWC"}
     else:
         raise TypeError(
@@ -100,7 +126,7 @@ def open_image(image: Any, layout: str | None) -> Image:
         raise ValueError(f"image must have {wanted}, not shape {tuple(image.shape)}")
     if 0 in image.shape:
         raise ValueError(f"image must not be empty, not shape {tuple(image.shape)}")
-    return Image(image, _to_nchw(view(image), layout), dtype, layout, device)
+    return Image(image, dtype, layout, device)
 
 
 def refuse_swapped_channels(name: str, shape: tuple[int, ...], layout: str | None) -> None:
@@ -153,20 +179,20 @@ def _layout_for(source: Image, channels: int) -> str:
 
 
 def _shape_for(source: Image, layout: str, channels: int, size: tuple[int, int]) -> tuple[int, ...]:
-    sides = {"N": source.pixels.shape[0], "C": channels, "H": size[0], "W": size[1]}
+    sides = {"N": source.count, "C": channels, "H": size[0], "W": size[1]}
     return tuple(sides[axis] for axis in layout)
 
 
-def new_image(source: Image, channels: int, size: tuple[int, int], dtype: str) -> Image:
-    """An uninitialised result of the source's kind, in host memory; `delivered` brings it to the source's device."""
+def new_image(source: Image, channels: int, size: tuple[int, int], dtype: str, device: Any) -> Image:
+    """An uninitialised result of the source's kind: on `device` if that is where the source is, else in host memory,
+    from where `delivered` brings it."""
     layout = _layout_for(source, channels)
     shape = _shape_for(source, layout, channels, size)
     if source.device is None:
-        original = np.empty(shape, dtype)
-        return Image(original, _to_nchw(original, layout), dtype, layout)
+        return Image(np.empty(shape, dtype), dtype, layout)
     torch = torch_if_loaded()
-    original = torch.empty(shape, dtype=getattr(torch, dtype), device="cpu")
-    return Image(original, _to_nchw(_tensor_view(original), layout), dtype, layout, source.device)
+    where = device if device == source.device else torch.device("cpu")
+    return Image(torch.empty(shape, dtype=getattr(torch, dtype), device=where), dtype, layout, where)
 
 
 def check_output_dtype(source: Image, dtype: str) -> None:
@@ -187,16 +213,16 @@ def check_output_kind(out: Any, source: Image, dtype: str | None) -> None:
         _refuse_tensor_without_memory("out", out)
         if out.requires_grad:
             raise ValueError("out must not require a gradient: results have none")
-        strides, host = out.stride(), _tensor_view(out) if out.device.type == "cpu" else None
+        strides, shared = out.stride(), _tensors_share_memory(source.original, out)
     else:
         if not out.flags.writeable:
             raise ValueError("out must be writeable")
         if not out.dtype.isnative or not out.flags.aligned or any(s % out.itemsize for s in out.strides):
             raise ValueError("out must be aligned and in native byte order")
-        strides, host = out.strides, out
+        strides, shared = out.strides, _share_memory(source.pixels, out)
     if any(stride == 0 and side > 1 for stride, side in zip(strides, out.shape, strict=True)):
         raise ValueError("out must not share memory with itself, as expanded and broadcast arrays do")
-    if host is not None and _share_memory(source.pixels, host):
+    if shared:
         raise ValueError("out must not share memory with image: image is never modified")
 
 
@@ -207,26 +233,36 @@ def _share_memory(a: np.ndarray, b: np.ndarray) -> bool:
         return True
 
 
-def open_output(out: Any, source: Image, channels: int, size: tuple[int, int]) -> Image:
-    """Sees the user's `out`, which `check_output_kind` has passed, as an Image to write to. Of one on another device it
-    is a copy: what no run reaches stays as it was."""
+def _tensors_share_memory(a: Any, b: Any) -> bool:
+    if a.device != b.device:
+        return False
+    if a.device.type == "cpu":
+        return _share_memory(_tensor_view(a), _tensor_view(b))
+    starts = [tensor.data_ptr() for tensor in (a, b)]  # elsewhere whole extents are compared, not elements
+    extents = [
+        (1 + sum((side - 1) * stride for side, stride in zip(tensor.shape, tensor.stride(), strict=True)))
+        * tensor.element_size()
+        for tensor in (a, b)
+    ]
+    return starts[0] < starts[1] + extents[1] and starts[1] < starts[0] + extents[0]
+
+
+def open_output(out: Any, source: Image, channels: int, size: tuple[int, int], device: Any) -> Image:
+    """Sees the user's `out`, which `check_output_kind` has passed, as an Image to write to. Of a tensor that is neither
+    in host memory nor on `device` it is a copy: what no run reaches stays as it was."""
     layout = _layout_for(source, channels)
     shape = _shape_for(source, layout, channels, size)
     if tuple(out.shape) != shape:
         raise ValueError(f"out must have shape {shape}, not {tuple(out.shape)}")
-    host = _tensor_view(out) if source.device is not None else out.view(np.ndarray)
-    return Image(out, _to_nchw(host, layout), str(out.dtype).removeprefix("torch."), layout, source.device)
+    dtype = str(out.dtype).removeprefix("torch.")
+    if source.device is None:
+        return Image(out, dtype, layout)
+    where = out if out.device.type == "cpu" or out.device == device else out.cpu()
+    return Image(where, dtype, layout, where.device)
 
 
-def delivered(result: Image, asked: Any) -> Any:
+def delivered(result: Image, source: Image, asked: Any) -> Any:
     """What the user gets: `asked` (their `out`) filled, or the result on the source's device."""
-    if result.device is None or (asked is not None and asked.device.type == "cpu"):
-        return result.original
-    if asked is None:
-        return result.original.to(result.device)
-    torch = torch_if_loaded()
-    order = [AXES.index(axis) for axis in result.layout]
-    host = np.squeeze(result.pixels, tuple(i for i in range(4) if i not in order))
-    host = host.transpose(np.argsort(np.argsort(order)))
-    tensor = torch.from_numpy(np.ascontiguousarray(host))
-    return asked.copy_(tensor.view(torch.bfloat16) if result.dtype == "bfloat16" else tensor)
+    if asked is not None:
+        return asked if result.original is asked else asked.copy_(result.original)
+    return result.original if result.device == source.device else result.original.to(source.device)

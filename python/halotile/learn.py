@@ -8,8 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-
-import numpy as np
+from typing import Any
 
 from .channels import Part, routes
 from .errors import ModelOutputError, TileError
@@ -41,7 +40,7 @@ class Facts:
 Planner = Callable[[Fraction | None, tuple[int, int]], TilePlan]
 
 
-def learn(forward: Forward, options: Options, planned: Planner) -> tuple[Facts, np.ndarray]:
+def learn(forward: Forward, options: Options, planned: Planner) -> tuple[Facts, Any]:
     """Runs the model on the first batch. Returns the facts and the first part's outputs for that batch.
 
     Raises:
@@ -59,9 +58,7 @@ def learn(forward: Forward, options: Options, planned: Planner) -> tuple[Facts, 
     raise failure
 
 
-def _learn_route(
-    parts: tuple[Part, ...], forward: Forward, options: Options, planned: Planner
-) -> tuple[Facts, np.ndarray]:
+def _learn_route(parts: tuple[Part, ...], forward: Forward, options: Options, planned: Planner) -> tuple[Facts, Any]:
     plan = planned(options.scale, (0, 0))
     look = Look(forward, parts[0], plan)
     output = look.first_batch(options.batch_size)
@@ -77,7 +74,7 @@ def _learn_route(
     return Facts(parts, out_channels, scale, loss), output
 
 
-def _check_alpha(parts: tuple[Part, ...], options: Options, plan: TilePlan, output: np.ndarray) -> None:
+def _check_alpha(parts: tuple[Part, ...], options: Options, plan: TilePlan, output: Any) -> None:
     """A model of four channels may be one for RGBA, or for colour and something else."""
     count = parts[0].count
     if options.alpha != "channel" and len(parts) == 1 and count in (2, 4) and output.shape[1] != count:
@@ -129,15 +126,15 @@ class Look:
     def __init__(self, forward: Forward, part: Part, plan: TilePlan):
         self.forward, self.part, self.plan = forward, part, plan
 
-    def first_batch(self, batch_size: int) -> np.ndarray:
-        return self.forward(self.part, 0, self.plan[:batch_size])
+    def first_batch(self, batch_size: int) -> Any:
+        return self.forward(self.part, 0, self.plan, self.plan[: self.plan.batch(batch_size)])
 
     def larger(self, growth: int, denominator: int) -> tuple[Size, Size]:
         """A window larger by about `growth`, a multiple of phase and denominator, and the size of its output."""
         tile, steps = self.plan[0], [math.lcm(phase, denominator) for phase in self.plan.phase]
         height, width = (-(-(side + growth) // step) * step for side, step in zip(self.plan.window, steps, strict=True))
         box = tile.window._replace(height=height, width=width)
-        return (height, width), self.forward(self.part, 0, [replace(tile, window=box)]).shape[2:]
+        return (height, width), self.forward(self.part, 0, self.plan, [replace(tile, window=box)]).shape[2:]
 
     def find_scale(self, output: Size) -> Fraction:
         """A whole factor, the same both ways, is the scale. Else larger windows are looked at until one guess is left:

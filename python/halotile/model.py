@@ -56,6 +56,11 @@ class Model:
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         return checked_array(self.call(windows), len(windows))
 
+    @property
+    def settled(self) -> Model:
+        """The model itself, once it is known of which kind it is."""
+        return self
+
 
 def checked_array(output: Any, batch: int) -> np.ndarray:
     torch = torch_if_loaded()
@@ -99,14 +104,22 @@ class TensorModel(Model):
         tensor = torch.from_numpy(windows)
         if self.dtype == "bfloat16":
             tensor = tensor.view(torch.bfloat16)
-        with evaluating(self.modules), torch.inference_mode():
-            tensor = tensor.to(self.device, torch.float64 if self.double else None)
-            return self._to_array(self.call(tensor), len(windows))
+        with torch.inference_mode():
+            output = self.run(tensor.to(self.device)).cpu()
+        return (output.view(torch.uint16) if output.dtype == torch.bfloat16 else output).numpy()
 
-    def _to_array(self, output: Any, batch: int) -> np.ndarray:
+    def run(self, windows: Any) -> Any:
+        """Outputs (batch, channels, height, width) for windows on the model's device: float32, float16 or bfloat16,
+        on that device, any strides."""
         torch = self.torch
-        if isinstance(output, np.ndarray):
-            return checked_array(output, batch)
+        with evaluating(self.modules), torch.inference_mode():
+            output = self.call(windows.double() if self.double else windows)
+            if isinstance(output, np.ndarray):
+                output = torch.from_numpy(checked_array(output, len(windows)))
+            return self._checked(output, len(windows)).to(self.device)
+
+    def _checked(self, output: Any, batch: int) -> Any:
+        torch = self.torch
         if not isinstance(output, torch.Tensor):
             raise BadOutput(f"the model returned {_kind(output)}, not one tensor (batch, channels, height, width)")
         if output.ndim != 4 or output.shape[0] != batch or 0 in output.shape:
@@ -115,10 +128,8 @@ class TensorModel(Model):
             )
         if output.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             raise BadOutput(f"the model returned a tensor of dtype {output.dtype}, not a floating one")
-        output = output.detach().resolve_neg().cpu()
-        if output.dtype == torch.float64:
-            output = output.float()
-        return (output.view(torch.uint16) if output.dtype == torch.bfloat16 else output).numpy()
+        output = output.detach().resolve_neg()
+        return output.float() if output.dtype == torch.float64 else output
 
 
 class EitherModel(Model):
@@ -127,6 +138,10 @@ class EitherModel(Model):
     def __init__(self, likely: Model, other: Model):
         super().__init__(likely.call)
         self.candidates = [likely, other]
+
+    @property
+    def settled(self) -> Model:
+        return self if len(self.candidates) > 1 else self.candidates[0]
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         likely, *others = self.candidates
@@ -155,7 +170,7 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool) -> 
 
     Args:
         device, dtype: as the user gave them; a module that is elsewhere or of another dtype runs as a converted copy.
-        tensors: whether the image is a tensor, so that a callable of unknown kind gets tensors too.
+        tensors: whether a callable of unknown kind gets tensors: the image is one, or an engine for tensors is asked.
 
     Raises:
         TypeError: if it cannot be called.
@@ -177,7 +192,8 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool) -> 
     own_device, own_dtype = _device_and_dtype(modules[0]) if modules else (None, None)
     where = _checked_device(device) or own_device or _default_device(None)
     on_tensors = TensorModel(model, modules, where, _window_dtype(dtype or own_dtype))
-    if tensors or device is not None or dtype == "bfloat16":
+    elsewhere = bool(modules) and where.type != "cpu"
+    if tensors or elsewhere or device is not None or dtype == "bfloat16":
         return on_tensors
     on_arrays = Model(model, dtype or "float32")
     if on_tensors.dtype != on_arrays.dtype:  # a module in half precision
@@ -252,7 +268,10 @@ def _checked_device(device: Any) -> Any:
         return None
     torch = torch_if_loaded()
     try:
-        return torch.zeros(1, device=device).cpu().new_empty(0, device=device).device  # meta tensors hold no values
+        where = torch.empty(0, device=device).device
+        if where.type == "meta":
+            raise RuntimeError("meta tensors hold no values")
+        return where
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device must be one that torch can use here, not {device!r}: {error}") from error
 

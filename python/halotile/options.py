@@ -6,16 +6,18 @@ from __future__ import annotations
 import numbers
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Literal
 
-__all__ = ["Options", "choice", "dtype_name", "integer"]
+__all__ = ["ENGINES", "Options", "choice", "dtype_name", "integer"]
 
 BOUNDARIES = ("reflect", "native")
 BLENDS = ("average", "linear", "cosine", "gaussian")
 ALPHAS = ("restore", "resize", "opaque", "channel")
 NONFINITE = ("raise", "warn", "ignore")
+ENGINES = ("host", "torch", "mps")
 LAYOUTS = ("HW", "HWC", "NHWC", "CHW", "NCHW")
 MODEL_DTYPES = ("float32", "float16", "bfloat16")
 IMAGE_DTYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
@@ -23,6 +25,7 @@ IMAGE_DTYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
 LARGEST = 2**40  # of any size: see HT_MAX_SIDE
 LARGEST_SCALE = 1024
 AUTO_OVERLAP = 16
+DEFAULT_TILE = 512
 
 Pair = tuple[int, int]
 
@@ -56,6 +59,14 @@ def _pair(name: str, value: Any, least: int) -> Pair:
     except TypeError as error:
         raise TypeError(f"{error}, nor a pair (rows, columns)") from None
     return number, number
+
+
+def _tile_size(value: Any) -> Pair | str:
+    if isinstance(value, str):
+        if value != "auto":
+            raise ValueError(f"tile_size must be 'auto', a number or a pair (rows, columns), not {value!r}")
+        return value
+    return _pair("tile_size", value, 1)
 
 
 def _scale(value: Any) -> Fraction | None:
@@ -118,7 +129,7 @@ def _progress(value: Any) -> Any:
 class Options:
     """Everything `restore_tiled` takes besides image and model; see there for the meaning of each."""
 
-    tile_size: int | Pair = 512
+    tile_size: int | Pair | Literal["auto"] = DEFAULT_TILE
     halo: int | Pair = 32
     overlap: int | Pair | Literal["auto"] = "auto"
     blend: str = "average"
@@ -128,6 +139,7 @@ class Options:
     batch_size: int = 1
     device: Any = None
     dtype: Any = None
+    engine: str | None = None
     value_range: tuple[float, float] | None = None
     out: Any = None
     out_dtype: Any = None
@@ -146,7 +158,7 @@ class Options:
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
-            "tile_size": _pair("tile_size", self.tile_size, 1),
+            "tile_size": _tile_size(self.tile_size),
             "halo": _pair("halo", self.halo, 0),
             "phase": _pair("phase", self.phase, 1),
             "blend": choice("blend", self.blend, BLENDS),
@@ -154,6 +166,7 @@ class Options:
             "scale": _scale(self.scale),
             "batch_size": integer("batch_size", self.batch_size, 1),
             "dtype": dtype_name("dtype", self.dtype, MODEL_DTYPES),
+            "engine": None if self.engine is None else choice("engine", self.engine, ENGINES),
             "value_range": _value_range(self.value_range),
             "out_dtype": dtype_name("out_dtype", self.out_dtype, IMAGE_DTYPES),
             "layout": None if self.layout is None else choice("layout", self.layout, LAYOUTS),
@@ -163,9 +176,18 @@ class Options:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "overlap", self._resolved_overlap())
+        if self.tile_size != "auto":
+            _ = self.overlap_pixels  # refused now, if it must be
 
-    def _resolved_overlap(self) -> Pair:
+    def with_tiles(self, tile_size: int, batch_size: int) -> Options:
+        """The same with other tiles, and an overlap that they can have."""
+        overlap = self.overlap
+        if not isinstance(overlap, str):
+            overlap = tuple(min(lap, max(tile_size // 2, 1) - 1) for lap in _pair("overlap", overlap, 0))
+        return replace(self, tile_size=tile_size, batch_size=batch_size, overlap=overlap)
+
+    @cached_property
+    def overlap_pixels(self) -> Pair:
         """ "auto": 16 pixels, fewer where tiles are small, so that tile_size - overlap still holds a phase."""
         if isinstance(self.overlap, str):
             if self.overlap != "auto":

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _core
 from .images import refuse_swapped_channels
-from .options import BLENDS, BOUNDARIES, IMAGE_DTYPES, MODEL_DTYPES, Options, dtype_name, integer
+from .options import BLENDS, BOUNDARIES, DEFAULT_TILE, IMAGE_DTYPES, MODEL_DTYPES, Options, dtype_name, integer
 
 __all__ = ["Box", "Tile", "TilePlan", "make_plan", "plan_tiles"]
 
@@ -80,7 +80,7 @@ class TilePlan(Sequence[Tile]):
             size=size,
             tile=options.tile_size,
             halo=options.halo,
-            overlap=options.overlap,
+            overlap=options.overlap_pixels,
             phase=options.phase,
             scale=(scale.numerator, scale.denominator),
             loss=loss,
@@ -89,7 +89,7 @@ class TilePlan(Sequence[Tile]):
         )
         self._made_of = (options, size, scale, loss)
         self.boundary, self.blend = options.boundary, options.blend
-        self.overlap: tuple[int, int] = options.overlap
+        self.overlap: tuple[int, int] = options.overlap_pixels
         self.scale, self.loss = scale, loss
         self.image_size: tuple[int, int] = self.core.image_size
         self.output_size: tuple[int, int] = self.core.output_size
@@ -122,7 +122,7 @@ class TilePlan(Sequence[Tile]):
 
     def _identity(self) -> tuple[Any, ...]:
         options, *rest = self._made_of
-        names = ("tile_size", "halo", "overlap", "phase", "boundary", "blend")
+        names = ("tile_size", "halo", "overlap_pixels", "phase", "boundary", "blend")
         return (*(getattr(options, name) for name in names), *rest)
 
     def __len__(self) -> int:
@@ -135,10 +135,30 @@ class TilePlan(Sequence[Tile]):
         row, column, window, keep, sole, crop = self.core.tile(i)
         return Tile(i, row, column, Box(*window), Box(*keep), Box(*sole), crop)
 
-    def batches(self, size: int) -> Iterator[list[Tile]]:
-        """Tiles in order, `size` at a time; the last batch may be smaller."""
-        for start in range(0, len(self), size):
+    def batch(self, size: int) -> int:
+        """Windows in each call of the model: at most `size`, as even as can be, so that few are run twice to fill the
+        last batch."""
+        calls = -(-len(self) // size)
+        return -(-len(self) // calls)
+
+    def batches(self, size: int, first: int = 0) -> Iterator[list[Tile]]:
+        """Tiles from `first` on in order, `size` at a time; the last batch may be smaller."""
+        for start in range(first, len(self), size):
             yield self[start : start + size]
+
+    def row(self, row: int) -> list[Tile]:
+        """The tiles of one row."""
+        columns = self.grid[1]
+        return self[row * columns : (row + 1) * columns]
+
+    def rows_in_progress(self, batch: int, first_row: int = 0) -> int:
+        """Most output rows from the first unfinished one to the last that a batch adds to."""
+        columns = self.grid[1]
+        return max(
+            self.core.keep(0, (min(start + batch, len(self)) - 1) // columns)[1]
+            - self.core.keep(0, start // columns)[0]
+            for start in range(first_row * columns, len(self), batch)
+        )
 
     def rows_complete(self, index: int) -> int:
         """Output rows, from the top, complete once tiles 0 .. index have run."""
@@ -214,6 +234,8 @@ class TilePlan(Sequence[Tile]):
 def make_plan(
     options: Options, size: tuple[int, int], scale: Fraction | None = None, loss: tuple[int, int] = (0, 0)
 ) -> TilePlan:
+    if options.tile_size == "auto":  # no device is known here
+        options = replace(options, tile_size=DEFAULT_TILE)
     return TilePlan(options, size, scale or options.scale or Fraction(1), loss)
 
 

@@ -3,8 +3,8 @@
 
     plan -> for each batch: read -> model -> for each tile: accumulate -> for each completed tile row: finish
 
-`_Run.bands` is that loop. What the first window teaches is found in learn.py, read and model are forward.py, accumulate
-and finish are engines.py.
+`_Run._bands` is that loop. What the first window teaches is found in learn.py, read and model are forward.py; who reads,
+accumulates and finishes is the engine's affair (engines.py).
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from typing import Any, Literal
 
 import numpy as np
 
+from . import memory
 from .channels import Part
-from .engines import HostBand, OpaqueBand, Values
-from .errors import ModelOutputError, NonFiniteError, NonFiniteWarning, TileError
-from .forward import Forward, bilinear, tile_error
+from .engines import asked_engine, engine_for
+from .errors import ModelOutputError, NonFiniteError, NonFiniteWarning, OutOfMemoryError, TileError, TileSizeWarning
+from .forward import Forward, Resize, tile_error
+from .host import OpaqueBand
 from .images import Image, check_output_dtype, check_output_kind, delivered, new_image, open_image, open_output
 from .learn import Facts, learn
 from .model import Model, open_model
 from .options import IMAGE_DTYPES, Options, dtype_name
 from .plan import Tile, TilePlan, make_plan
 from .progress import Progress
+from .values import Values
 
 __all__ = ["TiledRestorer", "iter_bands", "restore_tiled"]
 
@@ -35,7 +38,7 @@ def restore_tiled(
     image: Any,
     model: Any,
     *,
-    tile_size: int | tuple[int, int] = 512,
+    tile_size: int | tuple[int, int] | Literal["auto"] = 512,
     halo: int | tuple[int, int] = 32,
     overlap: int | tuple[int, int] | Literal["auto"] = "auto",
     blend: str = "average",
@@ -45,6 +48,7 @@ def restore_tiled(
     batch_size: int = 1,
     device: Any = None,
     dtype: Any = None,
+    engine: Literal["host", "torch", "mps"] | None = None,
     value_range: tuple[float, float] | None = None,
     out: Any = None,
     out_dtype: Any = None,
@@ -70,6 +74,7 @@ def restore_tiled(
 
     Keyword Args:
         tile_size: largest tile, input pixels: a number or (rows, columns). Tiles are balanced, so they may be smaller.
+            "auto": by the free memory of an accelerator; 512 on a CPU. Where memory runs out, smaller ones are tried.
         halo: context around a tile, input pixels: a number or (rows, columns).
         overlap: input pixels that neighbouring tiles share at least; "auto" is 16, fewer for small tiles.
         blend: "average", "linear", "cosine" or "gaussian": how shared pixels are weighted.
@@ -79,9 +84,11 @@ def restore_tiled(
             window.
         phase: multiple that window origins and sizes keep: the model's total stride or attention window; a number or
             (rows, columns).
-        batch_size: windows per call of the model.
+        batch_size: most windows per call of the model. All calls get as many: the last may see some tiles again.
         device: where the model runs. None: where it is, else MPS, CUDA, CPU. A module that is elsewhere is copied.
         dtype: "float32", "float16" or "bfloat16" for the model. None: its own. A module of another dtype is copied.
+        engine: who cuts and assembles: "host" (memory of the CPU, any model), "torch" (torch operations on the model's
+            device) or "mps" (Metal kernels). None: the environment variable HALOTILE_ENGINE, else what fits the device.
         value_range: (low, high) in which the model works: image values from 0 to white (255, 65535 or 1.0) are mapped
             to it, and its output back and clamped.
         out: array or tensor to write to, of the result's shape; may be a memmap. Its dtype stands in for out_dtype.
@@ -100,8 +107,9 @@ def restore_tiled(
         ValueError, TypeError: a bad option or image: its name, value and what is allowed. Before any work, except for
             what only the model can tell (the shape of ``out``, a halo smaller than what valid convolutions take).
         TileError: the model failed on a tile (see its attributes; the cause is chained), returned something unusable
-            (`ModelOutputError`, also a ValueError), or NaN or infinity (`NonFiniteError`). Rows finished before stay in
-            ``out``, as they do on KeyboardInterrupt.
+            (`ModelOutputError`, also a ValueError), NaN or infinity (`NonFiniteError`; where results are made on a
+            device, that is known when the image is done), or ran out of memory with the smallest tiles
+            (`OutOfMemoryError`, also a MemoryError). Rows finished before stay in ``out``, as on KeyboardInterrupt.
     """
     options = {name: value for name, value in locals().items() if name not in ("image", "model")}
     return TiledRestorer(model, **options)(image)
@@ -127,8 +135,9 @@ class TiledRestorer:
     def __init__(self, model: Any, **options: Any):
         self.options = Options.of(options)
         self.model = model
-        self._opened: dict[bool, Model] = {}  # as images are arrays or tensors
+        self._opened: dict[bool, Model] = {}  # by whether it must take tensors
         self._facts: dict[int, Facts] = {}  # by the image's channels
+        self._fitting: Options | None = None  # the options with tiles that memory was found to allow
 
     def __call__(self, image: Any, *, out: Any = None) -> Any:
         """The restored image; ``out`` goes before the option of that name."""
@@ -143,14 +152,14 @@ class TiledRestorer:
             try:
                 run.start(progress)
                 result = run.new_result(asked)
-                for index, pixels in enumerate(result.pixels):
+                for index, pixels in enumerate(run.engine.pixels_of(result)):
                     for _ in run.bands(index, lambda start, stop, pixels=pixels: pixels[:, start:stop]):
                         pass
             except TileError as error:
                 error.out = asked if result is None else result.original
                 raise
             finally:
-                delivery = None if result is None else delivered(result, asked)
+                delivery = None if result is None else delivered(result, source, asked)
         return delivery
 
     def iter_bands(self, image: Any) -> Iterator[tuple[int, Any]]:
@@ -158,38 +167,46 @@ class TiledRestorer:
         if self.options.out is not None:
             raise ValueError("out must be None for iter_bands, which yields new rows")
         source = open_image(image, self.options.layout)
-        if len(source.pixels) != 1:
-            raise ValueError(f"image must be a single one for iter_bands, not {len(source.pixels)}")
+        if source.count != 1:
+            raise ValueError(f"image must be a single one for iter_bands, not {source.count}")
         return self._iterate(_Run(self, source, out_dtype=self.options.out_dtype))
 
     def _iterate(self, run: _Run) -> Iterator[tuple[int, Any]]:
         made: list[Image] = []
 
-        def new_rows(start: int, stop: int) -> np.ndarray:
+        def new_rows(start: int, stop: int) -> Any:
             made.append(run.new_rows(stop - start))
-            return made[-1].pixels[0]
+            return run.engine.pixels_of(made[-1])[0]
 
         with Progress(self.options.progress) as progress:
             run.start(progress)
             for start, _ in run.bands(0, new_rows):
-                yield start, delivered(made.pop(0), None)
+                yield start, delivered(made.pop(0), run.image, None)
 
 
 class _Run:
     """One image, or several of one size, on the way through the model."""
 
     def __init__(self, restorer: TiledRestorer, image: Image, out_dtype: str | None):
-        self.restorer, self.options, self.image = restorer, restorer.options, image
+        self.restorer, self.image = restorer, image
+        self.options = restorer._fitting or restorer.options
         self.out_dtype = out_dtype or image.dtype
         check_output_dtype(image, self.out_dtype)
         self.plan = self._planned(self.options.scale, (0, 0))  # refuses bad combinations before anything is run
-        tensors = image.device is not None
+        asked = asked_engine(self.options.engine)
+        tensors = image.device is not None or asked in ("torch", "mps")
         if tensors not in restorer._opened:
             device, dtype = self.options.device, self.options.dtype
             restorer._opened[tensors] = open_model(restorer.model, device=device, dtype=dtype, tensors=tensors)
-        self.forward = Forward(image, restorer._opened[tensors], self.options.value_range)
-        self.ready: dict[Part, np.ndarray] = {}  # outputs of the first batch that learning made
+        self.model = restorer._opened[tensors]
+        self.asked = asked
+        self._choose_engine()
         self.rows_done = 0
+
+    def _choose_engine(self) -> None:
+        self.engine = engine_for(self.model.settled, self.asked)
+        self.forward = Forward(self.image, self.model, self.engine, self.options.value_range)
+        self.ready: dict[Part, Any] = {}  # outputs of the first batch that learning made
 
     def _planned(self, scale: Fraction | None, loss: tuple[int, int]) -> TilePlan:
         return make_plan(self.options, self.image.size, scale, loss)
@@ -197,85 +214,141 @@ class _Run:
     def start(self, progress: Progress) -> None:
         """Learns what the model does from the first batch, unless an earlier image taught it, and plans with that."""
         self.progress = progress
-        progress.begin(len(self.plan) * len(self.image.pixels))
+        if self.options.tile_size == "auto":
+            self._fit(memory.auto_tile_size(self.engine.device), self.options.batch_size)
+        self.plan = self._planned(self.options.scale, (0, 0))
+        progress.begin(len(self.plan) * self.image.count)
+        with self.engine.turn():
+            self.facts = self._learned()
+            if self.engine_is_better():
+                self._choose_engine()
+        self._plan_anew()
+        progress.begin(len(self.plan) * self.image.count)
+
+    def _learned(self) -> Facts:
         facts = self.restorer._facts.get(self.image.channels)
-        if facts is None:
-            facts, output = learn(self.forward, self.options, self._planned)
-            self.ready[facts.parts[0]] = output
-        self.facts = facts
-        self.plan = self._planned(facts.scale, facts.loss)
+        while facts is None:
+            window = (self.plan.batch(self.options.batch_size), self.image.channels, *self.plan.window)
+            memory.warn_about_device(self.model.settled, window, self.engine)
+            try:
+                facts, output = learn(self.forward, self.options, self._planned)
+                self.ready[facts.parts[0]] = output
+            except (RuntimeError, MemoryError) as error:
+                self._shrink(error)
+                self.plan = self._planned(self.options.scale, (0, 0))
         self.restorer._facts[self.image.channels] = facts
-        resize = Model(bilinear(facts.scale, facts.loss))
-        self.forward.models = {part: resize for part in facts.parts if part.how == "resize"}
-        progress.begin(len(self.plan) * len(self.image.pixels))
+        return facts
+
+    def engine_is_better(self) -> bool:
+        """Whether the first batch has shown that the model takes tensors, which another engine keeps on their device."""
+        return type(engine_for(self.model.settled, self.asked)) is not type(self.engine)
+
+    def _plan_anew(self) -> None:
+        self.plan = self._planned(self.facts.scale, self.facts.loss)
+        self.batch = self.plan.batch(self.options.batch_size)
+        resize = Resize(self.facts.scale, self.facts.loss)
+        self.forward.models = {part: resize for part in self.facts.parts if part.how == "resize"}
 
     # ---- results -----------------------------------------------------------------------------------------------------
 
     def new_result(self, asked: Any) -> Image:
-        channels, size = sum(self.facts.out_channels), self.plan.output_size
+        channels, size, device = sum(self.facts.out_channels), self.plan.output_size, self.engine.device
         if asked is None:
-            return new_image(self.image, channels, size, self.out_dtype)
-        return open_output(asked, self.image, channels, size)
+            return new_image(self.image, channels, size, self.out_dtype, device)
+        return open_output(asked, self.image, channels, size, device)
 
     def new_rows(self, rows: int) -> Image:
-        return new_image(self.image, sum(self.facts.out_channels), (rows, self.plan.output_size[1]), self.out_dtype)
+        size = rows, self.plan.output_size[1]
+        return new_image(self.image, sum(self.facts.out_channels), size, self.out_dtype, self.engine.device)
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
-    def bands(self, index: int, destination: Callable[[int, int], np.ndarray]) -> Iterator[tuple[int, int]]:
+    def bands(self, index: int, destination: Callable[[int, int], Any]) -> Iterator[tuple[int, int]]:
         """Restores image `index`, yielding output rows (start, stop) as they are complete.
 
-        destination(start, stop) gives the array (C, rows, W) that they go to, asked for in order, once each."""
+        destination(start, stop) gives the array or tensor (C, rows, W) that they go to, asked for in order, once each.
+        Where memory runs out, it goes on below the rows that are done with smaller tiles."""
         self.rows_done = 0
-        bands = self._new_bands()
-        rows: dict[int, np.ndarray] = {}  # of the tile rows in progress
-        for tiles in self.plan.batches(self.options.batch_size):
-            for tile in tiles:
-                if tile.column == 0:
-                    rows[tile.row] = destination(*self.plan.core.done(0, tile.row))
-            first = 0
-            for part, channels, band in zip(self.facts.parts, self.facts.out_channels, bands, strict=True):
-                outputs = self._outputs(part, channels, index, tiles)
-                self._add(band, tiles, outputs, {row: rows[row][first : first + channels] for row in rows})
-                first += channels
-                del outputs  # before the next ones are made
+        while True:
+            try:
+                yield from self._bands(index, destination)
+                return
+            except (RuntimeError, MemoryError) as error:
+                self._shrink(error)
+                self._plan_anew()
+                left = len(self.plan) * (self.image.count - index) - self._first_row() * self.plan.grid[1]
+                self.progress.begin(self.progress.done + left)
+
+    def _bands(self, index: int, destination: Callable[[int, int], Any]) -> Iterator[tuple[int, int]]:
+        first_row = self._first_row()
+        with self.engine.turn():
+            bands = self._new_bands(first_row)
+        rows = Rows(self.plan, destination, self._scratch, self.rows_done)
+        for tiles in self.plan.batches(self.batch, first_row * self.plan.grid[1]):
+            with self.engine.turn():
+                for tile in tiles:
+                    if tile.column == 0:
+                        rows.open(tile.row)
+                first = 0
+                for part, channels, band in zip(self.facts.parts, self.facts.out_channels, bands, strict=True):
+                    outputs = self._outputs(part, channels, index, tiles)
+                    for tile, position in band.add(tiles, outputs, rows.channels(first, channels)):
+                        self._check_finite(tile, position)
+                    first += channels
+                    del outputs  # before the next ones are made
             for tile in tiles:
                 if tile.column == self.plan.grid[1] - 1:
-                    del rows[tile.row]
-                    start, self.rows_done = self.rows_done, self.plan.rows_complete(tile.index)
-                    yield start, self.rows_done
+                    start, stop = self.rows_done, self.plan.rows_complete(tile.index)
+                    rows.close(tile.row)
+                    if start < stop:
+                        self.rows_done = stop
+                        yield start, stop
             self.progress.advance(len(tiles))
+        with self.engine.turn():
+            self._check_bands(bands)
 
-    def _add(self, band: HostBand | OpaqueBand, tiles: list[Tile], outputs: Any, rows: dict[int, np.ndarray]) -> None:
-        for tile, output in zip(tiles, outputs, strict=True):
-            if tile.column == 0:
-                band.open_row(tile.row, rows[tile.row])
-            self._check_finite(tile, band.add(tile, output))
-            if tile.column == self.plan.grid[1] - 1:
-                self._check_finite(tile, band.close_row())
+    def _scratch(self, rows: int) -> Any:
+        return self.engine.pixels_of(self.new_rows(rows))[0]
 
-    def _new_bands(self) -> list[HostBand | OpaqueBand]:
+    def _first_row(self) -> int:
+        """The first tile row that adds to rows which are not done."""
+        keeps = (self.plan.core.keep(0, row) for row in range(self.plan.grid[0]))
+        return next(row for row, (_, stop) in enumerate(keeps) if stop > self.rows_done)
+
+    def _new_bands(self, first_row: int) -> list[Any]:
         values = Values(self.out_dtype, self.options.value_range)
         return [
-            OpaqueBand(values) if part.how == "opaque" else HostBand(self.plan, channels, values)
+            OpaqueBand(self.plan, values)
+            if part.how == "opaque"
+            else self.engine.new_band(self.plan, channels, values, self.batch, first_row)
             for part, channels in zip(self.facts.parts, self.facts.out_channels, strict=True)
         ]
 
     def _outputs(self, part: Part, channels: int, index: int, tiles: list[Tile]) -> Any:
         if part.how == "opaque":
-            return [None] * len(tiles)
+            return None
         output = self.ready.pop(part, None)
         try:
-            if output is None:
-                output = self.forward(part, index, tiles)
+            if output is None:  # a batch that is not full sees some tiles again: every call gets one shape
+                full = self.plan[max(0, tiles[-1].index + 1 - self.batch) : tiles[-1].index + 1]
+                output = self.forward(part, index, self.plan, full)
             expected = (channels, *self.plan.window_output)
             if output.shape[1:] != expected:
-                text = f"the model returned an output of shape {output.shape[1:]}, after {expected} before"
+                text = f"the model returned an output of shape {tuple(output.shape[1:])}, after {expected} before"
                 raise tile_error(ModelOutputError, tiles, text)
         except TileError as error:
             error.rows_done = self.rows_done
             raise
-        return output
+        return output[-len(tiles) :]
+
+    # ---- what goes wrong ---------------------------------------------------------------------------------------------
+
+    def _check_bands(self, bands: list[Any]) -> None:
+        if self.options.on_nonfinite != "ignore":
+            for band in bands:
+                found = band.nonfinite()
+                if found is not None:
+                    self._check_finite(*found)
 
     def _check_finite(self, tile: Tile, position: tuple[int, int, int] | None) -> None:
         if position is None or self.options.on_nonfinite == "ignore":
@@ -286,6 +359,81 @@ class _Run:
         if self.options.on_nonfinite == "raise":
             raise error
         warnings.warn(str(error), NonFiniteWarning, stacklevel=_frames_inside())
+
+    def _shrink(self, error: Exception) -> None:
+        """After running out of memory: half the batch, or half the tile. Raises `error` if it is another one."""
+        if not memory.is_out_of_memory(error):
+            raise error
+        self.forward.buffers.clear()
+        self.ready.clear()
+        error.__traceback__ = None  # its frames hold the tensors that filled memory
+        self.engine.empty_cache()
+        tile, batch = max(self.plan.tile), self.plan.batch(self.options.batch_size)
+        if batch > 1:
+            batch //= 2
+        elif tile // 2 >= max(memory.SMALLEST_TILE, *self.plan.phase):
+            tile //= 2
+        else:
+            raise self._does_not_fit(error) from error
+        text = f"out of memory with windows of {self.plan.window[0]}x{self.plan.window[1]}: going on with "
+        text += f"tile_size={tile}, batch_size={batch}"
+        warnings.warn(text, TileSizeWarning, stacklevel=_frames_inside())
+        self._fit(tile, batch)
+
+    def _fit(self, tile: int, batch: int) -> None:
+        """Goes on with smaller tiles, and starts with them next time."""
+        self.options = self.restorer._fitting = self.options.with_tiles(tile, batch)
+
+    def _does_not_fit(self, error: Exception) -> TileError:
+        height, width = self.plan.window
+        window = (1, self.image.channels, height, width)
+        text = f"out of memory with the smallest windows, {height}x{width} with halo {max(self.plan.halo)}: {error}"
+        text += memory.what_would_fit(self.model.settled, window, self.plan.halo, self.engine.device)
+        return tile_error(OutOfMemoryError, [self.plan[0]], text, rows_done=self.rows_done)
+
+
+class Rows:
+    """Where the finished rows of the tile rows in progress go.
+
+    After a restart with smaller tiles the first ones reach above the rows that are done: those go nowhere."""
+
+    def __init__(
+        self,
+        plan: TilePlan,
+        destination: Callable[[int, int], Any],
+        scratch: Callable[[int], Any],
+        rows_done: int,
+    ):
+        self.plan, self.destination, self.scratch, self.rows_done = plan, destination, scratch, rows_done
+        self.rows: dict[int, Any] = {}
+        self.copies: dict[int, Any] = {}
+
+    def open(self, row: int) -> None:
+        start, stop = self.plan.core.done(0, row)
+        above = min(max(self.rows_done - start, 0), stop - start)
+        if above == 0:
+            self.rows[row] = self.destination(start, stop)
+            return
+        if above == stop - start:
+            self.rows[row] = self.scratch(stop - start)
+            return
+        wanted = self.destination(start + above, stop)
+        self.rows[row] = _empty_like(wanted, stop - start)
+        self.copies[row] = wanted, above
+
+    def channels(self, first: int, count: int) -> dict[int, Any]:
+        return {row: rows[first : first + count] for row, rows in self.rows.items()}
+
+    def close(self, row: int) -> None:
+        rows = self.rows.pop(row)
+        if row in self.copies:
+            wanted, above = self.copies.pop(row)
+            wanted[:] = rows[:, above:]
+
+
+def _empty_like(rows: Any, height: int) -> Any:
+    shape = (rows.shape[0], height, rows.shape[2])
+    return np.empty(shape, rows.dtype) if isinstance(rows, np.ndarray) else rows.new_empty(shape)
 
 
 def _frames_inside() -> int:
