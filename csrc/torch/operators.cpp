@@ -11,8 +11,8 @@ namespace halotile {
 namespace {
 
 const char *const SCHEMAS[] = {
-    // windows (k, c, h, w), contiguous <- image (c, rows, w), which holds rows [strip[0], strip[1]) of the whole image of
-    // `size`; the windows of tiles first .. first + k - 1. rows, columns: where windows start: origin, step, phase,
+    // windows (k, c, h, w), contiguous <- image (c, rows, w), which holds rows [strip[0], strip[1]) of the whole image
+    // of `size`; the windows of tiles first .. first + k - 1. rows, columns: where windows start: origin, step, phase,
     // longer. across: tiles in a row of them.
     "read_tiles(Tensor(a!) windows, Tensor image, int[] size, int[] strip, int[] rows, int[] columns, int first, "
     "int across, float peak, float gain, float offset) -> ()",

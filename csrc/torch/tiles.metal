@@ -154,9 +154,9 @@ READS(f32, float)
 
 // ---- accumulate -----------------------------------------------------------------------------------------------------
 // band += (wy * wx) * output, for all tiles of a batch that keep a pixel, in their order.
-// Grid: a box of the output image, width, height, channels. The band is a ring of rows, output row y being row y % RING;
-// it starts at output column BAND_X, its columns are contiguous. Weights are tables: one row for each row (column) of
-// tiles.
+// Grid: a box of the output image, width, height, channels. The band is a ring of rows, output row y being row
+// y % RING; it starts at output column BAND_X, its columns are contiguous. Weights are tables: one row for each row
+// (column) of tiles.
 
 enum AccumulateNumber {
     SUM_CHANNELS, SUM_HEIGHT, SUM_WIDTH, SUM_Y, SUM_X, // the box

@@ -3,8 +3,8 @@
 
     plan -> for each batch: read -> model -> for each tile: accumulate -> for each completed tile row: finish
 
-`_Run._bands` is that loop. What the first window teaches is found in learn.py, read and model are forward.py; who reads,
-accumulates and finishes is the engine's affair (engines.py).
+`_Run._bands` is that loop. What the first window teaches is found in learn.py, read and model are forward.py; who
+reads, accumulates and finishes is the engine's affair (engines.py).
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ class _Run:
         progress.begin(len(self.plan) * self.image.count)
         with self.engine.turn():
             self.facts = self._learned()
-            if self.engine_is_better():
+            if self._another_engine_fits():
                 self._choose_engine()
         self._plan_anew()
         progress.begin(len(self.plan) * self.image.count)
@@ -239,8 +239,8 @@ class _Run:
         self.restorer._facts[self.image.channels] = facts
         return facts
 
-    def engine_is_better(self) -> bool:
-        """Whether the first batch has shown that the model takes tensors, which another engine keeps on their device."""
+    def _another_engine_fits(self) -> bool:
+        """Whether the first batch has shown that the model takes tensors, for which there is an engine of their own."""
         return type(engine_for(self.model.settled, self.asked)) is not type(self.engine)
 
     def _plan_anew(self) -> None:
