@@ -17,12 +17,12 @@ $(VENV)/torch: Makefile
 	$(PIP) "$(TORCH)" numpy
 	touch $@
 
-$(VENV)/demo: $(VENV)/torch pyproject.toml setup.py $(shell find csrc python -name '*.[ch]' -o -name '*.py' -o -name '*.pyi')
+$(VENV)/demo: $(VENV)/torch pyproject.toml setup.py $(shell find csrc python -name '*.[ch]' -o -name '*.cpp' -o -name '*.metal' -o -name '*.py' -o -name '*.pyi')
 	$(PIP) ".[torch,cli]"
 	touch $@
 
 # Editable, with warnings as errors. Built in place, so no second copy of the sources is tested by mistake.
-$(VENV)/test: $(VENV)/torch pyproject.toml setup.py $(shell find csrc -name '*.[ch]')
+$(VENV)/test: $(VENV)/torch pyproject.toml setup.py $(shell find csrc -name '*.[ch]' -o -name '*.cpp' -o -name '*.metal')
 	HALOTILE_WERROR=1 $(PIP) --editable ".[torch,cli,test]"
 	touch $@
 

@@ -3,6 +3,28 @@ import numpy as np
 import pytest
 
 
+@pytest.fixture(scope="session")
+def emulated():
+    """The emulated Apple GPU with halotile's engine `mps` on it, built where that was not done before."""
+    from .fake_mps import for_tests
+
+    for_tests()
+    from .fake_mps.attach import attach
+
+    return attach()
+
+
+@pytest.fixture
+def fake_mps(emulated):
+    """The same, with nothing counted yet; fails the test if anything happened that must not."""
+    emulated.take_violations()
+    emulated.reset_settings()
+    emulated.reset_counts()
+    yield emulated
+    emulated.reset_settings()
+    assert emulated.take_violations() == []
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20261123)

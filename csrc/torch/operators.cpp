@@ -83,6 +83,13 @@ std::string kind(const Tensor &tensor)
     throw std::runtime_error("halotile has no Metal kernel for dtype code " + std::to_string(dtype));
 }
 
+// One on another device would be read as what it is not.
+void require_together(std::initializer_list<const Tensor *> tensors)
+{
+    for (const Tensor *tensor : tensors)
+        require(tensor->device() == (*tensors.begin())->device(), "all arrays must be on one device");
+}
+
 void require_dense(const Tensor &tensor, const char *name, int64_t dims)
 {
     require(tensor.dim() == dims, std::string(name) + " must have " + std::to_string(dims) + " dimensions");
@@ -167,6 +174,7 @@ void read_tiles(StableIValue *stack, uint64_t, uint64_t)
     int64_t first = static_cast<int64_t>(stack[6]), across = static_cast<int64_t>(stack[7]);
     float peak = real(stack[8]), gain = real(stack[9]), offset = real(stack[10]);
 
+    require_together({&windows, &image});
     require_dense(windows, "windows", 4);
     require(image.dim() == 3 && image.size(0) == windows.size(1), "image must be (channels, rows, columns) as windows");
     require(image.size(1) == strip[1] - strip[0] && image.size(2) == size[1] && strip[0] >= 0 && strip[1] <= size[0],
@@ -187,6 +195,7 @@ void accumulate(StableIValue *stack, uint64_t, uint64_t)
     Ints box = boxes.ints(4, "box"), rows = kept_rows.ints(8, "rows"), columns = kept_columns.ints(8, "columns");
     int64_t band_x = static_cast<int64_t>(stack[5]), first = static_cast<int64_t>(stack[8]);
 
+    require_together({&band, &outputs, &wy, &wx});
     require(outputs.dim() == 4, "outputs must have 4 dimensions");
     require_table(band, "band", 3);
     require_table(wy, "wy", 2);
@@ -215,6 +224,7 @@ void finish_rows(StableIValue *stack, uint64_t, uint64_t)
     float peak = real(stack[8]), gain = real(stack[9]), offset = real(stack[10]);
     bool clamp = stack[11] & 0xff;
 
+    require_together({&rows, &band, &ny, &nx, &bad});
     require(rows.dim() == 3, "rows must have 3 dimensions");
     require_table(band, "band", 3);
     require_table(ny, "ny", 1);
@@ -225,11 +235,14 @@ void finish_rows(StableIValue *stack, uint64_t, uint64_t)
     require(band.size(0) == channels && height <= band.size(1), "rows must be of the band");
     require(x >= band_x && x + width <= band_x + band.size(2) && y >= 0, "rows must lie in the band");
     require(y + height <= ny.size(0) && x + width <= nx.size(0), "ny and nx must cover the rows");
+    std::string to = kind(rows);
+    bool integer = to == "u8" || to == "u16";
+    require(!integer || (clamp && peak <= (to == "u8" ? 255 : 65535)), "integers must be clamped to what they can hold");
     Layout layout;
     layout.add({channels, height, width}).strides(rows).add({y, x});
     layout.add({band.size(1), band.stride(0), band.stride(1), band_x});
     layout.add_float(peak).add_float(gain).add_float(offset).add(clamp);
-    launch("finish_" + kind(rows), layout.numbers(), {&rows, &band, &ny, &nx, &bad},
+    launch("finish_" + to, layout.numbers(), {&rows, &band, &ny, &nx, &bad},
            {length(width), length(height), length(channels)});
 }
 

@@ -63,6 +63,13 @@ int32_t Tensor::dtype() const
     return result;
 }
 
+int32_t Tensor::device() const
+{
+    int32_t result = 0;
+    check(torch.aoti_torch_get_device_type(handle_, &result), "reading a tensor's device");
+    return result;
+}
+
 // ---- looking functions up -------------------------------------------------------------------------------------------
 
 namespace {

@@ -50,6 +50,7 @@ public:
     int64_t size(int64_t d) const;
     int64_t stride(int64_t d) const;
     int32_t dtype() const;
+    int32_t device() const; // its type
 
 private:
     AtenTensorHandle handle_;

@@ -49,10 +49,11 @@ class Part:
             outputs = outputs.astype(np.float32, copy=False)
         else:
             outputs = outputs.float()
-        total = outputs[:, 0:1]
-        for channel in range(1, outputs.shape[1]):
-            total = total + outputs[:, channel : channel + 1]
-        return total / outputs.shape[1]
+        total = outputs[:, 0:1] + outputs[:, 1:2]
+        for channel in range(2, outputs.shape[1]):
+            total += outputs[:, channel : channel + 1]
+        total /= outputs.shape[1]
+        return total
 
 
 def routes(channels: int, alpha: str, in_channels: int | None) -> Iterator[tuple[Part, ...]]:

@@ -82,9 +82,9 @@ def _failure(device: Any) -> str:
             _keep_result(result)
     except RuntimeError as error:
         return str(error)
-    return f"the self-test found differences in {', '.join(result)}; `python -m halotile selftest` says more" * bool(
-        result
-    )
+    if not result:
+        return ""
+    return f"the self-test found differences in {', '.join(result)}; `python -m halotile selftest` says more"
 
 
 # ---- the result is kept for each machine and version of torch --------------------------------------------------------

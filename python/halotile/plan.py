@@ -153,12 +153,11 @@ class TilePlan(Sequence[Tile]):
 
     def rows_in_progress(self, batch: int, first_row: int = 0) -> int:
         """Most output rows from the first unfinished one to the last that a batch adds to."""
-        columns = self.grid[1]
-        return max(
-            self.core.keep(0, (min(start + batch, len(self)) - 1) // columns)[1]
-            - self.core.keep(0, start // columns)[0]
-            for start in range(first_row * columns, len(self), batch)
-        )
+        columns, most = self.grid[1], 0
+        for start in range(first_row * columns, len(self), batch):
+            last = min(start + batch, len(self)) - 1
+            most = max(most, self.core.keep(0, last // columns)[1] - self.core.keep(0, start // columns)[0])
+        return most
 
     def rows_complete(self, index: int) -> int:
         """Output rows, from the top, complete once tiles 0 .. index have run."""
