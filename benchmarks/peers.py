@@ -39,13 +39,15 @@ class Peer:
 # ---- Real-ESRGAN -----------------------------------------------------------------------------------------------------
 
 
-def real_esrgan(image: np.ndarray, model: torch.nn.Module, scale: int, tile: int, halo: int) -> np.ndarray:
+def real_esrgan(
+    image: np.ndarray, model: torch.nn.Module, scale: int, tile: int, halo: int, device: str = "cpu"
+) -> np.ndarray:
     """RealESRGANer.enhance() as it is published: a grid of tiles, the halo cropped, into one float32 result; then NumPy
     clamps, scales, rounds and converts the whole. pre_pad 0, as its command line has it."""
     kind = _real_esrganer()
     restorer = kind.__new__(kind)  # the constructor wants a file of weights
     vars(restorer).update(scale=scale, tile_size=tile, tile_pad=halo, pre_pad=0, mod_scale=None, half=False)
-    vars(restorer).update(device=torch.device("cpu"), model=model)
+    vars(restorer).update(device=torch.device(device), model=model)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for each tile
         result, _ = restorer.enhance(image)
     return result
@@ -96,26 +98,37 @@ def _starts(size: int, window: int, step: int) -> list[int]:
 # ---- MONAI -----------------------------------------------------------------------------------------------------------
 
 
-def monai(image: np.ndarray, model: torch.nn.Module, scale: int, tile: int, halo: int) -> np.ndarray:
-    """monai.inferers.sliding_window_inference, mode constant; it finds the scale by itself."""
+def monai(
+    image: np.ndarray,
+    model: torch.nn.Module,
+    scale: int,
+    tile: int,
+    halo: int,
+    sw_device: str = "cpu",
+    device: str = "cpu",
+) -> np.ndarray:
+    """monai.inferers.sliding_window_inference, mode constant; it finds the scale by itself.
+
+    sw_device, device: where the model runs, and where outputs are put together; the image is kept there, too."""
     from monai.inferers import sliding_window_inference
 
     window = tile + 2 * halo
     overlap = (2 * halo - 0.5) / window  # its step is int(window * (1 - overlap)): the half keeps rounding away
+    options = {"mode": "constant", "sw_device": sw_device, "device": device}
     with torch.no_grad():
-        return _to_image(sliding_window_inference(_to_tensor(image), window, 1, model, overlap, mode="constant"))
+        return _to_image(sliding_window_inference(_to_tensor(image, device), window, 1, model, overlap, **options))
 
 
 # ---- to and from tensors, as sparingly as torch allows ---------------------------------------------------------------
 
 
-def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(image).permute(2, 0, 1)[None].float().div_(255)
+def _to_tensor(image: np.ndarray, device: str = "cpu") -> torch.Tensor:
+    return torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float().div_(255)
 
 
 def _to_image(result: torch.Tensor) -> np.ndarray:
     """In place as far as it goes; the memory stays planar."""
-    return result.clamp_(0, 1).mul_(255).round_().to(torch.uint8)[0].permute(1, 2, 0).numpy()
+    return result.clamp_(0, 1).mul_(255).round_().to(torch.uint8)[0].cpu().permute(1, 2, 0).numpy()
 
 
 PEERS = {

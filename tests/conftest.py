@@ -11,7 +11,7 @@ def emulated():
     for_tests()
     from .fake_mps.attach import attach
 
-    return attach()
+    return attach()  # the self-test has run: what is counted later are runs
 
 
 @pytest.fixture

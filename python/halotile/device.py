@@ -114,6 +114,13 @@ class DeviceEngine:
     def run(self, model: Any, windows: Tensor) -> Tensor:
         return model.run(windows)
 
+    def first_nonfinite(self, output: Tensor) -> Position | None:
+        """The first NaN or infinity, as (channel, row, column). Waits for the device."""
+        if bool(torch.isfinite(output).all().item()):
+            return None
+        row, column, channel = torch.isfinite(output.cpu()).logical_not().permute(1, 2, 0).nonzero()[0].tolist()
+        return channel, row, column
+
     def new_band(self, plan: TilePlan, channels: int, values: Values, batch: int, first_row: int) -> DeviceBand:
         return DeviceBand(self, plan, channels, values, batch, first_row)
 

@@ -55,6 +55,10 @@ class HostEngine:
     def run(self, model: Any, windows: np.ndarray) -> np.ndarray:
         return model(windows)
 
+    def first_nonfinite(self, output: np.ndarray) -> Position | None:
+        """Bands tell at once."""
+        return None
+
     def new_band(self, plan: TilePlan, channels: int, values: Values, batch: int, first_row: int) -> HostBand:
         return HostBand(plan, channels, values, first_row)
 

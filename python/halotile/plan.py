@@ -13,7 +13,18 @@ import numpy as np
 
 from . import _core
 from .images import refuse_swapped_channels
-from .options import BLENDS, BOUNDARIES, DEFAULT_TILE, IMAGE_DTYPES, MODEL_DTYPES, Options, dtype_name, integer
+from .options import (
+    BLENDS,
+    BOUNDARIES,
+    DEFAULT_TILE,
+    ENGINES,
+    IMAGE_DTYPES,
+    MODEL_DTYPES,
+    Options,
+    choice,
+    dtype_name,
+    integer,
+)
 
 __all__ = ["Box", "Tile", "TilePlan", "make_plan", "plan_tiles"]
 
@@ -201,8 +212,11 @@ class TilePlan(Sequence[Tile]):
         out_dtype: str | None = None,
         model_dtype: str = "float32",
         batch_size: int = 1,
+        engine: str = "host",
     ) -> dict[str, int]:
-        """Bytes that a run holds besides the model's own weights and activations, by part and in total."""
+        """Bytes that a run holds besides the model's own weights and activations, by part and in total.
+
+        With the engines torch and mps all of it is on the device, except for the output: there are "rows" of it."""
         channels = integer("channels", channels, 1)
         out_channels = channels if out_channels is None else integer("out_channels", out_channels, 1)
         batch_size = integer("batch_size", batch_size, 1)
@@ -210,15 +224,22 @@ class TilePlan(Sequence[Tile]):
         out_dtype = dtype_name("out_dtype", out_dtype, IMAGE_DTYPES) or dtype
         model_dtype = dtype_name("model_dtype", model_dtype, MODEL_DTYPES) or "float32"
         window = self.window[0] * self.window[1] * batch_size * BYTES[model_dtype]
-        shared_rows, shared_columns = self.shared()
-        tile_height = max(self.core.keep(0, i)[1] - self.core.keep(0, i)[0] for i in range(self.grid[0]))
         parts = {
             "image": self.ideal_pixels * channels * BYTES[dtype],
             "windows": window * channels,
             "model output": int(window * self.scale**2) * out_channels,
-            "sums": (shared_rows * self.output_size[1] + tile_height * shared_columns) * out_channels * 4,
-            "output": self.output_size[0] * self.output_size[1] * out_channels * BYTES[out_dtype],
         }
+        if choice("engine", engine, ENGINES) == "host":
+            shared_rows, shared_columns = self.shared()
+            tile_height = max(self.core.keep(0, i)[1] - self.core.keep(0, i)[0] for i in range(self.grid[0]))
+            parts["sums"] = (shared_rows * self.output_size[1] + tile_height * shared_columns) * out_channels * 4
+        else:
+            ring = self.rows_in_progress(self.batch(batch_size))
+            row = self.output_size[1] * out_channels
+            done = max(stop - start for start, stop in (self.core.done(0, i) for i in range(self.grid[0])))
+            parts["sums"] = ring * row * 4
+            parts["rows"] = done * row * BYTES[out_dtype]
+        parts["output"] = self.output_size[0] * self.output_size[1] * out_channels * BYTES[out_dtype]
         return parts | {"total": sum(parts.values())}
 
     def __repr__(self) -> str:

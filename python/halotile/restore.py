@@ -223,6 +223,8 @@ class _Run:
             if self._another_engine_fits():
                 self._choose_engine()
         self._plan_anew()
+        with self.engine.turn():
+            self._check_first_tile()
         progress.begin(len(self.plan) * self.image.count)
 
     def _learned(self) -> Facts:
@@ -342,6 +344,15 @@ class _Run:
         return output[-len(tiles) :]
 
     # ---- what goes wrong ---------------------------------------------------------------------------------------------
+
+    def _check_first_tile(self) -> None:
+        """A model that returns NaN mostly does so everywhere: on a device that is looked for before the loop, since
+        inside it nothing waits."""
+        if self.options.on_nonfinite == "raise":
+            tile = self.plan[0]
+            for output in self.ready.values():
+                kept = output[0, :, tile.crop[0] :, tile.crop[1] :][:, : tile.keep.height, : tile.keep.width]
+                self._check_finite(tile, self.engine.first_nonfinite(kept))
 
     def _check_bands(self, bands: list[Any]) -> None:
         if self.options.on_nonfinite != "ignore":

@@ -101,7 +101,7 @@ def _compare_finish(verbs: Any, device: Any, rows: str, generator: torch.Generat
     peak = PEAKS.get(rows, 1.0)
 
     def run(verbs: Any, device: Any) -> tuple[Tensor, Tensor, Tensor]:
-        band, bad = sums.to(device), torch.tensor([0, -1], dtype=torch.int32).to(device)
+        band, bad = sums.clone().to(device), torch.tensor([0, -1], dtype=torch.int32).to(device)
         target = torch.zeros((30, WIDTH, CHANNELS), dtype=IMAGES[rows], device=device).permute(2, 0, 1)
         where = 40, 0, 0  # rows 40 to 69: they wrap around in the ring
         verbs.finish_rows(target, band, ny.to(device), nx.to(device), bad, *where, peak, 2.0, -0.5, peak > 1)
