@@ -4,8 +4,8 @@
 Each case is compared with a copy of the same access pattern: as many bytes moved in all, half of them read, half
 written; row by row, a planar image's rows being a third as long; between an array of as many bytes as the case's image
 (or sums) and one that is as large as the window, or used again and again as the window is. np.copyto does that copy: a
-memcpy for each row, or a single one where rows lie end to end (most of DRAM), which then may store past the caches. Case
-and copy take turns, the time is the thread's own, and the best round of each counts, since noise only slows down.
+memcpy for each row, or a single one where rows lie end to end (most of DRAM), which then may store past the caches.
+Case and copy take turns, the time is the thread's own, and the best round of each counts, since noise only slows down.
 
 Two working sets:
     window  the image (or the sums) is of 3840x2160 RGB, the window one of 544x496 that is used for every tile

@@ -237,7 +237,8 @@ void finish_rows(StableIValue *stack, uint64_t, uint64_t)
     require(y + height <= ny.size(0) && x + width <= nx.size(0), "ny and nx must cover the rows");
     std::string to = kind(rows);
     bool integer = to == "u8" || to == "u16";
-    require(!integer || (clamp && peak <= (to == "u8" ? 255 : 65535)), "integers must be clamped to what they can hold");
+    float most = to == "u8" ? 255.0f : 65535.0f;
+    require(!integer || (clamp && peak <= most), "integers must be clamped to what they can hold");
     Layout layout;
     layout.add({channels, height, width}).strides(rows).add({y, x});
     layout.add({band.size(1), band.stride(0), band.stride(1), band_x});

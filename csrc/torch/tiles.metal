@@ -9,12 +9,15 @@
 // 32-bit numbers, the lower half first (before torch 2.14 nothing else can be passed); with HALOTILE_ARGUMENT_BYTES all
 // numbers are one array of 34. Their order is that of the enums below, which torch_shim.cpp follows. Floats are passed
 // as their bits. Strides are in elements. Every number fits 32 bits since arrays have fewer than 2^31 elements; indices
-// are computed in 64.
+// are computed in 64, but nothing is divided there: that is slow on a GPU.
 #ifdef __METAL_VERSION__
 #include <metal_stdlib>
 #pragma METAL fp math_mode(safe)
 #pragma METAL fp contract(off)
 #pragma clang fp contract(off)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL
 #endif
 using namespace metal;
 
@@ -22,7 +25,7 @@ using namespace metal;
 #define NUMBERS constant int *numbers [[buffer(0)]]
 #define UNPACK(COUNT)                                                                                                  \
     int n[34];                                                                                                         \
-    for (int k = 0; k < COUNT; k++)                                                                                    \
+    UNROLL for (int k = 0; k < COUNT; k++)                                                                             \
         n[k] = numbers[k];
 #else
 #define NUMBERS                                                                                                        \
@@ -35,7 +38,7 @@ using namespace metal;
 #define UNPACK(COUNT)                                                                                                  \
     const long packed[17] = {p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, p12, p13, p14, p15, p16};               \
     int n[34];                                                                                                         \
-    for (int k = 0; k < COUNT; k++)                                                                                    \
+    UNROLL for (int k = 0; k < COUNT; k++)                                                                             \
         n[k] = int(packed[k / 2] >> (k % 2 * 32));
 #endif
 
@@ -106,16 +109,16 @@ struct Spot {
 static inline Spot read_spot(thread const int *n, uint3 at)
 {
     Spot spot = {false, 0, 0};
-    long channels = n[READ_CHANNELS], height = n[READ_HEIGHT], width = n[READ_WIDTH];
-    long k = long(at.z) / channels, c = long(at.z) % channels;
+    long height = n[READ_HEIGHT], width = n[READ_WIDTH];
+    int k = int(at.z) / n[READ_CHANNELS], c = int(at.z) % n[READ_CHANNELS];
     if (k >= n[READ_WINDOWS] || long(at.y) >= height || long(at.x) >= width)
         return spot;
-    long tile = n[READ_FIRST] + k, columns = n[READ_COLUMNS];
+    int tile = n[READ_FIRST] + k, columns = n[READ_COLUMNS];
     long y = reflected(starts(n + READ_ROWS, tile / columns) + long(at.y), n[READ_IMAGE_HEIGHT]);
     long x = reflected(starts(n + READ_COLS, tile % columns) + long(at.x), n[READ_IMAGE_WIDTH]);
     spot.inside = y >= n[READ_STRIP_START] && y < n[READ_STRIP_STOP];
     spot.to = (long(at.z) * height + long(at.y)) * width + long(at.x);
-    spot.from = c * n[READ_STRIDE_C] + (y - n[READ_STRIP_START]) * n[READ_STRIDE_Y] + x * n[READ_STRIDE_X];
+    spot.from = long(c) * n[READ_STRIDE_C] + (y - n[READ_STRIP_START]) * n[READ_STRIDE_Y] + x * n[READ_STRIDE_X];
     return spot;
 }
 
@@ -199,15 +202,21 @@ static inline bool in_box(thread const int *n, uint3 at)
         UNPACK(SUM_COUNT)                                                                                              \
         if (!in_box(n, at))                                                                                            \
             return;                                                                                                    \
-        long y = n[SUM_Y] + long(at.y), x = n[SUM_X] + long(at.x), c = long(at.z), columns = n[SUM_COLUMNS];           \
-        long to = c * n[SUM_BAND_C] + y % n[SUM_RING] * n[SUM_BAND_Y] + (x - n[SUM_BAND_X]);                           \
+        long y = n[SUM_Y] + long(at.y), x = n[SUM_X] + long(at.x), c = long(at.z);                                     \
+        long slot = int(y) % n[SUM_RING];                                                                              \
+        long to = c * n[SUM_BAND_C] + slot * n[SUM_BAND_Y] + (x - n[SUM_BAND_X]);                                      \
         float sum = band[to];                                                                                          \
+        int row = n[SUM_FIRST] / n[SUM_COLUMNS], column = n[SUM_FIRST] % n[SUM_COLUMNS] - 1;                           \
         for (long k = 0; k < n[SUM_TILES]; k++) {                                                                      \
-            long row = (n[SUM_FIRST] + k) / columns, column = (n[SUM_FIRST] + k) % columns;                            \
+            column += 1;                                                                                               \
+            if (column == n[SUM_COLUMNS]) {                                                                            \
+                column = 0;                                                                                            \
+                row += 1;                                                                                              \
+            }                                                                                                          \
             Kept ky = kept(n + SUM_ROWS, row, y), kx = kept(n + SUM_COLS, column, x);                                  \
             if (!(ky.inside && kx.inside))                                                                             \
                 continue;                                                                                              \
-            float weight = wy[row * n[SUM_WY] + ky.weight] * wx[column * n[SUM_WX] + kx.weight];                       \
+            float weight = wy[long(row) * n[SUM_WY] + ky.weight] * wx[long(column) * n[SUM_WX] + kx.weight];           \
             float part = weight * widen_##OUTPUT(outputs[k * n[SUM_STRIDE_N] + c * n[SUM_STRIDE_C] +                   \
                                                          ky.output * n[SUM_STRIDE_Y] + kx.output * n[SUM_STRIDE_X]]);  \
             sum = sum + part;                                                                                          \
@@ -270,7 +279,8 @@ static inline void note_bad(device atomic_uint *bad, thread const int *n, uint3 
         if (!in_rows(n, at))                                                                                           \
             return;                                                                                                    \
         long y = n[END_Y] + long(at.y), x = n[END_X] + long(at.x), c = long(at.z);                                     \
-        long from = c * n[END_BAND_C] + y % n[END_RING] * n[END_BAND_Y] + (x - n[END_BAND_X]);                         \
+        long slot = int(y) % n[END_RING];                                                                              \
+        long from = c * n[END_BAND_C] + slot * n[END_BAND_Y] + (x - n[END_BAND_X]);                                    \
         float weight = ny[y] * nx[x];                                                                                  \
         float q = band[from] / weight;                                                                                 \
         band[from] = 0.0f;                                                                                             \

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed
         try:
             asked = _parser().parse_args(arguments)
-            asked.run(asked)
+            return asked.run(asked) or 0
         except KeyboardInterrupt:
             print("halotile: interrupted", file=sys.stderr)
             return 130
@@ -63,7 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             print(f"halotile: error: {_one_line(error)}", file=sys.stderr)
             return 2 if isinstance(error, UsageError) else 1
-    return 0
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -162,7 +161,7 @@ def _print_plan(asked: argparse.Namespace) -> None:
         ("output", f"{_size(plan.output_size)}, scale {plan.scale}, {out_dtype}"),
         ("tiles", f"{len(plan)} in a grid of {_size(plan.grid)}"),
         ("tile", _size(plan.tile)),
-        ("window", f"{_size(plan.window)}, batches of {asked.batch_size}"),
+        ("window", f"{_size(plan.window)}, batches of {plan.batch(asked.batch_size)}"),
         ("halo", _size(plan.halo)),
         ("overlap", _size(plan.overlap)),
         ("phase", _size(plan.phase)),
@@ -201,6 +200,19 @@ def _bytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
+# ---- selftest --------------------------------------------------------------------------------------------------------
+
+
+def _selftest(asked: argparse.Namespace) -> int:
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError("selftest needs torch: pip install 'halotile[torch]'")
+    from .report import checked_device, report
+
+    with _usage_errors():
+        device = checked_device(asked.device)
+    return 0 if report(device, lambda line: print(line, flush=True)) else 1
+
+
 # ---- versions --------------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_restore(commands.add_parser("restore", help="restore an image file", allow_abbrev=False))
     _add_plan(commands.add_parser("plan", help="show the tiles and the memory that a run takes", allow_abbrev=False))
+    _add_selftest(commands.add_parser("selftest", help="is the device right? prints a report", allow_abbrev=False))
     return parser
 
 
@@ -245,6 +258,7 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     _add_tiling(parser)
     add = parser.add_argument_group("model").add_argument
     add("--device", help="cpu, cuda, mps, ... (default: where the model is)")
+    add("--engine", choices=ENGINES, help="who cuts and assembles (default: what fits the device)")
     add("--channels-last", action="store_true", help="store its weights channels-last: often faster on a CPU")
     add("--value-range", type=float, nargs=2, metavar=("LO", "HI"), help="its black and white (default: 0 1)")
     add("--alpha", choices=ALPHAS, default="restore", help="what becomes of an alpha channel (default: restore)")
@@ -265,11 +279,16 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     _add_tiling(parser)
 
 
+def _add_selftest(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_selftest)
+    parser.add_argument("--device", help="mps, cuda, cpu, ... (default: mps, else cpu)")
+
+
 def _add_tiling(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("tiling, in input pixels").add_argument
-    add("--tile-size", type=int, default=512, metavar="N", help="largest tile (default: 512)")
+    add("--tile-size", type=_or_auto, default=512, metavar="N", help="largest tile, or auto (default: 512)")
     add("--halo", type=int, default=32, metavar="N", help="context around a tile (default: 32)")
-    add("--overlap", type=_overlap, default="auto", metavar="N", help="what neighbours share (default: auto)")
+    add("--overlap", type=_or_auto, default="auto", metavar="N", help="what neighbours share (default: auto)")
     add("--blend", choices=BLENDS, default="average", help="how shared pixels are weighted (default: average)")
     add("--boundary", choices=BOUNDARIES, default="reflect", help="what lies beyond the image (default: reflect)")
     add("--phase", type=int, default=1, metavar="N", help="multiple that windows keep (default: 1)")
@@ -279,7 +298,7 @@ def _add_tiling(parser: argparse.ArgumentParser) -> None:
     add("--bits", type=int, choices=BIT_DTYPES, help="per channel of the output (default: the input's)")
 
 
-def _overlap(text: str) -> int | str:
+def _or_auto(text: str) -> int | str:
     if text != "auto" and not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"must be auto or a whole number, not {text!r}")
     return text if text == "auto" else int(text)

@@ -14,7 +14,16 @@ from .images import torch_if_loaded
 from .model import Model, TensorModel, evaluating
 from .options import DEFAULT_TILE
 
-__all__ = ["SMALLEST_TILE", "auto_tile_size", "free_bytes", "is_out_of_memory", "warn_about_device", "what_would_fit"]
+__all__ = [
+    "SMALLEST_TILE",
+    "auto_tile_size",
+    "forget_frames",
+    "free_bytes",
+    "is_doubtful",
+    "is_out_of_memory",
+    "warn_about_device",
+    "what_would_fit",
+]
 
 GiB = 1 << 30
 
@@ -39,6 +48,13 @@ def is_out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Lets go of the tensors that a failure's frames still hold."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _text(error: BaseException) -> str:
@@ -69,13 +85,17 @@ def tile_size_for(free: int) -> int:
     size = free / GiB
     low, tile = TABLE[0]
     if size < SMALLEST:
-        return max(STEP, int(tile * (size / SMALLEST) ** 0.5) // STEP * STEP)
+        return max(STEP, _stepped(tile * (size / SMALLEST) ** 0.5))
     if size <= low:
         return tile
     for (a, small), (b, large) in itertools.pairwise(TABLE):
         if size <= b:
-            return int(small + (large - small) * (size - a) / (b - a)) // STEP * STEP
+            return _stepped(small + (large - small) * (size - a) / (b - a))
     return TABLE[-1][1]
+
+
+def _stepped(tile: float) -> int:
+    return int(tile / STEP + 1e-3) * STEP
 
 
 # ---- activations -----------------------------------------------------------------------------------------------------
@@ -110,6 +130,22 @@ def largest_activation(model: Model, window: tuple[int, int, int, int]) -> int |
     return largest
 
 
+def _may_be_large(model: Model, window: tuple[int, int, int, int]) -> bool:
+    """Whether an activation of as many channels as a layer has, enlarged four times, would be doubtful. Looking closer
+    calls the module, which users may notice: so only then."""
+    weights = [weight.shape for module in getattr(model, "modules", []) for weight in module.parameters()]
+    channels = max((max(shape[:2]) for shape in weights if len(shape) > 1), default=window[1])
+    batch, _, height, width = window
+    return batch * channels * height * width * 16 * 4 >= DOUBTFUL
+
+
+def is_doubtful(model: Model, window: tuple[int, int, int, int], engine: Any) -> bool:
+    """Whether an Apple GPU may fail on an activation that is too large for it."""
+    if not getattr(engine, "fragile", False) or not _may_be_large(model, window):
+        return False
+    return (largest_activation(model, window) or 0) >= DOUBTFUL
+
+
 def warn_about_device(model: Model, window: tuple[int, int, int, int], engine: Any) -> None:
     """Warns of what would abort the process or leave an Apple GPU unnoticed, before it happens."""
     if not getattr(engine, "fragile", False):
@@ -117,8 +153,8 @@ def warn_about_device(model: Model, window: tuple[int, int, int, int], engine: A
     if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") not in ("", "0"):
         text = "PYTORCH_ENABLE_MPS_FALLBACK is set: operations that MPS lacks will copy every tile to the CPU and back"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
-    largest = largest_activation(model, window)
-    if largest is not None and largest >= DOUBTFUL:
+    if is_doubtful(model, window, engine):
+        largest = largest_activation(model, window)
         what = "aborts the process" if largest >= ABORTS else "may return wrong values"
         limit = (ABORTS if largest >= ABORTS else DOUBTFUL) // GiB
         text = (

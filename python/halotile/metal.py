@@ -23,7 +23,7 @@ import torch
 
 from . import _torch
 
-__all__ = ["LIBRARIES", "operators", "prepare", "serves"]
+__all__ = ["LIBRARIES", "keep_result", "operators", "prepare", "serves"]
 
 
 def _libtorch() -> str:
@@ -79,7 +79,7 @@ def _failure(device: Any) -> str:
         kept = _kept_result()
         result = kept if kept is not None else differing(torch.ops.halotile, device)
         if kept is None:
-            _keep_result(result)
+            keep_result(result)
     except RuntimeError as error:
         return str(error)
     if not result:
@@ -113,7 +113,8 @@ def _kept_result() -> list[str] | None:
     return result if isinstance(result, list) and all(isinstance(name, str) for name in result) else None
 
 
-def _keep_result(result: list[str]) -> None:
+def keep_result(result: list[str]) -> None:
+    """Keeps which kernels differ, for later processes."""
     path = _result_file()
     if path is None:
         return

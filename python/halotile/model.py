@@ -20,7 +20,7 @@ import numpy as np
 
 from .images import torch_if_loaded
 
-__all__ = ["BadOutput", "Model", "open_model"]
+__all__ = ["BadOutput", "Model", "TensorModel", "evaluating", "open_model", "usable_device"]
 
 NUMPY_WINDOWS = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}
 
@@ -190,7 +190,7 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool) -> 
         return TensorModel(module, [module], own_device or _default_device(device), _window_dtype(own_dtype or dtype))
     modules = _found(model, torch.nn.Module)
     own_device, own_dtype = _device_and_dtype(modules[0]) if modules else (None, None)
-    where = _checked_device(device) or own_device or _default_device(None)
+    where = usable_device(device) or own_device or _default_device(None)
     on_tensors = TensorModel(model, modules, where, _window_dtype(dtype or own_dtype))
     elsewhere = bool(modules) and where.type != "cpu"
     if tensors or elsewhere or device is not None or dtype == "bfloat16":
@@ -263,7 +263,8 @@ def _device_and_dtype(module: Any) -> tuple[Any, str | None]:
     return (tensors[0].device if tensors else None), None
 
 
-def _checked_device(device: Any) -> Any:
+def usable_device(device: Any) -> Any:
+    """The torch.device that is meant; None for None. Raises ValueError."""
     if device is None:
         return None
     torch = torch_if_loaded()
@@ -279,7 +280,7 @@ def _checked_device(device: Any) -> Any:
 def _default_device(device: Any) -> Any:
     """The device asked for, else MPS, CUDA, CPU."""
     if device is not None:
-        return _checked_device(device)
+        return usable_device(device)
     torch = torch_if_loaded()
     if torch.backends.mps.is_available():
         return torch.device("mps")
@@ -289,7 +290,7 @@ def _default_device(device: Any) -> Any:
 def _converted(module: Any, device: Any, dtype: str | None) -> Any:
     """The module itself if it is as asked, else a copy on the device and in the dtype."""
     torch = torch_if_loaded()
-    device = _checked_device(device)
+    device = usable_device(device)
     own_device, own_dtype = _device_and_dtype(module)
     moves = device is not None and own_device is not None and device != own_device
     casts = dtype is not None and own_dtype is not None and dtype != own_dtype

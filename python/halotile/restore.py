@@ -172,16 +172,16 @@ class TiledRestorer:
         return self._iterate(_Run(self, source, out_dtype=self.options.out_dtype))
 
     def _iterate(self, run: _Run) -> Iterator[tuple[int, Any]]:
-        made: list[Image] = []
+        made: dict[int, Image] = {}  # by first row
 
         def new_rows(start: int, stop: int) -> Any:
-            made.append(run.new_rows(stop - start))
-            return run.engine.pixels_of(made[-1])[0]
+            made[start] = run.new_rows(stop - start)
+            return run.engine.pixels_of(made[start])[0]
 
         with Progress(self.options.progress) as progress:
             run.start(progress)
             for start, _ in run.bands(0, new_rows):
-                yield start, delivered(made.pop(0), run.image, None)
+                yield start, delivered(made.pop(start), run.image, None)
 
 
 class _Run:
@@ -215,7 +215,7 @@ class _Run:
         """Learns what the model does from the first batch, unless an earlier image taught it, and plans with that."""
         self.progress = progress
         if self.options.tile_size == "auto":
-            self._fit(memory.auto_tile_size(self.engine.device), self.options.batch_size)
+            self._fit_automatically()
         self.plan = self._planned(self.options.scale, (0, 0))
         progress.begin(len(self.plan) * self.image.count)
         with self.engine.turn():
@@ -230,8 +230,7 @@ class _Run:
     def _learned(self) -> Facts:
         facts = self.restorer._facts.get(self.image.channels)
         while facts is None:
-            window = (self.plan.batch(self.options.batch_size), self.image.channels, *self.plan.window)
-            memory.warn_about_device(self.model.settled, window, self.engine)
+            memory.warn_about_device(self.model.settled, self._windows(), self.engine)
             try:
                 facts, output = learn(self.forward, self.options, self._planned)
                 self.ready[facts.parts[0]] = output
@@ -240,6 +239,18 @@ class _Run:
                 self.plan = self._planned(self.options.scale, (0, 0))
         self.restorer._facts[self.image.channels] = facts
         return facts
+
+    def _windows(self) -> tuple[int, int, int, int]:
+        """The shape of a batch of windows."""
+        return (self.plan.batch(self.options.batch_size), self.image.channels, *self.plan.window)
+
+    def _fit_automatically(self) -> None:
+        self.engine.empty_cache()  # what torch only keeps for later is free
+        self._fit(memory.auto_tile_size(self.engine.device), self.options.batch_size)
+        self.plan = self._planned(self.options.scale, (0, 0))
+        while memory.is_doubtful(self.model.settled, self._windows(), self.engine):
+            self._fit(max(self.plan.tile) // 2, self.options.batch_size)
+            self.plan = self._planned(self.options.scale, (0, 0))
 
     def _another_engine_fits(self) -> bool:
         """Whether the first batch has shown that the model takes tensors, for which there is an engine of their own."""
@@ -377,13 +388,14 @@ class _Run:
             raise error
         self.forward.buffers.clear()
         self.ready.clear()
-        error.__traceback__ = None  # its frames hold the tensors that filled memory
+        memory.forget_frames(error)
         self.engine.empty_cache()
         tile, batch = max(self.plan.tile), self.plan.batch(self.options.batch_size)
+        smallest = max(memory.SMALLEST_TILE, *self.plan.phase)
         if batch > 1:
             batch //= 2
-        elif tile // 2 >= max(memory.SMALLEST_TILE, *self.plan.phase):
-            tile //= 2
+        elif tile > smallest:
+            tile = max(tile // 2, smallest)
         else:
             raise self._does_not_fit(error) from error
         text = f"out of memory with windows of {self.plan.window[0]}x{self.plan.window[1]}: going on with "

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: MIT
+"""Tile sizes by free memory, and going on with smaller tiles where it runs out."""
+
+import copy
+import itertools
+import types
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from halotile import OutOfMemoryError, TiledRestorer, TileSizeWarning, iter_bands, memory, restore_tiled  # noqa: E402
+from halotile.memory import auto_tile_size, is_out_of_memory, largest_activation, tile_size_for  # noqa: E402
+from halotile.model import open_model  # noqa: E402
+
+from .networks import Chain, seeded  # noqa: E402
+
+MPS_TEXT = (
+    "MPS backend out of memory (MPS allocated: 8.88 GB, other allocations: 384.00 KB, max allowed: 9.07 GB). Tried to "
+    "allocate 1.25 GB on private pool. Use PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to disable upper limit for memory "
+    "allocations (may cause system failure)."
+)
+IMAGE = np.random.default_rng(0).integers(0, 256, (300, 211, 3), np.uint8)
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("machine", "tile"), [(8, 512), (16, 512), (24, 1024), (32, 1024), (64, 2048), (96, 2048), (192, 2048)]
+)
+def test_the_table(machine, tile):
+    """By what Apple's driver recommends on a machine of so many GB."""
+    recommended = machine * (2 / 3 if machine <= 36 else 3 / 4)
+    assert tile_size_for(int(recommended * 2**30)) == tile
+    assert tile_size_for(int(recommended * 2**30 * 1.001)) >= tile
+
+
+def test_between_and_below_its_entries_the_table_grows_steadily():
+    sizes = [tile_size_for(mib << 20) for mib in range(0, 70_000, 37)]
+    assert all(a <= b for a, b in itertools.pairwise(sizes))
+    assert sizes[0] == 32
+    assert not [size for size in sizes if size % 32]
+    assert 512 < tile_size_for(13 << 30) < 1024 < tile_size_for(40 << 30) < 2048
+    assert 128 <= tile_size_for(1 << 30) < 256
+
+
+def test_what_the_driver_holds_is_not_free(fake_mps):
+    where = torch.device("fakemps")
+    fake_mps.set_recommended_max_memory(48 << 30)
+    assert auto_tile_size(where) in (2016, 2048)  # a little is held already
+    held = torch.empty((1 << 30), dtype=torch.uint8, device=where)
+    assert auto_tile_size(where) < 2016
+    del held
+    assert auto_tile_size(torch.device("cpu")) == 512
+    assert auto_tile_size(None) == 512
+
+
+def windows_seen(model):
+    seen = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape[2:])))
+    return seen
+
+
+def test_auto_tiles_on_a_device(fake_mps):
+    model = copy.deepcopy(seeded(lambda: Chain(1))).to("fakemps")
+    seen = windows_seen(model)
+    image = np.zeros((700, 90, 3), np.uint8)
+    fake_mps.set_recommended_max_memory(1 << 30)
+    restorer = TiledRestorer(model, tile_size="auto", halo=1)
+    restorer(image)
+    tile = tile_size_for(1 << 30)
+    assert max(seen[0]) - 2 <= tile
+    assert max(seen[0]) - 2 > tile // 2
+    assert len(set(seen)) == 1
+    restore_tiled(image, seeded(lambda: Chain(1)), tile_size="auto", halo=1)
+    with pytest.raises(ValueError, match="tile_size must be 'auto', a number or a pair"):
+        restore_tiled(image, model, tile_size="large")
+
+
+# ---- what running out looks like -------------------------------------------------------------------------------------
+
+
+def test_errors_that_mean_out_of_memory():
+    class OutOfMemoryError(RuntimeError):  # as torch.OutOfMemoryError is called
+        pass
+
+    chained = RuntimeError("tile 3 failed")
+    chained.__cause__ = RuntimeError(MPS_TEXT)
+    for error in (RuntimeError(MPS_TEXT), MemoryError(), OutOfMemoryError("?"), RuntimeError("CUDA out of memory.")):
+        assert is_out_of_memory(error)
+    assert is_out_of_memory(chained)
+    for error in (RuntimeError("shape"), ValueError("out of memory"), KeyboardInterrupt(), None):
+        assert not is_out_of_memory(error)
+
+
+class Limited(torch.nn.Module):
+    """Runs out of memory in windows of more than `largest` pixels; says in its output how often it did before."""
+
+    def __init__(self, largest, text=MPS_TEXT, good_calls=0):
+        super().__init__()
+        self.largest, self.text, self.good_calls = largest, text, good_calls
+        self.failures, self.calls, self.shapes = 0, 0, []
+
+    def forward(self, windows):
+        self.calls += 1
+        if windows.shape[2] * windows.shape[3] * windows.shape[0] > self.largest and self.calls > self.good_calls:
+            self.failures += 1
+            raise RuntimeError(self.text)
+        self.shapes.append(tuple(windows.shape))
+        return windows + self.failures / 255
+
+
+OPTIONS = {"tile_size": 64, "halo": 4, "overlap": 8, "out_dtype": "int", "device": "cpu"} | {"out_dtype": "float32"}
+
+
+@pytest.mark.parametrize("engine", ["host", "torch"])
+def test_the_tile_is_halved_until_it_fits(engine):
+    model = Limited(24 * 24)
+    with pytest.warns(TileSizeWarning, match="going on with tile_size=") as warned:
+        got = restore_tiled(IMAGE, model, engine=engine, **OPTIONS)
+    assert len(warned) == model.failures == 2
+    np.testing.assert_allclose(got, IMAGE / 255 + 2 / 255, atol=1e-6)
+    assert len(set(model.shapes)) == 1
+
+
+@pytest.mark.parametrize("engine", ["host", "torch"])
+def test_the_batch_is_halved_first(engine):
+    model = Limited(72 * 72)
+    with pytest.warns(TileSizeWarning, match="batch_size=2"):
+        restore_tiled(IMAGE, model, engine=engine, batch_size=4, **OPTIONS)
+    assert model.shapes[-1][2] > 60
+    assert model.shapes[-1][0] == 1
+
+
+@pytest.mark.parametrize("blend", ["average", "gaussian"])
+@pytest.mark.parametrize("good", [1, 5, 13, 18])
+@pytest.mark.parametrize("engine", ["host", "torch"])
+def test_finished_rows_are_kept(engine, good, blend):
+    """What was finished before memory ran out is not touched again; what was not is made anew, all of it."""
+    model = Limited(30 * 30, good_calls=good)
+    out = np.full(IMAGE.shape, -1, np.float32)
+    with pytest.warns(TileSizeWarning):
+        restore_tiled(IMAGE, model, engine=engine, out=out, blend=blend, **OPTIONS)
+    failures = np.rint((out - IMAGE / 255) * 255).astype(int)
+    assert np.allclose(out, (IMAGE + failures) / 255, atol=1e-6)
+    assert (failures == failures[:, :1, :1]).all()  # rows are of one kind
+    kinds = failures[:, 0, 0]
+    assert set(kinds) <= {0, model.failures}
+    assert (np.diff(kinds) >= 0).all()
+    assert (kinds == 0).any() == (good > 4)  # there are four tiles in a row
+
+
+@pytest.mark.parametrize("engine", ["host", "torch"])
+def test_rows_that_were_yielded_are_not_yielded_again(engine):
+    model = Limited(30 * 30, good_calls=9)
+    with pytest.warns(TileSizeWarning):
+        bands = list(iter_bands(IMAGE, model, engine=engine, **OPTIONS))
+    starts = [y for y, _ in bands]
+    assert starts == np.cumsum([0, *(len(rows) for _, rows in bands[:-1])]).tolist()
+    np.testing.assert_allclose(np.concatenate([rows for _, rows in bands]), IMAGE / 255, atol=2.1 / 255)
+    assert sum(len(rows) for _, rows in bands) == len(IMAGE)
+
+
+def test_progress_goes_on_to_its_end():
+    seen = []
+    with pytest.warns(TileSizeWarning):
+        restore_tiled(IMAGE, Limited(900, good_calls=9), progress=lambda *now: seen.append(now), **OPTIONS)
+    assert seen[-1][0] == seen[-1][1]
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_restorer_remembers_what_fits():
+    model = Limited(24 * 24)
+    restorer = TiledRestorer(model, **OPTIONS)
+    with pytest.warns(TileSizeWarning):
+        restorer(IMAGE)
+    failures = model.failures
+    restorer(IMAGE)
+    assert model.failures == failures
+
+
+@pytest.mark.parametrize("engine", ["host", "torch"])
+def test_the_end_of_the_ladder(engine):
+    out = np.zeros(IMAGE.shape, np.float32)
+    with (
+        pytest.warns(TileSizeWarning),
+        pytest.raises(OutOfMemoryError, match=r"smallest windows, \d+x\d+ with halo 4: .*MPS allocated") as caught,
+    ):
+        restore_tiled(IMAGE, Limited(0), engine=engine, out=out, **OPTIONS)
+    assert isinstance(caught.value, MemoryError)
+    assert caught.value.out is out
+    with pytest.raises(RuntimeError, match="something else"):
+        restore_tiled(IMAGE, Limited(0, text="something else"), engine=engine, **OPTIONS)
+
+
+# ---- on the device ---------------------------------------------------------------------------------------------------
+
+
+def test_memory_of_the_device_runs_out(fake_mps):
+    model = seeded(lambda: Chain(3, scale=2, width=32))
+    on_device = copy.deepcopy(model).to("fakemps")
+    want = restore_tiled(IMAGE, model, tile_size=300, halo=3)
+    for mib in (12, 4, 2):
+        fake_mps.set_memory_limit(mib << 20)
+        fake_mps.reset_counts()
+        with pytest.warns(TileSizeWarning):
+            got = restore_tiled(IMAGE, on_device, tile_size=300, halo=3)
+        assert np.abs(got.astype(int) - want).max() <= 1
+        assert fake_mps.counts()["cache_empties"] > 0
+        assert fake_mps.counts()["upload_bytes"] == IMAGE.nbytes  # the image stays where it is
+
+
+def test_the_end_says_what_would_fit(fake_mps):
+    on_device = copy.deepcopy(seeded(lambda: Chain(3, width=512))).to("fakemps")
+    held = fake_mps.counts()["live_bytes"]
+    fake_mps.set_recommended_max_memory(held + (1 << 20))
+    fake_mps.set_memory_limit(held + (1 << 20))
+    with pytest.warns(TileSizeWarning), pytest.raises(OutOfMemoryError, match=r"; 1 MiB are free on fakemps:0: ") as e:
+        restore_tiled(IMAGE, on_device, tile_size=100, halo=16)
+    assert "no tile fits with a halo of 16" in str(e.value)
+
+
+# ---- activations -----------------------------------------------------------------------------------------------------
+
+
+def test_the_largest_activation_is_found_without_running():
+    module = seeded(lambda: Chain(3, width=64, scale=4)).half()
+    calls = windows_seen(module)
+    model = open_model(module, device=None, dtype=None, tensors=True)
+    assert largest_activation(model, (2, 3, 50, 60)) == 2 * 2 * 64 * 50 * 60
+    assert calls == [(50, 60)]
+    big = (1, 3, 20_000, 30_000)  # would be 77 GB
+    assert largest_activation(model, big) == 2 * 64 * 20_000 * 30_000
+    assert next(module.parameters()).device.type == "cpu"
+
+    class Looks(torch.nn.Module):
+        def forward(self, windows):
+            return windows * float(windows.max())
+
+    assert largest_activation(open_model(Looks(), device=None, dtype=None, tensors=True), big) is None
+    assert largest_activation(open_model(lambda windows: windows, device=None, dtype=None, tensors=True), big) is None
+
+
+@pytest.mark.parametrize(("side", "text"), [(4200, "MPS aborts the process"), (3000, "MPS may return wrong values")])
+def test_activations_that_mps_cannot_have_are_warned_about(side, text):
+    model = open_model(seeded(lambda: Chain(2, width=64)), device=None, dtype=None, tensors=True)
+    fragile = types.SimpleNamespace(fragile=True)
+    with pytest.warns(TileSizeWarning, match=text):
+        memory.warn_about_device(model, (1, 3, side, side), fragile)
+
+
+def test_the_fallback_variable_is_warned_about(fake_mps, monkeypatch):
+    monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    with pytest.warns(RuntimeWarning, match="PYTORCH_ENABLE_MPS_FALLBACK is set"):
+        restore_tiled(IMAGE, copy.deepcopy(seeded(lambda: Chain(1))).to("fakemps"), halo=1)
