@@ -338,7 +338,7 @@ def assert_one_error(capsys, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--tile-size", "big"), "argument --tile-size: invalid int value: 'big'"),
+        (("--tile-size", "big"), "argument --tile-size: must be auto or a whole number, not 'big'"),
         (("--tile-size", 0), "tile_size must be from 1"),
         (("--halo", -1), "halo must be from 0"),
         (("--overlap", 32), "overlap must be below tile_size"),
