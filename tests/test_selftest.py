@@ -33,7 +33,12 @@ def test_the_report_on_the_device(fake_mps):
     fine, text = run("fakemps")
     assert fine, text
     assert text.count("same bits   same bits") == 23
-    for line in ("engine: mps on fakemps", "engine mps, gaussian: from whole", "MiB free", "recommended_max_memory: 16384"):
+    for line in (
+        "engine: mps on fakemps",
+        "engine mps, gaussian: from whole",
+        "MiB free",
+        "recommended_max_memory: 16384",
+    ):
         assert line in text
     fake_mps.take_violations()
 

@@ -109,6 +109,12 @@ void require_table(const Tensor &tensor, const char *name, int64_t dims)
 
 // ---- numbers --------------------------------------------------------------------------------------------------------
 
+// What the kernels divide must fit 32 bits.
+void require_small(int64_t start, int64_t count)
+{
+    require(start <= INT32_MAX && count <= INT32_MAX - start, "a number does not fit 32 bits: the array is too large");
+}
+
 class Layout {
 public:
     Layout &add(int64_t number)
@@ -180,6 +186,8 @@ void read_tiles(StableIValue *stack, uint64_t, uint64_t)
     require(image.size(1) == strip[1] - strip[0] && image.size(2) == size[1] && strip[0] >= 0 && strip[1] <= size[0],
             "image must hold the strip's rows and all columns");
     require(size[0] > 0 && size[1] > 0 && first >= 0 && across > 0, "size and tiles must be above 0");
+    require_small(first, windows.size(0));
+    require_small(0, windows.size(0) * windows.size(1));
     Layout layout;
     layout.add({windows.size(0), windows.size(1), windows.size(2), windows.size(3)}).strides(image);
     layout.add(size).add(strip).add({first, across}).add(rows).add(columns);
@@ -202,8 +210,9 @@ void accumulate(StableIValue *stack, uint64_t, uint64_t)
     require_table(wx, "wx", 2);
     int64_t channels = outputs.size(1), tiles = outputs.size(0), across = columns[6];
     require(band.size(0) == channels && band.size(1) > 0, "band must have outputs' channels and some rows");
-    require(box[0] >= 0 && box[2] >= 0 && box[3] >= 0 && box[1] >= band_x && box[1] + box[3] <= band_x + band.size(2),
-            "box must lie in the band");
+    require(box[0] >= 0 && box[2] >= 0 && box[2] <= band.size(1), "box must have at most the band's rows");
+    require(box[3] >= 0 && box[1] >= band_x && box[1] + box[3] <= band_x + band.size(2), "box must lie in the band");
+    require_small(box[0], box[2]);
     require(first >= 0 && across > 0 && rows[6] > 0 && first + tiles <= rows[6] * across, "tiles must be of the plan");
     for (int64_t k = first; k < first + tiles; k++) {
         require_kept(rows, k / across, wy, outputs.size(2));

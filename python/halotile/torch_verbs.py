@@ -170,7 +170,7 @@ def finish_rows(
         for row, slot, count in _ring(start, min(start + piece, y + height), band.shape[1]):
             sums = band.narrow(1, slot, count).narrow(2, x - band_x, width)
             quotients = sums / (ny.narrow(0, row, count)[:, None] * weight_x)
-            sums.zero_()
+            sums.copy_(torch.zeros((), device=band.device))
             _note_bad(bad, quotients, (row - y) * width * channels)
             _store(rows.narrow(1, row - y, count), _resolved(quotients, peak, gain, offset, clamp))
 
