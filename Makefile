@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: demo test test-slow core sanitize lint bench clean
+.PHONY: demo test test-slow core sanitize check-macos lint clean
 
 $(VENV)/torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +50,11 @@ sanitize:
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	PYTHONPATH=build/sanitize $(SANITIZED)/bin/python -m pytest -q -p no:cacheprovider \
 		tests/test_plan.py tests/test_verbs.py tests/test_binding.py tests/test_images.py
+
+# Builds both extensions for macOS arm64 and looks for every symbol in torch's macOS wheels (downloads a few hundred MB).
+check-macos: $(VENV)/test
+	$(PIP) ziglang lief
+	$(BIN)/python scripts/check_macos.py
 
 lint:
 	$(PIP) ruff
