@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any, Literal
 
-import numpy as np
-
 from . import memory
 from .channels import Part
 from .engines import asked_engine, engine_for
@@ -29,6 +27,7 @@ from .model import Model, open_model
 from .options import IMAGE_DTYPES, Options, dtype_name
 from .plan import Tile, TilePlan, make_plan
 from .progress import Progress
+from .rows import Rows
 from .values import Values
 
 __all__ = ["TiledRestorer", "iter_bands", "restore_tiled"]
@@ -202,6 +201,7 @@ class _Run:
         self.asked = asked
         self._choose_engine()
         self.rows_done = 0
+        self.bands_at_work: list[Any] = []
 
     def _choose_engine(self) -> None:
         self.engine = engine_for(self.model.settled, self.asked)
@@ -288,6 +288,8 @@ class _Run:
                 return
             except (RuntimeError, MemoryError) as error:
                 self._shrink(error)
+                with self.engine.turn():
+                    self._check_bands()
                 self._plan_anew()
                 left = len(self.plan) * (self.image.count - index) - self._first_row() * self.plan.grid[1]
                 self.progress.begin(self.progress.done + left)
@@ -295,7 +297,7 @@ class _Run:
     def _bands(self, index: int, destination: Callable[[int, int], Any]) -> Iterator[tuple[int, int]]:
         first_row = self._first_row()
         with self.engine.turn():
-            bands = self._new_bands(first_row)
+            bands = self.bands_at_work = self._new_bands(first_row)
         rows = Rows(self.plan, destination, self._scratch, self.rows_done)
         for tiles in self.plan.batches(self.batch, first_row * self.plan.grid[1]):
             with self.engine.turn():
@@ -318,7 +320,7 @@ class _Run:
                         yield start, stop
             self.progress.advance(len(tiles))
         with self.engine.turn():
-            self._check_bands(bands)
+            self._check_bands()
 
     def _scratch(self, rows: int) -> Any:
         return self.engine.pixels_of(self.new_rows(rows))[0]
@@ -365,7 +367,8 @@ class _Run:
                 kept = output[0, :, tile.crop[0] :, tile.crop[1] :][:, : tile.keep.height, : tile.keep.width]
                 self._check_finite(tile, self.engine.first_nonfinite(kept))
 
-    def _check_bands(self, bands: list[Any]) -> None:
+    def _check_bands(self) -> None:
+        bands, self.bands_at_work = self.bands_at_work, []
         if self.options.on_nonfinite != "ignore":
             for band in bands:
                 found = band.nonfinite()
@@ -413,50 +416,6 @@ class _Run:
         text = f"out of memory with the smallest windows, {height}x{width} with halo {max(self.plan.halo)}: {error}"
         text += memory.what_would_fit(self.model.settled, window, self.plan.halo, self.engine.device)
         return tile_error(OutOfMemoryError, [self.plan[0]], text, rows_done=self.rows_done)
-
-
-class Rows:
-    """Where the finished rows of the tile rows in progress go.
-
-    After a restart with smaller tiles the first ones reach above the rows that are done: those go nowhere."""
-
-    def __init__(
-        self,
-        plan: TilePlan,
-        destination: Callable[[int, int], Any],
-        scratch: Callable[[int], Any],
-        rows_done: int,
-    ):
-        self.plan, self.destination, self.scratch, self.rows_done = plan, destination, scratch, rows_done
-        self.rows: dict[int, Any] = {}
-        self.copies: dict[int, Any] = {}
-
-    def open(self, row: int) -> None:
-        start, stop = self.plan.core.done(0, row)
-        above = min(max(self.rows_done - start, 0), stop - start)
-        if above == 0:
-            self.rows[row] = self.destination(start, stop)
-            return
-        if above == stop - start:
-            self.rows[row] = self.scratch(stop - start)
-            return
-        wanted = self.destination(start + above, stop)
-        self.rows[row] = _empty_like(wanted, stop - start)
-        self.copies[row] = wanted, above
-
-    def channels(self, first: int, count: int) -> dict[int, Any]:
-        return {row: rows[first : first + count] for row, rows in self.rows.items()}
-
-    def close(self, row: int) -> None:
-        rows = self.rows.pop(row)
-        if row in self.copies:
-            wanted, above = self.copies.pop(row)
-            wanted[:] = rows[:, above:]
-
-
-def _empty_like(rows: Any, height: int) -> Any:
-    shape = (rows.shape[0], height, rows.shape[2])
-    return np.empty(shape, rows.dtype) if isinstance(rows, np.ndarray) else rows.new_empty(shape)
 
 
 def _frames_inside() -> int:
