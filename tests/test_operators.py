@@ -105,6 +105,14 @@ def test_arrays_of_two_devices_are_refused(fake_mps, name):
     assert not fake_mps.launches()
 
 
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_torch_finds_the_operators_well_made(fake_mps, name):
+    """Schemas say what is written to, tracers can see through them."""
+    arguments = [v.to("fakemps") if isinstance(v, torch.Tensor) else v for v in ARGUMENTS[name]()]
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(getattr(torch.ops.halotile, name), tuple(arguments), test_utils=checks)
+
+
 NUMBERS = st.integers(-40, 40) | st.sampled_from([2**31 - 1, -(2**31), 2**31, 2**62, -(2**62)])
 
 

@@ -8,6 +8,7 @@ engine `torch` is used instead.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 
-from . import _torch
+from . import _torch, torch_verbs
 
 __all__ = ["LIBRARIES", "keep_result", "operators", "prepare", "serves"]
 
@@ -67,7 +68,15 @@ def prepare(device: Any) -> None:
     """Compiles the kernels and registers the operators. Raises RuntimeError."""
     key, library = LIBRARIES[device.type]
     _torch.open(_libtorch())
+    _describe_operators()
     _torch.attach(key, library())
+
+
+@functools.cache
+def _describe_operators() -> None:
+    """What torch's tracers need to know of the operators: they return nothing."""
+    for name in torch_verbs.__all__:
+        torch.library.register_fake(f"halotile::{name}", lambda *arguments: None)
 
 
 def _failure(device: Any) -> str:
