@@ -18,7 +18,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import TiledRestorer, TileSizeWarning, device, iter_bands, metal, plan_tiles, restore_tiled  # noqa: E402
+from halotile import TiledRestorer, TileSizeWarning, device, iter_bands, metal, plan_tiles, restore, restore_tiled  # noqa: E402
 
 from .fake_mps.attach import DEVICE, attach  # noqa: E402
 from .networks import Chain, Half, Strided, ThreeHalves, seeded  # noqa: E402
@@ -208,6 +208,37 @@ def test_images_on_the_device_stay_there(fake_mps, dtype):
         restorer(out.narrow(1, 0, 60).narrow(2, 0, 71), out=out)
 
 
+def test_memory_is_shared_only_where_it_is(fake_mps, monkeypatch):
+    """On MPS data_ptr() is the address of a handle: those of two images lie close together."""
+    handles = {}
+    monkeypatch.setattr(
+        torch.Tensor, "data_ptr", lambda t: 4096 + 64 * handles.setdefault(t.untyped_storage().data_ptr(), len(handles))
+    )
+    image = torch.from_numpy(pixels_of("uint8", (3, 60, 71))).to(DEVICE)
+    out = torch.zeros_like(image)
+    restore_tiled(image, on_device(), out=out, **TILES)
+    both = torch.zeros((6, 60, 71), dtype=torch.uint8, device=DEVICE)
+    restore_tiled(both[:3], on_device(), out=both[3:], **TILES)
+    with pytest.raises(ValueError, match="out must not share memory"):
+        restore_tiled(both[:3], on_device(), out=both[2:5], **TILES)
+    with torch.inference_mode():
+        frozen = torch.zeros_like(image)
+    with pytest.raises(ValueError, match="out must not be made in inference mode"):
+        restore_tiled(image, on_device(), out=frozen, **TILES)
+
+
+def test_a_device_without_an_index_is_the_same(fake_mps, monkeypatch):
+    from halotile import model as models
+
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    own = models.usable_device
+    monkeypatch.setattr(models, "usable_device", lambda name: own(DEVICE if name == "mps" else name))
+    image = torch.from_numpy(pixels_of("uint8", (3, 60, 71))).to(DEVICE)
+    fake_mps.reset_counts()
+    assert restore_tiled(image, lambda windows: windows * 1, **TILES).device.type == DEVICE
+    assert fake_mps.counts()["upload_bytes"] == fake_mps.counts()["download_bytes"] == 0
+
+
 def test_images_and_models_on_different_devices(fake_mps):
     image = torch.from_numpy(pixels_of("uint8", (3, 60, 71)))
     model = seeded(MODELS["plain"])
@@ -270,7 +301,7 @@ def test_tensors_stay_below_the_limit(fake_mps, monkeypatch, name, batch, limit)
 def test_windows_that_are_too_large_are_made_smaller(fake_mps, monkeypatch):
     want = restore_tiled(IMAGE, seeded(MODELS["plain"]), **TILES)
     monkeypatch.setattr(device, "LARGEST", 10_000)
-    with pytest.warns(TileSizeWarning, match="going on with tile_size=16"):
+    with pytest.warns(TileSizeWarning, match=r"going on with tile_size=\(16, 16\)"):
         got = run(fake_mps, IMAGE, seeded(MODELS["plain"]), **TILES).result
     assert np.abs(got.astype(int) - want).max() <= 1
 
@@ -386,9 +417,31 @@ def test_one_thread_at_a_time(fake_mps, monkeypatch):
     for result in results:
         np.testing.assert_array_equal(result, want)
     assert fake_mps.violations() == []
-    monkeypatch.setattr(device.DeviceEngine, "turn", lambda self: contextlib.nullcontext())
+    monkeypatch.setattr(restore, "turn", lambda device=None: contextlib.nullcontext())
     in_two_threads(lambda: restore_tiled(image, model, **TILES))
     assert fake_mps.take_violations()  # so the lock is what prevents it
+
+
+def test_one_thread_at_a_time_around_runs(fake_mps):
+    """Moving a model, results on the device, tiles by free memory, restarts with smaller tiles."""
+    model = seeded(MODELS["plain"])
+    image = torch.from_numpy(pixels_of("uint8", (3, 60, 71))).to(DEVICE)
+    fake_mps.set_busy(50)
+
+    class Limited(torch.nn.Module):
+        def forward(self, windows):
+            if windows.shape[2] > 30:
+                raise RuntimeError("MPS backend out of memory")
+            return windows * 1
+
+    def work():
+        restore_tiled(image, model, device=DEVICE, tile_size="auto", halo=4)
+        restore_tiled(image, Limited(), device=DEVICE, **TILES)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TileSizeWarning)
+        assert in_two_threads(work) == []
+    assert fake_mps.violations() == []
 
 
 # ---- NaN -------------------------------------------------------------------------------------------------------------
@@ -431,6 +484,7 @@ def test_nan_is_found_where_it_is(fake_mps, where):
 def untested(fake_mps, monkeypatch, tmp_path):
     """As at the first use in a process, with results kept in a folder of their own."""
     monkeypatch.setattr(metal, "_failures", {})
+    monkeypatch.setattr(metal, "_warned", set())
     monkeypatch.setenv("HALOTILE_CACHE", str(tmp_path / "cache"))
     return fake_mps
 
@@ -448,6 +502,12 @@ def on_device():
 def test_a_missing_function_falls_back_once_warned(untested, monkeypatch):
     want = restore_tiled(IMAGE, seeded(MODELS["plain"]), **TILES)
     monkeypatch.setitem(metal.LIBRARIES, DEVICE, ("PrivateUse1", metal._libtorch))
+    with pytest.raises(RuntimeError, match="engine='mps' does not work here"):
+        restore_tiled(IMAGE, on_device(), engine="mps", **TILES)
+    monkeypatch.setenv("HALOTILE_ENGINE", "mps")
+    with pytest.raises(RuntimeError, match="HALOTILE_ENGINE='mps' does not work here"):
+        restore_tiled(IMAGE, on_device(), **TILES)
+    monkeypatch.delenv("HALOTILE_ENGINE")
     with pytest.warns(RuntimeWarning, match="has no function aoti_torch_mps_create_shader_library"):
         engine, got = engine_used(untested, IMAGE, on_device(), **TILES)
     assert engine == "torch"
@@ -455,8 +515,6 @@ def test_a_missing_function_falls_back_once_warned(untested, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert engine_used(untested, IMAGE, on_device(), **TILES)[0] == "torch"
-    with pytest.raises(RuntimeError, match="engine='mps' does not work here"):
-        restore_tiled(IMAGE, on_device(), engine="mps", **TILES)
 
 
 def test_a_kernel_that_differs_is_not_used(untested, monkeypatch):
@@ -481,7 +539,7 @@ def test_the_self_test_runs_once_for_a_machine(untested, monkeypatch, tmp_path):
         metal._failures.clear()  # as in another process
     assert len(runs) == 1
     (kept,) = (tmp_path / "cache").iterdir()
-    kept.write_text("{")
+    kept.write_text("[" * 100_000)
     assert engine_used(untested, IMAGE, on_device(), **TILES)[0] == "mps"
     assert len(runs) == 2
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from halotile import plan_tiles, restore_tiled, torch_verbs  # noqa: E402
+from halotile import ModelOutputError, plan_tiles, restore_tiled, torch_verbs  # noqa: E402
 from halotile.device import kept_numbers, spelled  # noqa: E402
 from halotile.selftest import compare, differing  # noqa: E402
 
@@ -207,3 +207,127 @@ def test_the_environment_chooses_unless_the_option_does(monkeypatch):
     monkeypatch.setenv("HALOTILE_ENGINE", "metal")
     with pytest.raises(ValueError, match="HALOTILE_ENGINE must be one of 'host', 'torch', 'mps', not 'metal'"):
         restore_tiled(image, model)
+
+
+# ---- what the self-test sees -----------------------------------------------------------------------------------------
+
+
+def with_read(change):
+    """read_tiles with changed arguments."""
+    return "read", lambda *args: torch_verbs.read_tiles(*change(list(args)))
+
+
+def replaced(index, make):
+    def change(args):
+        args[index] = make(args[index])
+        return args
+
+    return change
+
+
+def after_read(change):
+    def read(windows, *rest):
+        torch_verbs.read_tiles(windows, *rest)
+        change(windows)
+
+    return "read", read
+
+
+def with_sum(change):
+    return "accumulate", lambda *args: torch_verbs.accumulate(*change(list(args)))
+
+
+def with_end(change):
+    return "finish", lambda *args: torch_verbs.finish_rows(*change(list(args)))
+
+
+def rounded_by(rounding):
+    def finish(rows, band, ny, nx, bad, y, x, band_x, peak, gain, offset, clamp):
+        torch_verbs.finish_rows(rows, band.clone(), ny, nx, bad.clone(), y, x, band_x, peak, gain, offset, clamp)
+        exact = torch.empty(rows.shape, dtype=torch.float32)
+        torch_verbs.finish_rows(exact, band, ny, nx, bad, y, x, band_x, peak, gain, offset, clamp)
+        if rows.dtype == torch.uint8:
+            rows.copy_(rounding(exact).clamp(0, peak).to(torch.uint8))
+
+    return "finish", finish
+
+
+def one_unit_up(windows):
+    windows.copy_(torch.nextafter(windows.float(), torch.tensor(1e9)).to(windows.dtype))
+
+
+def shifted_strip(strip):
+    return [strip[0] + 1, strip[1] + 1] if strip[0] else strip
+
+
+MUTANTS = {
+    "first tile ignored": with_read(replaced(6, lambda first: 0)),
+    "tiles in a row": with_read(replaced(7, lambda across: across + 1)),
+    "strip": with_read(replaced(3, shifted_strip)),
+    "offset": with_read(replaced(10, lambda offset: offset if offset else 0.25)),
+    "gain": with_read(replaced(9, lambda gain: 1.0)),
+    "peak": with_read(replaced(8, lambda peak: 1.0)),
+    "longer ignored": with_read(replaced(4, lambda rows: [*rows[:3], 0])),
+    "one window alone": after_read(lambda windows: windows.zero_() if len(windows) == 1 else None),
+    "one channel alone": after_read(lambda windows: windows.zero_() if windows.shape[1] == 1 else None),
+    "one unit up": after_read(one_unit_up),
+    "the last column": after_read(lambda windows: windows[..., -1].zero_()),
+    "first tile of a sum": with_sum(replaced(8, lambda first: 0)),
+    "a tile dropped": with_sum(replaced(1, lambda outputs: outputs[:-1])),
+    "weights of rows": with_sum(replaced(2, lambda wy: wy + 0.125)),
+    "weights of columns": with_sum(replaced(3, lambda wx: wx + 0.125)),
+    "the band's first column": with_sum(replaced(5, lambda band_x: band_x - 1 if band_x else 0)),
+    "the box": with_sum(replaced(4, lambda box: [box[0], box[1], box[2] - 1, box[3]])),
+    "stored, not added": ("accumulate", lambda band, *rest: torch_verbs.accumulate(band.zero_(), *rest)),
+    "rows of the normaliser": with_end(replaced(2, lambda ny: ny.roll(1))),
+    "columns of the normaliser": with_end(replaced(3, lambda nx: nx * 2)),
+    "not clamped": with_end(replaced(11, lambda clamp: False)),
+    "always clamped": with_end(replaced(11, lambda clamp: True)),
+    "gain of the end": with_end(replaced(9, lambda gain: 1.0)),
+    "half up": rounded_by(lambda exact: (exact + 0.5).floor()),
+    "truncated": rounded_by(torch.floor),
+    "sums are left": ("finish", lambda rows, band, *rest: torch_verbs.finish_rows(rows, band.clone(), *rest)),
+    "nothing is counted": with_end(replaced(4, torch.clone)),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_self_test_sees(name):
+    verb, mutant = MUTANTS[name]
+    full = {"read": "read_tiles", "finish": "finish_rows"}.get(verb, verb)
+    verbs = {each: staticmethod(getattr(torch_verbs, each)) for each in torch_verbs.__all__}
+    found = differing(type("Mutant", (), verbs | {full: staticmethod(mutant)}), torch.device("cpu"))
+    assert found
+    assert all(kernel.startswith(verb) for kernel in found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_torchs_defaults_change_nothing(dtype):
+    image, model = pixels_of("uint8", (50, 61, 3)), seeded(MODELS["plain"])
+    want = restore_tiled(image, model, tile_size=24, halo=2)
+    try:
+        torch.set_default_dtype(dtype)
+        torch.set_default_device("meta")
+        assert_same(restore_tiled(image, model, tile_size=24, halo=2, engine="torch"), want)
+        assert differing(torch_verbs, torch.device("cpu")) == []
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
+def test_axes_of_one_pixel_may_run_backwards():
+    model = seeded(lambda: Chain(2, channels=1))
+    for image in (pixels_of("uint8", (20, 30, 1))[..., ::-1], pixels_of("uint8", (1, 30, 1))[::-1]):
+        check(image, model, tile_size=16, halo=2)
+        out = [np.zeros(image.shape, np.uint8)[::-1, :, ::-1] if image.shape[0] == 1 else None for _ in "ab"]
+        if out[0] is not None:
+            for engine, target in zip(("host", "torch"), out, strict=True):
+                restore_tiled(image, model, tile_size=16, halo=2, engine=engine, out=target)
+            assert_same(*out)
+
+
+def test_sparse_outputs_are_refused():
+    image = pixels_of("uint8", (20, 30, 3))
+    for engine in ("host", "torch"):
+        with pytest.raises(ModelOutputError, match=r"layout torch\.sparse_coo"):
+            restore_tiled(image, lambda windows: windows.to_sparse(), device="cpu", engine=engine)

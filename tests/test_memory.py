@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Tile sizes by free memory, and going on with smaller tiles where it runs out."""
 
+import contextlib
 import copy
+import gc
 import itertools
+import traceback
 import types
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ from halotile import (  # noqa: E402
     TileSizeWarning,
     iter_bands,
     memory,
+    restore,
     restore_tiled,
 )
 from halotile.memory import auto_tile_size, is_out_of_memory, largest_activation, tile_size_for  # noqa: E402
@@ -287,3 +292,95 @@ def test_nan_is_not_forgotten_over_a_restart(engine):
         warnings.simplefilter("ignore", TileSizeWarning)
         with pytest.raises(NonFiniteError, match="first at output row 60, column 100, channel 2"):
             restore_tiled(image, PoisonedThenLimited(), engine=engine, **OPTIONS)
+
+
+# ---- tiles of every kind ---------------------------------------------------------------------------------------------
+
+
+def test_pairs_shrink_along_their_longer_side():
+    model = Limited(40 * 200)
+    image = np.zeros((300, 1000, 3), np.uint8)
+    with pytest.warns(TileSizeWarning):
+        restore_tiled(image, model, **OPTIONS | {"tile_size": (32, 800), "batch_size": 4})
+    areas = [batch * height * width for batch, _, height, width in model.shapes]
+    assert max(areas) <= 40 * 200
+    assert {shape[2] for shape in model.shapes} == {model.shapes[0][2]}
+
+
+@pytest.mark.parametrize(("phase", "overlap", "tile"), [(32, 20, 64), (24, 30, 96), (16, 0, 300), (50, "auto", 60)])
+def test_phases_and_overlaps_that_a_smaller_tile_cannot_have(phase, overlap, tile):
+    options = OPTIONS | {"tile_size": tile, "overlap": overlap, "phase": phase}
+    model = Limited(10**9, good_calls=0)
+    model.largest = (phase + 8 + 2 * phase) ** 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TileSizeWarning)
+        got = restore_tiled(IMAGE, model, **options)
+    np.testing.assert_allclose(got, (IMAGE + float(model.failures)) / 255, atol=1e-6)
+
+
+def test_auto_tiles_hold_a_phase_and_end(fake_mps):
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 64, 3, padding=1), torch.nn.Upsample(scale_factor=4), torch.nn.Conv2d(64, 3, 3, padding=1)
+    )
+    held = fake_mps.counts()["live_bytes"]
+    fake_mps.set_recommended_max_memory(held + (20 << 20))
+    small = copy.deepcopy(seeded(lambda: Chain(1))).to("fakemps")
+    restore_tiled(IMAGE, small, tile_size="auto", phase=64, halo=1)
+    restorer = TiledRestorer(model.to("fakemps"), tile_size="auto", halo=600)
+    run = restore._Run(restorer, restore.open_image(np.zeros((600, 600, 3), np.uint8), None), None)
+    run._fit_automatically()  # the halo alone is too much: the smallest tile, and a warning later
+    assert run.options.tile_size == (16, 16)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_activations_are_those_of_what_the_model_sees(fake_mps, channels):
+    model = copy.deepcopy(seeded(lambda: Chain(1, width=64))).to("fakemps")
+    image = restore.open_image(np.zeros((20, 20, channels), np.uint8), None)
+    assert restore._Run(TiledRestorer(model), image, None)._windows()[1] == 3
+
+
+def test_memory_that_runs_out_at_the_very_end(fake_mps):
+    """The image is finished; what is left to find out is one number."""
+    model = copy.deepcopy(seeded(lambda: Chain(1))).to("fakemps")
+
+    def full(done, total):
+        if done == total:
+            fake_mps.set_memory_limit(fake_mps.counts()["live_bytes"])
+
+    with pytest.raises(RuntimeError, match="MPS backend out of memory"):
+        restore_tiled(IMAGE, model, tile_size=64, halo=1, progress=full)
+
+
+@pytest.mark.parametrize("engine", ["host", "torch"])
+def test_failures_keep_nothing(engine):
+    """An error that was caught and dropped leaves no cycle that holds the image."""
+    gc.collect()
+    gc.disable()
+    try:
+        for model in (Limited(0), Limited(0, text="something else"), Limited(10**9, good_calls=9)):
+            image = np.zeros(IMAGE.shape, np.uint8)
+            alive = weakref.ref(image)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", TileSizeWarning)
+                with contextlib.suppress(RuntimeError):
+                    restore_tiled(image, model, engine=engine, **OPTIONS)
+            del image
+            assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_the_error_at_the_end_names_its_tile():
+    model = Limited(0, good_calls=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TileSizeWarning)
+        with pytest.raises(OutOfMemoryError) as caught:
+            restore_tiled(IMAGE, model, **OPTIONS)
+    assert caught.value.rows_done > 0
+    assert caught.value.tile > 0
+    cause = caught.value.__cause__.__cause__
+    assert "forward" in "".join(traceback.format_tb(cause.__traceback__))  # where in the model
+
+
+def test_only_memory_is_out_of_memory():
+    assert not is_out_of_memory(RuntimeError("cache is out of memory-mapped slots"))

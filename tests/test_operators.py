@@ -52,7 +52,7 @@ def test_good_arguments_are_taken(fake_mps, name):
 WRONG = [
     ("read_tiles", 0, torch.zeros(2, 3, 10), "windows must have 4 dimensions"),
     ("read_tiles", 0, torch.zeros(2, 4, 10, 12), "image must be .channels, rows, columns. as windows"),
-    ("read_tiles", 0, torch.zeros(2, 3, 10, 12, dtype=torch.int64), "no Metal kernel for dtype"),
+    ("read_tiles", 0, torch.zeros(2, 3, 10, 12, dtype=torch.int64), "float32 alone"),
     ("read_tiles", 1, torch.zeros(3, 19, 30), "image must hold the strip's rows"),
     ("read_tiles", 1, torch.zeros(3, 20, 31), "image must hold the strip's rows"),
     ("read_tiles", 2, [20], "size must have 2 numbers"),
@@ -78,6 +78,7 @@ WRONG = [
     ("finish_rows", 2, torch.ones(5), "ny and nx must cover the rows"),
     ("finish_rows", 4, torch.zeros(3, dtype=torch.int32), "bad must be two int32"),
     ("finish_rows", 5, -1, "rows must lie in the band"),
+    ("finish_rows", 7, -4, "rows must lie in the band"),
     ("finish_rows", 6, 2**40, "rows must lie in the band"),
 ]
 
@@ -89,6 +90,13 @@ def test_wrong_arguments_are_refused(fake_mps, name, index, value, text):
     with pytest.raises(RuntimeError, match=text):
         call(name, arguments)
     assert not fake_mps.launches()
+
+
+def test_rows_left_of_the_image_are_refused(fake_mps):
+    arguments = finish_arguments()
+    arguments[6] = arguments[7] = -4
+    with pytest.raises(RuntimeError, match="rows must lie in the band"):
+        call("finish_rows", arguments)
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

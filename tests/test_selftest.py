@@ -62,6 +62,7 @@ def test_a_kernel_that_is_wrong_is_named(fake_mps, monkeypatch):
 
 def test_missing_functions_and_failures_are_reported(fake_mps, monkeypatch):
     monkeypatch.setattr(metal, "_failures", {})
+    monkeypatch.setattr(metal, "_warned", set())
     monkeypatch.setitem(metal.LIBRARIES, "fakemps", ("PrivateUse1", metal._libtorch))
     fine, text = run("fakemps")
     assert not fine

@@ -80,7 +80,7 @@ std::string kind(const Tensor &tensor)
     if (dtype == torch.aoti_torch_dtype_float16()) return "f16";
     if (dtype == torch.aoti_torch_dtype_bfloat16()) return "bf16";
     if (dtype == torch.aoti_torch_dtype_float32()) return "f32";
-    throw std::runtime_error("halotile has no Metal kernel for dtype code " + std::to_string(dtype));
+    throw std::runtime_error("halotile has Metal kernels for uint8, int16, float16, bfloat16 and float32 alone");
 }
 
 // One on another device would be read as what it is not.
@@ -242,7 +242,7 @@ void finish_rows(StableIValue *stack, uint64_t, uint64_t)
     require(bad.size(0) == 2 && bad.dtype() == torch.aoti_torch_dtype_int32(), "bad must be two int32");
     int64_t channels = rows.size(0), height = rows.size(1), width = rows.size(2);
     require(band.size(0) == channels && height <= band.size(1), "rows must be of the band");
-    require(x >= band_x && x + width <= band_x + band.size(2) && y >= 0, "rows must lie in the band");
+    require(x >= band_x && x + width <= band_x + band.size(2) && y >= 0 && x >= 0, "rows must lie in the band");
     require(y + height <= ny.size(0) && x + width <= nx.size(0), "ny and nx must cover the rows");
     std::string to = kind(rows);
     bool integer = to == "u8" || to == "u16";

@@ -7,7 +7,7 @@
 //
 // Every kernel takes the same 17 slots of numbers, then its arrays from buffer 17 on. A slot is a long that holds two
 // 32-bit numbers, the lower half first (before torch 2.14 nothing else can be passed); with HALOTILE_ARGUMENT_BYTES all
-// numbers are one array of 34. Their order is that of the enums below, which torch_shim.cpp follows. Floats are passed
+// numbers are one array of 34. Their order is that of the enums below, which operators.cpp follows. Floats are passed
 // as their bits. Strides are in elements. Every number fits 32 bits since arrays have fewer than 2^31 elements; indices
 // are computed in 64, but nothing is divided there: that is slow on a GPU.
 #ifdef __METAL_VERSION__

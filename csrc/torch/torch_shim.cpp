@@ -129,8 +129,9 @@ void attach(const std::string &key, const std::string &path)
     HT_MPS_OPTIONAL(X)
 #undef X
     compile_kernels();
-    if (registered.insert(key).second)
+    if (!registered.count(key))
         register_operators(key);
+    registered.insert(key);
 }
 
 } // namespace halotile

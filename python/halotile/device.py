@@ -11,10 +11,10 @@ Sums are dense here: a band is a ring of float32 rows over the full width. Apple
 
 from __future__ import annotations
 
-import contextlib
 import itertools
+import math
 import sys
-import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,8 +25,9 @@ import torch
 
 from . import _core
 from .channels import Part
-from .images import Image
+from .images import Image, as_words
 from .plan import Tile, TilePlan
+from .turn import is_fragile
 from .values import Values
 
 __all__ = ["DeviceBand", "DeviceEngine", "kept_numbers", "spelled"]
@@ -35,14 +36,11 @@ Tensor = torch.Tensor
 Position = tuple[int, int, int]
 Found = Iterator[tuple[Tile, Position | None]]
 
-FRAGILE = {"mps"}  # devices with few threads and small tensors: see docs/mps.md
-LARGEST = 2**31  # elements and bytes of a tensor there, less one
+LARGEST = 2**31  # elements and bytes of a tensor on a fragile device, less one
 SLAB = 64 << 20  # bytes that are made dense at a time on the way up
 
 # Words of 16 bits travel as int16, float64 as float32: MPS has neither uint16 to speak of nor float64.
 TRAVELS_AS = {"uint16": "int16", "float64": "float32"}
-
-_one_at_a_time = threading.RLock()  # two threads on MPS crash the process
 
 
 class DeviceEngine:
@@ -56,7 +54,7 @@ class DeviceEngine:
 
     def __init__(self, name: str, device: torch.device, verbs: Any):
         self.name, self.device, self.verbs = name, device, verbs
-        self.fragile = device.type in FRAGILE
+        self.fragile = is_fragile(device)
         self.largest = LARGEST if self.fragile else sys.maxsize
 
     def open(self, image: Image, index: int) -> DeviceImage:
@@ -91,10 +89,9 @@ class DeviceEngine:
     def new_windows(self, model: Any, shape: tuple[int, int, int, int]) -> Tensor:
         layout = torch.channels_last if model.channels_last and not self.fragile else torch.contiguous_format
         dtype = getattr(torch, model.dtype)
-        windows = torch.empty(shape, dtype=dtype, device=self.device, memory_format=layout)
-        if windows.nelement() * windows.element_size() >= self.largest:
-            raise ValueError(f"windows of shape {shape} have 2**31 bytes or more; make tile_size or batch_size smaller")
-        return windows
+        if math.prod(shape) * dtype.itemsize >= self.largest:
+            raise ValueError(f"windows of shape {shape} have 2**31 bytes or more")
+        return torch.empty(shape, dtype=dtype, device=self.device, memory_format=layout)
 
     def read(
         self, windows: Tensor, source: DeviceImage, part: Part, plan: TilePlan, tiles: list[Tile], values: Values
@@ -123,10 +120,6 @@ class DeviceEngine:
 
     def new_band(self, plan: TilePlan, channels: int, values: Values, batch: int, first_row: int) -> DeviceBand:
         return DeviceBand(self, plan, channels, values, batch, first_row)
-
-    def turn(self) -> contextlib.AbstractContextManager[Any]:
-        """What one run may do at a time."""
-        return _one_at_a_time if self.fragile else contextlib.nullcontext()
 
     def empty_cache(self) -> None:
         module = getattr(torch, self.device.type, None)
@@ -157,9 +150,7 @@ class DeviceImage:
 
 
 def _as_it_travels(tensor: Tensor) -> Tensor:
-    if tensor.dtype == torch.float64:
-        return tensor.float()
-    return tensor.view(torch.int16) if tensor.dtype == torch.uint16 else tensor
+    return tensor.float() if tensor.dtype == torch.float64 else as_words(tensor)
 
 
 def _uploaded(pixels: np.ndarray, dtype: np.dtype, device: torch.device) -> Tensor:
@@ -167,7 +158,7 @@ def _uploaded(pixels: np.ndarray, dtype: np.dtype, device: torch.device) -> Tens
     order = _memory_order(pixels)
     dense = pixels.transpose(order)
     if dense.flags.c_contiguous and dense.flags.writeable and pixels.dtype.itemsize == dtype.itemsize:
-        return torch.from_numpy(dense.view(dtype)).to(device).permute(_inverse(order))
+        return _flat(dense, dtype).to(device).view(dense.shape).permute(_inverse(order))
     order = [1, *(axis for axis in order if axis != 1)]  # rows first, so that slabs are dense on both sides
     sparse = pixels.transpose(order)
     tensor = torch.empty(sparse.shape, dtype=getattr(torch, dtype.name), device=device)
@@ -182,6 +173,11 @@ def _dense_words(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if pixels.dtype.itemsize == dtype.itemsize:
         return pixels.copy(order="C").view(dtype)
     return pixels.astype(dtype, order="C")
+
+
+def _flat(dense: np.ndarray, dtype: np.dtype) -> Tensor:
+    """The same memory as a 1-D tensor: torch refuses negative strides, even of axes of one element."""
+    return torch.from_numpy(dense.reshape(-1).view(dtype))
 
 
 def _memory_order(pixels: np.ndarray) -> list[int]:
@@ -248,6 +244,18 @@ def _weight_table(plan: TilePlan, axis: int, device: torch.device) -> Tensor:
     return spelled(table.reshape(-1), device).reshape(table.shape)
 
 
+_made_tables: weakref.WeakKeyDictionary[TilePlan, dict[Any, tuple[Tensor, ...]]] = weakref.WeakKeyDictionary()
+
+
+def _tables(plan: TilePlan, device: torch.device) -> tuple[Tensor, ...]:
+    """Weights of rows and columns of tiles, and normalisers of both axes: made once for all images of a run."""
+    made = _made_tables.setdefault(plan, {})
+    if device not in made:
+        weights = [_weight_table(plan, axis, device) for axis in (0, 1)]
+        made[device] = (*weights, *(spelled(plan.normaliser(axis), device) for axis in (0, 1)))
+    return made[device]
+
+
 class DeviceBand:
     """The rows still being made, on the device. Output row y is row y % ring of every segment."""
 
@@ -259,11 +267,10 @@ class DeviceBand:
         if columns == 0:
             raise ValueError(f"tile_size {plan.tile} makes columns of 2**31 bytes on {device}; make it smaller")
         self.segments = [
-            (x, torch.zeros((channels, self.ring, min(columns, width - x)), device=device))
+            (x, torch.zeros((channels, self.ring, min(columns, width - x)), dtype=torch.float32, device=device))
             for x in range(0, width, columns)
         ]
-        self.wy, self.wx = (_weight_table(plan, axis, device) for axis in (0, 1))
-        self.ny, self.nx = (spelled(plan.normaliser(axis), device) for axis in (0, 1))
+        self.wy, self.wx, self.ny, self.nx = _tables(plan, device)
         self.kept = kept_numbers(plan, 0), kept_numbers(plan, 1)
         self.bad = torch.zeros((plan.grid[0] * len(self.segments), 2), dtype=torch.int32, device=device)
         self.bad.narrow(1, 1, 1).copy_(torch.full((), -1, dtype=torch.int32, device=device))
@@ -290,7 +297,7 @@ class DeviceBand:
             bad = self.bad[len(self.pieces)]
             self.pieces.append((y, x, part.shape[2], row))
             on_device = isinstance(part, Tensor)
-            target = _as_words(part) if on_device else _rows_for(part, self.values, self.engine.device)
+            target = as_words(part) if on_device else _rows_for(part, self.values, self.engine.device)
             where = y, x, x
             self.engine.verbs.finish_rows(target, segment, self.ny, self.nx, bad, *where, *self.values.numbers)
             if not on_device:
@@ -312,10 +319,6 @@ class DeviceBand:
 # ---- rows on their way down ------------------------------------------------------------------------------------------
 
 
-def _as_words(rows: Tensor) -> Tensor:
-    return rows.view(torch.int16) if rows.dtype == torch.uint16 else rows
-
-
 def _rows_for(part: np.ndarray, values: Values, device: torch.device) -> Tensor:
     """(C, h, w) on the device, in the destination's order of memory, dense."""
     order = _memory_order(part)
@@ -333,7 +336,7 @@ def _download(rows: Tensor, part: np.ndarray) -> None:
     host = part.transpose(order)
     dtype = np.dtype(str(words.dtype).removeprefix("torch."))
     if host.flags.c_contiguous and host.dtype.itemsize == dtype.itemsize:
-        torch.from_numpy(host.view(dtype)).copy_(words)
+        _flat(host, dtype).copy_(words.reshape(-1))
         return
     came = words.cpu().numpy()
     host[...] = came.view(host.dtype) if came.itemsize == host.itemsize else came

@@ -29,7 +29,7 @@ def asked_engine(option: str | None) -> str | None:
     return choice("HALOTILE_ENGINE", by_environment, ENGINES)
 
 
-def engine_for(model: Model, asked: str | None) -> Any:
+def engine_for(model: Model, option: str | None) -> Any:
     """The engine for a model.
 
     Unasked: host for models on arrays and on the CPU, mps on an Apple GPU if its self-test passes, torch elsewhere.
@@ -37,16 +37,18 @@ def engine_for(model: Model, asked: str | None) -> Any:
     Raises:
         ValueError: the engine asked for cannot serve this model. RuntimeError: it does not work on this machine.
     """
+    asked = asked_engine(option)
+    name = "engine" if option else "HALOTILE_ENGINE"
     on_tensors = isinstance(model, TensorModel)
     if asked == "host" or (asked is None and not (on_tensors and model.device.type != "cpu")):
         return HostEngine()
     if not on_tensors:
-        raise ValueError(f"engine must be 'host' for a model on arrays, not {asked!r}")
+        raise ValueError(f"{name} must be 'host' for a model on arrays, not {asked!r}")
     from . import metal
     from .device import DeviceEngine
 
     if asked == "mps" or (asked is None and metal.serves(model.device)):
-        operators = metal.operators(model.device, asked is not None)
+        operators = metal.operators(model.device, name if asked else None)
         if operators is not None:
             return DeviceEngine("mps", model.device, operators)
     from . import torch_verbs

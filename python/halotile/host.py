@@ -10,7 +10,6 @@ the output rows, so that a band costs the overlaps and not full rows of float32.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from . import _core
 from .channels import Part
-from .images import Image, peak_of
+from .images import Image, as_words, peak_of
 from .plan import Box, Tile, TilePlan
 from .values import Values
 
@@ -61,10 +60,6 @@ class HostEngine:
 
     def new_band(self, plan: TilePlan, channels: int, values: Values, batch: int, first_row: int) -> HostBand:
         return HostBand(plan, channels, values, first_row)
-
-    def turn(self) -> contextlib.AbstractContextManager[None]:
-        """What one run may do at a time."""
-        return contextlib.nullcontext()
 
     def empty_cache(self) -> None:
         pass
@@ -228,10 +223,17 @@ class OpaqueBand:
     def add(self, tiles: list[Tile], outputs: None, rows: dict[int, Any]) -> Found:
         for tile in tiles:
             if tile.column == 0:
-                destination = rows[tile.row]  # an array, or a tensor on the device
-                on_host = isinstance(destination, np.ndarray)
-                destination[:] = self.bits if on_host and self.bits is not None else self.white
+                self._fill(rows[tile.row])
             yield tile, None
+
+    def _fill(self, rows: Any) -> None:
+        """rows: an array, or a tensor on the device."""
+        if isinstance(rows, np.ndarray):
+            rows[:] = self.white if self.bits is None else self.bits
+        elif as_words(rows) is rows:
+            rows.fill_(self.white)
+        else:
+            as_words(rows).fill_(-1)  # 65535
 
     def nonfinite(self) -> None:
         pass

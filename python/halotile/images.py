@@ -18,6 +18,7 @@ from .options import IMAGE_DTYPES
 
 __all__ = [
     "Image",
+    "as_words",
     "check_output_dtype",
     "check_output_kind",
     "delivered",
@@ -94,6 +95,12 @@ class Image:
     @property
     def on_host(self) -> bool:
         return self.device is None or self.device.type == "cpu"
+
+
+def as_words(tensor: Any) -> Any:
+    """uint16 as int16: devices know little of it."""
+    torch = torch_if_loaded()
+    return tensor.view(torch.int16) if tensor.dtype == torch.uint16 else tensor
 
 
 def peak_of(dtype: str) -> int:
@@ -213,6 +220,8 @@ def check_output_kind(out: Any, source: Image, dtype: str | None) -> None:
         _refuse_tensor_without_memory("out", out)
         if out.requires_grad:
             raise ValueError("out must not require a gradient: results have none")
+        if out.is_inference() and out.device.type != "cpu" and not torch_if_loaded().is_inference_mode_enabled():
+            raise ValueError("out must not be made in inference mode: torch lets nobody write to it outside")
         strides, shared = out.stride(), _tensors_share_memory(source.original, out)
     else:
         if not out.flags.writeable:
@@ -238,13 +247,17 @@ def _tensors_share_memory(a: Any, b: Any) -> bool:
         return False
     if a.device.type == "cpu":
         return _share_memory(_tensor_view(a), _tensor_view(b))
-    starts = [tensor.data_ptr() for tensor in (a, b)]  # elsewhere whole extents are compared, not elements
-    extents = [
-        (1 + sum((side - 1) * stride for side, stride in zip(tensor.shape, tensor.stride(), strict=True)))
-        * tensor.element_size()
-        for tensor in (a, b)
-    ]
-    return starts[0] < starts[1] + extents[1] and starts[1] < starts[0] + extents[0]
+    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():  # on MPS these are handles, not addresses
+        return False
+    (start_a, stop_a), (start_b, stop_b) = (_extent(tensor) for tensor in (a, b))
+    return start_a < stop_b and start_b < stop_a
+
+
+def _extent(tensor: Any) -> tuple[int, int]:
+    """Bytes of its storage, from the first element to the last."""
+    last = sum((side - 1) * stride for side, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start = tensor.storage_offset()
+    return start * tensor.element_size(), (start + last + 1) * tensor.element_size()
 
 
 def open_output(out: Any, source: Image, channels: int, size: tuple[int, int], device: Any) -> Image:

@@ -55,7 +55,10 @@ def learn(forward: Forward, options: Options, planned: Planner) -> tuple[Facts, 
             if isinstance(error, ModelOutputError) or not ABOUT_CHANNELS.search(str(error.__cause__)):
                 break
     assert failure is not None
-    raise failure
+    try:
+        raise failure
+    finally:
+        del failure  # or the error and this frame, with all it holds, would keep each other
 
 
 def _learn_route(parts: tuple[Part, ...], forward: Forward, options: Options, planned: Planner) -> tuple[Facts, Any]:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+import traceback
 import warnings
 from typing import Any
 
@@ -34,6 +36,8 @@ SMALLEST = 8 * 2 / 3
 STEP = 32  # tile sizes are multiples of it
 SMALLEST_TILE = 16  # that is tried when memory runs out: below it a window is nearly all halo
 
+SAYS_SO = re.compile(r"out of memory(?!-)")
+
 # MPSGraph aborts the process when one array reaches 2^32 bytes; from 2^31 on, some of its operations are wrong.
 ABORTS = 2**32
 DOUBTFUL = 2**31
@@ -44,7 +48,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, MemoryError) or "OutOfMemoryError" in type(error).__name__:
             return True
-        if isinstance(error, RuntimeError) and "out of memory" in _text(error):
+        if isinstance(error, RuntimeError) and SAYS_SO.search(_text(error)):
             return True
         error = error.__cause__
     return False
@@ -53,7 +57,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 def forget_frames(error: BaseException | None) -> None:
     """Lets go of the tensors that a failure's frames still hold."""
     while error is not None:
-        error.__traceback__ = None
+        traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
 
 
@@ -141,9 +145,15 @@ def _may_be_large(model: Model, window: tuple[int, int, int, int]) -> bool:
 
 def is_doubtful(model: Model, window: tuple[int, int, int, int], engine: Any) -> bool:
     """Whether an Apple GPU may fail on an activation that is too large for it."""
+    return _doubtful_bytes(model, window, engine) > 0
+
+
+def _doubtful_bytes(model: Model, window: tuple[int, int, int, int], engine: Any) -> int:
+    """Bytes of the largest activation, if an Apple GPU may fail on it; else 0."""
     if not getattr(engine, "fragile", False) or not _may_be_large(model, window):
-        return False
-    return (largest_activation(model, window) or 0) >= DOUBTFUL
+        return 0
+    largest = largest_activation(model, window) or 0
+    return largest if largest >= DOUBTFUL else 0
 
 
 def warn_about_device(model: Model, window: tuple[int, int, int, int], engine: Any) -> None:
@@ -153,8 +163,8 @@ def warn_about_device(model: Model, window: tuple[int, int, int, int], engine: A
     if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") not in ("", "0"):
         text = "PYTORCH_ENABLE_MPS_FALLBACK is set: operations that MPS lacks will copy every tile to the CPU and back"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
-    if is_doubtful(model, window, engine):
-        largest = largest_activation(model, window)
+    largest = _doubtful_bytes(model, window, engine)
+    if largest:
         what = "aborts the process" if largest >= ABORTS else "may return wrong values"
         limit = (ABORTS if largest >= ABORTS else DOUBTFUL) // GiB
         text = (
@@ -167,7 +177,7 @@ def warn_about_device(model: Model, window: tuple[int, int, int, int], engine: A
 def what_would_fit(model: Model, window: tuple[int, int, int, int], halo: tuple[int, int], device: Any) -> str:
     """For an error's end: the tile that would have fitted, as far as that is known."""
     free = free_bytes(device)
-    largest = largest_activation(model, window)
+    largest = None if free is None else largest_activation(model, window)
     if free is None or not largest:
         return ""
     side = int((free * window[2] * window[3] / (2 * largest)) ** 0.5)  # a layer's input and output at the least

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from . import _torch, torch_verbs
+from . import __version__, _torch, torch_verbs
 
 __all__ = ["LIBRARIES", "keep_result", "operators", "prepare", "serves"]
 
@@ -37,30 +37,34 @@ LIBRARIES: dict[str, tuple[str, Callable[[], str]]] = {"mps": ("MPS", _libtorch)
 
 _lock = threading.Lock()
 _failures: dict[str, str] = {}  # device type -> why not; "" if the kernels are ready
+_warned: set[str] = set()
 
 
 def serves(device: Any) -> bool:
     return device.type in LIBRARIES
 
 
-def operators(device: Any, explicit: bool) -> Any:
+def operators(device: Any, asked_by: str | None) -> Any:
     """What has read_tiles, accumulate and finish_rows for a device, or None if that does not work here (warned once).
 
+    asked_by: the name of the option that insists on them, if there is one.
+
     Raises:
-        ValueError: `explicit`, and the device has no Metal. RuntimeError: `explicit`, and the kernels do not work.
+        ValueError: insisted, and the device has no Metal. RuntimeError: insisted, and the kernels do not work.
     """
     if not serves(device):
-        raise ValueError(f"engine must not be 'mps' for a model on {device}: it needs an Apple GPU, device 'mps'")
+        raise ValueError(f"{asked_by} must not be 'mps' for a model on {device}: it needs an Apple GPU, device 'mps'")
     with _lock:
         if device.type not in _failures:
             _failures[device.type] = _failure(device)
-            if _failures[device.type] and not explicit:
-                text = f"the Metal kernels are not used, torch operations are: {_failures[device.type]}"
-                warnings.warn(text, RuntimeWarning, stacklevel=2)
-    if not _failures[device.type]:
+    failure = _failures[device.type]
+    if not failure:
         return torch.ops.halotile
-    if explicit:
-        raise RuntimeError(f"engine='mps' does not work here: {_failures[device.type]}")
+    if asked_by is not None:
+        raise RuntimeError(f"{asked_by}='mps' does not work here: {failure}")
+    if device.type not in _warned:
+        _warned.add(device.type)
+        warnings.warn(f"the Metal kernels are not used, torch operations are: {failure}", RuntimeWarning, stacklevel=2)
     return None
 
 
@@ -89,8 +93,8 @@ def _failure(device: Any) -> str:
         result = kept if kept is not None else differing(torch.ops.halotile, device)
         if kept is None:
             keep_result(result)
-    except RuntimeError as error:
-        return str(error)
+    except Exception as error:  # whatever it is: torch operations are still there
+        return str(error) or type(error).__name__
     if not result:
         return ""
     return f"the self-test found differences in {', '.join(result)}; `python -m halotile selftest` says more"
@@ -100,24 +104,27 @@ def _failure(device: Any) -> str:
 
 
 def _result_file() -> Path | None:
-    """None where HALOTILE_CACHE is empty."""
+    """None where HALOTILE_CACHE is empty, or nobody knows a folder."""
     folder = os.environ.get("HALOTILE_CACHE")
     if folder == "":
         return None
     if folder is None:
-        home = Path.home()
-        caches = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
-        folder = os.environ.get("XDG_CACHE_HOME") or str(caches)
-        folder = str(Path(folder) / "halotile")
-    about = (_torch.KERNEL_SOURCE, torch.__version__, *platform.uname(), *platform.mac_ver()[:1])
-    return Path(folder) / f"selftest-{hashlib.sha256(repr(about).encode()).hexdigest()[:24]}.json"
+        caches = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+        folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or caches, "halotile")
+    path = os.path.expanduser(folder)
+    if path.startswith("~"):
+        return None
+    from .selftest import VERSION
+
+    about = (__version__, VERSION, _torch.KERNEL_SOURCE, torch.__version__, *platform.uname(), platform.mac_ver()[0])
+    return Path(path) / f"selftest-{hashlib.sha256(repr(about).encode()).hexdigest()[:24]}.json"
 
 
 def _kept_result() -> list[str] | None:
     path = _result_file()
     try:
         result = json.loads(path.read_text())["differing"] if path else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except Exception:  # whatever somebody put there
         return None
     return result if isinstance(result, list) and all(isinstance(name, str) for name in result) else None
 

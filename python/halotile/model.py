@@ -126,6 +126,8 @@ class TensorModel(Model):
             raise BadOutput(
                 f"the model returned a tensor of shape {tuple(output.shape)}, not ({batch}, channels, height, width)"
             )
+        if output.layout != torch.strided:
+            raise BadOutput(f"the model returned a tensor of layout {output.layout}, not a dense one")
         if output.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             raise BadOutput(f"the model returned a tensor of dtype {output.dtype}, not a floating one")
         output = output.detach().resolve_neg()
@@ -283,8 +285,8 @@ def _default_device(device: Any) -> Any:
         return usable_device(device)
     torch = torch_if_loaded()
     if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return usable_device("mps")  # with the index that tensors there have
+    return usable_device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _converted(module: Any, device: Any, dtype: str | None) -> Any:

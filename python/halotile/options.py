@@ -179,11 +179,14 @@ class Options:
         if self.tile_size != "auto":
             _ = self.overlap_pixels  # refused now, if it must be
 
-    def with_tiles(self, tile_size: int, batch_size: int) -> Options:
-        """The same with other tiles, and an overlap that they can have."""
+    def with_tiles(self, tile_size: Pair, batch_size: int, phase: Pair) -> Options:
+        """The same with other tiles, and an overlap that they can have in steps of a phase."""
         overlap = self.overlap
         if not isinstance(overlap, str):
-            overlap = tuple(min(lap, max(tile_size // 2, 1) - 1) for lap in _pair("overlap", overlap, 0))
+            asked = _pair("overlap", overlap, 0)
+            overlap = tuple(
+                max(0, min(lap, tile - step)) for lap, tile, step in zip(asked, tile_size, phase, strict=True)
+            )
         return replace(self, tile_size=tile_size, batch_size=batch_size, overlap=overlap)
 
     @cached_property

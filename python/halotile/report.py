@@ -129,7 +129,7 @@ class Network(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(device="cpu").manual_seed(0)
         self.layers = torch.nn.Sequential(
             torch.nn.Conv2d(3, 16, 4, 2, 1),
             torch.nn.LeakyReLU(0.1),
@@ -141,7 +141,10 @@ class Network(torch.nn.Module):
         with torch.no_grad():
             for parameter in self.parameters():
                 spread = parameter[0].numel() ** -0.5
-                parameter.copy_((torch.rand(parameter.shape, generator=generator) * 2 - 1) * spread)
+                parameter.copy_(
+                    (torch.rand(parameter.shape, generator=generator, device="cpu", dtype=torch.float32) * 2 - 1)
+                    * spread
+                )
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         return self.layers(windows)
@@ -200,7 +203,7 @@ def _timings(device: Any) -> Iterator[str]:
 
 def _one_read(engine: DeviceEngine) -> float:
     image = torch.zeros((3, 400, 400), dtype=torch.uint8, device=engine.device)
-    windows = torch.zeros((1, 3, 276, 276), device=engine.device)
+    windows = torch.zeros((1, 3, 276, 276), dtype=torch.float32, device=engine.device)
     arguments = [400, 400], [0, 400], [0, 0, 0, 0], [0, 0, 0, 0], 0, 1, 255.0, 1.0, 0.0
     engine.verbs.read_tiles(windows, image, *arguments)
     _wait(engine.device)

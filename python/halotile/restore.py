@@ -28,6 +28,7 @@ from .options import IMAGE_DTYPES, Options, dtype_name
 from .plan import Tile, TilePlan, make_plan
 from .progress import Progress
 from .rows import Rows
+from .turn import turn
 from .values import Values
 
 __all__ = ["TiledRestorer", "iter_bands", "restore_tiled"]
@@ -136,7 +137,7 @@ class TiledRestorer:
         self.model = model
         self._opened: dict[bool, Model] = {}  # by whether it must take tensors
         self._facts: dict[int, Facts] = {}  # by the image's channels
-        self._fitting: Options | None = None  # the options with tiles that memory was found to allow
+        self._fitting: dict[tuple[int, int], Options] = {}  # by the image's size: with tiles that memory allows
 
     def __call__(self, image: Any, *, out: Any = None) -> Any:
         """The restored image; ``out`` goes before the option of that name."""
@@ -158,7 +159,7 @@ class TiledRestorer:
                 error.out = asked if result is None else result.original
                 raise
             finally:
-                delivery = None if result is None else delivered(result, source, asked)
+                delivery = None if result is None else run.delivered(result, asked)
         return delivery
 
     def iter_bands(self, image: Any) -> Iterator[tuple[int, Any]]:
@@ -180,7 +181,7 @@ class TiledRestorer:
         with Progress(self.options.progress) as progress:
             run.start(progress)
             for start, _ in run.bands(0, new_rows):
-                yield start, delivered(made.pop(start), run.image, None)
+                yield start, run.delivered(made.pop(start), None)
 
 
 class _Run:
@@ -188,23 +189,27 @@ class _Run:
 
     def __init__(self, restorer: TiledRestorer, image: Image, out_dtype: str | None):
         self.restorer, self.image = restorer, image
-        self.options = restorer._fitting or restorer.options
+        self.options = restorer._fitting.get(image.size, restorer.options)
         self.out_dtype = out_dtype or image.dtype
         check_output_dtype(image, self.out_dtype)
         self.plan = self._planned(self.options.scale, (0, 0))  # refuses bad combinations before anything is run
-        asked = asked_engine(self.options.engine)
-        tensors = image.device is not None or asked in ("torch", "mps")
-        if tensors not in restorer._opened:
-            device, dtype = self.options.device, self.options.dtype
-            restorer._opened[tensors] = open_model(restorer.model, device=device, dtype=dtype, tensors=tensors)
-        self.model = restorer._opened[tensors]
-        self.asked = asked
-        self._choose_engine()
-        self.rows_done = 0
+        self.index = self.rows_done = 0
         self.bands_at_work: list[Any] = []
+        with turn():
+            self.model = self._open_model()
+            self._choose_engine()
+
+    def _open_model(self) -> Model:
+        opened, options = self.restorer._opened, self.options
+        tensors = self.image.device is not None or asked_engine(options.engine) in ("torch", "mps")
+        if tensors not in opened:
+            opened[tensors] = open_model(
+                self.restorer.model, device=options.device, dtype=options.dtype, tensors=tensors
+            )
+        return opened[tensors]
 
     def _choose_engine(self) -> None:
-        self.engine = engine_for(self.model.settled, self.asked)
+        self.engine = engine_for(self.model.settled, self.options.engine)
         self.forward = Forward(self.image, self.model, self.engine, self.options.value_range)
         self.ready: dict[Part, Any] = {}  # outputs of the first batch that learning made
 
@@ -214,16 +219,15 @@ class _Run:
     def start(self, progress: Progress) -> None:
         """Learns what the model does from the first batch, unless an earlier image taught it, and plans with that."""
         self.progress = progress
-        if self.options.tile_size == "auto":
-            self._fit_automatically()
-        self.plan = self._planned(self.options.scale, (0, 0))
-        progress.begin(len(self.plan) * self.image.count)
-        with self.engine.turn():
+        with turn(self.engine.device):
+            if self.options.tile_size == "auto":
+                self._fit_automatically()
+            self.plan = self._planned(self.options.scale, (0, 0))
+            progress.begin(len(self.plan) * self.image.count)
             self.facts = self._learned()
             if self._another_engine_fits():
                 self._choose_engine()
-        self._plan_anew()
-        with self.engine.turn():
+            self._plan_anew()
             self._check_first_tile()
         progress.begin(len(self.plan) * self.image.count)
 
@@ -235,6 +239,8 @@ class _Run:
                 facts, output = learn(self.forward, self.options, self._planned)
                 self.ready[facts.parts[0]] = output
             except (RuntimeError, MemoryError) as error:
+                if not memory.is_out_of_memory(error):
+                    raise
                 self._shrink(error)
                 self.plan = self._planned(self.options.scale, (0, 0))
         self.restorer._facts[self.image.channels] = facts
@@ -242,19 +248,22 @@ class _Run:
 
     def _windows(self) -> tuple[int, int, int, int]:
         """The shape of a batch of windows."""
-        return (self.plan.batch(self.options.batch_size), self.image.channels, *self.plan.window)
+        channels = self.model.settled.in_channels or self.image.channels
+        return (self.plan.batch(self.options.batch_size), channels, *self.plan.window)
 
     def _fit_automatically(self) -> None:
         self.engine.empty_cache()  # what torch only keeps for later is free
-        self._fit(memory.auto_tile_size(self.engine.device), self.options.batch_size)
-        self.plan = self._planned(self.options.scale, (0, 0))
-        while memory.is_doubtful(self.model.settled, self._windows(), self.engine):
-            self._fit(max(self.plan.tile) // 2, self.options.batch_size)
+        tile = max(memory.auto_tile_size(self.engine.device), *self.plan.phase)
+        smaller: tuple[tuple[int, int], int] | None = ((tile, tile), self.options.batch_size)
+        while smaller is not None:
+            self._fit(*smaller)
             self.plan = self._planned(self.options.scale, (0, 0))
+            doubtful = memory.is_doubtful(self.model.settled, self._windows(), self.engine)
+            smaller = self._smaller() if doubtful else None
 
     def _another_engine_fits(self) -> bool:
         """Whether the first batch has shown that the model takes tensors, for which there is an engine of their own."""
-        return type(engine_for(self.model.settled, self.asked)) is not type(self.engine)
+        return type(engine_for(self.model.settled, self.options.engine)) is not type(self.engine)
 
     def _plan_anew(self) -> None:
         self.plan = self._planned(self.facts.scale, self.facts.loss)
@@ -266,9 +275,14 @@ class _Run:
 
     def new_result(self, asked: Any) -> Image:
         channels, size, device = sum(self.facts.out_channels), self.plan.output_size, self.engine.device
-        if asked is None:
-            return new_image(self.image, channels, size, self.out_dtype, device)
-        return open_output(asked, self.image, channels, size, device)
+        with turn(device):
+            if asked is None:
+                return new_image(self.image, channels, size, self.out_dtype, device)
+            return open_output(asked, self.image, channels, size, device)
+
+    def delivered(self, result: Image, asked: Any) -> Any:
+        with turn(self.engine.device):
+            return delivered(result, self.image, asked)
 
     def new_rows(self, rows: int) -> Image:
         size = rows, self.plan.output_size[1]
@@ -281,26 +295,30 @@ class _Run:
 
         destination(start, stop) gives the array or tensor (C, rows, W) that they go to, asked for in order, once each.
         Where memory runs out, it goes on below the rows that are done with smaller tiles."""
-        self.rows_done = 0
-        while True:
+        self.index, self.rows_done = index, 0
+        while self.rows_done < self.plan.output_size[0]:
             try:
                 yield from self._bands(index, destination)
-                return
             except (RuntimeError, MemoryError) as error:
-                self._shrink(error)
-                with self.engine.turn():
+                if not memory.is_out_of_memory(error):
+                    raise
+                with turn(self.engine.device):
+                    self._shrink(error)
                     self._check_bands()
+                    self.engine.empty_cache()
                 self._plan_anew()
                 left = len(self.plan) * (self.image.count - index) - self._first_row() * self.plan.grid[1]
                 self.progress.begin(self.progress.done + left)
+        with turn(self.engine.device):
+            self._check_bands()
 
     def _bands(self, index: int, destination: Callable[[int, int], Any]) -> Iterator[tuple[int, int]]:
         first_row = self._first_row()
-        with self.engine.turn():
+        with turn(self.engine.device):
             bands = self.bands_at_work = self._new_bands(first_row)
         rows = Rows(self.plan, destination, self._scratch, self.rows_done)
         for tiles in self.plan.batches(self.batch, first_row * self.plan.grid[1]):
-            with self.engine.turn():
+            with turn(self.engine.device):
                 for tile in tiles:
                     if tile.column == 0:
                         rows.open(tile.row)
@@ -311,16 +329,16 @@ class _Run:
                         self._check_finite(tile, position)
                     first += channels
                     del outputs  # before the next ones are made
+                for tile in tiles:
+                    if tile.column == self.plan.grid[1] - 1:
+                        rows.close(tile.row)
             for tile in tiles:
                 if tile.column == self.plan.grid[1] - 1:
                     start, stop = self.rows_done, self.plan.rows_complete(tile.index)
-                    rows.close(tile.row)
                     if start < stop:
                         self.rows_done = stop
                         yield start, stop
             self.progress.advance(len(tiles))
-        with self.engine.turn():
-            self._check_bands()
 
     def _scratch(self, rows: int) -> Any:
         return self.engine.pixels_of(self.new_rows(rows))[0]
@@ -373,49 +391,59 @@ class _Run:
             for band in bands:
                 found = band.nonfinite()
                 if found is not None:
-                    self._check_finite(*found)
+                    self._check_finite(*found, self.plan.core.done(0, found[0].row)[0])
 
-    def _check_finite(self, tile: Tile, position: tuple[int, int, int] | None) -> None:
+    def _check_finite(self, tile: Tile, position: tuple[int, int, int] | None, rows_done: int | None = None) -> None:
         if position is None or self.options.on_nonfinite == "ignore":
             return
         channel, y, x = position
         text = f"the model returned NaN or infinity, first at output row {y}, column {x}, channel {channel}"
-        error = tile_error(NonFiniteError, [tile], text, rows_done=self.rows_done)
+        done, image = self.rows_done if rows_done is None else rows_done, self.forward.which(self.index)
         if self.options.on_nonfinite == "raise":
-            raise error
-        warnings.warn(str(error), NonFiniteWarning, stacklevel=_frames_inside())
+            raise tile_error(NonFiniteError, [tile], text, rows_done=done, image=image)
+        message = str(tile_error(NonFiniteError, [tile], text, image=image))
+        warnings.warn(message, NonFiniteWarning, stacklevel=_frames_inside())
 
     def _shrink(self, error: Exception) -> None:
-        """After running out of memory: half the batch, or half the tile. Raises `error` if it is another one."""
-        if not memory.is_out_of_memory(error):
-            raise error
+        """After running out of memory: half the batch, or half the tile."""
         self.forward.buffers.clear()
         self.ready.clear()
         memory.forget_frames(error)
         self.engine.empty_cache()
-        tile, batch = max(self.plan.tile), self.plan.batch(self.options.batch_size)
-        smallest = max(memory.SMALLEST_TILE, *self.plan.phase)
-        if batch > 1:
-            batch //= 2
-        elif tile > smallest:
-            tile = max(tile // 2, smallest)
-        else:
+        smaller = self._smaller()
+        if smaller is None:
             raise self._does_not_fit(error) from error
-        text = f"out of memory with windows of {self.plan.window[0]}x{self.plan.window[1]}: going on with "
-        text += f"tile_size={tile}, batch_size={batch}"
+        tile, batch = smaller
+        text = f"out of memory with {self.plan.batch(self.options.batch_size)} windows of "
+        text += f"{self.plan.window[0]}x{self.plan.window[1]}: going on with tile_size={tile}, batch_size={batch}"
         warnings.warn(text, TileSizeWarning, stacklevel=_frames_inside())
         self._fit(tile, batch)
 
-    def _fit(self, tile: int, batch: int) -> None:
-        """Goes on with smaller tiles, and starts with them next time."""
-        self.options = self.restorer._fitting = self.options.with_tiles(tile, batch)
+    def _smaller(self) -> tuple[tuple[int, int], int] | None:
+        """The next smaller tile and batch; None if there is none."""
+        batch = self.plan.batch(self.options.batch_size)
+        smallest = [max(memory.SMALLEST_TILE, phase) for phase in self.plan.phase]
+        tile = self.plan.tile
+        if batch > 1:
+            return tuple(max(side, phase) for side, phase in zip(tile, self.plan.phase, strict=True)), batch // 2
+        half = max(tile) // 2
+        halved = tuple(max(min(side, half), min(side, least)) for side, least in zip(tile, smallest, strict=True))
+        if halved == tile:
+            return None
+        return tuple(max(side, phase) for side, phase in zip(halved, self.plan.phase, strict=True)), 1
+
+    def _fit(self, tile: tuple[int, int], batch: int) -> None:
+        """Goes on with other tiles, and starts with them for the next image of this size."""
+        self.options = self.options.with_tiles(tile, batch, self.plan.phase)
+        self.restorer._fitting[self.image.size] = self.options
 
     def _does_not_fit(self, error: Exception) -> TileError:
         height, width = self.plan.window
-        window = (1, self.image.channels, height, width)
         text = f"out of memory with the smallest windows, {height}x{width} with halo {max(self.plan.halo)}: {error}"
-        text += memory.what_would_fit(self.model.settled, window, self.plan.halo, self.engine.device)
-        return tile_error(OutOfMemoryError, [self.plan[0]], text, rows_done=self.rows_done)
+        text += memory.what_would_fit(self.model.settled, self._windows(), self.plan.halo, self.engine.device)
+        if not isinstance(error, TileError):
+            return tile_error(OutOfMemoryError, [self.plan[0]], text, rows_done=self.rows_done)
+        return OutOfMemoryError(text, tile=error.tile, box=error.box, rows_done=self.rows_done)
 
 
 def _frames_inside() -> int:

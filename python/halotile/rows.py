@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .images import as_words
 from .plan import TilePlan
 
 __all__ = ["Rows"]
@@ -49,7 +50,11 @@ class Rows:
         rows = self.rows.pop(row)
         if row in self.copies:
             wanted, above = self.copies.pop(row)
-            wanted[:] = rows[:, above:]
+            done = rows[:, above:]
+            if isinstance(wanted, np.ndarray):
+                wanted[:] = done
+            else:
+                as_words(wanted).copy_(as_words(done))
 
 
 def _empty_like(rows: Any, height: int) -> Any:

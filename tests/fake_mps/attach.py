@@ -19,12 +19,12 @@ def attach(argument_bytes: bool = False) -> ModuleType:
 
     import torch
 
-    from halotile import device, metal
+    from halotile import metal, turn
 
     path = fake.runtime_bytes_path if argument_bytes else fake.runtime_path
     ctypes.CDLL(path)
     metal.LIBRARIES[DEVICE] = ("PrivateUse1", lambda: path)
     metal._failures.pop(DEVICE, None)
-    device.FRAGILE.add(DEVICE)
-    metal.operators(torch.device(DEVICE), True)
+    turn.FRAGILE.add(DEVICE)
+    metal.operators(torch.device(DEVICE), "engine")
     return fake
