@@ -1,6 +1,13 @@
 # SPDX-License-Identifier: MIT
+import signal
+
 import numpy as np
 import pytest
+
+
+def heed_interrupts():
+    """In a child process: what runs in the background of a shell ignores Ctrl-C, and so would the child."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

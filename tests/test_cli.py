@@ -16,6 +16,8 @@ pytest.importorskip("pyvips")
 import halotile
 from halotile import cli, files
 
+from .conftest import heed_interrupts
+
 MODELS = """
 import numpy as np
 
@@ -458,7 +460,7 @@ def test_signals_end_it_and_leave_nothing(place, sent, status):
     import signal
 
     command = [sys.executable, "-m", "halotile", "restore", "in.png", "-o", "out.png", "-m", "models:slow"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
     deadline = time.monotonic() + 60
     while not os.path.exists("started") and time.monotonic() < deadline:
         time.sleep(0.02)

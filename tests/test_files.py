@@ -15,6 +15,8 @@ pyvips = pytest.importorskip("pyvips")
 from halotile import files  # noqa: E402
 from halotile.files import Picture, check_output_path, read_image, read_shape, write_image  # noqa: E402
 
+from .conftest import heed_interrupts  # noqa: E402
+
 EXIF_ARTIST = ("exif-ifd0-Artist", "Ann (Ann, ASCII, 4 components, 4 bytes)")
 
 
@@ -540,7 +542,8 @@ except KeyboardInterrupt:
 def test_ctrl_c_stops_a_long_write(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, str(path)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", INTERRUPTED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=heed_interrupts)
     assert done.stdout == "interrupted\n", done
     assert path.read_bytes() == b"old"
     assert leftovers(tmp_path) == []
