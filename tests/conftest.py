@@ -32,6 +32,12 @@ def fake_mps(emulated):
     assert emulated.take_violations() == []
 
 
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """What halotile keeps on disk, it keeps in a folder of the test's own."""
+    monkeypatch.setenv("HALOTILE_CACHE", str(tmp_path / "kept by halotile"))
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20261123)

@@ -2,6 +2,7 @@
 """The command line: it does what the functions do, checks before it works, and fails in one line."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -559,3 +560,31 @@ def test_a_fixed_export_that_loses_pixels_is_not_shifted(place, capsys, rng):
     options = ["--tile-size", 48, "--halo", 8, "--scale", 1, "--overlap", 0]
     assert run("restore", "in.png", "-o", "b.png", "-m", "valid.pt2", *options) == 0
     np.testing.assert_array_equal(files.read_image("b.png").pixels, image)
+
+
+# ---- inspect ---------------------------------------------------------------------------------------------------------
+
+NETS = """
+import torch
+
+def net():
+    torch.manual_seed(0)
+    return torch.nn.Conv2d(3, 3, 5, padding=2).eval()
+"""
+
+
+def test_what_a_model_needs(place, capsys, monkeypatch):
+    pytest.importorskip("torch")
+    (place / "nets.py").write_text(NETS)
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
+    assert run("inspect", "--model", "nets:net()") == 0
+    assert "receptive field  left 2, right 2, top 2, bottom 2" in capsys.readouterr().out
+    assert run("inspect", "--model", "nets:net()", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["receptive_field"] == [2, 2, 2, 2]
+    found = ("restore", "in.png", "-m", "nets:net()", "--tile-size", 32)
+    assert run(*found, "-o", "a.png", "--halo", "exact", "--phase", "auto", "--overlap", 0) == 0
+    assert run(*found, "-o", "b.png", "--halo", 2, "--overlap", 0) == 0
+    np.testing.assert_array_equal(files.read_image("a.png").pixels, files.read_image("b.png").pixels)
+    capsys.readouterr()
+    assert run(*found, "-o", "c.png", "--phase", "some") == 2
+    assert_one_error(capsys, "argument --phase: must be auto or a whole number, not 'some'")

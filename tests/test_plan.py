@@ -205,7 +205,7 @@ def test_too_many_tiles_is_an_error_not_an_overflow():
         ({"tile_size": True}, TypeError, "tile_size must be a whole number, not True"),
         ({"tile_size": (1, 2, 3)}, ValueError, "pair"),
         ({"halo": -1}, ValueError, "halo must be from 0 to 2**40, not -1"),
-        ({"halo": "32"}, TypeError, "halo must be a whole number, not '32'"),
+        ({"halo": "32"}, ValueError, "halo must be 'exact', 'auto', a number or a pair (rows, columns), not '32'"),
         ({"overlap": 512}, ValueError, "overlap must be below tile_size, not 512 with tile_size 512"),
         ({"overlap": "some"}, ValueError, "overlap must be 'auto'"),
         ({"phase": 0}, ValueError, "phase must be from 1 to 2**40, not 0"),

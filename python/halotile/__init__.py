@@ -12,10 +12,26 @@ from .errors import (
 from .plan import Box, Tile, TilePlan, plan_tiles
 from .restore import TiledRestorer, iter_bands, restore_tiled
 
+
+def __getattr__(name: str) -> object:
+    """What needs torch is imported when it is asked for."""
+    if name in ("ModelInfo", "inspect_model"):
+        from . import inspection
+
+        return getattr(inspection, name)
+    if name in ("ErrorCurve", "error_curve"):
+        from . import curve
+
+        return getattr(curve, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __version__ = "0.1.0"
 
 __all__ = [
     "Box",
+    "ErrorCurve",
+    "ModelInfo",
     "ModelOutputError",
     "NonFiniteError",
     "NonFiniteWarning",
@@ -26,6 +42,8 @@ __all__ = [
     "TileSizeWarning",
     "TiledRestorer",
     "__version__",
+    "error_curve",
+    "inspect_model",
     "iter_bands",
     "plan_tiles",
     "restore_tiled",

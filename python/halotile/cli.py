@@ -119,9 +119,9 @@ def _restore(asked: argparse.Namespace) -> None:
 
 
 def _prepared_model(asked: argparse.Namespace, size: tuple[int, int], options: dict[str, Any]) -> Any:
-    plan = _plan(size, options)
+    plan = None if Options(**options).asks_model else _plan(size, options)
     model = load_model(asked.model)
-    if hasattr(model, "check_plan"):
+    if plan is not None and hasattr(model, "check_plan"):
         model.check_plan(plan.window, plan.halo, asked.boundary)
     if asked.channels_last:
         if not hasattr(model, "to"):
@@ -200,6 +200,16 @@ def _bytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
+# ---- inspect ---------------------------------------------------------------------------------------------------------
+
+
+def _inspect(asked: argparse.Namespace) -> None:
+    from .inspection import inspect_model
+
+    info = inspect_model(load_model(asked.model), device=asked.device, dtype=asked.dtype)
+    print(info.to_json() if asked.json else info)
+
+
 # ---- selftest --------------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_restore(commands.add_parser("restore", help="restore an image file", allow_abbrev=False))
     _add_plan(commands.add_parser("plan", help="show the tiles and the memory that a run takes", allow_abbrev=False))
+    _add_inspect(commands.add_parser("inspect", help="what does a model need? halo, phase, scale", allow_abbrev=False))
     _add_selftest(commands.add_parser("selftest", help="is the device right? prints a report", allow_abbrev=False))
     return parser
 
@@ -279,6 +290,15 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     _add_tiling(parser)
 
 
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_inspect)
+    add = parser.add_argument
+    add("-m", "--model", required=True, help=MODEL_HELP)
+    add("--device", help="cpu, cuda, mps, ... (default: where the model is)")
+    add("--dtype", choices=MODEL_DTYPES, help="number type of the model (default: its own)")
+    add("--json", action="store_true", help="print JSON")
+
+
 def _add_selftest(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_selftest)
     parser.add_argument("--device", help="mps, cuda, cpu, ... (default: mps, else cpu)")
@@ -286,22 +306,30 @@ def _add_selftest(parser: argparse.ArgumentParser) -> None:
 
 def _add_tiling(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("tiling, in input pixels").add_argument
-    add("--tile-size", type=_or_auto, default=512, metavar="N", help="largest tile, or auto (default: 512)")
-    add("--halo", type=int, default=32, metavar="N", help="context around a tile (default: 32)")
-    add("--overlap", type=_or_auto, default="auto", metavar="N", help="what neighbours share (default: auto)")
+    add("--tile-size", type=_or("auto"), default=512, metavar="N", help="largest tile, or auto (default: 512)")
+    add("--halo", type=_or("exact", "auto"), default=32, metavar="N", help="context: N, exact or auto (default: 32)")
+    add("--overlap", type=_or("auto"), default="auto", metavar="N", help="what neighbours share (default: auto)")
     add("--blend", choices=BLENDS, default="average", help="how shared pixels are weighted (default: average)")
     add("--boundary", choices=BOUNDARIES, default="reflect", help="what lies beyond the image (default: reflect)")
-    add("--phase", type=int, default=1, metavar="N", help="multiple that windows keep (default: 1)")
+    add("--phase", type=_phase, default=1, metavar="N", help="multiple that windows keep, or auto (default: 1)")
     add("--scale", metavar="S", help="output pixels per input pixel: 4, 3/2 (default: restore finds it, plan takes 1)")
     add("--batch-size", type=int, default=1, metavar="N", help="windows per call of the model (default: 1)")
     add("--dtype", choices=MODEL_DTYPES, help="number type of the model (default: its own)")
     add("--bits", type=int, choices=BIT_DTYPES, help="per channel of the output (default: the input's)")
 
 
-def _or_auto(text: str) -> int | str:
-    if text != "auto" and not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"must be auto or a whole number, not {text!r}")
-    return text if text == "auto" else int(text)
+def _or(*words: str) -> Callable[[str], int | str]:
+    def number_or_word(text: str) -> int | str:
+        if text not in words and not re.fullmatch(r"-?[0-9]{1,18}", text):
+            raise argparse.ArgumentTypeError(f"must be {', '.join(words)} or a whole number, not {text!r}")
+        return text if text in words else int(text)
+
+    return number_or_word
+
+
+def _phase(text: str) -> int | None:
+    phase = _or("auto")(text)
+    return None if phase == "auto" else int(phase)
 
 
 def _number(low: int, high: int = 2**62) -> Callable[[str], int]:

@@ -9,9 +9,6 @@ engine `torch` is used instead.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-import os
 import platform
 import sys
 import threading
@@ -23,6 +20,7 @@ from typing import Any
 import torch
 
 from . import __version__, _torch, torch_verbs
+from .cache import keep, kept
 
 __all__ = ["LIBRARIES", "keep_result", "operators", "prepare", "serves"]
 
@@ -103,41 +101,17 @@ def _failure(device: Any) -> str:
 # ---- the result is kept for each machine and version of torch --------------------------------------------------------
 
 
-def _result_file() -> Path | None:
-    """None where HALOTILE_CACHE is empty, or nobody knows a folder."""
-    folder = os.environ.get("HALOTILE_CACHE")
-    if folder == "":
-        return None
-    if folder is None:
-        caches = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
-        folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or caches, "halotile")
-    path = os.path.expanduser(folder)
-    if path.startswith("~"):
-        return None
+def _about() -> tuple[object, ...]:
     from .selftest import VERSION
 
-    about = (__version__, VERSION, _torch.KERNEL_SOURCE, torch.__version__, *platform.uname(), platform.mac_ver()[0])
-    return Path(path) / f"selftest-{hashlib.sha256(repr(about).encode()).hexdigest()[:24]}.json"
+    return __version__, VERSION, _torch.KERNEL_SOURCE, torch.__version__, *platform.uname(), platform.mac_ver()[0]
 
 
 def _kept_result() -> list[str] | None:
-    path = _result_file()
-    try:
-        result = json.loads(path.read_text())["differing"] if path else None
-    except Exception:  # whatever somebody put there
-        return None
+    result = kept("selftest", _about())
     return result if isinstance(result, list) and all(isinstance(name, str) for name in result) else None
 
 
 def keep_result(result: list[str]) -> None:
     """Keeps which kernels differ, for later processes."""
-    path = _result_file()
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps({"torch": torch.__version__, "differing": result}))
-        new.replace(path)
-    except OSError:  # nothing depends on it
-        pass
+    keep("selftest", _about(), result)

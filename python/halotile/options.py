@@ -69,6 +69,22 @@ def _tile_size(value: Any) -> Pair | str:
     return _pair("tile_size", value, 1)
 
 
+def _halo(value: Any) -> Pair | str:
+    if isinstance(value, str):
+        if value not in ("exact", "auto"):
+            raise ValueError(f"halo must be 'exact', 'auto', a number or a pair (rows, columns), not {value!r}")
+        return value
+    return _pair("halo", value, 0)
+
+
+def _tolerance(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
+        raise ValueError(f"tolerance must be a number from 0 on, in units of the image's dtype, not {value!r}")
+    return float(value)
+
+
 def _scale(value: Any) -> Fraction | None:
     if value is None:
         return None
@@ -130,12 +146,13 @@ class Options:
     """Everything `restore_tiled` takes besides image and model; see there for the meaning of each."""
 
     tile_size: int | Pair | Literal["auto"] = DEFAULT_TILE
-    halo: int | Pair = 32
+    halo: int | Pair | Literal["exact", "auto"] = 32
     overlap: int | Pair | Literal["auto"] = "auto"
     blend: str = "average"
     boundary: str = "reflect"
     scale: Any = None
-    phase: int | Pair = 1
+    phase: int | Pair | None = 1
+    tolerance: float | None = None
     batch_size: int = 1
     device: Any = None
     dtype: Any = None
@@ -159,8 +176,9 @@ class Options:
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
             "tile_size": _tile_size(self.tile_size),
-            "halo": _pair("halo", self.halo, 0),
-            "phase": _pair("phase", self.phase, 1),
+            "halo": _halo(self.halo),
+            "phase": None if self.phase is None else _pair("phase", self.phase, 1),
+            "tolerance": _tolerance(self.tolerance),
             "blend": choice("blend", self.blend, BLENDS),
             "boundary": choice("boundary", self.boundary, BOUNDARIES),
             "scale": _scale(self.scale),
@@ -176,8 +194,13 @@ class Options:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        if self.tile_size != "auto":
+        if self.tile_size != "auto" and self.phase is not None:
             _ = self.overlap_pixels  # refused now, if it must be
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether halo or phase are to be found out: see halo.py."""
+        return isinstance(self.halo, str) or self.phase is None
 
     def with_tiles(self, tile_size: Pair, batch_size: int, phase: Pair) -> Options:
         """The same with other tiles, and an overlap that they can have in steps of a phase."""

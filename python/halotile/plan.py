@@ -254,6 +254,8 @@ class TilePlan(Sequence[Tile]):
 def make_plan(
     options: Options, size: tuple[int, int], scale: Fraction | None = None, loss: tuple[int, int] = (0, 0)
 ) -> TilePlan:
+    if options.asks_model:
+        raise ValueError("halo and phase must be numbers here: no model is asked")
     if options.tile_size == "auto":  # no device is known here
         options = replace(options, tile_size=DEFAULT_TILE)
     return TilePlan(options, size, scale or options.scale or Fraction(1), loss)

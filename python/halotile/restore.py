@@ -20,6 +20,7 @@ from .channels import Part
 from .engines import asked_engine, engine_for
 from .errors import ModelOutputError, NonFiniteError, NonFiniteWarning, OutOfMemoryError, TileError, TileSizeWarning
 from .forward import Forward, Resize, tile_error
+from .halo import HaloInfo, settled
 from .host import OpaqueBand
 from .images import Image, check_output_dtype, check_output_kind, delivered, new_image, open_image, open_output
 from .learn import Facts, learn
@@ -39,12 +40,13 @@ def restore_tiled(
     model: Any,
     *,
     tile_size: int | tuple[int, int] | Literal["auto"] = 512,
-    halo: int | tuple[int, int] = 32,
+    halo: int | tuple[int, int] | Literal["exact", "auto"] = 32,
     overlap: int | tuple[int, int] | Literal["auto"] = "auto",
     blend: str = "average",
     boundary: str = "reflect",
     scale: Any = None,
-    phase: int | tuple[int, int] = 1,
+    phase: int | tuple[int, int] | None = 1,
+    tolerance: float | None = None,
     batch_size: int = 1,
     device: Any = None,
     dtype: Any = None,
@@ -75,7 +77,9 @@ def restore_tiled(
     Keyword Args:
         tile_size: largest tile, input pixels: a number or (rows, columns). Tiles are balanced, so they may be smaller.
             "auto": by the free memory of an accelerator; 512 on a CPU. Where memory runs out, smaller ones are tried.
-        halo: context around a tile, input pixels: a number or (rows, columns).
+        halo: context around a tile, input pixels: a number or (rows, columns). "exact": the model's receptive field, as
+            `inspect_model` finds it. "auto": that where it costs little, else the smallest whose error, measured on the
+            image, is within the tolerance, and one step more. `TiledRestorer.last_run` says which, and why.
         overlap: input pixels that neighbouring tiles share at least; "auto" is 16, fewer for small tiles.
         blend: "average", "linear", "cosine" or "gaussian": how shared pixels are weighted.
         boundary: "reflect" (beyond its edge the image goes on mirrored) or "native" (windows stay inside the image, so
@@ -83,7 +87,9 @@ def restore_tiled(
         scale: output pixels per input pixel: a number, fraction, or string such as "3/2". None: found from the first
             window.
         phase: multiple that window origins and sizes keep: the model's total stride or attention window; a number or
-            (rows, columns).
+            (rows, columns). None: as `inspect_model` finds it.
+        tolerance: for halo="auto": largest difference from an exact result, in units of the image's dtype. None: half
+            an 8-bit step.
         batch_size: most windows per call of the model. All calls get as many: the last may see some tiles again.
         device: where the model runs. None: where it is, else MPS, CUDA, CPU. A module that is elsewhere is copied.
         dtype: "float32", "float16" or "bfloat16" for the model. None: its own. A module of another dtype is copied.
@@ -130,6 +136,9 @@ class TiledRestorer:
 
     ``TiledRestorer(model, **options)(image)`` is ``restore_tiled(image, model, **options)``. Several threads may use
     one as far as the model allows.
+
+    Attributes:
+        last_run: which halo and phase the latest run had, and why; None before the first.
     """
 
     def __init__(self, model: Any, **options: Any):
@@ -137,7 +146,18 @@ class TiledRestorer:
         self.model = model
         self._opened: dict[bool, Model] = {}  # by whether it must take tensors
         self._facts: dict[int, Facts] = {}  # by the image's channels
-        self._fitting: dict[tuple[int, int], Options] = {}  # by the image's size: with tiles that memory allows
+        # By the image's size: the options with tiles that memory allows.
+        self._fitting: dict[tuple[int, int], tuple[Options, HaloInfo]] = {}
+        self._inspected: Any = None
+        self.last_run: HaloInfo | None = None
+
+    def inspected(self) -> Any:
+        """What is known of the model, a `ModelInfo`: found out once."""
+        if self._inspected is None:
+            from .known import known_model
+
+            self._inspected = known_model(self.model, self.options.device, self.options.dtype)
+        return self._inspected
 
     def __call__(self, image: Any, *, out: Any = None) -> Any:
         """The restored image; ``out`` goes before the option of that name."""
@@ -160,6 +180,7 @@ class TiledRestorer:
                 raise
             finally:
                 delivery = None if result is None else run.delivered(result, asked)
+        self.last_run = run.halo
         return delivery
 
     def iter_bands(self, image: Any) -> Iterator[tuple[int, Any]]:
@@ -189,7 +210,8 @@ class _Run:
 
     def __init__(self, restorer: TiledRestorer, image: Image, out_dtype: str | None):
         self.restorer, self.image = restorer, image
-        self.options = restorer._fitting.get(image.size, restorer.options)
+        fitting = restorer._fitting.get(image.size)
+        self.options, self.halo = fitting or settled(restorer.options, restorer, image)
         self.out_dtype = out_dtype or image.dtype
         check_output_dtype(image, self.out_dtype)
         self.plan = self._planned(self.options.scale, (0, 0))  # refuses bad combinations before anything is run
@@ -435,7 +457,7 @@ class _Run:
     def _fit(self, tile: tuple[int, int], batch: int) -> None:
         """Goes on with other tiles, and starts with them for the next image of this size."""
         self.options = self.options.with_tiles(tile, batch, self.plan.phase)
-        self.restorer._fitting[self.image.size] = self.options
+        self.restorer._fitting[self.image.size] = self.options, self.halo
 
     def _does_not_fit(self, error: Exception) -> TileError:
         height, width = self.plan.window

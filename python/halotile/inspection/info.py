@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""What is known about a model: `ModelInfo`, its report and its JSON."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+__all__ = ["Field", "GlobalOperation", "ModelInfo"]
+
+FORMAT = "halotile.ModelInfo"
+VERSION = 1
+
+Pair = tuple[int, int]
+
+
+class Field(NamedTuple):
+    """How far an output pixel sees, in input pixels.
+
+    With scale ``s``, output pixel ``o`` depends on input pixels from ``floor(o / s) - left`` to
+    ``floor(o / s) + right`` (rows: top, bottom), the largest over all ``o``; the least such numbers, never below 0.
+    """
+
+    left: int
+    right: int
+    top: int
+    bottom: int
+
+    @property
+    def halo(self) -> Pair:
+        """(rows, columns): the larger of the two sides."""
+        return max(self.top, self.bottom), max(self.left, self.right)
+
+    def union(self, other: Field) -> Field:
+        """The larger of both, side by side."""
+        return Field(*map(max, self, other))
+
+
+class GlobalOperation(NamedTuple):
+    """An operation that looks at the whole image.
+
+    Attributes:
+        path: of the module that does it, as in ``named_modules()``; empty for the model itself or where unknown.
+        kind: "global pooling", "norm over space", "attention", "Fourier transform", ...
+        how: by which method it was found.
+    """
+
+    path: str
+    kind: str
+    how: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model needs and does. Pairs are (rows, columns).
+
+    Attributes:
+        scale: output pixels per input pixel.
+        in_channels, out_channels: None where unknown.
+        receptive_field: radius in input pixels, exact; None if unbounded or unknown.
+        phase: input pixels after which the model repeats itself: total stride or attention window; None if it never
+            does (it knows where a pixel is) or that is unknown.
+        minimum_size: of windows, input pixels.
+        multiple: that sizes of windows must keep, input pixels.
+        loss: output pixels that valid convolutions take at each end of a window.
+        global_operations: what looks at the whole image.
+        local_field: the radius that is left when statistics of global operations are held fixed; the receptive field
+            where there are none. None if unbounded or unknown.
+        value_range: (low, high) to which outputs are clamped; None if they are not.
+        clamps: whether outputs stay in a range; None if unknown.
+        deterministic: the same input gave the same output twice.
+        batch_invariant: an image gives the same alone and beside another one.
+        how: by which method a field was established.
+        doubts: sentences about what is not certain.
+    """
+
+    scale: Fraction
+    in_channels: int | None = None
+    out_channels: int | None = None
+    receptive_field: Field | None = None
+    phase: tuple[int | None, int | None] = (1, 1)
+    minimum_size: Pair = (1, 1)
+    multiple: Pair = (1, 1)
+    loss: Pair = (0, 0)
+    global_operations: tuple[GlobalOperation, ...] = ()
+    local_field: Field | None = None
+    value_range: tuple[float, float] | None = None
+    clamps: bool | None = None
+    deterministic: bool = True
+    batch_invariant: bool = True
+    how: Mapping[str, str] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def halo(self) -> Pair | None:
+        """The exact halo (rows, columns), input pixels; None if no halo is exact or none is known."""
+        return None if self.receptive_field is None else self.receptive_field.halo
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _, _ in self._lines())
+        lines = [f"{name:<{width}}  {value}{f'  [{how}]' if how else ''}" for name, value, how in self._lines()]
+        lines += [f"{'global':<{width}}  {operation_text(one)}" for one in self.global_operations]
+        lines += [f"{'doubt':<{width}}  {sentence}" for sentence in self.doubts]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [(name, value, how) for name, value, how in self._lines()]
+        rows += [("global", f"{one.path or '(the model)'}: {one.kind}", one.how) for one in self.global_operations]
+        rows += [("doubt", sentence, "") for sentence in self.doubts]
+        cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+        head = "<tr><th>what</th><th>value</th><th>how</th></tr>"
+        return f"<table>{head}{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+
+    def _lines(self) -> Iterator[tuple[str, str, str]]:
+        """(name, value, how) of what is printed."""
+
+        def line(name: str, value: str, key: str) -> tuple[str, str, str]:
+            return name, value, self.how.get(key, "")
+
+        yield line("scale", str(self.scale), "scale")
+        yield line("channels", f"{known(self.in_channels)} in, {known(self.out_channels)} out", "in_channels")
+        yield line("receptive field", field_text(self.receptive_field), "receptive_field")
+        if self.local_field != self.receptive_field:
+            yield line("with fixed statistics", field_text(self.local_field), "local_field")
+        halo = self.halo
+        yield "exact halo", "none known" if halo is None else both(*halo), ""
+        yield line("phase", both(*(known(one) for one in self.phase)), "phase")
+        sizes = f"at least {both(*self.minimum_size)}, multiples of {both(*self.multiple)}"
+        yield line("window sizes", sizes, "multiple")
+        yield line("loss", both(*self.loss), "loss")
+        yield line("clamps", clamp_text(self.clamps, self.value_range), "clamps")
+        yield line("deterministic", "yes" if self.deterministic else "no", "deterministic")
+        yield line("batch-invariant", "yes" if self.batch_invariant else "no", "batch_invariant")
+
+    def to_json(self) -> str:
+        """All of it as JSON, with format and version."""
+        content = {one.name: getattr(self, one.name) for one in fields(self)}
+        content |= {"scale": str(self.scale), "how": dict(self.how)}
+        return json.dumps({"format": FORMAT, "version": VERSION} | content, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelInfo:
+        """What `to_json` wrote.
+
+        Raises:
+            ValueError: it is something else, or of another version.
+        """
+        content = json.loads(text)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"text must be what ModelInfo.to_json wrote, not {text[:40]!r}")
+        if content.get("version") != VERSION:
+            raise ValueError(f"version must be {VERSION}, not {content.get('version')!r}")
+        names = {one.name for one in fields(cls)}
+        given = content.keys() - {"format", "version"}
+        if given != names:
+            raise ValueError(f"fields are missing or unknown: {', '.join(sorted(given ^ names))}")
+        return cls(**{name: restored(name, content[name]) for name in names})
+
+
+def restored(name: str, value: Any) -> Any:
+    """A field's value from what JSON made of it. Raises ValueError."""
+    try:
+        if name == "scale":
+            return Fraction(value)
+        if name in ("receptive_field", "local_field"):
+            return None if value is None else Field(*value)
+        if name == "global_operations":
+            return tuple(GlobalOperation(*one) for one in value)
+        return tuple(value) if isinstance(value, list) else value
+    except TypeError as error:
+        raise ValueError(f"{name} cannot be read from {value!r}: {error}") from error
+
+
+def known(value: int | None) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def both(rows: Any, columns: Any) -> str:
+    return f"{rows}" if rows == columns else f"{rows} (rows), {columns} (columns)"
+
+
+def field_text(one: Field | None) -> str:
+    if one is None:
+        return "unbounded or unknown"
+    return f"left {one.left}, right {one.right}, top {one.top}, bottom {one.bottom}"
+
+
+def clamp_text(clamps: bool | None, value_range: tuple[float, float] | None) -> str:
+    if clamps is None:
+        return "unknown"
+    return f"to {value_range[0]:g} to {value_range[1]:g}" if clamps and value_range else ("yes" if clamps else "no")
+
+
+def operation_text(one: GlobalOperation) -> str:
+    return f"{one.path or '(the model)'}: {one.kind}  [{one.how}]"

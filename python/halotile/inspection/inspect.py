@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""inspect_model(): what a model needs, by methods that must agree."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from ..options import MODEL_DTYPES, dtype_name
+from .info import Field, GlobalOperation, ModelInfo
+from .measure import Measured, measured
+
+__all__ = ["inspect_model"]
+
+
+def inspect_model(model: Any, *, device: Any = None, dtype: Any = None, sample: Any = None) -> ModelInfo:
+    """Finds out what a model needs to be run on tiles, and what it does.
+
+    Its operators are looked at (structure), positions are propagated through a copy of it (propagation), and the model
+    itself is run on noise that differs where it should not matter (perturbation). Where they disagree, the larger claim
+    wins and ``doubts`` says so.
+
+    Args:
+        model: torch module (TorchScript, exported programs), or callable on batches ``(N, C, H, W)`` of tensors or
+            arrays. It is left as it was.
+
+    Keyword Args:
+        device: where it runs. None: where it is. A module that is elsewhere is copied.
+        dtype: "float32", "float16" or "bfloat16" for the model. None: its own.
+        sample: an input ``(N, C, H, W)`` that the model takes. None: sizes and channels are tried out.
+
+    Returns:
+        A `ModelInfo`.
+
+    Raises:
+        ValueError, TypeError: a bad option; or no window was found that the model takes.
+    """
+    model = opened(model)
+    result = measured(model, device=device, dtype=dtype_name("dtype", dtype, MODEL_DTYPES), sample=sample)
+    _compare(structure_of(model, result), result)
+    shapes = result.shapes
+    return ModelInfo(
+        scale=shapes.scale,
+        in_channels=shapes.channels,
+        out_channels=shapes.out_channels,
+        receptive_field=result.field,
+        phase=result.phase,
+        minimum_size=shapes.minimum,
+        multiple=shapes.multiple,
+        loss=shapes.loss,
+        global_operations=result.global_operations,
+        local_field=result.local_field if result.global_operations else result.field,
+        value_range=result.value_range,
+        clamps=result.value_range is not None,
+        deterministic=result.deterministic,
+        batch_invariant=result.batch_invariant,
+        how=result.how,
+        doubts=tuple(dict.fromkeys(result.doubts)),
+    )
+
+
+def opened(model: Any) -> Any:
+    """An exported program as the module that it is."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(model, torch.export.ExportedProgram):
+        from ..exported import open_exported
+
+        return open_exported(model)
+    return model
+
+
+def structure_of(model: Any, result: Measured) -> Any:
+    """What the structural pass says; None if there is none, or it says nothing."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(model, torch.nn.Module):
+        return None
+    try:
+        from .structure import analyse
+    except ImportError:
+        return None
+    try:
+        return analyse(model, channels=result.shapes.channels, size=result.shapes.window)
+    except Exception as error:  # a second opinion only
+        result.doubts.append(f"the structural pass failed ({type(error).__name__}: {error})")
+        return None
+
+
+def _compare(structure: Any, result: Measured) -> None:
+    """Agreement goes to `how`, disagreement to `doubts`; the larger claim wins."""
+    if structure is None:
+        return
+    if structure.unknown:
+        names = ", ".join(": ".join(part for part in map(str, one) if part) for one in structure.unknown[:3])
+        result.doubts.append(f"the structural pass does not know everything ({names}); it was not used")
+        return
+    _agree(result, "scale", result.shapes.scale, structure.scale)
+    _agree(result, "loss", result.shapes.loss, structure.loss)
+    if tuple(result.phase) != (None, None):
+        _agree(result, "phase", result.phase, structure.phase)
+    told = tuple(GlobalOperation(path, kind, "structure") for path, _, kind in structure.global_operations)
+    paths = {one.path for one in result.global_operations}
+    if {one.path for one in told} == paths:
+        _add(result, "global_operations")
+        kinds = {one.path: one.kind for one in told}
+        result.global_operations = tuple(
+            one._replace(kind=kinds[one.path], how=f"structure, {one.how}") for one in result.global_operations
+        )
+    else:
+        result.doubts.append(f"the structural pass sees other global operations: {_paths(told)}")
+        result.global_operations += tuple(one for one in told if one.path not in paths)
+    _compare_fields(structure.receptive_field, result, bool(told))
+
+
+def _compare_fields(told: Any, result: Measured, globally: bool) -> None:
+    if told is None:
+        if globally:
+            result.field = None
+        if (result.field is None) == globally:
+            _add(result, "receptive_field")
+        return
+    claim = Field(*told)
+    _agree(result, "receptive_field", result.field, claim)
+    if result.field is not None:
+        result.field = result.field.union(claim)
+
+
+def _agree(result: Measured, name: str, own: Any, told: Any) -> None:
+    if told is None:
+        return
+    if own == told or (isinstance(own, tuple) and own is not None and tuple(own) == tuple(told)):
+        _add(result, name)
+    else:
+        text = f"{name.replace('_', ' ')}: the structural pass says {_plain(told)}, running the model {_plain(own)}"
+        result.doubts.append(text)
+
+
+def _add(result: Measured, name: str) -> None:
+    how = result.how.get(name)
+    result.how[name] = f"structure, {how}" if how else "structure"
+
+
+def _plain(value: Any) -> str:
+    return str(tuple(value)) if isinstance(value, tuple) else str(value)
+
+
+def _paths(operations: tuple[GlobalOperation, ...]) -> str:
+    return ", ".join(one.path or "(the model)" for one in operations) or "none"

@@ -1,0 +1,445 @@
+# SPDX-License-Identifier: MIT
+"""Everything about a model that is found by running it: sizes, scale, loss, field, phase, behaviour."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from ..model import EitherModel, open_model
+from .info import Field, GlobalOperation
+from .perturbation import PHASES, falsify, field_by_perturbation, repeats
+
+__all__ = ["Measured", "Runner", "Shapes", "find_shapes", "measured"]
+
+SIDES = (16, 32, 64, 128, 24, 48, 56, 96, 112, 40, 72, 80, 140, 144, 188, 192, 224, 256, 384, 512, 572)
+CHANNELS = (3, 1, 4, 2, 6, 8, 12, 16)
+GROWTHS = (48, 96, 64, 128, 192, 56, 112, 80, 224, 256)  # of windows, input pixels: multiples of most strides
+ROUNDING = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}  # relative differences that are no more than that
+RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-0.5, 0.5))
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What sizes a model takes and makes. Pairs are (rows, columns).
+
+    Attributes:
+        channels, out_channels: of input and output.
+        scale: output pixels per input pixel.
+        loss: output pixels missing at each end.
+        minimum, multiple: of windows, input pixels.
+        window: one that works, input pixels. Others differ from it by multiples.
+        fixed: it is the only one.
+    """
+
+    channels: int
+    out_channels: int
+    scale: Fraction
+    loss: Pair = (0, 0)
+    minimum: Pair = (1, 1)
+    multiple: Pair = (1, 1)
+    window: Pair = (16, 16)
+    fixed: bool = False
+
+    @property
+    def small(self) -> Pair:
+        """A small window that works."""
+        sides = [min(self.window[axis], self.legal(axis, 8)) for axis in (0, 1)]
+        return sides[0], sides[1]
+
+    def legal(self, axis: int, least: int) -> int:
+        """The smallest legal size along an axis from `least` on."""
+        if self.fixed:
+            return self.window[axis]
+        multiple = self.multiple[axis]
+        rest = self.window[axis] % multiple
+        return -(-(max(least, self.minimum[axis]) - rest) // multiple) * multiple + rest
+
+
+class Runner:
+    """A model of any kind on arrays (batch, channels, height, width) of float32.
+
+    Attributes:
+        rounding: relative differences that are no more than rounding.
+        seconds: it takes for an input pixel, by the fastest run.
+    """
+
+    def __init__(self, model: Any, device: Any = None, dtype: str | None = None):
+        self.opened = open_model(model, device=device, dtype=dtype, tensors=False)
+        self.rounding = ROUNDING[getattr(self.opened, "dtype", "float32")]
+        self.seconds = math.inf
+        self.in_channels = self.opened.in_channels
+
+    def __call__(self, windows: np.ndarray) -> np.ndarray:
+        start = time.monotonic()
+        model = self.opened if isinstance(self.opened, EitherModel) else self.opened.settled
+        output = model(self._typed(windows, model.dtype))
+        if model.dtype == "bfloat16":
+            output = (output.astype(np.uint32) << 16).view(np.float32)
+        self.seconds = min(self.seconds, (time.monotonic() - start) / windows[:, 0].size)
+        return np.asarray(output, np.float32)
+
+    def _typed(self, windows: np.ndarray, dtype: str) -> np.ndarray:
+        windows = np.array(windows, np.float32, order="C")  # models may write to it
+        if dtype == "bfloat16":
+            return (windows.view(np.uint32) >> 16).astype(np.uint16)
+        return windows.astype(dtype)
+
+    def size_of(self, channels: int, height: int, width: int) -> tuple[int, int, int] | None:
+        """(channels, height, width) of the output; None if the model refuses such windows."""
+        try:
+            return self(random(channels, height, width)).shape[1:]
+        except MemoryError:
+            raise
+        except Exception:  # whatever a model raises about sizes it does not take
+            return None
+
+
+def random(channels: int, height: int, width: int, *, batch: int = 1, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((batch, channels, height, width), np.float32)
+
+
+# ---- sizes -----------------------------------------------------------------------------------------------------------
+
+
+def find_shapes(run: Runner, *, sample: Any = None, fixed: Pair | None = None) -> Shapes:
+    """What sizes the model takes and makes.
+
+    Args:
+        sample: an input (batch, channels, height, width) that the model takes, or None.
+        fixed: the one window (rows, columns) that it takes, or None.
+
+    Raises:
+        ValueError: no window was found that the model takes, or no scale that fits.
+    """
+    window, channels, output = _first(run, sample, fixed)
+    if fixed is not None:
+        scale = Fraction(output[1], window[0])
+        return Shapes(channels, output[0], scale, minimum=window, multiple=window, window=window, fixed=True)
+    columns = [_Side(run, channels, window, output, axis) for axis in (0, 1)]
+    scales = [side.scale() for side in columns]
+    if scales[0] is None or scales[1] is None:  # nothing larger is taken
+        scale = Fraction(output[1], window[0])
+        return Shapes(channels, output[0], scale, minimum=window, multiple=window, window=window, fixed=True)
+    if scales[0] != scales[1]:
+        raise ValueError(f"the model scales rows by {scales[0]} and columns by {scales[1]}: that cannot be tiled")
+    loss = tuple(math.floor((s * scales[0] - o) / 2) for s, o in zip(window, output[1:], strict=True))
+    multiple = tuple(side.multiple(scales[0]) for side in columns)
+    minimum = tuple(side.minimum(scales[0], multiple[axis]) for axis, side in enumerate(columns))
+    return Shapes(channels, output[0], scales[0], loss, minimum, multiple, window)
+
+
+def _first(run: Runner, sample: Any, fixed: Pair | None) -> tuple[Pair, int, tuple[int, int, int]]:
+    """A window that the model takes, its channels, and the size of the output."""
+    if sample is not None:
+        shape = tuple(sample.shape)
+        if len(shape) != 4:
+            raise ValueError(f"sample must have the shape (batch, channels, height, width), not {shape}")
+        windows, channels = [shape[2:]], [shape[1]]
+    else:
+        windows = [fixed] if fixed else [(side, side) for side in SIDES]
+        channels = list(dict.fromkeys((*([run.in_channels] if run.in_channels else []), *CHANNELS)))
+    for window in windows:
+        for count in channels:
+            output = run.size_of(count, *window)
+            if output is not None:
+                return (window, count, output) if fixed else _smaller(run, window, count, output)
+    run(random(channels[0], *windows[0])) if sample is not None else None  # says why
+    text = f"no window that the model takes was found, of {channels} channels and {SIDES[0]} to {SIDES[-1]} pixels"
+    raise ValueError(f"{text}; pass sample=, an input (batch, channels, height, width) that it takes")
+
+
+def _smaller(run: Runner, window: Pair, channels: int, output: tuple[int, int, int]):
+    """A smaller window, where the output is as many times its size: less to run."""
+    for side in (4, 8):
+        small = run.size_of(channels, side, side) if side < min(window) else None
+        if small is not None and all(s * w == o * side for s, w, o in zip(small[1:], window, output[1:], strict=True)):
+            return (side, side), channels, small
+    return window, channels, output
+
+
+class _Side:
+    """One axis: how the output grows with the window."""
+
+    def __init__(self, run: Runner, channels: int, window: Pair, output: tuple[int, int, int], axis: int):
+        self.run, self.channels, self.window, self.axis = run, channels, window, axis
+        self.known = {window[axis]: output[1 + axis]}
+
+    def output(self, side: int) -> int | None:
+        """Output pixels for a window of that side; None if the model refuses it."""
+        if side not in self.known:
+            size = list(self.window)
+            size[self.axis] = side
+            output = self.run.size_of(self.channels, *size)
+            self.known[side] = None if output is None else output[1 + self.axis]
+        return self.known[side]
+
+    @property
+    def side(self) -> int:
+        return self.window[self.axis]
+
+    def scale(self) -> Fraction | None:
+        for growth in GROWTHS:
+            output = self.output(self.side + growth)
+            if output is not None and output > self.output(self.side):
+                return Fraction(output - self.output(self.side), growth)
+        return None
+
+    def fits(self, side: int, scale: Fraction) -> bool:
+        output = self.output(side)
+        return output is not None and output - self.output(self.side) == (side - self.side) * scale
+
+    def multiple(self, scale: Fraction) -> int:
+        for candidate in PHASES:
+            if self.fits(self.side + candidate, scale) and self.fits(self.side + 2 * candidate, scale):
+                return candidate
+        return self.side
+
+    def minimum(self, scale: Fraction, multiple: int) -> int:
+        """By bisection: what is too small once is too small from there on."""
+        least = self.side % multiple or multiple
+        low, high = 0, (self.side - least) // multiple  # in multiples above the least; high works
+        while low < high:
+            middle = (low + high) // 2 if low else 0
+            if self.fits(least + middle * multiple, scale):
+                high = middle
+            else:
+                low = middle + 1
+        return least + high * multiple
+
+
+# ---- behaviour -------------------------------------------------------------------------------------------------------
+
+
+def repeatable(run: Runner, shapes: Shapes) -> bool:
+    windows = random(shapes.channels, *shapes.small, seed=1)
+    return close(run, run(windows), run(windows))
+
+
+def close(run: Runner, one: np.ndarray, other: np.ndarray) -> bool:
+    return one.shape == other.shape and float(np.abs(one - other).max()) <= run.rounding * float(np.abs(one).max())
+
+
+def alone_or_beside(run: Runner, shapes: Shapes) -> bool | None:
+    """Whether an image gives the same alone and beside another. None: the model takes no two."""
+    windows = random(shapes.channels, *shapes.small, batch=2, seed=2)
+    windows[1] *= 3
+    try:
+        both = run(windows)
+    except Exception:  # whatever it raises about two
+        return None
+    return all(close(run, run(windows[i : i + 1]), both[i : i + 1]) for i in (0, 1))
+
+
+def range_of(run: Runner, shapes: Shapes) -> tuple[float, float] | None:
+    """What outputs are clamped to: a usual range, of which inputs from -1000 to 1000 reach both ends and no more."""
+    loud = random(shapes.channels, *shapes.small, seed=3) * 2000 - 1000
+    with np.errstate(all="ignore"):
+        outputs = [run(loud * by) for by in (1, -1)] + [run(np.full_like(loud, by)) for by in (-1000, 1000)]
+    low, high = min(float(o.min()) for o in outputs), max(float(o.max()) for o in outputs)
+    near = [(a, b) for a, b in RANGES if abs(a - low) < 1e-3 * (b - a) and abs(b - high) < 1e-3 * (b - a)]
+    return near[0] if near else None
+
+
+# ---- together --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Measured:
+    """What running the model told; the fields of ModelInfo."""
+
+    shapes: Shapes
+    field: Field | None = None
+    local_field: Field | None = None
+    phase: tuple[int | None, int | None] = (None, None)
+    global_operations: tuple[GlobalOperation, ...] = ()
+    unknown: tuple[str, ...] = ()
+    value_range: tuple[float, float] | None = None
+    deterministic: bool = True
+    batch_invariant: bool = True
+    how: dict[str, str] = dataclasses.field(default_factory=dict)
+    doubts: list[str] = dataclasses.field(default_factory=list)
+
+
+def measured(model: Any, *, device: Any = None, dtype: str | None = None, sample: Any = None) -> Measured:
+    """Measures a model: see `inspect_model` for the arguments.
+
+    Raises:
+        ValueError: no window was found that the model takes.
+    """
+    with _one_thread():
+        return _measured(model, Runner(model, device, dtype), sample)
+
+
+def _measured(model: Any, run: Runner, sample: Any) -> Measured:
+    result = Measured(find_shapes(run, sample=sample, fixed=fixed_window(model)))
+    result.how |= dict.fromkeys(
+        ("scale", "loss", "multiple", "minimum_size", "in_channels"), "windows of several sizes"
+    )
+    if result.shapes.fixed:
+        sides = "x".join(map(str, result.shapes.window))
+        result.doubts.append(f"the model takes windows of {sides} only: scale and loss cannot be told apart")
+    _behaviour(run, result)
+    _propagated(model, result)
+    if not result.deterministic:
+        result.doubts.append("the model is not deterministic: nothing could be confirmed by perturbation")
+        return result
+    if result.local_field is None and not result.global_operations:
+        _perturbed(run, result)
+    _confirm_phase(run, result)
+    _confirm_field(run, result)
+    return result
+
+
+def fixed_window(model: Any) -> Pair | None:
+    """The window (rows, columns) that an exported program was made for."""
+    window = getattr(model, "window", None)
+    if type(model).__name__ != "FixedShape" or window is None or window == (None, None):
+        return None
+    rows, columns = window
+    return rows or columns, columns or rows
+
+
+def _behaviour(run: Runner, result: Measured) -> None:
+    shapes = result.shapes
+    result.deterministic = repeatable(run, shapes)
+    result.how |= dict.fromkeys(("deterministic", "batch_invariant", "clamps"), "run")
+    if result.deterministic:
+        beside = alone_or_beside(run, shapes)
+        result.batch_invariant = beside is not False
+        if beside is None:
+            result.doubts.append("the model takes no batch of two: whether images affect each other is not known")
+    result.value_range = range_of(run, shapes)
+
+
+# ---- propagation -----------------------------------------------------------------------------------------------------
+
+
+def _propagated(model: Any, result: Measured) -> None:
+    """Fills in what propagation tells. Models that cannot be run on positions are left to perturbation."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    from .propagation import propagate
+
+    try:
+        with _copied(model, torch) as (call, modules):
+            found = propagate(call, result.shapes, modules)
+    except Exception as error:  # the model's own, on what it does not expect
+        reason = (str(error).splitlines() or [""])[0][:100]
+        result.doubts.append(f"positions could not be propagated through the model ({type(error).__name__}: {reason})")
+        return
+    result.doubts += found.notes
+    result.unknown = tuple(name for name in found.unknown if name != "lost")
+    if result.unknown:
+        result.doubts.append(f"operators that are not known: {', '.join(result.unknown)}")
+    if found.unknown:
+        return
+    result.field, result.local_field, result.phase = found.field, found.local_field, found.phase
+    result.global_operations = found.global_operations
+    result.how |= dict.fromkeys(("receptive_field", "local_field", "phase", "global_operations"), "propagation")
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Thousands of tiny operations gain little from more, and lose much where cores are busy."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _copied(model: Any, torch: Any) -> Iterator[tuple[Callable, list]]:
+    """A copy in float32 on the CPU, in eval mode; the callable itself where there is no module to copy."""
+    if isinstance(model, torch.nn.Module):
+        fixed = type(model).__name__ == "FixedShape"
+        module = copy.deepcopy(model.program if fixed else model).to(device="cpu", dtype=torch.float32)
+        with contextlib.suppress(NotImplementedError):  # exported programs have no modes
+            module.eval()
+        batch = fixed and model.batch
+        yield (lambda x: module(x.repeat(batch, 1, 1, 1))[:1]) if batch else module, [module]
+        return
+    from ..model import _found, evaluating
+
+    modules = _found(model, torch.nn.Module)
+    with evaluating(modules):
+        yield model, modules
+
+
+# ---- perturbation ----------------------------------------------------------------------------------------------------
+
+
+def _perturbed(run: Runner, result: Measured) -> None:
+    """The field by perturbation alone: a lower bound."""
+    result.field = result.local_field = field_by_perturbation(run, result.shapes)
+    result.how["receptive_field"] = "perturbation"
+    text = "the receptive field was measured by noise alone: a dependency that noise did not wake would be missed"
+    if result.field is None:
+        text = "noise reached the end of the longest window: the receptive field is unbounded, or too large to measure"
+    result.doubts.append(text)
+
+
+def _confirm_phase(run: Runner, result: Measured) -> None:
+    """The least shift with which the model's output moves: a multiple of what propagation saw."""
+    phase: list[int | None] = []
+    for axis in (0, 1):
+        seen = result.phase[axis]
+        phase.append(_least_shift(run, result, axis, seen) if result.field is not None else seen)
+    result.phase = (phase[0], phase[1])
+
+
+def _least_shift(run: Runner, result: Measured, axis: int, seen: int | None) -> int | None:
+    reach = (result.field.top, result.field.bottom) if axis == 0 else (result.field.left, result.field.right)
+    shapes, name = result.shapes, ("rows", "columns")[axis]
+    if shapes.fixed:
+        result.doubts.append(f"the phase of {name} cannot be confirmed with windows of one size")
+        return seen
+    start = math.lcm(seen or 1, shapes.scale.denominator)
+    for candidate in (one for one in dict.fromkeys((start, *PHASES)) if one % start == 0):
+        if run.seconds * (sum(reach) + 3 * candidate) * shapes.legal(1 - axis, 1) > 10:
+            break
+        moves = repeats(run, shapes, reach, candidate, axis)
+        if moves is None:
+            break
+        if moves:
+            how = f"{result.how['phase']}, " if "phase" in result.how and seen else ""
+            result.how["phase"] = f"{how}shifts" if "shifts" not in how else result.how["phase"]
+            return candidate
+    else:
+        text = f"the output does not move with the input along the {name}, whatever the shift: the model knows where a"
+        result.doubts.append(f"{text} pixel is, or its phase is above {PHASES[-1]}")
+        return None
+    result.doubts.append(f"the phase of {name} could not be confirmed: windows would be too large")
+    return seen
+
+
+def _confirm_field(run: Runner, result: Measured) -> None:
+    if result.field is None:
+        return
+    phase = tuple(one or 1 for one in result.phase)
+    verdict = falsify(run, result.shapes, result.field, phase)
+    if verdict.held:
+        result.how["receptive_field"] += f"; {verdict.runs} attempts to falsify it: {verdict.how}"
+        return
+    result.doubts.append(f"the receptive field {tuple(result.field)} was contradicted: {verdict.how}")
+    shown = field_by_perturbation(run, result.shapes)
+    result.field = None if shown is None else result.field.union(shown)

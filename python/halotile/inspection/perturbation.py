@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: MIT
+"""Attempts to show that a claim about a model is wrong: the model itself, run on noise that differs where it should not
+matter. And what can be measured in that way alone, of models that can only be called.
+
+Everything here is on arrays (batch, channels, height, width). What it cannot promise: noise that changed nothing is no
+proof; a dependency may be too faint for it, or asleep.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+
+from .info import Field
+
+__all__ = ["PHASES", "Runs", "Sizes", "Verdict", "falsify", "field_by_perturbation", "repeats"]
+
+PHASES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 56, 64, 128)  # candidates, input pixels
+LONGEST = 1536  # window, input pixels
+LOUD = (1.0, 100.0)  # amplitudes of the noise outside
+Pair = tuple[int, int]
+
+
+class Sizes(Protocol):
+    """See `measure.Shapes`."""
+
+    channels: int
+    scale: Fraction
+    loss: Pair
+    multiple: Pair
+    window: Pair
+    fixed: bool
+
+    def legal(self, axis: int, least: int) -> int: ...
+
+
+class Runs(Protocol):
+    """A model on arrays.
+
+    Attributes:
+        rounding: relative differences that are no more than rounding.
+        seconds: it takes for an input pixel, roughly.
+    """
+
+    rounding: float
+    seconds: float
+
+    def __call__(self, windows: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Attributes:
+    held: no run contradicted the claim.
+    how: "bit-equal", "within rounding" or what was wrong.
+    runs: comparisons made.
+    """
+
+    held: bool
+    how: str
+    runs: int
+
+
+def floor_at(output: np.ndarray | int, sizes: Sizes, axis: int):
+    """The input pixel that belongs to an output pixel of a window."""
+    return ((output + sizes.loss[axis]) * sizes.scale.denominator) // sizes.scale.numerator
+
+
+def strip(run: Runs, sizes: Sizes, axis: int, length: int, thin: int = 8) -> list[int]:
+    """A window (rows, columns) that is long along the axis, and across it as wide as time allows."""
+    size = [0, 0]
+    size[axis] = sizes.legal(axis, length)
+    across = sizes.legal(1 - axis, thin)
+    if across * size[axis] * run.seconds > 0.25:
+        across = sizes.legal(1 - axis, 1)
+    size[1 - axis] = across
+    return size
+
+
+def noise(sizes: Sizes, size: list[int], seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random((1, sizes.channels, *size), np.float32)
+
+
+def falsify(run: Runs, sizes: Sizes, field: Field, phase: Pair, *, seconds: float = 4.0) -> Verdict:
+    """Tries to change an output pixel from outside its claimed field, at several phases, by noise and by NaN.
+
+    Args:
+        seconds: after which no further run is started; each axis gets two comparisons all the same.
+    """
+    worst, runs, spread = "bit-equal", 0, False
+    for axis in (0, 1):
+        until = time.monotonic() + seconds / 2
+        for result in _attempts(run, sizes, field, phase, axis):
+            runs += 1
+            if result == "changed":
+                return Verdict(False, f"noise outside the field changed an output along the {_name(axis)}", runs)
+            spread |= result == "NaN"
+            worst = "within rounding" if result == "rounding" else worst
+            if time.monotonic() > until and runs >= 2 * (axis + 1):
+                break
+    return Verdict(True, worst + (", though NaN spreads further" if spread else ""), runs)
+
+
+def _name(axis: int) -> str:
+    return ("rows", "columns")[axis]
+
+
+def _attempts(run: Runs, sizes: Sizes, field: Field, phase: Pair, axis: int) -> Iterator[str]:
+    before, after = (field.top, field.bottom) if axis == 0 else (field.left, field.right)
+    size = strip(run, sizes, axis, before + after + 2 * phase[axis] + 4)
+    image = noise(sizes, size, 1)
+    output = run(image)
+    steps = sorted({0, 1, phase[axis] // 2, phase[axis] - 1})
+    room = size[axis] - 1 - before - after
+    for step in steps:
+        target = before + min(step, room)
+        for loud in (*LOUD, math.nan):
+            changed = image.copy()
+            cut = [slice(None)] * 4
+            for part in (slice(0, target - before), slice(target + after + 1, None)):
+                cut[2 + axis] = part
+                shape = changed[tuple(cut)].shape
+                changed[tuple(cut)] = np.random.default_rng(2 + step).random(shape, np.float32) * loud
+            yield _compared(run, output, run(changed), sizes, axis, target, math.isnan(loud))
+
+
+def _compared(run: Runs, want: np.ndarray, got: np.ndarray, sizes: Sizes, axis: int, target: int, nan: bool) -> str:
+    at = np.flatnonzero(floor_at(np.arange(want.shape[2 + axis]), sizes, axis) == target)
+    one, other = want.take(at, 2 + axis), got.take(at, 2 + axis)
+    if np.array_equal(one, other):
+        return "equal"
+    if nan:
+        return "NaN"
+    size = max(float(np.abs(want).max()), float(np.abs(got).max()), 1e-30)
+    return "rounding" if float(np.abs(one - other).max()) <= run.rounding * size else "changed"
+
+
+def repeats(run: Runs, sizes: Sizes, reach: Pair, period: int, axis: int) -> bool | None:
+    """Whether the output moves with the input, by `period` input pixels along an axis. None: too long to tell.
+
+    Args:
+        reach: of the field (before, after) along the axis.
+    """
+    length = sum(reach) + 1 + 3 * period
+    if length > LONGEST or (period * sizes.scale).denominator != 1:
+        return None
+    size = strip(run, sizes, axis, length)
+    longer = size.copy()
+    longer[axis] += period
+    image = noise(sizes, longer, 3)
+    first, second = (run(_part(image, axis, start, size[axis])) for start in (0, period))
+    step = int(period * sizes.scale)
+    inner = floor_at(np.arange(first.shape[2 + axis]), sizes, axis)
+    keep = np.flatnonzero((inner >= reach[0]) & (inner < size[axis] - period - reach[1]))
+    one, other = first.take(keep + step, 2 + axis), second.take(keep, 2 + axis)
+    return float(np.abs(one - other).max()) <= 4 * run.rounding * max(float(np.abs(first).max()), 1e-30)
+
+
+def _part(image: np.ndarray, axis: int, start: int, length: int) -> np.ndarray:
+    return np.ascontiguousarray(image.take(range(start, start + length), 2 + axis))
+
+
+# ---- by perturbation alone -------------------------------------------------------------------------------------------
+
+
+def field_by_perturbation(run: Runs, sizes: Sizes, *, seconds: float = 10.0) -> Field | None:
+    """The radius that noise shows: everything on one side of a pixel is changed, and how far outputs change is looked
+    at, for pixels at 16 phases. None if they change to the window's end, however long it is. A lower bound."""
+    sides = [_side(run, sizes, axis, time.monotonic() + seconds / 2) for axis in (0, 1)]
+    if sides[0] is None or sides[1] is None:
+        return None
+    return Field(*sides[1], *sides[0])
+
+
+def _side(run: Runs, sizes: Sizes, axis: int, until: float) -> Pair | None:
+    length = sizes.legal(axis, 64)
+    while True:
+        size = strip(run, sizes, axis, length)
+        found = _reach(run, sizes, axis, size, until)
+        if max(found) <= size[axis] // 3 or sizes.fixed:
+            return found if max(found) < size[axis] // 4 else None
+        if size[axis] * 2 > LONGEST or time.monotonic() > until:
+            return None
+        length = sizes.legal(axis, size[axis] * 2)
+
+
+def _reach(run: Runs, sizes: Sizes, axis: int, size: list[int], until: float) -> Pair:
+    image, other = noise(sizes, size, 4), noise(sizes, size, 5)
+    output = run(image)
+    position = np.arange(size[axis]).reshape((-1, 1) if axis == 0 else (1, -1))
+    inside = (position >= size[axis] // 8) & (
+        position < size[axis] - size[axis] // 8
+    )  # the ends may be one to the model
+    before = after = 0
+    for middle in range(size[axis] // 2, min(size[axis] // 2 + 16, size[axis] - 1)):
+        for loud in LOUD:
+            parts = inside & (position < middle), inside & (position >= middle)
+            below, above = (_moved(run, output, run(np.where(part, other * loud, image)), axis) for part in parts)
+            if below.size:
+                before = max(before, int(floor_at(below.max(), sizes, axis)) - (middle - 1))
+            if above.size:
+                after = max(after, middle - int(floor_at(above.min(), sizes, axis)))
+        if time.monotonic() > until or max(before, after) > size[axis] // 3:
+            break
+    return before, after
+
+
+def _moved(run: Runs, want: np.ndarray, got: np.ndarray, axis: int) -> np.ndarray:
+    """Output positions along the axis whose values differ by more than rounding."""
+    largest = np.abs(want - got).max(axis=tuple(i for i in range(4) if i != 2 + axis))
+    return np.flatnonzero(largest > run.rounding * max(float(np.abs(want).max()), 1e-30))

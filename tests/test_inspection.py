@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: MIT
+"""What is found about models equals what is known of them, is enough for exact tiles, and no less is."""
+
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from halotile import TileError, restore_tiled  # noqa: E402
+from halotile.inspection import Field, GlobalOperation, ModelInfo, inspect_model  # noqa: E402
+from halotile.inspection.measure import Runner, find_shapes  # noqa: E402
+from halotile.inspection.perturbation import falsify, field_by_perturbation  # noqa: E402
+
+from . import reference  # noqa: E402
+from .architectures import KNOWN, SRVGG, Coordinates, Noisy, RRDBNet, UNet, chain, conv  # noqa: E402
+from .networks import Chain, Strided, on_arrays, seeded  # noqa: E402
+
+LOCAL = [name for name, known in KNOWN.items() if known.field is not None]
+GLOBAL = [name for name, known in KNOWN.items() if known.field is None]
+_found: dict = {}
+
+
+def model_of(name):
+    return seeded(KNOWN[name].make)
+
+
+def found(name):
+    if name not in _found:
+        _found[name] = inspect_model(model_of(name))
+    return _found[name]
+
+
+def image_of(height, width, seed=0):
+    return np.random.default_rng(seed).random((height, width, 3), np.float32)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_is_known_is_found(name):
+    info, known = found(name), KNOWN[name]
+    assert info.receptive_field == (None if known.field is None else Field(*known.field))
+    assert info.local_field == Field(*(known.local or known.field))
+    assert info.phase == (known.phase, known.phase)
+    assert (info.scale, info.loss) == (known.scale, (known.loss, known.loss))
+    assert info.multiple == (known.multiple, known.multiple)
+    assert {one.path for one in info.global_operations} == set(known.globals)
+    assert info.deterministic and info.batch_invariant
+    assert (info.in_channels, info.out_channels) == (3, 3)
+    assert not [doubt for doubt in info.doubts if "contradicted" in doubt]
+
+
+def whole(model, image, info, halo):
+    output = reference.whole(
+        image.transpose(2, 0, 1),
+        on_arrays(model),
+        halo=halo,
+        phase=info.phase[0],
+        scale=info.scale,
+        loss=info.loss[0],
+    )
+    return output.transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_the_halo_found_is_exact(name):
+    info, model = found(name), model_of(name)
+    side = 3 * info.phase[0] + 37
+    image = image_of(side, side + 9)
+    want = whole(model, image, info, max(info.halo))
+    for tile in (16, 24):
+        got = restore_tiled(image, model, halo=max(info.halo), phase=info.phase, tile_size=tile, overlap=0)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-6)
+
+
+def lively(model):
+    """A copy in float64 in which nothing cancels and nothing sleeps."""
+    model = model.double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_().clamp_(min=0.05)
+    return model
+
+
+@pytest.mark.parametrize("name", [name for name in LOCAL if "window" not in name])
+def test_no_less_is_enough(name):
+    """Gradients of every output pixel of a period, over several images since pooling passes them to one pixel alone."""
+    info, model = found(name), lively(model_of(name))
+    field, period = info.receptive_field, info.phase[0]
+    size = 2 * -(-(max(field) + 2) // period) * period + 2 * period
+    reach = [0, 0, 0, 0]
+    generator = torch.Generator().manual_seed(0)
+    start = size // 2 // period * period
+    outputs = range(int(start * info.scale), int((start + period) * info.scale))
+    for _ in range(8 if "pool" in name else 1):
+        image = torch.rand(1, 3, size, size, dtype=torch.float64, generator=generator, requires_grad=True)
+        output = model(image)
+        for at in outputs:
+            for axis in (2, 3):
+                line = output.select(axis, at - info.loss[axis - 2])
+                (gradient,) = torch.autograd.grad(line.sum(), image, retain_graph=True)
+                touched = gradient.abs().amax([i for i in range(4) if i != axis]).nonzero()
+                here, side = at * info.scale.denominator // info.scale.numerator, 2 * (3 - axis)
+                reach[side] = max(reach[side], here - touched.min().item())
+                reach[side + 1] = max(reach[side + 1], touched.max().item() - here)
+        if tuple(reach) == tuple(field):
+            break
+    assert Field(*reach) == field
+
+
+@pytest.mark.parametrize("name", [name for name in LOCAL if name != "dead activation"])
+def test_a_halo_one_phase_short_is_wrong(name):
+    """Keep boxes start at the halo, counted from a multiple of the phase: only whole phases less must show."""
+    info, model = found(name), model_of(name)
+    if "window" not in name:
+        model = lively(model).float()
+    side = 5 * info.phase[0] + 3 * max(info.halo) + 20
+    image = image_of(side, side)
+    want = whole(model, image, info, max(info.halo))
+    halo = max(max(info.halo) - info.phase[0], info.loss[0])
+    if info.loss[0]:
+        halo = info.loss[0] - 1
+        with pytest.raises(ValueError, match="halo"):
+            restore_tiled(image, model, halo=halo, phase=info.phase, tile_size=20)
+        return
+    got = restore_tiled(image, model, halo=halo, phase=info.phase, tile_size=20, overlap=0)
+    assert np.abs(got - want).max() > 1e-6 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("name", [name for name in LOCAL if KNOWN[name].phase > KNOWN[name].scale.denominator])
+def test_a_smaller_phase_is_wrong(name):
+    info, model = found(name), model_of(name)
+    phase = info.phase[0] // 2
+    halo = -(-max(info.halo) // info.phase[0]) * info.phase[0]
+    image = image_of(90, 100)
+    want = whole(model, image, info, halo)
+    wrong = 0.0
+    for tile in (15, 22, 26, 28, 36):
+        try:
+            got = restore_tiled(image, model, halo=halo, phase=phase, tile_size=tile, overlap=0, scale=info.scale)
+        except TileError:  # windows of such a size do not even pass
+            return
+        wrong = max(wrong, np.abs(got - want).max())
+    assert wrong > 1e-4
+
+
+@pytest.mark.parametrize("name", GLOBAL)
+def test_no_halo_is_exact_for_global_operations(name):
+    info, model = found(name), model_of(name)
+    assert info.halo is None
+    image = image_of(96, 96) * np.linspace(0, 1, 96, dtype=np.float32)[:, None]
+    got = restore_tiled(image, model, halo=24, phase=KNOWN[name].phase, tile_size=16, overlap=0)
+    assert np.abs(got - whole(model, image, info, 24)).max() > 1e-5
+
+
+# ---- models of other kinds -------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_knows_where_a_pixel_is():
+    info = inspect_model(seeded(Coordinates))
+    assert info.phase == (None, None)
+    assert any("knows where" in doubt for doubt in info.doubts)
+
+
+def test_a_stochastic_model():
+    info = inspect_model(seeded(Noisy))
+    assert not info.deterministic
+    assert info.receptive_field == Field(1, 1, 1, 1)  # by propagation alone
+    assert any("not deterministic" in doubt for doubt in info.doubts)
+
+
+def test_a_model_that_mixes_the_batch():
+    class Mixing(nn.Module):
+        def forward(self, x):
+            return x - x.mean(0, keepdim=True)
+
+    assert not inspect_model(Mixing()).batch_invariant
+
+
+def test_outputs_that_are_clamped():
+    assert inspect_model(seeded(lambda: chain(conv(3, 3), nn.Sigmoid()))).value_range == (0, 1)
+    assert inspect_model(seeded(lambda: chain(conv(3, 3), nn.Tanh()))).value_range == (-1, 1)
+    assert inspect_model(seeded(lambda: Chain(2))).clamps is False
+
+
+def test_plain_callables():
+    inner = seeded(lambda: Strided(2))
+    info = inspect_model(lambda x: inner(x) * 2)
+    assert (info.receptive_field, info.phase) == (Field(7, 7, 7, 7), (2, 2))
+
+    def on_left(x):  # NumPy: three pixels to the left, one below
+        y = np.asarray(x, np.float32)
+        wide = np.pad(y, ((0, 0), (0, 0), (0, 1), (3, 0)))
+        return y + wide[:, :, :-1, :-3] + wide[:, :, 1:, 3:]
+
+    info = inspect_model(on_left)
+    assert (info.receptive_field, info.phase) == (Field(3, 0, 0, 1), (1, 1))
+    assert "perturbation" in info.how["receptive_field"]
+    assert any("noise alone" in doubt for doubt in info.doubts)
+
+
+def test_scripted_and_exported_models():
+    model = seeded(lambda: Strided(2))
+    assert inspect_model(torch.jit.script(model)).receptive_field == Field(7, 7, 7, 7)
+    assert inspect_model(torch.jit.trace(model, torch.rand(1, 3, 32, 32))).receptive_field == Field(7, 7, 7, 7)
+    rows, columns = (torch.export.Dim(name, max=2048) for name in ("rows", "columns"))
+    sides = {0: torch.export.Dim("batch"), 2: 2 * rows, 3: 2 * columns}
+    free = torch.export.export(model, (torch.rand(2, 3, 32, 32),), dynamic_shapes=(sides,))
+    assert inspect_model(free).receptive_field == Field(7, 7, 7, 7)
+    of_two = torch.export.export(model, (torch.rand(2, 3, 64, 64),))
+    assert inspect_model(of_two).receptive_field == Field(7, 7, 7, 7)
+    info = inspect_model(torch.export.export(model, (torch.rand(1, 3, 64, 64),)))
+    assert info.minimum_size == info.multiple == (64, 64)
+    assert any("64x64 only" in doubt for doubt in info.doubts)
+    assert info.receptive_field == Field(7, 7, 7, 7)
+
+
+def test_the_model_is_left_as_it_was():
+    model = seeded(lambda: Chain(2)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    inspect_model(model)
+    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.is_grad_enabled()
+
+
+def test_weights_that_are_zero_are_no_dependency():
+    model = seeded(lambda: Chain(1))
+    with torch.no_grad():
+        model.layers[0].weight[..., 0] = 0  # the left column of taps
+        model.layers[0].weight[1, 2] = 0
+    info = inspect_model(model)
+    assert info.receptive_field == Field(0, 1, 1, 1) or any("(0, 1, 1, 1)" in doubt for doubt in info.doubts)
+
+
+def test_an_unknown_operator_is_never_local():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.grid_sample(x, torch.zeros(len(x), *x.shape[2:], 2, dtype=x.dtype))
+
+    info = inspect_model(Odd())
+    assert any("grid_sampler" in doubt for doubt in info.doubts)
+
+
+def test_a_wrong_claim_is_falsified():
+    model = seeded(lambda: Chain(3))
+    run = Runner(model)
+    shapes = find_shapes(run)
+    assert falsify(run, shapes, Field(3, 3, 3, 3), (1, 1)).held
+    for wrong in (Field(2, 3, 3, 3), Field(3, 2, 3, 3), Field(3, 3, 2, 3), Field(3, 3, 3, 2)):
+        assert not falsify(run, shapes, wrong, (1, 1)).held
+    assert field_by_perturbation(run, shapes) == Field(3, 3, 3, 3)
+
+
+def test_a_model_that_takes_nothing_says_so():
+    with pytest.raises(ValueError, match="sample="):
+        inspect_model(nn.Linear(7, 7))
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+INFO = ModelInfo(
+    Fraction(3, 2),
+    in_channels=3,
+    receptive_field=None,
+    phase=(4, None),
+    global_operations=(GlobalOperation("a.pool", "global pooling", "propagation"),),
+    local_field=Field(1, 2, 3, 4),
+    value_range=(0.0, 1.0),
+    clamps=True,
+    how={"scale": "run"},
+    doubts=("one <doubt>.",),
+)
+
+
+def test_json_round_trip():
+    assert ModelInfo.from_json(INFO.to_json()) == INFO
+    assert INFO.halo is None and Field(1, 2, 3, 4).halo == (4, 2)
+    for text in (
+        "[]",
+        "{}",
+        INFO.to_json().replace('"version": 1', '"version": 99'),
+        INFO.to_json().replace("loss", "l"),
+    ):
+        with pytest.raises(ValueError, match=r"version|to_json|missing"):
+            ModelInfo.from_json(text)
+
+
+def test_reports_are_readable():
+    text = str(INFO)
+    assert "a.pool: global pooling" in text and "left 1, right 2, top 3, bottom 4" in text and "3/2" in text
+    assert "one &lt;doubt&gt;." in INFO._repr_html_()
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "radius", "seconds"),
+    [(RRDBNet, 349, 20), (SRVGG, 34, 3), (lambda: UNet(4, width=32), 61, 10)],
+    ids=["RRDBNet", "SRVGG", "U-Net"],
+)
+def test_large_models_take_seconds(make, radius, seconds):
+    model = seeded(make)
+    start = time.monotonic()
+    info = inspect_model(model)
+    assert info.receptive_field == Field(*(radius,) * 4)
+    assert time.monotonic() - start < 3 * seconds  # on two cores `seconds`, if nothing else runs

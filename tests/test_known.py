@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""What is kept about models: found again for the same model only, and never a reason to fail."""
+
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from halotile import inspection  # noqa: E402
+from halotile.known import known_model  # noqa: E402
+
+from .networks import Chain, seeded  # noqa: E402
+
+
+@pytest.fixture
+def inspected(monkeypatch):
+    """How often models were inspected."""
+    calls = []
+    own = inspection.inspect_model
+    monkeypatch.setattr(inspection, "inspect_model", lambda *args, **kwargs: calls.append(1) or own(*args, **kwargs))
+    return calls
+
+
+def files(path):
+    return sorted(path.iterdir()) if path.exists() else []
+
+
+def test_a_model_is_known_by_structure_and_weights(inspected, tmp_path):
+    first = known_model(seeded(lambda: Chain(1, width=4)))
+    assert known_model(seeded(lambda: Chain(1, width=4))) == first
+    assert len(inspected) == 1
+    known_model(seeded(lambda: Chain(1, width=4), seed=1))
+    known_model(seeded(lambda: Chain(1, width=4, mode="reflect")))
+    model = seeded(lambda: Chain(1, width=4))
+    known_model(model, None, "float32")
+    assert len(inspected) == 4
+
+    class Other(Chain):
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    known_model(seeded(lambda: Other(1, width=4)))
+    assert len(inspected) == 5
+
+
+def test_what_is_no_module_is_not_kept(inspected, tmp_path):
+    for _ in range(2):
+        known_model(lambda windows: windows * 1)
+    hooked = seeded(lambda: Chain(1, width=4))
+    hooked.register_forward_hook(lambda *args: None)
+    known_model(hooked)
+    assert len(inspected) == 3
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "{}", '"{}"', json.dumps(json.dumps({"format": "other"}))])
+def test_what_is_spoilt_is_found_out_again(inspected, monkeypatch, tmp_path, text):
+    monkeypatch.setenv("HALOTILE_CACHE", str(tmp_path / "kept"))
+    want = known_model(seeded(lambda: Chain(1, width=4)))
+    (kept,) = files(tmp_path / "kept")
+    kept.write_text(text)
+    assert known_model(seeded(lambda: Chain(1, width=4))) == want
+    assert len(inspected) == 2
+    assert known_model(seeded(lambda: Chain(1, width=4))) == want
+    assert len(inspected) == 2
+
+
+def test_nothing_is_kept_where_it_is_not_wanted_or_cannot_be(inspected, monkeypatch, tmp_path):
+    monkeypatch.setenv("HALOTILE_CACHE", "")
+    known_model(seeded(lambda: Chain(1, width=4)))
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("HALOTILE_CACHE", str(blocked))
+    known_model(seeded(lambda: Chain(1, width=4)))
+    assert len(inspected) == 2
+    assert blocked.read_text() == ""
