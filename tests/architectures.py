@@ -172,7 +172,8 @@ class Spectrum(nn.Module):
         self.body = conv(3, 3)
 
     def forward(self, x):
-        return self.body(torch.fft.irfft2(torch.fft.rfft2(x) * 0.5, s=x.shape[2:]))
+        spectrum = torch.fft.rfft2(x)
+        return self.body(torch.fft.irfft2(spectrum * torch.sigmoid(spectrum.abs()), s=x.shape[2:]))
 
 
 def dead():
@@ -303,5 +304,5 @@ KNOWN = {
     ),
     "group norm": Known(lambda: chain(conv(3, 8), nn.GroupNorm(2, 8), conv(8, 3)), None, local=same(2), globals=("1",)),
     "mean apart": Known(MeanApart, None, local=same(2), globals=("",)),
-    "spectrum": Known(Spectrum, None, local=same(1), globals=("",)),
+    "spectrum": Known(Spectrum, None, globals=("",)),
 }

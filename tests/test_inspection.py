@@ -43,7 +43,8 @@ def image_of(height, width, seed=0):
 def test_what_is_known_is_found(name):
     info, known = found(name), KNOWN[name]
     assert info.receptive_field == (None if known.field is None else Field(*known.field))
-    assert info.local_field == Field(*(known.local or known.field))
+    local = known.local or known.field
+    assert info.local_field == (None if local is None else Field(*local))
     assert info.phase == (known.phase, known.phase)
     assert (info.scale, info.loss) == (known.scale, (known.loss, known.loss))
     assert info.multiple == (known.multiple, known.multiple)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """halotile: restore images too large for their model, tile by tile, with results equal to whole-image inference."""
 
+from importlib import import_module
+
 from .errors import (
     ModelOutputError,
     NonFiniteError,
@@ -12,18 +14,23 @@ from .errors import (
 from .plan import Box, Tile, TilePlan, plan_tiles
 from .restore import TiledRestorer, iter_bands, restore_tiled
 
+# Imported when they are asked for: they need torch.
+_LATER = {
+    "ErrorCurve": "curve",
+    "ModelInfo": "inspection",
+    "error_curve": "curve",
+    "inspect_model": "inspection",
+}
+
 
 def __getattr__(name: str) -> object:
-    """What needs torch is imported when it is asked for."""
-    if name in ("ModelInfo", "inspect_model"):
-        from . import inspection
-
-        return getattr(inspection, name)
-    if name in ("ErrorCurve", "error_curve"):
-        from . import curve
-
-        return getattr(curve, name)
+    if name in _LATER:
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
 
 
 __version__ = "0.1.0"

@@ -35,6 +35,7 @@ NOTHING = -math.inf  # depends on no input pixel
 EDGE = 1e9  # depends on what lies beyond the window's end
 HOW = "propagation"
 LONGEST = 8192  # window, input pixels
+STATISTICS = ("global pooling", "norm over space", "matrix product over space")  # may be held fixed: a few numbers
 LARGEST_PHASE = 256  # input pixels
 CHUNK = 1 << 24  # elements of a temporary
 
@@ -84,7 +85,7 @@ def propagate(call: Callable[[torch.Tensor], Any], shapes: Sizes, modules: Seque
     found = {(one.path, one.kind): one for axis in axes for one in axis.global_operations}
     unknown = sorted({name for axis in axes for name in axis.unknown})
     local = None
-    if not unknown and rows.reach and columns.reach:
+    if not unknown and rows.reach and columns.reach and all(kind in STATISTICS for _, kind in found):
         local = Field(*columns.reach, *rows.reach)
     notes = tuple(dict.fromkeys(rows.notes + columns.notes))
     phase = (rows.phase, columns.phase)
@@ -119,7 +120,8 @@ def _along(axis: int, call: Callable, shapes: Sizes, thin: int, names: dict[int,
         if (clean and phase) or unknown or shapes.fixed or length * 2 > LONGEST:
             break
         length = shapes.legal(axis, length * 2)
-    reach = tuple(max(0, int(one.max())) for one in distances) if clean else None
+    seen = clean and all(float(one.max()) > NOTHING for one in distances)
+    reach = tuple(max(0, int(one.max())) for one in distances) if seen else None
     return _Axis(length, reach, phase, _all(m.mode.found for m in passes), unknown, _all(m.mode.notes for m in passes))
 
 
@@ -463,7 +465,7 @@ def product(mode, a, b):
         shape = (*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
         result = torch.maximum(rows, columns).expand(shape).clone()
     parts = [mode.real(one).flatten() for one in (a, b) if mode.carries(one)]
-    kind = "attention" if len(parts) == 2 else "matrix product over space"
+    kind = "attention" if len(parts) == 2 and a.shape[-1] <= max(result.shape[-2:]) else "matrix product over space"
     return mode.spread(kind, torch.cat(parts), result, torch.full_like(result, NOTHING))
 
 
