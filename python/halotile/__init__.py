@@ -8,9 +8,11 @@ from .errors import (
     NonFiniteError,
     NonFiniteWarning,
     OutOfMemoryError,
+    SeamWarning,
     TileError,
     TileSizeWarning,
 )
+from .halo import RunInfo
 from .plan import Box, Tile, TilePlan, plan_tiles
 from .restore import TiledRestorer, iter_bands, restore_tiled
 
@@ -18,14 +20,18 @@ from .restore import TiledRestorer, iter_bands, restore_tiled
 _LATER = {
     "ErrorCurve": "curve",
     "ModelInfo": "inspection",
+    "Verification": "verification",
     "error_curve": "curve",
     "inspect_model": "inspection",
+    "testing": "testing",
+    "verify": "verification",
 }
 
 
 def __getattr__(name: str) -> object:
     if name in _LATER:
-        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+        module = import_module(f"{__name__}.{_LATER[name]}")
+        return module if name == "testing" else getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -43,15 +49,19 @@ __all__ = [
     "NonFiniteError",
     "NonFiniteWarning",
     "OutOfMemoryError",
+    "RunInfo",
+    "SeamWarning",
     "Tile",
     "TileError",
     "TilePlan",
     "TileSizeWarning",
     "TiledRestorer",
+    "Verification",
     "__version__",
     "error_curve",
     "inspect_model",
     "iter_bands",
     "plan_tiles",
     "restore_tiled",
+    "verify",
 ]

@@ -87,12 +87,14 @@ def error_curve(
     restorer = TiledRestorer(
         model, **options | {"phase": tuple(one or 1 for one in np.broadcast_to(phase, 2).tolist())}
     )
-    return measured_curve(restorer, image, info, tuple(halos or HALOS), windows)
+    exact = None if info.halo is None else max(info.halo)
+    return measured_curve(restorer, image, exact, tuple(halos or HALOS), windows)
 
 
-def measured_curve(restorer: Any, image: Any, info: Any, halos: tuple[int, ...], windows: int = WINDOWS) -> ErrorCurve:
-    """The curve for a restorer's options; info: what is known of its model."""
-    exact = None if info is None or info.halo is None else max(info.halo)
+def measured_curve(
+    restorer: Any, image: Any, exact: int | None, halos: tuple[int, ...], windows: int = WINDOWS
+) -> ErrorCurve:
+    """The curve for a restorer's options; exact: the halo that is, if one is known."""
     reference = max(halos) * 2 if exact is None else exact
     probe = Probe(restorer, image)
     longest = probe.window(max(halos))
@@ -116,26 +118,51 @@ def measured_curve(restorer: Any, image: Any, info: Any, halos: tuple[int, ...],
     )
 
 
-class Probe:
-    """Runs a restorer's model on windows anywhere in an image, with any halo."""
+def seam_error(restorer: Any, image: Any) -> float:
+    """How far windows of a run's own size are apart where both have their halo: largest difference, image units."""
+    probe = Probe(restorer, image, as_planned=True)
+    if len(probe.plan) == 1:
+        return 0.0
+    largest = 0.0
+    size, halo = probe.plan.window, max(probe.plan.halo)
+    shift = tuple(side // 2 // step * step for side, step in zip(probe.side, probe.phase, strict=True))
+    for place in probe.places(WINDOWS):
+        one = probe.kept(place, size, halo)
+        other = probe.kept((place[0] + shift[0], place[1] + shift[1]), size, halo)
+        y, x = (int(step * probe.plan.scale) for step in shift)
+        height, width = one.shape[1] - y, one.shape[2] - x
+        if height > 0 and width > 0:
+            largest = max(largest, float(np.abs(one[:, y:, x:] - other[:, :height, :width]).max()))
+    return largest
 
-    def __init__(self, restorer: Any, image: Any):
+
+class Probe:
+    """Runs a restorer's model on windows anywhere in an image, with any halo.
+
+    as_planned: with the windows that the restorer's options ask for; else with small ones."""
+
+    def __init__(self, restorer: Any, image: Any, as_planned: bool = False):
+        from .halo import RunInfo
         from .images import open_image
         from .progress import Progress
-        from .restore import TiledRestorer, _Run
+        from .restore import _Run
 
-        options = {name: getattr(restorer.options, name) for name in restorer.options.__dataclass_fields__}
         self.phase = restorer.options.phase
         tile = max(REGION, *(2 * one for one in self.phase))
-        options |= {"tile_size": tile, "halo": 0, "overlap": 0, "batch_size": 1, "boundary": "reflect"}
-        options |= {"out": None, "progress": None}
+        options = replace(restorer.options, batch_size=1, boundary="reflect", out=None, progress=None, verify=0)
+        if not as_planned:
+            options = replace(options, tile_size=tile, halo=0, overlap=0)
         self.image = open_image(image, restorer.options.layout)
-        self.run = _Run(TiledRestorer(restorer.model, **options), self.image, restorer.options.out_dtype)
+        known = RunInfo.given(options, restorer.inspected() if options.global_stats else None)
+        self.run = _Run(restorer.like(options), self.image, restorer.options.out_dtype, known)
         self.run.start(Progress(None))
+        self.run.hold(0)
         self.plan: TilePlan = self.run.plan
         self.part = self.run.facts.parts[0]
         self.white = peak_of(self.run.out_dtype)
         self.side = [-(-tile // one) * one for one in self.phase]
+        if as_planned:
+            self.side = [window - 2 * halo for window, halo in zip(self.plan.window, self.plan.halo, strict=True)]
 
     def places(self, count: int) -> list[Pair]:
         """Corners of regions, multiples of the phase: half of them where the image has most detail, half anywhere."""

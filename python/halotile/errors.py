@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import sys
+
 __all__ = [
     "ModelOutputError",
     "NonFiniteError",
     "NonFiniteWarning",
     "OutOfMemoryError",
+    "SeamWarning",
     "TileError",
     "TileSizeWarning",
+    "frames_inside",
 ]
 
 
@@ -49,3 +53,15 @@ class TileSizeWarning(UserWarning):
 
 class NonFiniteWarning(RuntimeWarning):
     """The model returned NaN or infinity and ``on_nonfinite="warn"``."""
+
+
+class SeamWarning(UserWarning):
+    """The halo or the phase is less than the model needs, or ``verify=`` found more than the tolerance."""
+
+
+def frames_inside() -> int:
+    """The stacklevel at which a warning points to whoever called this package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and (frame.f_globals.get("__package__") or "").startswith(__package__):
+        frame, level = frame.f_back, level + 1
+    return level

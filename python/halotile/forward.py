@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from fractions import Fraction
 from typing import Any
 
@@ -38,21 +39,30 @@ class Forward:
         self.image, self.model, self.engine = image, model, engine
         self.values = Values(image.dtype, value_range)
         self.models: dict[Part, Model] = {}  # parts with a model of their own
+        self.held: dict[Part, Any] = {}  # statistics of the image in work, for parts where some are held fixed
         self.buffers: dict[tuple, Any] = {}
         self.sources: dict[int, Any] = {}  # what the engine made of the image in work
 
     def __call__(self, part: Part, index: int, plan: TilePlan, tiles: list[Tile]) -> Any:
         """Outputs (len(tiles), channels, height, width) of a part of image `index`, as the engine has them."""
-        model = self.models.get(part, self.model.settled)
-        windows = self._buffer(part, model, tiles)
-        self.engine.read(windows, self._source(index), part, plan, tiles, self.values)
+        windows = self.read(part, index, plan, tiles)
         try:
-            return part.reduced(self.engine.run(model, windows))
+            with self.held.get(part, contextlib.nullcontext)():
+                return part.reduced(self.engine.run(self.model_of(part), windows))
         except BadOutput as error:
             raise tile_error(ModelOutputError, tiles, str(error), image=self.which(index)) from error.__cause__
         except Exception as error:
             text = f"the model raised {type(error).__name__}: {described(error)}"
             raise tile_error(TileError, tiles, text, image=self.which(index)) from error
+
+    def model_of(self, part: Part) -> Model:
+        return self.models.get(part, self.model.settled)
+
+    def read(self, part: Part, index: int, plan: TilePlan, tiles: list[Tile]) -> Any:
+        """The tiles' windows of a part of image `index`, in a buffer that the next ones of their shape will be in."""
+        windows = self._buffer(part, self.model_of(part), tiles)
+        self.engine.read(windows, self._source(index), part, plan, tiles, self.values)
+        return windows
 
     def which(self, index: int) -> str:
         """Says which image a tile is of, where there are several."""

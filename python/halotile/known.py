@@ -3,14 +3,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import weakref
 from typing import Any
 
-from . import __version__
 from .cache import keep, kept
 from .images import torch_if_loaded
 
-__all__ = ["known_model"]
+__all__ = ["known_model", "recalled", "remember", "told_about"]
+
+_seen: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # what was found out in this process
+_told: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
+
+
+def remember(model: Any, info: Any) -> None:
+    """So that later runs can say what they lack."""
+    with contextlib.suppress(TypeError):  # cannot be hashed, or referred to weakly
+        _seen[model] = info
+
+
+def recalled(model: Any) -> Any:
+    """What was found out about a model in this process, for whatever reason; or None."""
+    try:
+        return _seen.get(model)
+    except TypeError:
+        return None
+
+
+def told_about(model: Any) -> set[Any]:
+    """What the user was told about a model."""
+    try:
+        return _told.setdefault(model, set())
+    except TypeError:
+        return set()
 
 
 def known_model(model: Any, device: Any = None, dtype: Any = None) -> Any:
@@ -20,7 +46,9 @@ def known_model(model: Any, device: Any = None, dtype: Any = None) -> Any:
     about = _about(model, dtype)
     if about is not None:
         try:
-            return ModelInfo.from_json(kept("model", about))
+            info = ModelInfo.from_json(kept("model", about))
+            remember(model, info)
+            return info
         except Exception:  # nothing, or something else, was kept
             pass
     info = inspect_model(model, device=device, dtype=dtype)
@@ -31,6 +59,8 @@ def known_model(model: Any, device: Any = None, dtype: Any = None) -> Any:
 
 def _about(model: Any, dtype: Any) -> tuple[object, ...] | None:
     """What tells a module from others: classes, what they print, their code, weights. None for what is no module."""
+    from . import __version__
+
     torch = torch_if_loaded()
     if torch is None or not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return None

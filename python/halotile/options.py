@@ -18,6 +18,7 @@ BLENDS = ("average", "linear", "cosine", "gaussian")
 ALPHAS = ("restore", "resize", "opaque", "channel")
 NONFINITE = ("raise", "warn", "ignore")
 ENGINES = ("host", "torch", "mps")
+GLOBAL_STATS = ("tile", "frozen", "exact")
 LAYOUTS = ("HW", "HWC", "NHWC", "CHW", "NCHW")
 MODEL_DTYPES = ("float32", "float16", "bfloat16")
 IMAGE_DTYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
@@ -34,6 +35,10 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
     return value
+
+
+def _optional(name: str, value: Any, allowed: tuple[str, ...]) -> str | None:
+    return None if value is None else choice(name, value, allowed)
 
 
 def integer(name: str, value: Any, least: int) -> int:
@@ -153,6 +158,8 @@ class Options:
     scale: Any = None
     phase: int | Pair | None = 1
     tolerance: float | None = None
+    global_stats: str | None = None
+    verify: int = 0
     batch_size: int = 1
     device: Any = None
     dtype: Any = None
@@ -179,15 +186,17 @@ class Options:
             "halo": _halo(self.halo),
             "phase": None if self.phase is None else _pair("phase", self.phase, 1),
             "tolerance": _tolerance(self.tolerance),
+            "global_stats": _optional("global_stats", self.global_stats, GLOBAL_STATS),
+            "verify": integer("verify", self.verify, 0),
             "blend": choice("blend", self.blend, BLENDS),
             "boundary": choice("boundary", self.boundary, BOUNDARIES),
             "scale": _scale(self.scale),
             "batch_size": integer("batch_size", self.batch_size, 1),
             "dtype": dtype_name("dtype", self.dtype, MODEL_DTYPES),
-            "engine": None if self.engine is None else choice("engine", self.engine, ENGINES),
+            "engine": _optional("engine", self.engine, ENGINES),
             "value_range": _value_range(self.value_range),
             "out_dtype": dtype_name("out_dtype", self.out_dtype, IMAGE_DTYPES),
-            "layout": None if self.layout is None else choice("layout", self.layout, LAYOUTS),
+            "layout": _optional("layout", self.layout, LAYOUTS),
             "alpha": choice("alpha", self.alpha, ALPHAS),
             "on_nonfinite": choice("on_nonfinite", self.on_nonfinite, NONFINITE),
             "progress": _progress(self.progress),
@@ -199,8 +208,17 @@ class Options:
 
     @property
     def asks_model(self) -> bool:
-        """Whether halo or phase are to be found out: see halo.py."""
+        """Whether something about the model is to be found out: see halo.py."""
+        return self.unsettled or self.global_stats is not None
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether halo or phase are not numbers yet."""
         return isinstance(self.halo, str) or self.phase is None
+
+    def within(self, white: float) -> float:
+        """The tolerance, in units of an image with that white."""
+        return white / 510 if self.tolerance is None else self.tolerance
 
     def with_tiles(self, tile_size: Pair, batch_size: int, phase: Pair) -> Options:
         """The same with other tiles, and an overlap that they can have in steps of a phase."""

@@ -254,7 +254,7 @@ class TilePlan(Sequence[Tile]):
 def make_plan(
     options: Options, size: tuple[int, int], scale: Fraction | None = None, loss: tuple[int, int] = (0, 0)
 ) -> TilePlan:
-    if options.asks_model:
+    if options.unsettled:
         raise ValueError("halo and phase must be numbers here: no model is asked")
     if options.tile_size == "auto":  # no device is known here
         options = replace(options, tile_size=DEFAULT_TILE)

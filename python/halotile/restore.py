@@ -9,20 +9,30 @@ reads, accumulates and finishes is the engine's affair (engines.py).
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from fractions import Fraction
 from typing import Any, Literal
 
 from . import memory
 from .channels import Part
 from .engines import asked_engine, engine_for
-from .errors import ModelOutputError, NonFiniteError, NonFiniteWarning, OutOfMemoryError, TileError, TileSizeWarning
+from .errors import (
+    ModelOutputError,
+    NonFiniteError,
+    NonFiniteWarning,
+    OutOfMemoryError,
+    SeamWarning,
+    TileError,
+    TileSizeWarning,
+    frames_inside,
+)
 from .forward import Forward, Resize, tile_error
-from .halo import HaloInfo, settled
+from .halo import RunInfo, settled
 from .host import OpaqueBand
 from .images import Image, check_output_dtype, check_output_kind, delivered, new_image, open_image, open_output
+from .known import told_about
 from .learn import Facts, learn
 from .model import Model, open_model
 from .options import IMAGE_DTYPES, Options, dtype_name
@@ -47,6 +57,8 @@ def restore_tiled(
     scale: Any = None,
     phase: int | tuple[int, int] | None = 1,
     tolerance: float | None = None,
+    global_stats: Literal["tile", "frozen", "exact"] | None = None,
+    verify: int = 0,
     batch_size: int = 1,
     device: Any = None,
     dtype: Any = None,
@@ -90,6 +102,12 @@ def restore_tiled(
             (rows, columns). None: as `inspect_model` finds it.
         tolerance: for halo="auto": largest difference from an exact result, in units of the image's dtype. None: half
             an 8-bit step.
+        global_stats: for models that pool or normalise over the whole image, where no halo is enough. "exact": what
+            they take is measured over all tiles first (a sweep for each level of it), and used in every tile.
+            "frozen": measured once, on the image reduced to a window's size. "tile": every tile has its own;
+            `last_run` says how far tiles are apart.
+        verify: so many random places are made again with a much larger halo and compared when the image is done:
+            `TiledRestorer.last_run.verified`, a Verification. A `SeamWarning` where they differ by more than tolerance.
         batch_size: most windows per call of the model. All calls get as many: the last may see some tiles again.
         device: where the model runs. None: where it is, else MPS, CUDA, CPU. A module that is elsewhere is copied.
         dtype: "float32", "float16" or "bfloat16" for the model. None: its own. A module of another dtype is copied.
@@ -138,7 +156,8 @@ class TiledRestorer:
     one as far as the model allows.
 
     Attributes:
-        last_run: which halo and phase the latest run had, and why; None before the first.
+        last_run: a RunInfo: which halo and phase the latest run had, how exact that is, and why; None before the
+            first.
     """
 
     def __init__(self, model: Any, **options: Any):
@@ -147,9 +166,9 @@ class TiledRestorer:
         self._opened: dict[bool, Model] = {}  # by whether it must take tensors
         self._facts: dict[int, Facts] = {}  # by the image's channels
         # By the image's size: the options with tiles that memory allows.
-        self._fitting: dict[tuple[int, int], tuple[Options, HaloInfo]] = {}
+        self._fitting: dict[tuple[int, int], tuple[Options, RunInfo]] = {}
         self._inspected: Any = None
-        self.last_run: HaloInfo | None = None
+        self.last_run: RunInfo | None = None
 
     def inspected(self) -> Any:
         """What is known of the model, a `ModelInfo`: found out once."""
@@ -158,6 +177,19 @@ class TiledRestorer:
 
             self._inspected = known_model(self.model, self.options.device, self.options.dtype)
         return self._inspected
+
+    def like(self, options: Options) -> TiledRestorer:
+        """Another one of this model, with what is known of it."""
+        other = TiledRestorer(self.model, **{field.name: getattr(options, field.name) for field in fields(options)})
+        other._inspected = self._inspected
+        return other
+
+    def tell_once(self, about: Any, text: str) -> None:
+        """A SeamWarning, once for each model and subject."""
+        told = told_about(self.model)
+        if about not in told:
+            told.add(about)
+            warnings.warn(text, SeamWarning, stacklevel=frames_inside())
 
     def __call__(self, image: Any, *, out: Any = None) -> Any:
         """The restored image; ``out`` goes before the option of that name."""
@@ -181,12 +213,27 @@ class TiledRestorer:
             finally:
                 delivery = None if result is None else run.delivered(result, asked)
         self.last_run = run.halo
+        if self.options.verify:
+            self._verify(run, image, delivery)
         return delivery
+
+    def _verify(self, run: _Run, image: Any, result: Any) -> None:
+        from .verification import Remade
+
+        remade = Remade(image, self.like(run.options), result, {}, run)
+        found = remade.compared(remade.places(self.options.verify, 0))
+        self.last_run = replace(run.halo, verified=found)
+        tolerance = run.options.within(found.white)
+        if not found.seamless(tolerance):
+            text = f"verify={self.options.verify}: above the tolerance of {tolerance:g}: {found}"
+            warnings.warn(text, SeamWarning, stacklevel=frames_inside())
 
     def iter_bands(self, image: Any) -> Iterator[tuple[int, Any]]:
         """See `halotile.iter_bands`."""
         if self.options.out is not None:
             raise ValueError("out must be None for iter_bands, which yields new rows")
+        if self.options.verify:
+            raise ValueError(f"verify must be 0 for iter_bands, which holds no result, not {self.options.verify}")
         source = open_image(image, self.options.layout)
         if source.count != 1:
             raise ValueError(f"image must be a single one for iter_bands, not {source.count}")
@@ -208,14 +255,19 @@ class TiledRestorer:
 class _Run:
     """One image, or several of one size, on the way through the model."""
 
-    def __init__(self, restorer: TiledRestorer, image: Image, out_dtype: str | None):
+    def __init__(self, restorer: TiledRestorer, image: Image, out_dtype: str | None, known: RunInfo | None = None):
+        """known: what halo and phase of the restorer's options are; None: that is to be settled."""
         self.restorer, self.image = restorer, image
-        fitting = restorer._fitting.get(image.size)
-        self.options, self.halo = fitting or settled(restorer.options, restorer, image)
+        self.options, self.halo = (
+            restorer._fitting.get(image.size)
+            or (known and (restorer.options, known))
+            or settled(restorer.options, restorer, image)
+        )
         self.out_dtype = out_dtype or image.dtype
         check_output_dtype(image, self.out_dtype)
         self.plan = self._planned(self.options.scale, (0, 0))  # refuses bad combinations before anything is run
         self.index = self.rows_done = 0
+        self.held_for: int | None = None  # the image whose statistics are held
         self.bands_at_work: list[Any] = []
         with turn():
             self.model = self._open_model()
@@ -334,7 +386,25 @@ class _Run:
         with turn(self.engine.device):
             self._check_bands()
 
+    def hold(self, index: int) -> None:
+        """Measures what the model takes of the whole of image `index`, where that is to be held fixed."""
+        if not self.halo.holds or self.held_for == index:
+            return
+        from .global_stats import GlobalStats
+
+        self.ready.clear()
+        self.forward.held.clear()
+        stats = GlobalStats(self.forward, self.halo.global_stats, self.halo.model)
+        with turn(self.engine.device):
+            parts = [part for part in self.facts.parts if part.how == "model"]
+            sweeps = sum(stats.sweeps(part, index, self.plan) for part in parts)
+            self.progress.begin(self.progress.total + sweeps * len(self.plan))
+            held = {part: stats.measured(part, index, self.plan, self.progress.advance) for part in parts}
+            self.forward.held |= held
+        self.held_for = index
+
     def _bands(self, index: int, destination: Callable[[int, int], Any]) -> Iterator[tuple[int, int]]:
+        self.hold(index)
         first_row = self._first_row()
         with turn(self.engine.device):
             bands = self.bands_at_work = self._new_bands(first_row)
@@ -424,7 +494,7 @@ class _Run:
         if self.options.on_nonfinite == "raise":
             raise tile_error(NonFiniteError, [tile], text, rows_done=done, image=image)
         message = str(tile_error(NonFiniteError, [tile], text, image=image))
-        warnings.warn(message, NonFiniteWarning, stacklevel=_frames_inside())
+        warnings.warn(message, NonFiniteWarning, stacklevel=frames_inside())
 
     def _shrink(self, error: Exception) -> None:
         """After running out of memory: half the batch, or half the tile."""
@@ -438,7 +508,7 @@ class _Run:
         tile, batch = smaller
         text = f"out of memory with {self.plan.batch(self.options.batch_size)} windows of "
         text += f"{self.plan.window[0]}x{self.plan.window[1]}: going on with tile_size={tile}, batch_size={batch}"
-        warnings.warn(text, TileSizeWarning, stacklevel=_frames_inside())
+        warnings.warn(text, TileSizeWarning, stacklevel=frames_inside())
         self._fit(tile, batch)
 
     def _smaller(self) -> tuple[tuple[int, int], int] | None:
@@ -466,11 +536,3 @@ class _Run:
         if not isinstance(error, TileError):
             return tile_error(OutOfMemoryError, [self.plan[0]], text, rows_done=self.rows_done)
         return OutOfMemoryError(text, tile=error.tile, box=error.box, rows_done=self.rows_done)
-
-
-def _frames_inside() -> int:
-    """The stacklevel at which a warning points to whoever called this package."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
-        frame, level = frame.f_back, level + 1
-    return level

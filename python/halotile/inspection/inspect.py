@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from ..known import remember
 from ..options import MODEL_DTYPES, dtype_name
 from .info import Field, GlobalOperation, ModelInfo
 from .measure import Measured, measured
@@ -35,11 +36,11 @@ def inspect_model(model: Any, *, device: Any = None, dtype: Any = None, sample: 
     Raises:
         ValueError, TypeError: a bad option; or no window was found that the model takes.
     """
-    model = opened(model)
+    asked, model = model, opened(model)
     result = measured(model, device=device, dtype=dtype_name("dtype", dtype, MODEL_DTYPES), sample=sample)
     _compare(structure_of(model, result), result)
     shapes = result.shapes
-    return ModelInfo(
+    info = ModelInfo(
         scale=shapes.scale,
         in_channels=shapes.channels,
         out_channels=shapes.out_channels,
@@ -57,6 +58,8 @@ def inspect_model(model: Any, *, device: Any = None, dtype: Any = None, sample: 
         how=result.how,
         doubts=tuple(dict.fromkeys(result.doubts)),
     )
+    remember(asked, info)
+    return info
 
 
 def opened(model: Any) -> Any:

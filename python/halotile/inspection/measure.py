@@ -81,6 +81,7 @@ class Runner:
         self.rounding = ROUNDING[getattr(self.opened, "dtype", "float32")]
         self.seconds = math.inf
         self.in_channels = self.opened.in_channels
+        self.refusal = ""  # what the model said first about a window
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         start = time.monotonic()
@@ -103,7 +104,8 @@ class Runner:
             return self(random(channels, height, width)).shape[1:]
         except MemoryError:
             raise
-        except Exception:  # whatever a model raises about sizes it does not take
+        except Exception as error:  # whatever a model raises about sizes it does not take
+            self.refusal = self.refusal or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
             return None
 
 
@@ -158,7 +160,8 @@ def _first(run: Runner, sample: Any, fixed: Pair | None) -> tuple[Pair, int, tup
                 return (window, count, output) if fixed else _smaller(run, window, count, output)
     run(random(channels[0], *windows[0])) if sample is not None else None  # says why
     text = f"no window that the model takes was found, of {channels} channels and {SIDES[0]} to {SIDES[-1]} pixels"
-    raise ValueError(f"{text}; pass sample=, an input (batch, channels, height, width) that it takes")
+    text += "; pass sample=, an input (batch, channels, height, width) that it takes"
+    raise ValueError(f"{text}. It said {run.refusal}")
 
 
 def _smaller(run: Runner, window: Pair, channels: int, output: tuple[int, int, int]):

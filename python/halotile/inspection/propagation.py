@@ -14,6 +14,7 @@ ends in that direction. An operation that is not in the table depends on everyth
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ EDGE = 1e9  # depends on what lies beyond the window's end
 HOW = "propagation"
 LONGEST = 8192  # window, input pixels
 STATISTICS = ("global pooling", "norm over space", "matrix product over space")  # may be held fixed: a few numbers
+STRIDES = (1, 2, 4, 8, 16, 32, 64, 1 / 2, 1 / 4, 1 / 8, 3, 6, 12)  # input pixels from one element to the next
 LARGEST_PHASE = 256  # input pixels
 CHUNK = 1 << 24  # elements of a temporary
 
@@ -122,6 +124,8 @@ def _along(axis: int, call: Callable, shapes: Sizes, thin: int, names: dict[int,
         length = shapes.legal(axis, length * 2)
     seen = clean and all(float(one.max()) > NOTHING for one in distances)
     reach = tuple(max(0, int(one.max())) for one in distances) if seen else None
+    if reach and phase and passes[0].mode.found and not shapes.fixed:
+        reach, phase = _with_taken(reach, phase, passes, axis, (length, thin) if axis == 0 else (thin, length))
     return _Axis(length, reach, phase, _all(m.mode.found for m in passes), unknown, _all(m.mode.notes for m in passes))
 
 
@@ -164,6 +168,46 @@ def _pass(call: Callable, shapes: Sizes, axis: int, length: int, thin: int, name
     distance = seen - (length - 1 - at if backwards else at)
     inner = (at >= length // 3) & (at < length - length // 3)
     return _Pass(mode, distance[:, inner])
+
+
+# ---- what global operations take -------------------------------------------------------------------------------------
+
+
+def _with_taken(
+    reach: Pair, phase: int, passes: list[_Pass], axis: int, size: Pair
+) -> tuple[tuple[int, ...] | None, int]:
+    """Reach and phase of outputs and of what global operations take together: statistics are measured on tiles, too,
+    cut at multiples of the phase."""
+    wide = list(reach)
+    for i, one in enumerate(passes):
+        for taken in one.mode.taken:
+            found = _taken(taken, axis, size, backwards=i == 0)
+            if found is None:
+                one.mode.notes.append("how far what global operations take sees could not be told")
+                return None, phase
+            distance, stride = found
+            phase = math.lcm(phase, stride)
+            wide[i] = max(wide[i], -(-distance // stride) * stride)
+    return tuple(wide), phase
+
+
+def _taken(seen: torch.Tensor, axis: int, size: Pair, backwards: bool) -> tuple[int, int] | None:
+    """How far elements in the middle third of a feature map see, and input pixels from one to the next; None if that
+    cannot be told from its shape."""
+    for dim, stride in itertools.product(range(seen.ndim - 1, -1, -1), STRIDES):
+        lost = [side / stride - count for side, count in zip(size, seen.shape[dim : dim + 2], strict=False)]
+        if len(lost) == 2 and abs(lost[0] - lost[1]) < 1 and abs(lost[0]) * stride <= size[axis] / 4:
+            break
+        if seen.shape[dim] * stride * stride == size[0] * size[1]:  # rows one after the other
+            seen, lost = seen.unflatten(dim, [int(side / stride) for side in size]), [0, 0]
+            break
+    else:
+        return None
+    length = size[axis]
+    at = ((torch.arange(seen.shape[dim + axis]) + lost[axis] / 2) * stride).floor()
+    distance = seen.movedim(dim + axis, -1) - (length - 1 - at if backwards else at)
+    inner = (at >= length // 3) & (at < length - length // 3)
+    return max(0, int(distance[..., inner].max())), max(1, int(stride))
 
 
 def _period(distances: torch.Tensor, scale: Fraction, length: int) -> int | None:
@@ -213,6 +257,7 @@ class Positions(TorchDispatchMode):
         self.carried: dict[int, StorageWeakRef] = {}
         self.running: list[tuple[str, str]] = []  # path and class of modules
         self.found: list[GlobalOperation] = []
+        self.taken: list[torch.Tensor] = []  # positions of what these take
         self.unknown: list[str] = []
         self.notes: list[str] = []
 
@@ -323,15 +368,19 @@ class Positions(TorchDispatchMode):
         result = func(*blank[0], **blank[1])
         return tree_map(lambda leaf: torch.full(leaf.shape, EDGE) if isinstance(leaf, torch.Tensor) else leaf, result)
 
-    def spread(self, kind: str, seen: torch.Tensor, result: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    def spread(
+        self, kind: str, seen: torch.Tensor, result: torch.Tensor, fixed: torch.Tensor, taken: Any = None
+    ) -> torch.Tensor:
         """The result of an operation over several elements; `fixed` instead if it looks at the whole image: nearly
-        all it gives reaches the far end, and most of what it is given does not."""
+        all it gives reaches the far end, and most of what it is given does not. taken: what it is given, if `seen` is
+        that in another shape."""
         if not self._full(result, 0.9) or self._full(seen, 0.6):
             return result
         path, own = self.running[-1] if self.running else ("", "")
         if "Norm" in own:
             kind = "norm over space"
         self.found.append(GlobalOperation(path, kind, HOW))
+        self.taken += taken or [seen]
         return fixed
 
     def _full(self, seen: torch.Tensor, share: float) -> bool:
@@ -464,9 +513,10 @@ def product(mode, a, b):
         columns = mode.real(b).amax(-2, keepdim=True) if mode.carries(b) else torch.full((), NOTHING)
         shape = (*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
         result = torch.maximum(rows, columns).expand(shape).clone()
-    parts = [mode.real(one).flatten() for one in (a, b) if mode.carries(one)]
+    taken = [mode.real(one) for one in (a, b.transpose(-1, -2)) if mode.carries(one)]
+    parts = [one.flatten() for one in taken]
     kind = "attention" if len(parts) == 2 and a.shape[-1] <= max(result.shape[-2:]) else "matrix product over space"
-    return mode.spread(kind, torch.cat(parts), result, torch.full_like(result, NOTHING))
+    return mode.spread(kind, torch.cat(parts), result, torch.full_like(result, NOTHING), taken)
 
 
 def matrix_product(mode, func, args, kwargs):
@@ -608,6 +658,7 @@ def adaptive_pooling(results: int):
         fixed = torch.full_like(result, NOTHING)
         if max(side / cells for side, cells in zip(x.shape[-2:], size, strict=True)) >= max(x.shape[-2:]) / 16 >= 2:
             mode.found.append(GlobalOperation(mode.running[-1][0] if mode.running else "", "global pooling", HOW))
+            mode.taken.append(x)
             result = fixed
         return result if results == 1 else (result, torch.zeros_like(result, dtype=torch.int64))
 

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""For the test suites of those who use halotile: is a model exact in tiles, with these options?
+
+def test_no_seams():
+    halotile.testing.assert_seamless(model, image, halo=18, tile_size=64)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .verification import Remade, Verification
+
+__all__ = ["assert_exact", "assert_seamless"]
+
+TOLERANCE = 1e-4  # of white
+OWN = ("out", "out_dtype")  # options that are chosen here
+CLEARLY = 3  # times as large near tile edges as elsewhere: there is a seam
+
+
+def assert_seamless(
+    model: Any, image: Any, *, tolerance: float | None = None, windows: int = 8, seed: int = 0, **options: Any
+) -> Verification:
+    """Asserts that tiles do not show: restores the image in float32 and verifies random windows of it (see `verify`).
+
+    Args:
+        model, image: as for `restore_tiled`. The image must need more than one tile: pass a small ``tile_size``.
+
+    Keyword Args:
+        tolerance: the largest difference that passes, as a fraction of white, whatever the image's dtype. None: 1e-4,
+            which leaves room for float32 rounding in deep models; models in float16 or bfloat16 need more.
+        windows, seed: how many places are looked at, and which.
+        options: as for `restore_tiled`, except for out and out_dtype.
+
+    Returns:
+        The verification.
+
+    Raises:
+        AssertionError: with the worst position, its distance to the nearest tile edge, the differences near tile edges
+            over those elsewhere, halo and phase of the run, and what would help. ValueError, TypeError, TileError: as
+            `restore_tiled`; ValueError also if the image is one tile.
+    """
+    from .options import integer
+
+    count, seed = integer("windows", windows, 1), integer("seed", seed, 0)
+    remade = _remade(model, image, options)
+    return _judged(remade, remade.compared(remade.places(count, seed)), tolerance, "the result has seams")
+
+
+def assert_exact(model: Any, image: Any, *, tolerance: float | None = None, **options: Any) -> Verification:
+    """Asserts that tiles equal whole-image inference: the model sees the image once as a whole, every pixel is
+    compared. For small images.
+
+    With boundary="reflect" the whole is ``crop(model(reflect_pad(image, halo)))``, with "native" it is
+    ``model(image)``; a side that is no multiple of the phase is completed by reflection.
+
+    Args:
+        model, image: as for `restore_tiled`. The image must need more than one tile: pass a small ``tile_size``.
+
+    Keyword Args:
+        tolerance: as for `assert_seamless`.
+        options: as for `restore_tiled`, except for out and out_dtype.
+
+    Returns:
+        The verification, of one window.
+
+    Raises:
+        AssertionError, ValueError, TypeError, TileError: as `assert_seamless`.
+    """
+    remade = _remade(model, image, options)
+    found = remade.compared([remade.whole()], halo=remade.plan.halo)
+    return _judged(remade, found, tolerance, "tiles do not equal whole-image inference")
+
+
+def _remade(model: Any, image: Any, options: dict[str, Any]) -> Remade:
+    for name in OWN:
+        if name in options:
+            raise TypeError(f"{name} must not be given: the result that is judged is made here, in float32")
+    remade = Remade(image, model, None, options | {"out_dtype": "float32"})
+    if len(remade.plan) == 1:
+        raise ValueError(
+            f"image must need more than one tile to show anything, not be {remade.plan.image_size} (height, width) in "
+            f"tiles of {remade.run.options.tile_size}; pass a smaller tile_size"
+        )
+    return remade
+
+
+def _judged(remade: Remade, found: Verification, tolerance: float | None, claim: str) -> Verification:
+    tolerance = TOLERANCE if tolerance is None else tolerance
+    if found.seamless(tolerance):
+        return found
+    raise AssertionError(f"{claim}: above the tolerance of {tolerance:g}\n{found}\n{_what_would_help(remade, found)}")
+
+
+def _what_would_help(remade: Remade, found: Verification) -> str:
+    """From what inspection finds; where it finds nothing, from where the differences are."""
+    try:
+        info = remade.restorer.inspected()
+    except Exception:  # whatever it is, the failure to report is another
+        return _by_place(found)
+    if info.global_operations:
+        names = ", ".join(f"{one.path or 'the model'} ({one.kind})" for one in info.global_operations)
+        return f"no halo helps: the model looks at the whole image in {names}"
+    if not info.deterministic:
+        return "no halo helps: the model gives another output each time"
+    advice = []
+    if info.receptive_field is None:
+        return _by_place(found)
+    if any(step is None for step in info.phase):
+        return "no halo helps: the model gives something else at every place of the image"
+    if any(have % need for have, need in zip(found.phase, info.phase, strict=True)):
+        advice.append(f"phase={_option(info.phase)}, the model's")
+    if info.halo is not None and any(have < need for have, need in zip(found.halo, info.halo, strict=True)):
+        advice.append(f"halo={_option(info.halo)}, the model's receptive field")
+    return "what would help: " + " and ".join(advice) if advice else _by_place(found)
+
+
+def _option(pair: tuple[int, int]) -> str:
+    return str(pair[0]) if pair[0] == pair[1] else str(pair)
+
+
+def _by_place(found: Verification) -> str:
+    if found.edge_ratio > CLEARLY:
+        return "differences gather at tile edges: a larger halo would help, or more overlap would hide them"
+    return (
+        "differences are everywhere: the phase may be too small (it must be the model's total stride or attention "
+        "window), or the model looks at the whole image, gives another output each time, or rounds more than the "
+        "tolerance allows (float16, bfloat16)"
+    )
