@@ -173,11 +173,11 @@ def test_metadata_is_kept(place):
 def test_options_are_passed_on(place, monkeypatch, options):
     seen = {}
 
-    def spy(image, model, **given):
+    def spy(model, **given):
         seen.update(given)
-        return halotile.iter_bands(image, model, **given)
+        return halotile.TiledRestorer(model, **given)
 
-    monkeypatch.setattr(cli, "iter_bands", spy)
+    monkeypatch.setattr(cli, "TiledRestorer", spy)
     assert restore(*options) == 0
     for flag, value in itertools.pairwise(options):
         name = str(flag).removeprefix("--").replace("-", "_")
@@ -444,7 +444,7 @@ def test_running_out_of_memory(place, capsys, monkeypatch):
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(cli, "iter_bands", fail)
+    monkeypatch.setattr(cli, "TiledRestorer", fail)
     assert restore() == 1
     assert_one_error(capsys, "out of memory")
 
@@ -588,3 +588,15 @@ def test_what_a_model_needs(place, capsys, monkeypatch):
     capsys.readouterr()
     assert run(*found, "-o", "c.png", "--phase", "some") == 2
     assert_one_error(capsys, "argument --phase: must be auto or a whole number, not 'some'")
+    assert run("inspect", "--model", "nets:net()", "--image", "in.png") == 0
+    assert "beside a halo of 2, the receptive field" in capsys.readouterr().out
+    assert run("inspect", "--model", "nets:net()", "--image", "in.png", "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["error_curve"]["reference"] == 2
+    assert run("inspect", "--model", "nets:net()", "--image", "none.png") == 1
+    assert run(*found, "-o", "d.png", "--halo", "exact", "--verify", 2) == 0
+    text = capsys.readouterr().out
+    assert "halo 2, phase 1, exact: the receptive field" in text
+    assert "2 windows with a halo of 22, beside a run with halo 2, phase 1" in text
+    assert run(*found, "-o", "e.png", "--halo", "auto", "--global-stats", "exact", "--tolerance", 1) == 0
+    assert "exact: the receptive field; it costs" in capsys.readouterr().out

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What is found about models equals what is known of them, is enough for exact tiles, and no less is."""
 
-import time
 from fractions import Fraction
 
 import numpy as np
@@ -181,6 +180,21 @@ def test_a_model_that_mixes_the_batch():
     assert not inspect_model(Mixing()).batch_invariant
 
 
+def test_large_values_are_no_batch_dependence():
+    class Loud(nn.Module):
+        """Far beyond [0, 1] its rounding is large, and differs with the batch."""
+
+        def __init__(self):
+            super().__init__()
+            self.body = chain(*(conv(3, 3, 1) for _ in range(4)))
+
+        def forward(self, x):
+            y = self.body(x * 8)
+            return x + (y.clamp(min=8) - 8) ** 4 * 1e3 * torch.rand(())
+
+    assert inspect_model(seeded(Loud)).batch_invariant
+
+
 def test_outputs_that_are_clamped():
     assert inspect_model(seeded(lambda: chain(conv(3, 3), nn.Sigmoid()))).value_range == (0, 1)
     assert inspect_model(seeded(lambda: chain(conv(3, 3), nn.Tanh()))).value_range == (-1, 1)
@@ -295,17 +309,16 @@ def test_reports_are_readable():
     assert "one &lt;doubt&gt;." in INFO._repr_html_()
 
 
-# ---- figures ---------------------------------------------------------------------------------------------------------
+# ---- large models ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("make", "radius", "seconds"),
-    [(RRDBNet, 349, 20), (SRVGG, 34, 3), (lambda: UNet(4, width=32), 61, 10)],
+    ("make", "radius"),
+    [(RRDBNet, 349), (SRVGG, 34), (lambda: UNet(4, width=32), 61)],
     ids=["RRDBNet", "SRVGG", "U-Net"],
 )
-def test_large_models_take_seconds(make, radius, seconds):
-    model = seeded(make)
-    start = time.monotonic()
-    info = inspect_model(model)
+def test_large_models(make, radius):
+    """How long they take: benchmarks/bench_inspect.py."""
+    info = inspect_model(seeded(make))
     assert info.receptive_field == Field(*(radius,) * 4)
-    assert time.monotonic() - start < 3 * seconds  # on two cores `seconds`, if nothing else runs
+    assert not info.doubts

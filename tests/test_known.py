@@ -2,6 +2,8 @@
 """What is kept about models: found again for the same model only, and never a reason to fail."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -42,6 +44,37 @@ def test_a_model_is_known_by_structure_and_weights(inspected, tmp_path):
 
     known_model(seeded(lambda: Other(1, width=4)))
     assert len(inspected) == 5
+
+
+def test_settings_and_code_tell_models_apart(inspected):
+    class Reaching(torch.nn.Module):
+        def __init__(self, reach):
+            super().__init__()
+            self.reach = reach
+
+        def forward(self, x):
+            return x + sum(torch.roll(x, i, 3) for i in range(self.reach))  # a generator: code within code
+
+    assert known_model(Reaching(3)).receptive_field[0] == 2
+    assert known_model(Reaching(5)).receptive_field[0] == 4
+    known_model(Reaching(5))
+    assert len(inspected) == 2
+    patched = Reaching(5)
+    patched.forward = lambda x: x
+    assert known_model(patched).receptive_field[0] == 0
+
+
+def test_it_is_found_again_in_another_process(tmp_path):
+    program = """
+import torch
+from tests.networks import Chain, seeded
+from halotile.known import _about
+print(_about(seeded(lambda: Chain(2)), None))
+"""
+    run = [sys.executable, "-c", program]
+    first, second = (subprocess.run(run, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert first == second
+    assert len(first) > 64
 
 
 def test_what_is_no_module_is_not_kept(inspected, tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command line: ``halotile restore``, ``halotile plan``, ``halotile --version``.
+"""The command line: ``halotile restore``, ``plan``, ``inspect``, ``selftest``, ``--version``.
 
 Exit status: 0, 1 if something failed, 2 if the command line is wrong, 130 after Ctrl-C. Errors are one line; the
 environment variable HALOTILE_DEBUG=1 adds the traceback. torch and pyvips are imported when they are needed.
@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -26,9 +27,9 @@ import numpy as np
 
 from . import __version__, _core, files
 from .loading import load_model
-from .options import ALPHAS, BLENDS, BOUNDARIES, ENGINES, MODEL_DTYPES, NONFINITE, Options
+from .options import ALPHAS, BLENDS, BOUNDARIES, ENGINES, GLOBAL_STATS, MODEL_DTYPES, NONFINITE, Options
 from .plan import TilePlan, plan_tiles
-from .restore import iter_bands
+from .restore import TiledRestorer
 
 __all__ = ["main"]
 
@@ -110,12 +111,18 @@ def _restore(asked: argparse.Namespace) -> None:
 
     started = time.monotonic()
     bar = sys.stderr.isatty() and not asked.quiet and importlib.util.find_spec("tqdm") is not None
-    bands = iter_bands(image, model, **options, out_dtype=out_dtype, progress=bar)
-    result = _collect(bands, image.shape[0], image.shape[1], asked.output)
+    restorer = TiledRestorer(model, **options | {"verify": 0}, out_dtype=out_dtype, progress=bar)
+    result = _collect(restorer.iter_bands(image), image.shape[0], image.shape[1], asked.output)
     files.write_image(asked.output, result, like=picture, quality=asked.quality, compression=asked.compression)
     if not asked.quiet:
         sizes = f"{_size(image.shape)} -> {_size(result.shape)}"
         print(f"{asked.output}: {sizes}, {result.dtype}, {time.monotonic() - started:.1f} s")
+        if restorer.last_run.model is not None:
+            print(restorer.last_run)
+    if asked.verify:
+        from .verification import verify
+
+        print(verify(image, restorer, result, windows=asked.verify))
 
 
 def _prepared_model(asked: argparse.Namespace, size: tuple[int, int], options: dict[str, Any]) -> Any:
@@ -206,8 +213,17 @@ def _bytes(count: int) -> str:
 def _inspect(asked: argparse.Namespace) -> None:
     from .inspection import inspect_model
 
-    info = inspect_model(load_model(asked.model), device=asked.device, dtype=asked.dtype)
-    print(info.to_json() if asked.json else info)
+    picture = files.read_image(asked.image) if asked.image else None
+    model = load_model(asked.model)
+    info = inspect_model(model, device=asked.device, dtype=asked.dtype)
+    if picture is None:
+        print(info.to_json() if asked.json else info)
+        return
+    from .curve import error_curve
+
+    curve = error_curve(model, picture.pixels, device=asked.device, dtype=asked.dtype)
+    both = json.loads(info.to_json()) | {"error_curve": dataclasses.asdict(curve)}
+    print(json.dumps(both, indent=1) if asked.json else f"{info}\n\n{curve}")
 
 
 # ---- selftest --------------------------------------------------------------------------------------------------------
@@ -272,6 +288,8 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("--engine", choices=ENGINES, help="who cuts and assembles (default: what fits the device)")
     add("--channels-last", action="store_true", help="store its weights channels-last: often faster on a CPU")
     add("--value-range", type=float, nargs=2, metavar=("LO", "HI"), help="its black and white (default: 0 1)")
+    add("--global-stats", choices=GLOBAL_STATS, help="where it pools or normalises over the whole image")
+    add("--tolerance", type=float, metavar="X", help="for --halo auto and --verify (default: half an 8-bit step)")
     add("--alpha", choices=ALPHAS, default="restore", help="what becomes of an alpha channel (default: restore)")
     add("--on-nonfinite", choices=NONFINITE, default="raise", help="at NaN or infinity (default: raise)")
     add = parser.add_argument_group("files").add_argument
@@ -279,6 +297,7 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("--compression", type=_number(0, 9), default=6, metavar="N", help="of PNG and TIFF, 0 to 9 (default: 6)")
     add("--max-pixels", type=_number(1), default=files.MAX_PIXELS, metavar="N", help="of the input (default: 2**28)")
     add("--force", action="store_true", help="overwrite an existing output")
+    add("--verify", type=_number(0), default=0, metavar="K", help="make K places again with a larger halo, compare")
     add("--quiet", action="store_true", help="print nothing but warnings and errors")
 
 
@@ -297,6 +316,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     add("--device", help="cpu, cuda, mps, ... (default: where the model is)")
     add("--dtype", choices=MODEL_DTYPES, help="number type of the model (default: its own)")
     add("--json", action="store_true", help="print JSON")
+    add("--image", metavar="FILE", help="an image: also print how far halos are from exact there")
 
 
 def _add_selftest(parser: argparse.ArgumentParser) -> None:

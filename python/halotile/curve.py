@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .halo import HOLDING
 from .images import peak_of
 from .plan import Box, TilePlan
 
@@ -74,7 +75,8 @@ def error_curve(
     Keyword Args:
         halos: to try, input pixels. None: 0 to 128.
         windows: how many places of the image are looked at.
-        options: as for `restore_tiled`: phase, value_range, device, ...; phase None is found out.
+        options: as for `restore_tiled`: phase, value_range, device, ...; phase None is found out. With global_stats
+            "frozen" or "exact" statistics are held fixed; else windows differ by their own, whatever the halo.
 
     Raises:
         ValueError, TypeError: a bad option. TileError: the model fails.
@@ -82,13 +84,16 @@ def error_curve(
     from .known import known_model
     from .restore import TiledRestorer
 
+    if "halo" in options:
+        raise TypeError("halo must not be given: halos= are what is tried")
     info = known_model(model, options.get("device"), options.get("dtype"))
     phase = options.pop("phase", None) or info.phase
-    restorer = TiledRestorer(
-        model, **options | {"phase": tuple(one or 1 for one in np.broadcast_to(phase, 2).tolist())}
-    )
-    exact = None if info.halo is None else max(info.halo)
-    return measured_curve(restorer, image, exact, tuple(halos or HALOS), windows)
+    holds = options.pop("global_stats", None) in HOLDING and bool(info.global_operations)
+    options |= {"phase": tuple(one or 1 for one in np.broadcast_to(phase, 2).tolist()), "halo": 0}
+    restorer = TiledRestorer(model, **options | {"global_stats": "frozen" if holds else None})
+    restorer._inspected = info
+    field = info.local_field if holds else info.receptive_field
+    return measured_curve(restorer, image, field and max(field.halo), tuple(halos or HALOS), windows)
 
 
 def measured_curve(

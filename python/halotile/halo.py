@@ -56,6 +56,9 @@ class RunInfo:
         why = "as given" if model is not None else "as given; the model was not inspected"
         return cls(options.halo, options.phase, "given", None, why, model, global_stats)
 
+    def __str__(self) -> str:
+        return f"halo {_short(self.halo)}, phase {_short(self.phase)}, {self.how}: {self.why}"
+
     @property
     def holds(self) -> bool:
         """Whether statistics are measured and held fixed."""

@@ -250,6 +250,7 @@ class TiledRestorer:
             run.start(progress)
             for start, _ in run.bands(0, new_rows):
                 yield start, run.delivered(made.pop(start), None)
+        self.last_run = run.halo
 
 
 class _Run:

@@ -37,8 +37,10 @@ def inspect_model(model: Any, *, device: Any = None, dtype: Any = None, sample: 
         ValueError, TypeError: a bad option; or no window was found that the model takes.
     """
     asked, model = model, opened(model)
-    result = measured(model, device=device, dtype=dtype_name("dtype", dtype, MODEL_DTYPES), sample=sample)
-    _compare(structure_of(model, result), result)
+    structure = Structural(model)
+    dtype = dtype_name("dtype", dtype, MODEL_DTYPES)
+    result = measured(model, device=device, dtype=dtype, sample=sample, expected=structure.expected)
+    _compare(structure.found, result)
     shapes = result.shapes
     info = ModelInfo(
         scale=shapes.scale,
@@ -72,20 +74,29 @@ def opened(model: Any) -> Any:
     return model
 
 
-def structure_of(model: Any, result: Measured) -> Any:
-    """What the structural pass says; None if there is none, or it says nothing."""
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(model, torch.nn.Module):
-        return None
-    try:
+class Structural:
+    """The structural pass of a model.
+
+    Attributes:
+        found: what it says; None if there is none, or it says nothing.
+    """
+
+    def __init__(self, model: Any):
+        self.model, self.found = model, None
+
+    def expected(self, result: Measured) -> int:
+        """Makes the pass. Returns how far the model sees, so that windows of the right length are tried first."""
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(self.model, torch.nn.Module):
+            return 0
         from .structure import analyse
-    except ImportError:
-        return None
-    try:
-        return analyse(model, channels=result.shapes.channels, size=result.shapes.window)
-    except Exception as error:  # a second opinion only
-        result.doubts.append(f"the structural pass failed ({type(error).__name__}: {error})")
-        return None
+
+        try:
+            self.found = analyse(self.model, channels=result.shapes.channels, size=result.shapes.window)
+        except Exception as error:  # a second opinion only
+            result.doubts.append(f"the structural pass failed ({type(error).__name__}: {error})")
+            return 0
+        return max(self.found.receptive_field or (0,))
 
 
 def _compare(structure: Any, result: Measured) -> None:

@@ -238,7 +238,7 @@ def close(run: Runner, one: np.ndarray, other: np.ndarray) -> bool:
 def alone_or_beside(run: Runner, shapes: Shapes) -> bool | None:
     """Whether an image gives the same alone and beside another. None: the model takes no two."""
     windows = random(shapes.channels, *shapes.small, batch=2, seed=2)
-    windows[1] *= 3
+    windows[1] *= 0.25
     try:
         both = run(windows)
     except Exception:  # whatever it raises about two
@@ -276,17 +276,27 @@ class Measured:
     doubts: list[str] = dataclasses.field(default_factory=list)
 
 
-def measured(model: Any, *, device: Any = None, dtype: str | None = None, sample: Any = None) -> Measured:
+def measured(
+    model: Any,
+    *,
+    device: Any = None,
+    dtype: str | None = None,
+    sample: Any = None,
+    expected: Callable[[Measured], int] = lambda _: 0,
+) -> Measured:
     """Measures a model: see `inspect_model` for the arguments.
+
+    expected(result), once shapes are known: how far the model may see, input pixels. Only how much is tried first
+    depends on it.
 
     Raises:
         ValueError: no window was found that the model takes.
     """
     with _one_thread():
-        return _measured(model, Runner(model, device, dtype), sample)
+        return _measured(model, Runner(model, device, dtype), sample, expected)
 
 
-def _measured(model: Any, run: Runner, sample: Any) -> Measured:
+def _measured(model: Any, run: Runner, sample: Any, expected: Callable[[Measured], int]) -> Measured:
     result = Measured(find_shapes(run, sample=sample, fixed=fixed_window(model)))
     result.how |= dict.fromkeys(
         ("scale", "loss", "multiple", "minimum_size", "in_channels"), "windows of several sizes"
@@ -295,7 +305,7 @@ def _measured(model: Any, run: Runner, sample: Any) -> Measured:
         sides = "x".join(map(str, result.shapes.window))
         result.doubts.append(f"the model takes windows of {sides} only: scale and loss cannot be told apart")
     _behaviour(run, result)
-    _propagated(model, result)
+    _propagated(model, result, expected(result))
     if not result.deterministic:
         result.doubts.append("the model is not deterministic: nothing could be confirmed by perturbation")
         return result
@@ -330,7 +340,7 @@ def _behaviour(run: Runner, result: Measured) -> None:
 # ---- propagation -----------------------------------------------------------------------------------------------------
 
 
-def _propagated(model: Any, result: Measured) -> None:
+def _propagated(model: Any, result: Measured, expected: int) -> None:
     """Fills in what propagation tells. Models that cannot be run on positions are left to perturbation."""
     torch = sys.modules.get("torch")
     if torch is None:
@@ -339,7 +349,7 @@ def _propagated(model: Any, result: Measured) -> None:
 
     try:
         with _copied(model, torch) as (call, modules):
-            found = propagate(call, result.shapes, modules)
+            found = propagate(call, result.shapes, modules, expected)
     except Exception as error:  # the model's own, on what it does not expect
         reason = (str(error).splitlines() or [""])[0][:100]
         result.doubts.append(f"positions could not be propagated through the model ({type(error).__name__}: {reason})")
@@ -357,7 +367,7 @@ def _propagated(model: Any, result: Measured) -> None:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Thousands of tiny operations gain little from more, and lose much where cores are busy."""
+    """Thousands of tiny operations gain little from more, and lose very much where cores are busy."""
     torch = sys.modules.get("torch")
     if torch is None:
         yield

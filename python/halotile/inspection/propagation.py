@@ -63,20 +63,23 @@ class Propagation:
     notes: tuple[str, ...] = ()
 
 
-def propagate(call: Callable[[torch.Tensor], Any], shapes: Sizes, modules: Sequence[torch.nn.Module]) -> Propagation:
+def propagate(
+    call: Callable[[torch.Tensor], Any], shapes: Sizes, modules: Sequence[torch.nn.Module], expected: int = 0
+) -> Propagation:
     """Propagates positions through a model.
 
     Args:
         call: takes float32 tensors (1, channels, height, width) on the CPU; in eval mode. It is run with positions for
             values, so it must keep no state.
         modules: that it consists of, to name places.
+        expected: how far it may see, input pixels: windows that are tried first are long enough for that.
 
     Raises:
         Exception: whatever the model raises when it is run on positions.
     """
     names = {id(inner): name for module in modules for name, inner in module.named_modules()}
     thin = [shapes.legal(0, 1), shapes.legal(1, 1)]
-    axes = [_along(0, call, shapes, thin[1], names, 0)]
+    axes = [_along(0, call, shapes, thin[1], names, 3 * expected + 16)]
     axes.append(_along(1, call, shapes, thin[0], names, axes[0].length))
     for axis in (0, 1):  # the thin axis must hold whole phases
         other = axes[1 - axis].phase
