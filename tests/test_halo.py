@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: MIT
 """halo="exact", halo="auto", phase=None and error_curve: what inspection finds is used, and said."""
 
+import warnings
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import halotile  # noqa: E402
-from halotile import TiledRestorer, error_curve, plan_tiles, restore_tiled  # noqa: E402
+from halotile import SeamWarning, TiledRestorer, error_curve, plan_tiles, restore_tiled  # noqa: E402
 
+from .architectures import Coordinates  # noqa: E402
 from .networks import Chain, Strided, on_arrays, seeded  # noqa: E402
 from .reference import whole  # noqa: E402
 
@@ -70,6 +73,101 @@ def test_a_given_halo_is_judged_when_the_model_is_known():
     assert (restorer.last_run.how, restorer.last_run.bound, restorer.last_run.model) == ("given", None, None)
 
 
+def warned(run):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run()
+    return [str(one.message) for one in caught if issubclass(one.category, SeamWarning)]
+
+
+def test_a_halo_that_is_too_small_is_reported_once():
+    model = seeded(lambda: Chain(6))
+    image = (IMAGE * 255).astype(np.uint8)
+    assert not warned(lambda: restore_tiled(image, model, halo=2))  # nobody knows the model yet
+    halotile.inspect_model(model)
+    restorer = TiledRestorer(model, halo=2, tile_size=48)
+    (text,) = warned(lambda: restorer(image))
+    assert text.startswith("halo=2 is below the receptive field of 6: up to ")
+    assert text.endswith(" of 255 from exact where it was measured")
+    assert restorer.last_run.how == "given"
+    worst = np.abs(restorer(image).astype(float) - restore_tiled(image, model, halo=6, tile_size=48)).max()
+    assert 0.1 * worst < restorer.last_run.bound + 1
+    assert not warned(lambda: restorer(image))
+    assert not warned(lambda: restore_tiled(image, model, halo=2))
+    assert not warned(lambda: restore_tiled(image, model, halo=6))
+    assert len(warned(lambda: restore_tiled(image, model, halo=3))) == 1
+
+
+def test_a_phase_that_is_wrong_is_reported_once():
+    model = seeded(lambda: Strided(4))
+    halotile.inspect_model(model)
+    restorer = TiledRestorer(model, halo=16, phase=2, tile_size=48, overlap=0)
+    image = IMAGE[:96, :96]  # in windows that the model takes all the same
+    (text,) = warned(lambda: restorer(image))
+    assert text.startswith("phase=2 is no multiple of the model's, 4: tiles differ")
+    assert (restorer.last_run.how, restorer.last_run.bound) == ("given", None)
+    assert not warned(lambda: restorer(image))
+    assert not warned(lambda: restore_tiled(IMAGE, model, halo=16, phase=8, tile_size=48))
+
+
+def test_exact_takes_the_phase_that_is_needed():
+    """Whatever phase was given; a multiple of that, too."""
+    model = seeded(lambda: Strided(4))
+    want = whole_image(model, 13)
+    for phase, used in ((1, 4), (None, 4), (6, 12)):
+        restorer = TiledRestorer(model, halo="exact", phase=phase, tile_size=48)
+        np.testing.assert_allclose(restorer(IMAGE), want, rtol=0, atol=2e-6)
+        assert (restorer.last_run.how, restorer.last_run.phase) == ("exact", (used, used))
+    with pytest.raises(ValueError, match="phase must be given for this model"):
+        restore_tiled(IMAGE, seeded(Coordinates), halo="exact")
+
+
+def test_what_is_exact_is_not_blended():
+    plan = TiledRestorer(seeded(lambda: Chain(2)), halo=8, phase=None, tile_size=48)
+    plan(IMAGE)
+    assert plan.last_run.how == "exact"
+    calls = []
+
+    class Counting(torch.nn.Module):
+        def forward(self, x):
+            calls.append(x.shape)
+            return x
+
+    restore_tiled(IMAGE, Counting(), halo="exact", tile_size=75, boundary="native")
+    assert calls[-1] == (1, 3, 75, 66)  # four windows, nothing shared
+
+
+def test_verified_runs():
+    model = seeded(lambda: Chain(4))
+    restorer = TiledRestorer(model, halo="exact", tile_size=48, verify=5)
+    assert not warned(lambda: restorer(IMAGE))
+    assert restorer.last_run.verified.windows == 5
+    assert restorer.last_run.verified.largest < 1e-5
+    assert restorer.last_run.how == "exact"
+    wrong = TiledRestorer(seeded(lambda: Chain(4)), halo=0, overlap=0, tile_size=48, verify=5)
+    (text,) = warned(lambda: wrong(IMAGE))
+    assert text.startswith("verify=5: above the tolerance of 0.00196")
+    assert "worst at row" in text
+    assert wrong.last_run.verified.largest > 0.002
+    assert wrong.last_run.verified.edge_ratio > 3
+    with pytest.raises(ValueError, match="verify must be 0 for iter_bands"):
+        halotile.iter_bands(IMAGE, model, verify=1)
+    out = np.empty_like(IMAGE)
+    restorer(IMAGE, out=out)
+    assert restorer.last_run.verified.largest < 1e-5
+    tensor = torch.from_numpy(IMAGE).permute(2, 0, 1)
+    restorer(tensor)
+    assert restorer.last_run.verified.largest < 1e-5
+
+
+def test_the_run_says_what_it_did_as_bands_too():
+    restorer = TiledRestorer(seeded(lambda: Chain(2)), halo="exact")
+    for _ in restorer.iter_bands(IMAGE):
+        pass
+    assert restorer.last_run.how == "exact"
+    assert str(restorer.last_run) == "halo 2, phase 1, exact: the receptive field"
+
+
 def test_global_operations_are_named():
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.InstanceNorm2d(8), torch.nn.Conv2d(8, 3, 3, padding=1)
@@ -108,3 +206,14 @@ def test_the_error_curve():
     assert again == curve
     tensor = torch.from_numpy(image).permute(2, 0, 1)
     assert error_curve(model, tensor, halos=(0, 3, 8, 10, 16), phase=None) == curve
+    with pytest.raises(TypeError, match="halos= are what is tried"):
+        error_curve(model, image, halo=3)
+
+
+def test_the_curve_is_drawn():
+    pytest.importorskip("matplotlib").use("Agg")
+    curve = error_curve(seeded(lambda: Chain(3)), IMAGE, halos=(0, 1, 3))
+    axes = curve.plot()
+    assert [line.get_label() for line in axes.lines][:3] == ["largest", "99.9 %", "mean"]
+    assert axes.get_yscale() == "log"
+    assert curve.plot(axes) is axes

@@ -57,7 +57,8 @@ class RunInfo:
         return cls(options.halo, options.phase, "given", None, why, model, global_stats)
 
     def __str__(self) -> str:
-        return f"halo {_short(self.halo)}, phase {_short(self.phase)}, {self.how}: {self.why}"
+        how = "" if self.how == "given" else f", {self.how}"
+        return f"halo {_short(self.halo)}, phase {_short(self.phase)}{how}: {self.why}"
 
     @property
     def holds(self) -> bool:
