@@ -2,7 +2,6 @@
 """The structural pass against answers worked out by hand, and against gradients of models with positive weights."""
 
 import copy
-import time
 from fractions import Fraction
 
 import pytest
@@ -663,13 +662,9 @@ def rrdbnet(blocks=23, width=64, growth=32):
     return Of(forward, body=body, ups=nn.ModuleList(conv(width, width) for _ in range(2)), **parts)
 
 
-def test_rrdbnet_takes_seconds():
-    model = rrdbnet()
-    analyse(conv())  # what torch loads once
-    began = time.perf_counter()
+def test_rrdbnet():
     # 23 * 3 * 5 convolutions and two more at the image's size; then one pixel of x2; then three of x4, from a corner.
-    local(model, 23 * 15 + 2 + 2, scale=4)
-    assert time.perf_counter() - began < 20  # some 3 on an idle machine
+    local(rrdbnet(), 23 * 15 + 2 + 2, scale=4)
 
 
 def test_srvgg():

@@ -23,14 +23,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..exported import FixedShape
 from ..model import evaluating
-from . import operators
-from .operators import (
+from . import mixes, moves, operators  # noqa: F401 - they enter their rules into the table
+from .operators import RULES, Aligned, Operation
+from .rowmaps import (
     IDENTITY,
     NOWHERE,
-    RULES,
-    Aligned,
     Event,
-    Operation,
     Part,
     TooSmall,
     Unknown,
