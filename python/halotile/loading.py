@@ -66,12 +66,13 @@ def _from_file(path: str) -> Callable[..., Any]:
     except ImportError as error:
         raise ImportError(f"model {path!r}: {kind} files need torch: pip install 'halotile[torch]'") from error
     try:
-        if kind == "torch.export":
-            from .exported import open_exported
-
-            return open_exported(torch.export.load(path))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            if kind == "torch.export":
+                from .exported import open_exported
+
+                return open_exported(torch.export.load(path))
             return torch.jit.load(path, map_location="cpu")
     except (RuntimeError, OSError, KeyError, ValueError) as error:  # what torch raises for a damaged file
         raise ValueError(f"model {path!r} is not a readable {kind} file: {error}") from error

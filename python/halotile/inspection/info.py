@@ -100,6 +100,13 @@ class ModelInfo:
         """The exact halo (rows, columns), input pixels; None if no halo is exact or none is known."""
         return None if self.receptive_field is None else self.receptive_field.halo
 
+    @property
+    def certain(self) -> bool:
+        """Whether the field does not rest on noise alone, and nothing contradicted it."""
+        established = self.how.get("receptive_field") or self.how.get("local_field") or ""
+        shown = any(method in established for method in ("structure", "propagation"))
+        return shown and self.deterministic and not any("contradicted" in doubt for doubt in self.doubts)
+
     def __str__(self) -> str:
         width = max(len(name) for name, _, _ in self._lines())
         lines = [f"{name:<{width}}  {value}{f'  [{how}]' if how else ''}" for name, value, how in self._lines()]
@@ -164,10 +171,13 @@ class ModelInfo:
 def restored(name: str, value: Any) -> Any:
     """A field's value from what JSON made of it. Raises ValueError."""
     try:
+        if name in ("phase", "minimum_size", "multiple", "loss"):
+            rows, columns = (None if one is None and name == "phase" else int(one) for one in value)
+            return rows, columns
         if name == "scale":
             return Fraction(value)
         if name in ("receptive_field", "local_field"):
-            return None if value is None else Field(*value)
+            return None if value is None else Field(*map(int, value))
         if name == "global_operations":
             return tuple(GlobalOperation(*one) for one in value)
         return tuple(value) if isinstance(value, list) else value
