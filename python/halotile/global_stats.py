@@ -17,10 +17,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_iter
 
+from .curve import as_floats
 from .errors import TileError
 from .forward import Forward, tile_error
 from .plan import Box, Tile, TilePlan
@@ -28,6 +30,7 @@ from .pooled import Call, Statistic, Watching
 
 __all__ = ["GlobalStats", "Held"]
 
+ROUNDING = {"float16": 2e-2, "bfloat16": 1e-1}  # relative differences that are no more; float32: 1e-4
 CHUNK = 512  # input pixels along the sides of what is read at a time for the reduced image
 
 Pair = tuple[int, int]
@@ -265,8 +268,8 @@ class GlobalStats:
     def survey(self, part: Any, index: int, plan: TilePlan) -> Survey:
         """Raises ValueError: the model looks at the whole image in ways that cannot be held fixed."""
         if part not in self.surveys:
-            size = [self._legal(axis, 32) for axis in (0, 1)]
-            larger = [self._legal(axis, side + 1) for axis, side in enumerate(size)]
+            size = [self._legal(axis, 32, plan) for axis in (0, 1)]
+            larger = [self._legal(axis, side + 1, plan) for axis, side in enumerate(size)]
 
             def run(size: Pair) -> None:
                 self._run(part, self._read(part, index, plan, Box(0, 0, *size)), plan)
@@ -276,7 +279,43 @@ class GlobalStats:
             except ValueError as error:
                 raise ValueError(f"global_stats must be 'tile' for this model, not {self.how!r}: {error}") from error
             self._check(self.surveys[part])
+            self._check_sizes(part, index, plan)
         return self.surveys[part]
+
+    def _check_sizes(self, part: Any, index: int, plan: TilePlan) -> None:
+        """With statistics held, windows of two sizes must agree inside: nothing else may depend on the window."""
+        field = self.info.local_field
+        if field is None:
+            return
+        size = [self._legal(axis, 2 * sum(field[2 - 2 * axis : 4 - 2 * axis]) + 16, plan) for axis in (0, 1)]
+        larger = [self._legal(axis, side + 8, plan) for axis, side in enumerate(size)]
+        statistics: dict[int, Statistic] = {}
+
+        def handle(number: int, call: Call) -> Any:
+            if number in self.surveys[part].found:
+                statistics[number] = call.measured()
+            return NotImplemented
+
+        with Watching(handle):
+            self._run(part, self._read(part, index, plan, Box(0, 0, *size)), plan)
+        outputs = []
+        for sides in (size, larger):
+            with Held(statistics, self.surveys[part].calls)():
+                outputs.append(
+                    as_floats(self._run(part, self._read(part, index, plan, Box(0, 0, *sides)), plan)).copy()
+                )
+        one, other = outputs
+        height, width = (
+            int((side - after) * plan.scale) - lost
+            for side, after, lost in zip(size, (field.bottom, field.right), plan.loss, strict=True)
+        )
+        apart = float(np.abs(one[..., :height, :width] - other[..., :height, :width]).max())
+        if apart > ROUNDING.get(self.forward.model_of(part).dtype, 1e-4) * max(1.0, float(np.abs(one).max())):
+            raise ValueError(
+                f"global_stats must be 'tile' for this model, not {self.how!r}: with its statistics held fixed, "
+                f"windows of {size[0]}x{size[1]} and {larger[0]}x{larger[1]} differ by {apart:.3g}; something else "
+                "in it depends on the whole window, such as its size, a maximum, or pooling into cells"
+            )
 
     def _check(self, survey: Survey) -> None:
         if survey.found:
@@ -287,9 +326,9 @@ class GlobalStats:
             "and no statistics that could be held fixed were seen there"
         )
 
-    def _legal(self, axis: int, least: int) -> int:
+    def _legal(self, axis: int, least: int, plan: TilePlan) -> int:
         """The smallest window side from `least` on that the model takes, a multiple of the phase."""
-        step = math.lcm(self.info.multiple[axis], self.info.phase[axis] or 1)
+        step = math.lcm(self.info.multiple[axis], self.info.phase[axis] or 1, plan.phase[axis])
         return -(-max(least, self.info.minimum_size[axis]) // step) * step
 
     def sweeps(self, part: Any, index: int, plan: TilePlan) -> int:
@@ -361,7 +400,7 @@ class GlobalStats:
         room, step = plan.window[0] * plan.window[1], 1
         while -(-height // step) * -(-width // step) > room:
             step += 1
-        rows, columns = (self._legal(axis, -(-side // step)) for axis, side in enumerate((height, width)))
+        rows, columns = (self._legal(axis, -(-side // step), plan) for axis, side in enumerate((height, width)))
         image = self._new(part, (rows, columns))
         piece = max(1, CHUNK // step)
         for y in range(0, rows, piece):
@@ -379,9 +418,9 @@ class GlobalStats:
     def _read(self, part: Any, index: int, plan: TilePlan, window: Box) -> Any:
         return self.forward.read(part, index, plan, [replace(plan[0], window=window)])
 
-    def _run(self, part: Any, windows: Any, plan: TilePlan, tile: Tile | None = None) -> None:
+    def _run(self, part: Any, windows: Any, plan: TilePlan, tile: Tile | None = None) -> Any:
         try:
-            self.forward.engine.run(self.forward.model_of(part), windows)
+            return self.forward.engine.run(self.forward.model_of(part), windows)
         except Exception as error:
             raise tile_error(TileError, [tile or plan[0]], f"measuring global_stats, {error}") from error
 

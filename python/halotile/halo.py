@@ -30,8 +30,10 @@ class RunInfo:
     """What a run did, and why. Pairs are (rows, columns), input pixels.
 
     Attributes:
-        how: "exact" (equals whole-image inference), "measured" (the halo is below the receptive field, but within the
-            tolerance), "frozen" (global statistics of a reduced image), "tile" (every tile has its own) or "given".
+        how: "exact" (equals whole-image inference), "doubtful" (should, but the model could only be measured by noise,
+            gives another output each time, pads with the opposite edge where boundary="native", or differed when
+            verified), "measured" (the halo is below the receptive field, but within the tolerance), "frozen" (global
+            statistics of a reduced image), "tile" (every tile has its own) or "given".
         bound: the largest difference from an exact result that was measured, in units of the image's dtype, 0 where
             exact; for "tile" how far neighbouring tiles are apart; None where nothing was measured.
         why: a sentence.
@@ -133,6 +135,16 @@ class Settling:
     def _at_field(self, why: str) -> tuple[Options, RunInfo]:
         """The halo that is exact. Where the run is, nothing needs to be blended."""
         halo = self.field
+        if self.options.boundary == "native" and any(
+            side % step for side, step in zip(self.image.size, self.options.phase, strict=True)
+        ):
+            why += "; sides that are no multiple of the phase are completed by reflection, and cropped"
+        if self.options.boundary == "native" and not self.info.edges_local:
+            why = f"{why}; but at the image's edges the model takes from the opposite edge, which tiles do not have: "
+            return self._with(halo, "doubtful", None, why + "pass boundary='reflect'")
+        if not self.info.certain:
+            why = f"{why}, as far as it could be found out: {' '.join(self.info.doubts)}"
+            return self._with(halo, "doubtful", None, why)
         if self.global_stats is None:
             return self._with(halo, "exact", 0.0, why)
         if self.global_stats == "exact":
@@ -172,6 +184,8 @@ class Settling:
         if self.global_stats == "tile":
             return self._with_own_statistics(halo, f"given; the receptive field is {max(self.field)}")
         bound = self._measured((max(halo),)).largest[0]
+        if bound <= 1e-6 * self.white:
+            return self.options, self._info(halo, "given", bound, f"given; the receptive field is {max(self.field)}")
         why = f"given, below the receptive field of {max(self.field)}: up to {bound:.3g} of {self.white:g} from exact "
         why += "where it was measured"
         self.restorer.tell_once(("halo", halo), f"halo={_short(halo)} is {why.removeprefix('given, ')}")

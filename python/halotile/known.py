@@ -12,6 +12,8 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .cache import keep, kept
 from .images import torch_if_loaded
 
@@ -70,29 +72,73 @@ def _about(model: Any, dtype: Any) -> tuple[object, ...] | None:
     if torch is None or not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return None
     digest = hashlib.sha256()
-    for name, inner in model.named_modules():
-        kind = type(inner)
-        code = getattr(kind.forward, "__code__", None)
-        if code is None or "forward" in vars(inner) or inner._forward_hooks or inner._forward_pre_hooks:
-            return None
-        settings = {key: value for key, value in vars(inner).items() if key != "training" and key[0] != "_"}
-        digest.update(repr((name, kind.__module__, kind.__qualname__, inner.extra_repr())).encode())
-        digest.update(repr(sorted((key, _plain(value)) for key, value in settings.items())).encode())
-        digest.update(_code(code) + _source(kind))
+    try:
+        for name, inner in model.named_modules():
+            digest.update(repr((name, _settings(inner, torch))).encode() + _source(type(inner)))
+    except Untold:
+        return None
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
         digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return __version__, torch.__version__, str(dtype), digest.hexdigest()
 
 
+class Untold(Exception):
+    """Something does not print what it is."""
+
+
+def _settings(module: Any, torch: Any) -> str:
+    """Everything about a module but its weights and parts. Raises Untold."""
+    kind, own = type(module), vars(module)
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in own:
+        raise Untold
+    inside = vars(torch.nn.Module())
+    settings = {key: _plain(value) for key, value in own.items() if key not in inside}
+    settings |= {
+        f"{base.__qualname__}.{key}": _plain(value)
+        for base in kind.__mro__
+        if base.__module__.split(".")[0] not in ("torch", "builtins")
+        for key, value in vars(base).items()
+        if not (key.startswith("__") and key.endswith("__"))
+    }
+    return f"{kind.__module__}.{kind.__qualname__} {module.extra_repr()} {sorted(settings.items())}"
+
+
 def _plain(value: Any) -> str:
-    """A setting, if it is one that prints what it is; else its type."""
+    """A setting, if it is one that prints all that it is. Raises Untold."""
     if isinstance(value, (list, tuple, set, frozenset)):
         return f"{type(value).__name__}({', '.join(map(_plain, value))})"
     if isinstance(value, dict):
         return f"dict({', '.join(f'{_plain(key)}: {_plain(one)}' for key, one in value.items())})"
-    plain = value is None or isinstance(value, (bool, int, float, complex, str, bytes))
-    return repr(value) if plain or type(value).__module__ == "torch" else type(value).__qualname__
+    if isinstance(value, (staticmethod, classmethod)):
+        return _plain(value.__func__)
+    if isinstance(value, types.FunctionType):
+        return _function(value)
+    if isinstance(value, np.ndarray):
+        return f"array({value.dtype}, {value.shape}, {hashlib.sha256(np.ascontiguousarray(value)).hexdigest()})"
+    simple = value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic, type))
+    if (
+        not simple
+        and type(value).__module__.split(".")[0] != "torch"
+        and not isinstance(value, types.BuiltinFunctionType)
+    ):
+        raise Untold
+    if type(value).__name__ in ("Tensor", "Parameter"):
+        raise Untold
+    return repr(value)
+
+
+def _function(function: types.FunctionType) -> str:
+    """Its code, defaults and what it closes over; what it takes from its file is told by that file's digest, and a
+    global that is set at run time is not. Raises Untold."""
+    if function.__module__.split(".")[0] == "torch":
+        return f"{function.__module__}.{function.__qualname__}"
+    closed = [_plain(cell.cell_contents) for cell in function.__closure__ or () if cell.cell_contents is not function]
+    names = function.__code__.co_names
+    taken = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    told = {name: repr(one) for name, one in taken.items() if isinstance(one, (bool, int, float, str))}
+    rest = repr((_code(function.__code__), function.__defaults__ and _plain(function.__defaults__), closed, told))
+    return hashlib.sha256(rest.encode()).hexdigest()
 
 
 def _code(code: types.CodeType) -> bytes:

@@ -41,15 +41,15 @@ def _optional(name: str, value: Any, allowed: tuple[str, ...]) -> str | None:
     return None if value is None else choice(name, value, allowed)
 
 
-def integer(name: str, value: Any, least: int) -> int:
+def integer(name: str, value: Any, least: int, most: int = LARGEST) -> int:
     if isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be a whole number, not {value!r}") from None
-    if not least <= number <= LARGEST:
-        raise ValueError(f"{name} must be from {least} to 2**40, not {value!r}")
+    if not least <= number <= most:
+        raise ValueError(f"{name} must be from {least} to {'2**40' if most == LARGEST else most}, not {value!r}")
     return number
 
 
@@ -82,11 +82,12 @@ def _halo(value: Any) -> Pair | str:
     return _pair("halo", value, 0)
 
 
-def _tolerance(value: Any) -> float | None:
+def tolerance_of(value: Any, units: str = "in units of the image's dtype") -> float | None:
+    """A largest difference that is allowed. Raises ValueError."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
-        raise ValueError(f"tolerance must be a number from 0 on, in units of the image's dtype, not {value!r}")
+        raise ValueError(f"tolerance must be a number from 0 on, {units}, not {value!r}")
     return float(value)
 
 
@@ -185,9 +186,9 @@ class Options:
             "tile_size": _tile_size(self.tile_size),
             "halo": _halo(self.halo),
             "phase": None if self.phase is None else _pair("phase", self.phase, 1),
-            "tolerance": _tolerance(self.tolerance),
+            "tolerance": tolerance_of(self.tolerance),
             "global_stats": _optional("global_stats", self.global_stats, GLOBAL_STATS),
-            "verify": integer("verify", self.verify, 0),
+            "verify": integer("verify", self.verify, 0, 4096),
             "blend": choice("blend", self.blend, BLENDS),
             "boundary": choice("boundary", self.boundary, BOUNDARIES),
             "scale": _scale(self.scale),

@@ -225,6 +225,8 @@ class TiledRestorer:
         self.last_run = replace(run.halo, verified=found)
         tolerance = run.options.within(found.white)
         if not found.seamless(tolerance):
+            why = f"{run.halo.why}; but differences of {found.largest:.3g} of {found.white:g} were found"
+            self.last_run = replace(self.last_run, how="doubtful", bound=found.largest, why=why)
             text = f"verify={self.options.verify}: above the tolerance of {tolerance:g}: {found}"
             warnings.warn(text, SeamWarning, stacklevel=frames_inside())
 

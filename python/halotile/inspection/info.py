@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 __all__ = ["Field", "GlobalOperation", "ModelInfo"]
 
 FORMAT = "halotile.ModelInfo"
-VERSION = 1
+VERSION = 2
 
 Pair = tuple[int, int]
 
@@ -74,6 +74,8 @@ class ModelInfo:
         clamps: whether outputs stay in a range; None if unknown.
         deterministic: the same input gave the same output twice.
         batch_invariant: an image gives the same alone and beside another one.
+        edges_local: what comes out near a window's edge depends on what is near it only; not so with circular padding,
+            where boundary="native" is not exact.
         how: by which method a field was established.
         doubts: sentences about what is not certain.
     """
@@ -92,6 +94,7 @@ class ModelInfo:
     clamps: bool | None = None
     deterministic: bool = True
     batch_invariant: bool = True
+    edges_local: bool = True
     how: Mapping[str, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
 
@@ -99,6 +102,13 @@ class ModelInfo:
     def halo(self) -> Pair | None:
         """The exact halo (rows, columns), input pixels; None if no halo is exact or none is known."""
         return None if self.receptive_field is None else self.receptive_field.halo
+
+    @property
+    def certain(self) -> bool:
+        """Whether the field does not rest on noise alone, and nothing contradicted it."""
+        established = self.how.get("receptive_field") or self.how.get("local_field") or ""
+        shown = any(method in established for method in ("structure", "propagation"))
+        return shown and self.deterministic and not any("contradicted" in doubt for doubt in self.doubts)
 
     def __str__(self) -> str:
         width = max(len(name) for name, _, _ in self._lines())
@@ -164,10 +174,13 @@ class ModelInfo:
 def restored(name: str, value: Any) -> Any:
     """A field's value from what JSON made of it. Raises ValueError."""
     try:
+        if name in ("phase", "minimum_size", "multiple", "loss"):
+            rows, columns = (None if one is None and name == "phase" else int(one) for one in value)
+            return rows, columns
         if name == "scale":
             return Fraction(value)
         if name in ("receptive_field", "local_field"):
-            return None if value is None else Field(*value)
+            return None if value is None else Field(*map(int, value))
         if name == "global_operations":
             return tuple(GlobalOperation(*one) for one in value)
         return tuple(value) if isinstance(value, list) else value

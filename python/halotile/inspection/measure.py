@@ -18,13 +18,12 @@ import numpy as np
 
 from ..model import EitherModel, open_model
 from .info import Field, GlobalOperation
-from .perturbation import PHASES, falsify, field_by_perturbation, repeats
+from .perturbation import PHASES, ends_agree, falsify, field_by_perturbation, repeats
 
 __all__ = ["Measured", "Runner", "Shapes", "find_shapes", "measured"]
 
 SIDES = (16, 32, 64, 128, 24, 48, 56, 96, 112, 40, 72, 80, 140, 144, 188, 192, 224, 256, 384, 512, 572)
 CHANNELS = (3, 1, 4, 2, 6, 8, 12, 16)
-GROWTHS = (48, 96, 64, 128, 192, 56, 112, 80, 224, 256)  # of windows, input pixels: multiples of most strides
 ROUNDING = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}  # relative differences that are no more than that
 RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-0.5, 0.5))
 
@@ -130,26 +129,43 @@ def find_shapes(run: Runner, *, sample: Any = None, fixed: Pair | None = None) -
     if fixed is not None:
         scale = Fraction(output[1], window[0])
         return Shapes(channels, output[0], scale, minimum=window, multiple=window, window=window, fixed=True)
-    columns = [_Side(run, channels, window, output, axis) for axis in (0, 1)]
-    scales = [side.scale() for side in columns]
-    if scales[0] is None or scales[1] is None:  # nothing larger is taken
+    sides = [_Side(run, channels, window, output, axis) for axis in (0, 1)]
+    rhythms = [side.rhythm() for side in sides]
+    if rhythms[0] is None or rhythms[1] is None:  # nothing larger is taken
         scale = Fraction(output[1], window[0])
         return Shapes(channels, output[0], scale, minimum=window, multiple=window, window=window, fixed=True)
+    scales, multiple = zip(*rhythms, strict=True)
     if scales[0] != scales[1]:
         raise ValueError(f"the model scales rows by {scales[0]} and columns by {scales[1]}: that cannot be tiled")
+    window, output = _whole(run, channels, window, output, multiple)
+    sides = [_Side(run, channels, window, output, axis) for axis in (0, 1)]
     loss = tuple(math.floor((s * scales[0] - o) / 2) for s, o in zip(window, output[1:], strict=True))
-    multiple = tuple(side.multiple(scales[0]) for side in columns)
-    minimum = tuple(side.minimum(scales[0], multiple[axis]) for axis, side in enumerate(columns))
+    minimum = tuple(side.minimum(scales[0], multiple[axis]) for axis, side in enumerate(sides))
+    while minimum != window and run.size_of(channels, *minimum) is None:  # one side may be small where the other is not
+        minimum = tuple(
+            min(least + step, max(least, side)) for least, step, side in zip(minimum, multiple, window, strict=True)
+        )
     return Shapes(channels, output[0], scales[0], loss, minimum, multiple, window)
+
+
+def _whole(run: Runner, channels: int, window: Pair, output: tuple[int, int, int], multiple: Pair):
+    """A window whose sides are multiples, if the model takes one: in others, a stride leaves something over."""
+    whole = tuple(-(-side // step) * step for side, step in zip(window, multiple, strict=True))
+    if whole == window:
+        return window, output
+    size = run.size_of(channels, *whole)
+    return (window, output) if size is None else (whole, size)
 
 
 def _first(run: Runner, sample: Any, fixed: Pair | None) -> tuple[Pair, int, tuple[int, int, int]]:
     """A window that the model takes, its channels, and the size of the output."""
     if sample is not None:
-        shape = tuple(sample.shape)
-        if len(shape) != 4:
-            raise ValueError(f"sample must have the shape (batch, channels, height, width), not {shape}")
-        windows, channels = [shape[2:]], [shape[1]]
+        shape = getattr(sample, "shape", None)
+        if shape is None:
+            raise TypeError(f"sample must be an array or tensor (batch, channels, height, width), not {sample!r:.80}")
+        if len(shape) != 4 or 0 in shape:
+            raise ValueError(f"sample must have the shape (batch, channels, height, width), not {tuple(shape)}")
+        windows, channels = [tuple(shape[2:])], [shape[1]]
     else:
         windows = [fixed] if fixed else [(side, side) for side in SIDES]
         channels = list(dict.fromkeys((*([run.in_channels] if run.in_channels else []), *CHANNELS)))
@@ -158,10 +174,13 @@ def _first(run: Runner, sample: Any, fixed: Pair | None) -> tuple[Pair, int, tup
             output = run.size_of(count, *window)
             if output is not None:
                 return (window, count, output) if fixed else _smaller(run, window, count, output)
-    run(random(channels[0], *windows[0])) if sample is not None else None  # says why
-    text = f"no window that the model takes was found, of {channels} channels and {SIDES[0]} to {SIDES[-1]} pixels"
-    text += "; pass sample=, an input (batch, channels, height, width) that it takes"
-    raise ValueError(f"{text}. It said {run.refusal}")
+    if sample is not None:
+        raise ValueError(
+            f"sample must be an input that the model takes, not one of {tuple(shape)}: it said {run.refusal}"
+        )
+    text = f"the model took no window, of {channels} channels and {SIDES[0]} to {SIDES[-1]} pixels: {run.refusal}; "
+    text += "it must take and return one tensor or array (batch, channels, height, width) of floating-point numbers"
+    raise ValueError(f"{text}; sample=, an input that it takes, says which size it needs")
 
 
 def _smaller(run: Runner, window: Pair, channels: int, output: tuple[int, int, int]):
@@ -193,22 +212,20 @@ class _Side:
     def side(self) -> int:
         return self.window[self.axis]
 
-    def scale(self) -> Fraction | None:
-        for growth in GROWTHS:
-            output = self.output(self.side + growth)
-            if output is not None and output > self.output(self.side):
-                return Fraction(output - self.output(self.side), growth)
+    def rhythm(self) -> tuple[Fraction, int] | None:
+        """Scale and multiple: the least steps by which the output grows evenly. None: nothing larger is taken."""
+        for step in PHASES:
+            grown = self.output(self.side + step)
+            if grown is None or grown <= self.output(self.side):
+                continue
+            scale = Fraction(grown - self.output(self.side), step)
+            if all(self.fits(self.side + times * step, scale) for times in (2, 3, 8)):  # 8: steps of almost a stride
+                return scale, step
         return None
 
     def fits(self, side: int, scale: Fraction) -> bool:
         output = self.output(side)
         return output is not None and output - self.output(self.side) == (side - self.side) * scale
-
-    def multiple(self, scale: Fraction) -> int:
-        for candidate in PHASES:
-            if self.fits(self.side + candidate, scale) and self.fits(self.side + 2 * candidate, scale):
-                return candidate
-        return self.side
 
     def minimum(self, scale: Fraction, multiple: int) -> int:
         """By bisection: what is too small once is too small from there on."""
@@ -232,7 +249,11 @@ def repeatable(run: Runner, shapes: Shapes) -> bool:
 
 
 def close(run: Runner, one: np.ndarray, other: np.ndarray) -> bool:
-    return one.shape == other.shape and float(np.abs(one - other).max()) <= run.rounding * float(np.abs(one).max())
+    if one.shape != other.shape:
+        return False
+    if np.array_equal(one, other, equal_nan=True):
+        return True
+    return float(np.abs(one - other).max()) <= run.rounding * float(np.abs(one).max())
 
 
 def alone_or_beside(run: Runner, shapes: Shapes) -> bool | None:
@@ -249,8 +270,11 @@ def alone_or_beside(run: Runner, shapes: Shapes) -> bool | None:
 def range_of(run: Runner, shapes: Shapes) -> tuple[float, float] | None:
     """What outputs are clamped to: a usual range, of which inputs from -1000 to 1000 reach both ends and no more."""
     loud = random(shapes.channels, *shapes.small, seed=3) * 2000 - 1000
-    with np.errstate(all="ignore"):
-        outputs = [run(loud * by) for by in (1, -1)] + [run(np.full_like(loud, by)) for by in (-1000, 1000)]
+    try:
+        with np.errstate(all="ignore"):
+            outputs = [run(loud * by) for by in (1, -1)] + [run(np.full_like(loud, by)) for by in (-1000, 1000)]
+    except Exception:  # a model that takes no such values
+        return None
     low, high = min(float(o.min()) for o in outputs), max(float(o.max()) for o in outputs)
     near = [(a, b) for a, b in RANGES if abs(a - low) < 1e-3 * (b - a) and abs(b - high) < 1e-3 * (b - a)]
     return near[0] if near else None
@@ -272,6 +296,7 @@ class Measured:
     value_range: tuple[float, float] | None = None
     deterministic: bool = True
     batch_invariant: bool = True
+    edges_local: bool = True
     how: dict[str, str] = dataclasses.field(default_factory=dict)
     doubts: list[str] = dataclasses.field(default_factory=list)
 
@@ -292,8 +317,32 @@ def measured(
     Raises:
         ValueError: no window was found that the model takes.
     """
-    with _one_thread():
-        return _measured(model, Runner(model, device, dtype), sample, expected)
+    with _one_thread(), _same_luck():
+        return _measured(model, Runner(_own(model), device, dtype), sample, expected)
+
+
+def _own(model: Any) -> Any:
+    """A copy to run, so that counters and caches of the model stay as they are; itself where it cannot be copied."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        return model
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # whatever its parts say
+        return model
+
+
+@contextlib.contextmanager
+def _same_luck() -> Iterator[None]:
+    """Random numbers go on afterwards as if nothing had been drawn."""
+    torch, state = sys.modules.get("torch"), np.random.get_state()
+    own = None if torch is None else torch.get_rng_state()
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+        if own is not None:
+            torch.set_rng_state(own)
 
 
 def _measured(model: Any, run: Runner, sample: Any, expected: Callable[[Measured], int]) -> Measured:
@@ -452,7 +501,29 @@ def _confirm_field(run: Runner, result: Measured) -> None:
     verdict = falsify(run, result.shapes, result.field, phase)
     if verdict.held:
         result.how["receptive_field"] += f"; {verdict.runs} attempts to falsify it: {verdict.how}"
+        _confirm_ends(run, result)
         return
     result.doubts.append(f"the receptive field {tuple(result.field)} was contradicted: {verdict.how}")
     shown = field_by_perturbation(run, result.shapes)
     result.field = None if shown is None else result.field.union(shown)
+
+
+def _confirm_ends(run: Runner, result: Measured) -> None:
+    """Windows of two sizes must agree."""
+    if result.shapes.fixed:
+        return
+    agreed = [
+        ends_agree(run, result.shapes, result.field, step, axis) for axis, step in enumerate(result.phase) if step
+    ]
+    if not all(inside for inside, _ in agreed):
+        text = (
+            f"the receptive field {tuple(result.field)} was contradicted: windows of two sizes differ inside, so the "
+        )
+        result.doubts.append(text + "model acts on its window's size")
+        result.field = None
+    elif not all(at_end for _, at_end in agreed):
+        result.edges_local = False
+        text = (
+            "what a window's edge gives depends on the opposite edge, as with circular padding: that is not exact with "
+        )
+        result.doubts.append(text + "boundary='native'")

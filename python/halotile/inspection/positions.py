@@ -124,7 +124,9 @@ class Positions(TorchDispatchMode):
             if self.carries(tensor):
                 seen = self.real(tensor)
                 result = seen if result is None else torch.maximum(result, seen)
-        return result.expand(shape).clone()
+        result = result.expand(shape)
+        contiguous = kwargs.get("memory_format") == torch.contiguous_format
+        return result.clone(memory_format=torch.contiguous_format) if contiguous else result.clone()
 
     def moved(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """Elements go elsewhere, by constant indices. Those of constants depend on nothing."""

@@ -32,7 +32,26 @@ __all__ = ["Propagation", "propagate"]
 
 LONGEST = 8192  # window, input pixels
 STATISTICS = ("global pooling", "norm over space", "matrix product over space")  # may be held fixed: a few numbers
-STRIDES = (1, 2, 4, 8, 16, 32, 64, 1 / 2, 1 / 4, 1 / 8, 3, 6, 12)  # input pixels from one element to the next
+STRIDES = (
+    1,
+    2,
+    4,
+    8,
+    16,
+    32,
+    64,
+    1 / 2,
+    1 / 3,
+    1 / 4,
+    1 / 8,
+    3,
+    5,
+    6,
+    7,
+    10,
+    12,
+    14,
+)  # input pixels to the next element
 LARGEST_PHASE = 256  # input pixels
 
 Pair = tuple[int, int]
@@ -40,13 +59,15 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Propagation:
-    """Attributes:
-    field: None if unbounded or unknown.
-    local_field: the same with the statistics of global operations held fixed.
-    phase: of the pattern of dependencies (rows, columns), input pixels; the model's is this or a multiple. None: none
-        was found.
-    unknown: operators that are not in the table.
-    notes: sentences about what went wrong.
+    """What propagation tells.
+
+    Attributes:
+        field: None if unbounded or unknown.
+        local_field: the same with the statistics of global operations held fixed.
+        phase: of the pattern of dependencies (rows, columns), input pixels; the model's is this or a multiple. None:
+            none was found.
+        unknown: operators that are not in the table.
+        notes: sentences about what went wrong.
     """
 
     field: Field | None
@@ -73,7 +94,7 @@ def propagate(
     """
     names = {id(inner): name for module in modules for name, inner in module.named_modules()}
     thin = [shapes.legal(0, 1), shapes.legal(1, 1)]
-    axes = [_along(0, call, shapes, thin[1], names, 3 * expected + 16)]
+    axes = [_along(0, call, shapes, thin[1], names, 4 * expected + 16)]
     axes.append(_along(1, call, shapes, thin[0], names, axes[0].length))
     for axis in (0, 1):  # the thin axis must hold whole phases
         other = axes[1 - axis].phase
@@ -110,19 +131,29 @@ def _along(axis: int, call: Callable, shapes: Sizes, thin: int, names: dict[int,
         passes = []
         for backwards in (True, False):
             passes.append(_pass(call, shapes, axis, length, thin, names, backwards))
-            clean = float(passes[-1].distances.max()) <= (length if shapes.fixed else length // 3)
+            clean = float(passes[-1].distances.max()) <= (length if shapes.fixed else length // 4)
             if not clean:
                 break
         distances = [one.distances for one in passes]
         phase = _period(torch.stack(distances), shapes.scale, length) if clean else None
         unknown = _all(one.mode.unknown for one in passes)
-        if (clean and phase) or unknown or shapes.fixed or length * 2 > LONGEST:
+        size = (length, thin) if axis == 0 else (thin, length)
+        told = (
+            shapes.fixed
+            or length > LONGEST // 4
+            or all(
+                _taken(taken, axis, size, phase or 1, backwards=i == 0)
+                for i, one in enumerate(passes)
+                for taken in one.mode.taken
+            )
+        )
+        if (clean and phase and told) or unknown or shapes.fixed or length * 2 > LONGEST:
             break
         length = shapes.legal(axis, length * 2)
     seen = clean and all(float(one.max()) > NOTHING for one in distances)
     reach = tuple(max(0, int(one.max())) for one in distances) if seen else None
     if reach and phase and passes[0].mode.found and not shapes.fixed:
-        reach, phase = _with_taken(reach, phase, passes, axis, (length, thin) if axis == 0 else (thin, length))
+        reach, phase = _with_taken(reach, phase, passes, axis, size)
     return _Axis(length, reach, phase, _all(m.mode.found for m in passes), unknown, _all(m.mode.notes for m in passes))
 
 
@@ -178,7 +209,7 @@ def _with_taken(
     wide = list(reach)
     for i, one in enumerate(passes):
         for taken in one.mode.taken:
-            found = _taken(taken, axis, size, backwards=i == 0)
+            found = _taken(taken, axis, size, phase, backwards=i == 0)
             if found is None:
                 one.mode.notes.append("how far what global operations take sees could not be told")
                 return None, phase
@@ -188,23 +219,40 @@ def _with_taken(
     return tuple(wide), phase
 
 
-def _taken(seen: torch.Tensor, axis: int, size: Pair, backwards: bool) -> tuple[int, int] | None:
+def _taken(seen: torch.Tensor, axis: int, size: Pair, phase: int, backwards: bool) -> tuple[int, int] | None:
     """How far elements in the middle third of a feature map see, and input pixels from one to the next; None if that
-    cannot be told from its shape."""
-    for dim, stride in itertools.product(range(seen.ndim - 1, -1, -1), STRIDES):
-        lost = [side / stride - count for side, count in zip(size, seen.shape[dim : dim + 2], strict=False)]
-        if len(lost) == 2 and abs(lost[0] - lost[1]) < 1 and abs(lost[0]) * stride <= size[axis] / 4:
-            break
-        if seen.shape[dim] * stride * stride == size[0] * size[1]:  # rows one after the other
-            seen, lost = seen.unflatten(dim, [int(side / stride) for side in size]), [0, 0]
-            break
-    else:
-        return None
+    cannot be told. The dimension of the axis is the one along which positions grow evenly, but for steps of a phase."""
     length = size[axis]
-    at = ((torch.arange(seen.shape[dim + axis]) + lost[axis] / 2) * stride).floor()
-    distance = seen.movedim(dim + axis, -1) - (length - 1 - at if backwards else at)
-    inner = (at >= length // 3) & (at < length - length // 3)
-    return max(0, int(distance[..., inner].max())), max(1, int(stride))
+    for lines in _lines(seen, axis, size):
+        count = lines.shape[-1]
+        farthest = torch.where(lines < EDGE, lines, NOTHING).reshape(-1, count).amax(0)
+        first, last = count // 3, count - count // 3 - 1
+        if last - first < 4 or not math.isfinite(farthest[first].item() + farthest[last].item()):
+            continue
+        growth = (farthest[last] - farthest[first]).item() / (last - first) * (-1 if backwards else 1)
+        likely = [stride for stride in STRIDES if abs(growth / stride - 1) <= 0.2]
+        stride = min(likely, key=lambda stride: abs(count * stride / length - 1), default=0)
+        if abs(count * stride / length - 1) > 0.3:
+            continue
+        even = farthest[first] + (-stride if backwards else stride) * torch.arange(last + 1 - first)
+        if (farthest[first : last + 1] - even).abs().max() > 2 * max(stride, phase) + 2:
+            continue
+        at = ((torch.arange(count) + (length / stride - count) / 2) * stride).floor()
+        inner = (at >= length // 3) & (at < length - length // 3)
+        distance = (lines - (length - 1 - at if backwards else at))[..., inner]
+        return max(0, int(distance.max())), max(1, int(stride))
+    return None
+
+
+def _lines(seen: torch.Tensor, axis: int, size: Pair) -> Iterator[torch.Tensor]:
+    """Every dimension as the last one; then those that may be rows one after the other."""
+    for dim in range(seen.ndim):
+        if seen.shape[dim] > 12:
+            yield seen.movedim(dim, -1)
+    for dim, stride in itertools.product(range(seen.ndim), STRIDES):
+        height, width = (side / stride for side in size)
+        if height * width == seen.shape[dim] and height.is_integer() and width.is_integer():
+            yield seen.unflatten(dim, (int(height), int(width))).movedim(dim + axis, -1)
 
 
 def _period(distances: torch.Tensor, scale: Fraction, length: int) -> int | None:
