@@ -75,7 +75,7 @@ def restore_tiled(
 
     With ``halo`` at least the model's receptive-field radius and the right ``phase`` the result equals whole-image
     inference within float rounding: ``crop(model(reflect_pad(image, halo)))`` for ``boundary="reflect"``,
-    ``model(image)`` for ``boundary="native"``.
+    ``model(image)`` for ``boundary="native"``; sides that are no multiple of the phase are completed by reflection.
 
     Args:
         image: NumPy array ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or torch tensor ``(H, W)``, ``(C, H, W)`` or
