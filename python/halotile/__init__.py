@@ -23,6 +23,7 @@ _LATER = {
     "Verification": "verification",
     "error_curve": "curve",
     "inspect_model": "inspection",
+    "load_embedded": "embedded",
     "testing": "testing",
     "verify": "verification",
 }
@@ -61,6 +62,7 @@ __all__ = [
     "error_curve",
     "inspect_model",
     "iter_bands",
+    "load_embedded",
     "plan_tiles",
     "restore_tiled",
     "verify",
