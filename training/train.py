@@ -276,7 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=HERE / "data", help="folder that photos.py prepared")
     parser.add_argument("--out", type=Path, default=HERE / "run", help="folder for the log, the checkpoint, the model")
-    parser.add_argument("--steps", type=int, default=12000, help="steps of the whole run; can change until it cools")
+    parser.add_argument("--steps", type=int, default=9000, help="steps of the whole run; can change until it cools")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many minutes, to go on later")
     parser.add_argument("--threads", type=int, default=2, help="cores to use")
     parser.add_argument("--every", type=int, default=500, help="steps between two lines of the log")
