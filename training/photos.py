@@ -27,15 +27,15 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 INTRODUCTION = """# Photographs
 
-Written by `photos.py` from `photos.csv`, which also has each file's path and SHA-256. None of these photographs is part
-of this repository, but for `seeding` (`examples/seeding.jpg`, CC0); they are fetched from Debian packages and PyPI wheels.
-No photograph is in both lists. `bridgecity` and `bridgecity2` are different cities; `kpa-jesper` shows a man who is in a
-photograph for training too (`kpa-jesper-2`).
+Written by `photos.py` from `photos.csv`, which also has each file's path and SHA-256. None of these photographs is
+part of this repository, but for `seeding` (`examples/seeding.jpg`, CC0); they are fetched from Debian packages and
+PyPI wheels. No photograph is in both lists. `bridgecity` and `bridgecity2` are different cities; `kpa-jesper` shows
+a man who is in a photograph for training too (`kpa-jesper-2`).
 
-Authors and licences are those that the packages state: in `debian/copyright`, in `metadata.json` for
-`plasma-workspace-wallpapers` (its `debian/copyright` says GPL-2+ of everything), in docstrings and README files for the
-wheels. `kphotoalbum`, and `gnome-backgrounds` for three photographs, name one licence for the whole package and none for
-these photographs in particular."""
+Authors and licences are those that the packages state: in `debian/copyright`, in `metadata.json` for `plasma-
+workspace-wallpapers` (its `debian/copyright` says GPL-2+ of everything), in docstrings and README files for the
+wheels. `kphotoalbum`, and `gnome-backgrounds` for three photographs, name one licence for the whole package and
+none for these photographs in particular."""
 
 
 def read_table() -> list[dict]:
