@@ -190,17 +190,16 @@ def figures(case):
     return row
 
 
-@pytest.mark.parametrize(("sigma", "least"), [(10, 0), (25, 0), (50, 0)])
+@pytest.mark.parametrize(("sigma", "least"), [(10, 9), (25, 12), (50, 13)])
 def test_noise_of_any_strength_is_removed(photo, sigma, least):
     got, told = gain(noisy(photo, sigma), photo), figures(f"sigma {sigma}")
     assert got > least
     assert abs(got - (told["model"] - told["input"])) < 0.1
 
 
-@pytest.mark.parametrize(("quality", "least"), [(30, 0), (80, 0)])
+@pytest.mark.parametrize(("quality", "least"), [(30, 0.6), (80, 0.35)])
 def test_jpeg_artefacts_are_reduced(photo, quality, least):
     got, told = gain(packed(photo, quality), photo), figures(f"JPEG {quality}")
-    print(got)
     assert got > least
     assert abs(got - (told["model"] - told["input"])) < 0.1
 

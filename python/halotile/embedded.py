@@ -26,8 +26,10 @@ BLOCKS = 5
 def load_embedded(strength: float = 1.0) -> Restorer:
     """The embedded model with its weights, in eval mode, on the CPU, in float32.
 
-    It removes noise and JPEG artefacts of colour photos, (N, 3, H, W) with values in [0, 1], H and W even
-    (`restore_tiled` takes any size, and 8 and 16 bits too). It is blind: it is not told how much of them there is.
+    It removes noise and JPEG artefacts of colour photos, (N, 3, H, W) with values in [0, 1], H and W even. It is blind:
+    it is not told how much of them there is. For images of any size, of 8 and 16 bits too:
+
+        restore_tiled(photo, load_embedded(), halo="exact", phase=None)  # that is halo=25, phase=2
 
     Args:
         strength: from 0 to 1: how much of the correction is added. 0 returns the image as it is. The attribute
