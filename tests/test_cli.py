@@ -308,6 +308,20 @@ def test_exported_for_one_size_and_native_boundary(place, network):
     assert restore("--tile-size", 128, "--boundary", "native", "--force", model="other.pt2") == 1
 
 
+def test_exported_for_one_size_many_files(place, network, capsys, rng):
+    export(network, "model.pt2")
+    os.mkdir("photos")
+    files.write_image("photos/fits.png", rng.integers(0, 256, (40, 40, 3), np.uint8))
+    files.write_image("photos/less.png", rng.integers(0, 256, (30, 40, 3), np.uint8))
+    asked = ("restore", "photos", "-m", "model.pt2", "--tile", 40, "--boundary", "native")
+    assert run(*asked, "-o", "out") == 1
+    output = capsys.readouterr()
+    assert "photos/less.png: the model was exported for windows of 40x40" in output.err
+    assert os.listdir("out") == ["fits.png"]
+    assert run(*asked, "-o", "other", "--halo", "exact") == 1
+    assert "halo and phase must be numbers for a model exported for one size" in capsys.readouterr().err
+
+
 def test_other_torch_files_are_explained(place, network, capsys):
     import torch
 
@@ -341,7 +355,7 @@ def assert_one_error(capsys, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--tile-size", "big"), "argument --tile-size: must be auto or a whole number, not 'big'"),
+        (("--tile-size", "big"), "argument --tile-size/--tile: must be auto or a whole number, not 'big'"),
         (("--tile-size", 0), "tile_size must be from 1"),
         (("--halo", -1), "halo must be from 0"),
         (("--overlap", 32), "overlap must be below tile_size"),
@@ -373,7 +387,7 @@ def test_wrong_commands(place, capsys):
     assert run("enlarge") == 2
     assert_one_error(capsys, "invalid choice: 'enlarge'")
     assert run("restore", "in.png") == 2
-    assert_one_error(capsys, "the following arguments are required: -o/--output, -m/--model")
+    assert_one_error(capsys, "the following arguments are required: -o/--output")
 
 
 @pytest.mark.parametrize(
@@ -470,6 +484,212 @@ def test_signals_end_it_and_leave_nothing(place, sent, status):
     assert process.returncode == status
     assert "Traceback" not in errors
     assert sorted(name for name in os.listdir() if "cache" not in name) == ["in.png", "models.py", "started"]
+
+
+# ---- what is found out, strength, half -------------------------------------------------------------------------------
+
+
+def spied(monkeypatch):
+    """The restorers that the command line makes."""
+    made = []
+    like = halotile.TiledRestorer.like
+
+    def spy(restorer, options):
+        made.append(like(restorer, options))
+        return made[-1]
+
+    monkeypatch.setattr(halotile.TiledRestorer, "like", spy)
+    return made
+
+
+@pytest.fixture
+def unet(place):
+    """Two levels and a stride of 4: a phase of 1 would not be exact."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(3)
+    down = [torch.nn.Conv2d(3, 8, 3, padding=1, stride=2), torch.nn.Conv2d(8, 8, 3, padding=1, stride=2)]
+    up = [torch.nn.ConvTranspose2d(8, 8, 2, stride=2), torch.nn.ConvTranspose2d(8, 3, 2, stride=2)]
+    network = torch.nn.Sequential(*down, *up).eval()
+    torch.jit.script(network).save("unet.pt")
+    return network
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_halo_and_phase_of_a_network_are_found_out(unet, capsys):
+    exact = ("restore", "in.png", "-m", "unet.pt", "--tile", 32)
+    assert run(*exact, "-o", "a.png") == 0
+    text = capsys.readouterr().out
+    assert "phase 4, exact: the receptive field" in text
+    image = files.read_image("in.png").pixels
+    whole = halotile.restore_tiled(image, unet, tile_size=512, halo=32, phase=4)
+    assert np.abs(files.read_image("a.png").pixels.astype(int) - whole).max() <= 1
+    assert run(*exact, "-o", "b.png", "--halo", "exact", "--phase", "auto") == 0
+    np.testing.assert_array_equal(files.read_image("a.png").pixels, files.read_image("b.png").pixels)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("options", "halo", "phase"),
+    [
+        ((), "auto", (4, 4)),
+        (("--halo", 12), (12, 12), (4, 4)),
+        (("--phase", 8), "auto", (8, 8)),
+        (("--halo", 12, "--phase", 8), None, None),  # nothing is left to find out
+    ],
+)
+def test_explicit_values_win(unet, monkeypatch, options, halo, phase):
+    made = spied(monkeypatch)
+    assert run("restore", "in.png", "-m", "unet.pt", "--tile", 32, *options, "-o", "a.png") == 0
+    found = [(one.options.halo, one.options.phase) for one in made]
+    assert (found[0] == (halo, phase)) if halo else found == []
+
+
+def test_for_other_models_they_are_as_before(place, monkeypatch, capsys):
+    made = spied(monkeypatch)
+    assert run("restore", "in.png", "-m", "models:brighten", "-o", "a.png", "--json") == 0
+    entry = json.loads(capsys.readouterr().out)["files"][0]
+    assert (entry["halo"], entry["phase"], entry["how"], made) == ([32, 32], [1, 1], "given", [])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_where_no_halo_is_exact_there_is_a_warning(place, capsys):
+    torch = pytest.importorskip("torch")
+    norm = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.InstanceNorm2d(3)).eval()
+    torch.jit.script(norm).save("norm.pt")
+    assert run("restore", "in.png", "-m", "norm.pt", "-o", "a.png", "--tile", 32) == 0
+    assert "halo is 32, which is not exact: the model looks at the whole image in" in capsys.readouterr().err
+    assert run("restore", "in.png", "-m", "norm.pt", "-o", "b.png", "--tile", 32, "--global-stats", "exact") == 0
+    output = capsys.readouterr()
+    assert output.err == "" and "exact: the receptive field" in output.out
+    assert run("restore", "in.png", "-m", "norm.pt", "-o", "c.png", "--tile", 32, "--halo", 8) == 0
+    assert "halo is 32" not in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_model_that_cannot_be_inspected_still_runs(place, network, monkeypatch, capsys):
+    import torch
+
+    torch.jit.script(network).save("model.pt")
+
+    def fail(_):
+        raise RuntimeError("no idea")
+
+    monkeypatch.setattr(halotile.TiledRestorer, "inspected", fail)
+    assert run("restore", "in.png", "-m", "model.pt", "-o", "a.png", "--tile", 32) == 0
+    text = "the model could not be inspected, halo and phase are 32 and 1: no idea"
+    assert capsys.readouterr().err == f"halotile: warning: {text}\n"
+
+
+class Adjustable:
+    """A model with a strength, as the one that comes with halotile."""
+
+    strength = 0.0
+
+    def __call__(self, windows):
+        return np.minimum(windows + np.float32(self.strength), 1)
+
+
+def test_the_model_that_comes_with_it_and_its_strength(place, monkeypatch):
+    model, asked = Adjustable(), []
+
+    def load(*names):
+        asked.append(names)
+        return model
+
+    monkeypatch.setattr(cli, "load_model", load)
+    assert run("restore", "in.png", "-o", "a.png", "--strength", 0.25) == 0
+    assert (asked, model.strength) == ([()], 0.25)
+    expected = np.minimum(files.read_image("in.png").pixels.astype(int) + 64, 255)
+    assert np.abs(files.read_image("a.png").pixels.astype(int) - expected).max() <= 1
+
+
+def test_a_strength_may_be_a_buffer(place, monkeypatch):
+    torch = pytest.importorskip("torch")
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("strength", torch.tensor(1.0))
+
+        def forward(self, windows):
+            return windows * self.strength
+
+    network = Network()
+    monkeypatch.setattr(cli, "load_model", lambda: network)
+    assert run("restore", "in.png", "-o", "a.png", "--strength", 0) == 0
+    assert float(network.strength) == 0 and not files.read_image("a.png").pixels.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (("--strength", 0.5), 2, "--strength needs a model with an attribute of that name, and models:brighten is a"),
+        (("--strength", 1.5), 2, "argument --strength: must be a number from 0 to 1, not '1.5'"),
+        (("--strength", "nan"), 2, "argument --strength: must be a number from 0 to 1, not 'nan'"),
+        (("--half", "--dtype", "float16"), 2, "argument --dtype: not allowed with argument --half"),
+        (("--page", 2), 1, "in.png: page=2; must be from 1 to 1"),
+        (("--page", 0), 2, "argument --page: must be a whole number from 1"),
+    ],
+)
+def test_wrong_values_of_them(place, capsys, options, status, message):
+    assert restore(*options) == status
+    assert_one_error(capsys, message)
+
+
+@pytest.mark.parametrize(("device", "dtype"), [(None, "bfloat16"), ("cpu", "bfloat16"), ("mps", "float16")])
+def test_half(device, dtype):
+    torch = pytest.importorskip("torch")
+    assert cli._half(torch.nn.Conv2d(3, 3, 3), device) == dtype
+    assert cli._half(torch.nn.Identity(), device) == dtype
+    assert cli._half(abs, device) == "float16"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_half_is_near(place, network):
+    import torch
+
+    torch.jit.script(network).save("model.pt")
+    assert restore("--half", model="model.pt") == 0
+    assert 0 < np.abs(files.read_image("out.png").pixels - expected_from(network)).max() <= 4
+
+
+def test_json_of_one_file(place, capsys):
+    assert restore("--json") == 0
+    output = capsys.readouterr()
+    found = json.loads(output.out)
+    assert (found["version"], found["model"], len(found["files"])) == (halotile.__version__, "models:brighten", 1)
+    assert found["files"][0]["output_size"] == [70, 45] and output.err == ""
+    assert restore("--json", "--force", model="models:refuse") == 1
+    output = capsys.readouterr()
+    assert "no thanks" in json.loads(output.out)["files"][0]["error"] and output.err.count("\n") == 1
+    assert restore("--json", "--skip-existing", model="models:refuse") == 0
+    assert json.loads(capsys.readouterr().out)["totals"]["skipped"] == 1
+    assert restore("--skip-existing", model="models:refuse") == 0
+    assert capsys.readouterr().out == "out.png exists, skipped\n"
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+
+def test_known_models_and_extras(capsys, monkeypatch):
+    import types
+
+    rows = [("small", "x4, fast", "MIT", True), ("large", "x4", None, False)]
+    fake = types.SimpleNamespace(listed=lambda: rows)
+    monkeypatch.setitem(sys.modules, "halotile.catalog", fake)
+    monkeypatch.setattr(halotile, "catalog", fake, raising=False)
+    assert run("models") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "name   what      licence  installed",
+        "small  x4, fast  MIT      yes",
+        "large  x4                 no",
+    ]
+    assert {line.split()[0] for line in lines[4:]} == {"torch", "spandrel", "onnxruntime", "pyvips", "scikit-image"}
+    monkeypatch.delattr(halotile, "catalog")
+    monkeypatch.setitem(sys.modules, "halotile.catalog", None)
+    assert run("models") == 0
+    assert "no list of models" in capsys.readouterr().out
 
 
 # ---- plan, versions, help --------------------------------------------------------------------------------------------
