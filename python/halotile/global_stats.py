@@ -312,8 +312,8 @@ class GlobalStats:
         apart = float(np.abs(one[..., :height, :width] - other[..., :height, :width]).max())
         if apart > ROUNDING.get(self.forward.model_of(part).dtype, 1e-4) * max(1.0, float(np.abs(one).max())):
             raise ValueError(
-                f"global_stats must be 'tile' for this model, not {self.how!r}: with its statistics held fixed, windows "
-                f"of {size[0]}x{size[1]} and {larger[0]}x{larger[1]} differ by {apart:.3g}; something else "
+                f"global_stats must be 'tile' for this model, not {self.how!r}: with its statistics held fixed, "
+                f"windows of {size[0]}x{size[1]} and {larger[0]}x{larger[1]} differ by {apart:.3g}; something else "
                 "in it depends on the whole window, such as its size, a maximum, or pooling into cells"
             )
 
