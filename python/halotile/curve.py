@@ -11,6 +11,7 @@ import numpy as np
 
 from .halo import HOLDING
 from .images import peak_of
+from .options import integer
 from .plan import Box, TilePlan
 
 __all__ = ["ErrorCurve", "Probe", "error_curve"]
@@ -86,6 +87,10 @@ def error_curve(
 
     if "halo" in options:
         raise TypeError("halo must not be given: halos= are what is tried")
+    tried = tuple(integer("halos", halo, 0) for halo in (HALOS if halos is None else halos))
+    if not tried:
+        raise ValueError("halos must name at least one, not none")
+    count = integer("windows", windows, 1)
     info = known_model(model, options.get("device"), options.get("dtype"))
     phase = options.pop("phase", None) or info.phase
     holds = options.pop("global_stats", None) in HOLDING and bool(info.global_operations)
@@ -93,7 +98,7 @@ def error_curve(
     restorer = TiledRestorer(model, **options | {"global_stats": "frozen" if holds else None})
     restorer._inspected = info
     field = info.local_field if holds else info.receptive_field
-    return measured_curve(restorer, image, field and max(field.halo), tuple(halos or HALOS), windows)
+    return measured_curve(restorer, image, field and max(field.halo), tried, count)
 
 
 def measured_curve(

@@ -31,9 +31,9 @@ class RunInfo:
 
     Attributes:
         how: "exact" (equals whole-image inference), "doubtful" (should, but the model could only be measured by noise,
-            gives another output each time, or differed when verified), "measured" (the halo is below the receptive
-            field, but within the tolerance), "frozen" (global statistics of a reduced image), "tile" (every tile has
-            its own) or "given".
+            gives another output each time, pads with the opposite edge where boundary="native", or differed when
+            verified), "measured" (the halo is below the receptive field, but within the tolerance), "frozen" (global
+            statistics of a reduced image), "tile" (every tile has its own) or "given".
         bound: the largest difference from an exact result that was measured, in units of the image's dtype, 0 where
             exact; for "tile" how far neighbouring tiles are apart; None where nothing was measured.
         why: a sentence.
@@ -135,6 +135,9 @@ class Settling:
     def _at_field(self, why: str) -> tuple[Options, RunInfo]:
         """The halo that is exact. Where the run is, nothing needs to be blended."""
         halo = self.field
+        if self.options.boundary == "native" and not self.info.edges_local:
+            why = f"{why}; but at the image's edges the model takes from the opposite edge, which tiles do not have: "
+            return self._with(halo, "doubtful", None, why + "pass boundary='reflect'")
         if not self.info.certain:
             why = f"{why}, as far as it could be found out: {' '.join(self.info.doubts)}"
             return self._with(halo, "doubtful", None, why)

@@ -82,11 +82,12 @@ def _halo(value: Any) -> Pair | str:
     return _pair("halo", value, 0)
 
 
-def _tolerance(value: Any) -> float | None:
+def tolerance_of(value: Any, units: str = "in units of the image's dtype") -> float | None:
+    """A largest difference that is allowed. Raises ValueError."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
-        raise ValueError(f"tolerance must be a number from 0 on, in units of the image's dtype, not {value!r}")
+        raise ValueError(f"tolerance must be a number from 0 on, {units}, not {value!r}")
     return float(value)
 
 
@@ -185,7 +186,7 @@ class Options:
             "tile_size": _tile_size(self.tile_size),
             "halo": _halo(self.halo),
             "phase": None if self.phase is None else _pair("phase", self.phase, 1),
-            "tolerance": _tolerance(self.tolerance),
+            "tolerance": tolerance_of(self.tolerance),
             "global_stats": _optional("global_stats", self.global_stats, GLOBAL_STATS),
             "verify": integer("verify", self.verify, 0, 4096),
             "blend": choice("blend", self.blend, BLENDS),

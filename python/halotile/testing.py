@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .options import integer, tolerance_of
 from .verification import Remade, Verification
 
 __all__ = ["assert_exact", "assert_seamless"]
@@ -40,11 +41,9 @@ def assert_seamless(
             over those elsewhere, halo and phase of the run, and what would help. ValueError, TypeError, TileError: as
             `restore_tiled`; ValueError also if the image is one tile.
     """
-    from .options import integer
-
-    count, seed = integer("windows", windows, 1), integer("seed", seed, 0)
+    count, seed, allowed = integer("windows", windows, 1), integer("seed", seed, 0), _allowed(tolerance)
     remade = _remade(model, image, options)
-    return _judged(remade, remade.compared(remade.places(count, seed)), tolerance, "the result has seams")
+    return _judged(remade, remade.compared(remade.places(count, seed)), allowed, "the result has seams")
 
 
 def assert_exact(model: Any, image: Any, *, tolerance: float | None = None, **options: Any) -> Verification:
@@ -67,9 +66,10 @@ def assert_exact(model: Any, image: Any, *, tolerance: float | None = None, **op
     Raises:
         AssertionError, ValueError, TypeError, TileError: as `assert_seamless`.
     """
+    allowed = _allowed(tolerance)
     remade = _remade(model, image, options)
     found = remade.compared([remade.whole()], halo=remade.plan.halo)
-    return _judged(remade, found, tolerance, "tiles do not equal whole-image inference")
+    return _judged(remade, found, allowed, "tiles do not equal whole-image inference")
 
 
 def _remade(model: Any, image: Any, options: dict[str, Any]) -> Remade:
@@ -85,8 +85,12 @@ def _remade(model: Any, image: Any, options: dict[str, Any]) -> Remade:
     return remade
 
 
-def _judged(remade: Remade, found: Verification, tolerance: float | None, claim: str) -> Verification:
-    tolerance = TOLERANCE if tolerance is None else tolerance
+def _allowed(tolerance: float | None) -> float:
+    given = tolerance_of(tolerance, "as a fraction of white")
+    return TOLERANCE if given is None else given
+
+
+def _judged(remade: Remade, found: Verification, tolerance: float, claim: str) -> Verification:
     if found.seamless(tolerance):
         return found
     raise AssertionError(f"{claim}: above the tolerance of {tolerance:g}\n{found}\n{_what_would_help(remade, found)}")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 __all__ = ["Field", "GlobalOperation", "ModelInfo"]
 
 FORMAT = "halotile.ModelInfo"
-VERSION = 1
+VERSION = 2
 
 Pair = tuple[int, int]
 
@@ -74,6 +74,8 @@ class ModelInfo:
         clamps: whether outputs stay in a range; None if unknown.
         deterministic: the same input gave the same output twice.
         batch_invariant: an image gives the same alone and beside another one.
+        edges_local: what comes out near a window's edge depends on what is near it only; not so with circular padding,
+            where boundary="native" is not exact.
         how: by which method a field was established.
         doubts: sentences about what is not certain.
     """
@@ -92,6 +94,7 @@ class ModelInfo:
     clamps: bool | None = None
     deterministic: bool = True
     batch_invariant: bool = True
+    edges_local: bool = True
     how: Mapping[str, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
 

@@ -57,6 +57,7 @@ def inspect_model(model: Any, *, device: Any = None, dtype: Any = None, sample: 
         clamps=result.value_range is not None,
         deterministic=result.deterministic,
         batch_invariant=result.batch_invariant,
+        edges_local=result.edges_local,
         how=result.how,
         doubts=tuple(dict.fromkeys(result.doubts)),
     )

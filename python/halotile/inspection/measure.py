@@ -18,7 +18,7 @@ import numpy as np
 
 from ..model import EitherModel, open_model
 from .info import Field, GlobalOperation
-from .perturbation import PHASES, falsify, field_by_perturbation, repeats
+from .perturbation import PHASES, ends_agree, falsify, field_by_perturbation, repeats
 
 __all__ = ["Measured", "Runner", "Shapes", "find_shapes", "measured"]
 
@@ -292,6 +292,7 @@ class Measured:
     value_range: tuple[float, float] | None = None
     deterministic: bool = True
     batch_invariant: bool = True
+    edges_local: bool = True
     how: dict[str, str] = dataclasses.field(default_factory=dict)
     doubts: list[str] = dataclasses.field(default_factory=list)
 
@@ -496,7 +497,29 @@ def _confirm_field(run: Runner, result: Measured) -> None:
     verdict = falsify(run, result.shapes, result.field, phase)
     if verdict.held:
         result.how["receptive_field"] += f"; {verdict.runs} attempts to falsify it: {verdict.how}"
+        _confirm_ends(run, result)
         return
     result.doubts.append(f"the receptive field {tuple(result.field)} was contradicted: {verdict.how}")
     shown = field_by_perturbation(run, result.shapes)
     result.field = None if shown is None else result.field.union(shown)
+
+
+def _confirm_ends(run: Runner, result: Measured) -> None:
+    """Windows of two sizes must agree."""
+    if result.shapes.fixed:
+        return
+    agreed = [
+        ends_agree(run, result.shapes, result.field, step, axis) for axis, step in enumerate(result.phase) if step
+    ]
+    if not all(inside for inside, _ in agreed):
+        text = (
+            f"the receptive field {tuple(result.field)} was contradicted: windows of two sizes differ inside, so the "
+        )
+        result.doubts.append(text + "model acts on its window's size")
+        result.field = None
+    elif not all(at_end for _, at_end in agreed):
+        result.edges_local = False
+        text = (
+            "what a window's edge gives depends on the opposite edge, as with circular padding: that is not exact with "
+        )
+        result.doubts.append(text + "boundary='native'")

@@ -19,37 +19,10 @@ import numpy as np
 
 from .info import Field
 
-__all__ = ["PHASES", "Runs", "Sizes", "Verdict", "falsify", "field_by_perturbation", "repeats"]
+__all__ = ["PHASES", "Runs", "Sizes", "Verdict", "ends_agree", "falsify", "field_by_perturbation", "repeats"]
 
-PHASES = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-    9,
-    10,
-    12,
-    14,
-    15,
-    16,
-    18,
-    20,
-    24,
-    28,
-    30,
-    32,
-    36,
-    40,
-    48,
-    56,
-    64,
-    96,
-    128,
-)  # candidates, input pixels
+# Candidates for a phase, input pixels.
+PHASES = (*range(1, 11), 12, 14, 15, 16, 18, 20, 24, 28, 30, 32, 36, 40, 48, 56, 64, 96, 128)
 LONGEST = 1536  # window, input pixels
 SECONDS = 0.4  # that a run may take to look for what is farther away than it need be
 LOUD = (1.0, 100.0)  # amplitudes of the noise outside
@@ -85,10 +58,12 @@ class Runs(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Attributes:
-    held: no run contradicted the claim.
-    how: "bit-equal", "within rounding" or what was wrong.
-    runs: comparisons made.
+    """What came of attempts to falsify a claim.
+
+    Attributes:
+        held: no run contradicted the claim.
+        how: "bit-equal", "within rounding" or what was wrong.
+        runs: comparisons made.
     """
 
     held: bool
@@ -199,6 +174,36 @@ def repeats(run: Runs, sizes: Sizes, reach: Pair, period: int, axis: int) -> boo
     return float(np.abs(one - other).max()) <= 4 * run.rounding * max(float(np.abs(first).max()), 1e-30)
 
 
+def ends_agree(run: Runs, sizes: Sizes, field: Field, period: int, axis: int) -> tuple[bool, bool]:
+    """Whether a window and a longer one that starts (then: stops) with it agree: inside, and at the end they share.
+
+    Not inside: the model acts on its window's size. Not at their end: its padding is taken from the opposite end, as
+    circular padding is. Both are no question of the field, which is looked at in windows of one size, away from ends.
+
+    Args:
+        period: input pixels with which the output moves along the axis.
+    """
+    before, after = (field.top, field.bottom) if axis == 0 else (field.left, field.right)
+    size = strip(run, sizes, axis, before + after + 2 * period + 4)
+    length, step = size[axis], math.lcm(period, sizes.multiple[axis])
+    affordable = min(int(SECONDS / (run.seconds * size[1 - axis])), 4 * length + 128)
+    longer = size.copy()
+    longer[axis] += step * max(1, (affordable - length) // step)
+    shift = longer[axis] - length
+    image = noise(sizes, longer, 6)
+    whole, first, last = run(image), run(_part(image, axis, 0, length)), run(_part(image, axis, shift, length))
+    seen = floor_at(np.arange(first.shape[2 + axis]), sizes, axis)
+    inside, at_end = True, True
+    for one, start, free in ((first, 0, seen < length - after), (last, shift, seen >= before)):
+        apart = np.abs(one - _part(whole, axis, int(start * sizes.scale), one.shape[2 + axis]))
+        apart = apart.max(axis=tuple(i for i in range(4) if i != 2 + axis))
+        differs = free & ~(apart <= 10 * run.rounding * max(float(np.abs(whole).max()), 1e-30))
+        within = (seen >= before) & (seen < length - after)
+        inside &= not (differs & within).any()
+        at_end &= not (differs & ~within).any()
+    return inside, at_end
+
+
 def _part(image: np.ndarray, axis: int, start: int, length: int) -> np.ndarray:
     return np.ascontiguousarray(image.take(range(start, start + length), 2 + axis))
 
@@ -231,9 +236,8 @@ def _reach(run: Runs, sizes: Sizes, axis: int, size: list[int], until: float) ->
     image, other = noise(sizes, size, 4), noise(sizes, size, 5)
     output = run(image)
     position = np.arange(size[axis]).reshape((-1, 1) if axis == 0 else (1, -1))
-    inside = (position >= size[axis] // 8) & (
-        position < size[axis] - size[axis] // 8
-    )  # the ends may be one to the model
+    margin = size[axis] // 8  # the ends may be one to the model
+    inside = (position >= margin) & (position < size[axis] - margin)
     before = after = 0
     for middle in range(size[axis] // 2, min(size[axis] // 2 + 16, size[axis] - 1)):
         for loud in LOUD:
