@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -238,7 +238,6 @@ class FileRestorer:
         max_pixels: bounds the input, all its pages together.
         quality, compression: as for `write_image`.
         verify: so many places of each page are made again and compared.
-        check: raises ValueError for what the model cannot take.
     """
 
     def __init__(
@@ -250,10 +249,8 @@ class FileRestorer:
         quality: int = 95,
         compression: int = 6,
         verify: int = 0,
-        check: Callable[[Header], None] | None = None,
     ):
         self.restorer, self.page, self.max_pixels, self.verify = restorer, page, max_pixels, verify
-        self.check = check
         self.saved = {"quality": quality, "compression": compression}
 
     def header(self, job: Job) -> Header:
@@ -274,8 +271,6 @@ class FileRestorer:
         os.makedirs(os.path.dirname(job.output) or ".", exist_ok=True)
         options = self.restorer.options
         check_holds(job.output, header, out_dtype=options.out_dtype, alpha=options.alpha)
-        if self.check is not None:
-            self.check(header)
         made = _Made(job, header)
         for number in self._pages(header):
             if bar is not None:

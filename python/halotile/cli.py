@@ -28,8 +28,9 @@ from typing import Any, NoReturn
 from . import __version__, _core, batch, files
 from .images import peak_of, torch_if_loaded
 from .loading import load_model
+from .needs import needs_of
 from .options import ALPHAS, BLENDS, BOUNDARIES, ENGINES, GLOBAL_STATS, MODEL_DTYPES, NONFINITE, Options
-from .plan import TilePlan, make_plan, plan_tiles
+from .plan import TilePlan, plan_tiles
 from .restore import TiledRestorer
 
 __all__ = ["main"]
@@ -111,6 +112,8 @@ def _restore(asked: argparse.Namespace) -> int:
     options = _options(asked)
     if asked.force and asked.skip_existing:
         raise UsageError("--force and --skip-existing exclude each other")
+    if asked.strength is not None and asked.model is not None:
+        raise UsageError(f"--strength is for the model that comes with halotile, and --model says {asked.model}")
     alone = _is_alone(asked)
     work = _work(asked, alone)
     todo, skipped = _split(asked, work, alone)
@@ -193,7 +196,6 @@ def _restore_all(asked: argparse.Namespace, options: dict[str, Any], todo: list[
             quality=asked.quality,
             compression=asked.compression,
             verify=asked.verify,
-            check=_plan_check(restorer),
         )
         for index, job in enumerate(todo):
             reports.add(_outcome(asked, one, job, reports))
@@ -227,36 +229,24 @@ def _outcome(asked: argparse.Namespace, one: batch.FileRestorer, job: batch.Job,
 
 
 def _restorer(asked: argparse.Namespace, options: dict[str, Any]) -> TiledRestorer:
-    model = load_model() if asked.model is None else load_model(asked.model)
-    if asked.strength is not None:
-        _set_strength(model, asked)
+    model = load_model(asked.model, strength=asked.strength)
     if asked.channels_last:
         if not hasattr(model, "to"):
-            raise UsageError(f"--channels-last needs a torch module, and {_called(asked, model)}")
+            raise UsageError(f"--channels-last needs a torch module, and {asked.model} is a {type(model).__name__}")
         import torch
 
         model = model.to(memory_format=torch.channels_last)
     if asked.half:
         options = options | {"dtype": _half(model, asked.device)}
     options = options | {"verify": 0, "out_dtype": BIT_DTYPES.get(asked.bits), "progress": _shows_progress(asked)}
-    return _settled(asked, TiledRestorer(model, **options))
+    with _usage_errors():
+        needs_of(model).check(None, asked.verify)
+        restorer = TiledRestorer(model, **options)
+    return _settled(asked, restorer)
 
 
 def _shows_progress(asked: argparse.Namespace) -> bool:
     return sys.stderr.isatty() and not asked.quiet and importlib.util.find_spec("tqdm") is not None
-
-
-def _called(asked: argparse.Namespace, model: Any) -> str:
-    return f"{asked.model or 'the model that comes with halotile'} is a {type(model).__name__}"
-
-
-def _set_strength(model: Any, asked: argparse.Namespace) -> None:
-    if not hasattr(model, "strength"):
-        raise UsageError(f"--strength needs a model with an attribute of that name, and {_called(asked, model)}")
-    if hasattr(model.strength, "fill_"):  # a buffer or a parameter
-        model.strength.data.fill_(asked.strength)
-    else:
-        model.strength = asked.strength
 
 
 def _half(model: Any, device: str | None) -> str:
@@ -289,7 +279,7 @@ def _settled(asked: argparse.Namespace, restorer: TiledRestorer) -> TiledRestore
     found: dict[str, Any] = {}
     if "phase" in missing:
         found["phase"] = tuple(step or 1 for step in info.phase)
-    if "halo" in missing and not hasattr(restorer.model, "check_plan"):  # whose windows have one size
+    if "halo" in missing:
         field = info.local_field if asked.global_stats and info.global_operations else info.receptive_field
         if field is not None and None not in info.phase:
             found["halo"] = "auto"
@@ -303,22 +293,6 @@ def _why_unknown(info: Any) -> str:
     if names:
         return f"the model looks at the whole image in {names}; see --global-stats"
     return "the model's receptive field was not found. " + " ".join(info.doubts)
-
-
-def _plan_check(restorer: TiledRestorer) -> Callable[[files.Header], None] | None:
-    """For models that take windows of one size: whether a file's windows can have it."""
-    model, options = restorer.model, restorer.options
-    if not hasattr(model, "check_plan"):
-        return None
-
-    def check(header: files.Header) -> None:
-        if not options.unsettled:
-            plan = make_plan(options, (header.shape[0], header.shape[1]))
-            model.check_plan(plan.window, plan.halo, options.boundary)
-        elif options.boundary == "native":
-            raise ValueError("halo and phase must be numbers for a model exported for one size with boundary native")
-
-    return check
 
 
 # ---- what is said of files
@@ -606,7 +580,12 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
     add("--device", help="cpu, cuda, mps, ... (default: where the model is)")
     add("--engine", choices=ENGINES, help="who cuts and assembles (default: what fits the device)")
-    add("--strength", type=_share, metavar="X", help="how much it changes, 0 to 1, if it has such a setting")
+    add(
+        "--strength",
+        type=_share,
+        metavar="X",
+        help="how much the model that comes with halotile changes, 0 to 1",
+    )
     add("--channels-last", action="store_true", help="store its weights channels-last: often faster on a CPU")
     add("--value-range", type=float, nargs=2, metavar=("LO", "HI"), help="its black and white (default: 0 1)")
     add("--global-stats", choices=GLOBAL_STATS, help="where it pools or normalises over the whole image")

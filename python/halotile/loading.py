@@ -25,7 +25,10 @@ __all__ = ["load_model"]
 
 
 def load_model(
-    name: str | os.PathLike[str] | None = None, *, providers: Sequence[str | tuple[str, dict[str, Any]]] | None = None
+    name: str | os.PathLike[str] | None = None,
+    *,
+    providers: Sequence[str | tuple[str, dict[str, Any]]] | None = None,
+    strength: float | None = None,
 ) -> Callable[..., Any]:
     """The model that a name stands for.
 
@@ -41,22 +44,23 @@ def load_model(
             Modules are looked for in the current directory too. TorchScript files and modules are code: they can do
             whatever a program can. The others are data.
         providers: for ONNX files, ONNX Runtime's execution providers; see `halotile.onnx_model.load_onnx`.
+        strength: of the model that comes with halotile: from 0, which changes nothing, to 1. None: 1.
 
     Returns:
         What `restore_tiled` takes: a torch module, except for ONNX files and callables. Where the file says something
         about windows, its attribute ``needs`` is a `halotile.needs.Needs`.
 
     Raises:
-        ValueError: the name is of no such kind, the file is damaged or holds something else, or a known model is not
-            installed.
+        ValueError: the name is of no such kind, the file is damaged or holds something else, a known model is not
+            installed, or the model has no providers or no strength.
         ImportError: the module cannot be imported or lacks the name, the factory fails, or a package is missing.
         TypeError: it names a class, or something that cannot be called.
     """
     if name is None:
-        from .embedded import load_embedded
-
-        return load_embedded()
+        return _embedded(providers, 1.0 if strength is None else strength)
     name = os.fspath(name)
+    if strength is not None:
+        raise ValueError(f"strength must be None for model {name!r}: only the model that comes with halotile has one")
     if os.path.isfile(name):
         return _from_file(name, providers)
     if providers is not None:
@@ -72,6 +76,17 @@ def load_model(
         near = difflib.get_close_matches(name, catalog.KNOWN, n=1)
         raise ValueError(f"{text}. The known model of the nearest name is {near[0]!r}" if near else text)
     return _from_module(name, module, attribute)
+
+
+def _embedded(providers: Any, strength: float) -> Callable[..., Any]:
+    if providers is not None:
+        raise ValueError("providers must be None for the model that comes with halotile, which is no ONNX file")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must be a number from 0 to 1, not {strength!r}")
+    _need_torch("the model that comes with halotile needs")
+    from .embedded import load_embedded
+
+    return load_embedded(strength=strength)
 
 
 def _from_module(name: str, module: str, attribute: str) -> Callable[..., Any]:
@@ -96,7 +111,7 @@ def _from_catalog(name: str) -> Any:
         param, weights = catalog.known_files(name)
     except ValueError as error:
         raise ValueError(f"model {name!r} cannot be had: {error}") from error
-    _need_torch(name, "ncnn")
+    _need_torch(f"model {name!r}: ncnn files need")
     model = _opened(name, "ncnn", lambda: _ncnn(str(param), str(weights)))
     model.needs = Needs(scale=catalog.KNOWN[name].scale)
     return model
@@ -116,15 +131,15 @@ def _from_file(path: str, providers: Sequence[Any] | None) -> Callable[..., Any]
         return _opened(path, kind, lambda: load_onnx(path, providers))
     if providers is not None:
         raise ValueError(f"providers must be None for model {path!r}, which is no ONNX file")
-    _need_torch(path, kind)
+    _need_torch(f"model {path!r}: {kind} files need")
     return _opened(path, kind, lambda: OPENERS[kind](path))
 
 
-def _need_torch(name: str, kind: str) -> None:
+def _need_torch(who: str) -> None:
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"model {name!r}: {kind} files need torch: pip install 'halotile[torch]'") from error
+        raise ImportError(f"{who} torch: pip install 'halotile[torch]'") from error
 
 
 def _opened(name: str, kind: str, opener: Callable[[], Callable[..., Any]]) -> Any:

@@ -35,8 +35,7 @@ class OnnxModel:
     Attributes:
         dtype: of its input: windows of another dtype are converted.
         batch: the only batch size that it takes, else None. Other batches are run part by part.
-        size: (height, width) that it takes, None where any will do.
-        needs: the same, as far as `Needs` can say it.
+        needs: which windows it takes.
         providers: what ONNX Runtime runs it with.
     """
 
@@ -46,8 +45,7 @@ class OnnxModel:
         self.session, self.input, self.output = session, taken.name, made.name
         self.dtype: np.dtype[Any] = DTYPES[taken.type]
         self.batch, self.channels, *size = shape
-        self.size: tuple[int | None, int | None] = (size[0], size[1])
-        self.needs = _needs(self.size, [_fixed(side) for side in made.shape or ()])
+        self.needs = _needs((size[0], size[1]), [_fixed(side) for side in made.shape or ()])
         self.providers: list[str] = session.get_providers()
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
@@ -59,7 +57,7 @@ class OnnxModel:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _check(self, shape: tuple[int, ...]) -> None:
-        wanted = (None, self.channels, *self.size)
+        wanted = (None, self.channels, *self.needs.window)
         if len(shape) != 4 or any(want not in (None, got) for want, got in zip(wanted, shape, strict=True)):
             sides = "x".join("any" if side is None else str(side) for side in wanted[1:])
             got = "x".join(map(str, shape[1:]))
@@ -142,11 +140,9 @@ def _checked_shape(taken: Any) -> list[int | None]:
     return shape
 
 
-def _needs(size: tuple[int | None, int | None], made: list[int | None]) -> Needs:
-    height, width = size
-    if height is None or width is None:
-        return Needs()
-    scale = None
-    if len(made) == 4 and made[2] and made[3] and made[2] * width == made[3] * height and made[2] % height == 0:
-        scale = made[2] // height
-    return Needs(window=(height, width), scale=scale)
+def _needs(window: tuple[int | None, int | None], made: list[int | None]) -> Needs:
+    """made: the output's shape, as far as it is fixed. One that is no multiple of the window tells no scale."""
+    sides = zip(made[2:4], window, strict=False)
+    factors = {out / side for out, side in sides if out is not None and side is not None}
+    factor = factors.pop() if len(factors) == 1 else 0
+    return Needs(window=window, scale=int(factor) if factor >= 1 and factor == int(factor) else None)
