@@ -184,9 +184,9 @@ class Settling:
     def _below_field(self, halo: Pair) -> tuple[Options, RunInfo]:
         if self.options.needs.fixed:
             why = (
-                f"given, below the receptive field of {max(self.field)}; how far that is from exact cannot be measured "
+                f"given, below the receptive field of {max(self.field)}; windows of one size do not tell what it costs"
             )
-            return self.options, self._info(halo, "given", None, why + "on windows of one size")
+            return self.options, self._info(halo, "given", None, why)
         bound = self._measured((max(halo),)).largest[0]
         if bound <= 1e-6 * self.white:
             return self.options, self._info(halo, "given", bound, f"given; the receptive field is {max(self.field)}")
