@@ -2,6 +2,7 @@
 """Model files of every kind: they load as what was saved, restore as it would, and hostile ones run nothing."""
 
 import importlib.util
+import io
 import os
 import pickle
 import struct
@@ -505,6 +506,42 @@ def test_programs_of_torch(place, kind):
     np.testing.assert_allclose(got, whole(network, image), atol=2e-6)
 
 
+def rewritten(path, to, members):
+    """A copy of an archive with some of its members replaced, or added."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(to, "w") as new:
+        top = old.namelist()[0].partition("/")[0]
+        contents = {name: old.read(name) for name in old.namelist()} | {f"{top}/{k}": v for k, v in members.items()}
+        for name, content in contents.items():
+            new.writestr(name, content)
+
+
+def saved(value):
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_what_a_program_of_torch_would_run_while_it_is_read(place, capfd):
+    torch.export.save(torch.export.export(Chain(2), (torch.rand(1, 3, 16, 16),)), "net.pt2")
+    for path, content in (
+        ("data/sample_inputs/model.pt", {"w": Trap(os.system, "touch sprung")}),
+        ("data/weights/model.pt", {"w": Trap(os.system, "touch sprung")}),
+        ("data/constants/model.pt", {"w": Trap(os.system, "touch sprung")}),
+    ):
+        rewritten("net.pt2", "trap.pt2", {path: saved(content)})
+        refused("trap.pt2", r"it is a pickle that would call (posix|nt)\.system, and only weights are read")
+    for member in ("data/constants/opaque_obj_0", "data/constants/custom_obj_0", "data/aotinductor/model/model.so"):
+        rewritten("net.pt2", "trap.pt2", {member: pickle.dumps(Trap(os.system, "touch sprung"))})
+        refused("trap.pt2", f"it holds '.*{member}', which would be run as it is read")
+    for member, content in (("models/model.json", b"{}"), ("models/model.json", b"{"), ("archive_version", b"x")):
+        rewritten("net.pt2", "trap.pt2", {member: content})
+        refused("trap.pt2", "is not a readable torch.export file: it is no readable program")
+    assert not (place / "sprung").exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+    assert load_model("net.pt2").needs == Needs(window=(16, 16))
+    assert capfd.readouterr().err == ""  # what torch logs
+
+
 # ---- cut short -------------------------------------------------------------------------------------------------------
 
 
@@ -520,6 +557,8 @@ def write_one(kind, place):
         save_file(Chain(2).state_dict(), path)
     elif kind == "pt":
         torch.jit.trace(Chain(2), torch.rand(1, 3, 8, 8)).save(path)
+    elif kind == "pt2":
+        torch.export.save(torch.export.export(Chain(2), (torch.rand(1, 3, 8, 8),)), path)
     else:
         torch.save(Chain(2).state_dict(), path, _use_new_zipfile_serialization=kind == "pth")
     return path
@@ -528,12 +567,12 @@ def write_one(kind, place):
 @pytest.mark.parametrize(
     "kind",
     [
-        *("pth", "ckpt", "pt", "param"),
+        *("pth", "ckpt", "pt", "pt2", "param"),
         pytest.param("onnx", marks=with_onnx),
         pytest.param("safetensors", marks=with_safetensors),
     ],
 )
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_files_cut_short(place, kind):
     path = write_one(kind, place)
     data = path.read_bytes()

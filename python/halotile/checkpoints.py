@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .needs import Needs
 
-__all__ = ["Checkpoint", "load_checkpoint"]
+__all__ = ["Checkpoint", "load_checkpoint", "why_not"]
 
 NO_NETWORK = "it is a checkpoint: weights without the network"
 INSTALL = "pip install 'halotile[spandrel]'"
@@ -131,17 +131,20 @@ def _read_pickle(path: str) -> Any:
             warnings.simplefilter("ignore", UserWarning)  # about pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise anything
-        raise ValueError(_why_not(str(error))) from error
+        raise ValueError(why_not(str(error))) from error
 
 
-def _why_not(message: str) -> str:
-    """What torch said, which is long and recommends to run the code."""
+def why_not(message: str, what: str = "checkpoint") -> str:
+    """What torch said of a pickle, which is long and recommends to run the code."""
     if "legacy .tar" in message:
         return f"{NO_NETWORK}, in the format of torch before 0.1.10, which is not read; load it and save it again"
     wanted = re.search(r"GLOBAL ([\w.]+)", message)
     if wanted:
         return f"it is a pickle that would call {wanted[1]}, and only weights are read. Save its state_dict() alone"
-    return f"it is no readable checkpoint: {message.splitlines()[0][:200] if message else 'it ends early'}"
+    wanted = re.search(r"WeightsUnpickler error:\s*(.+)", message)
+    if wanted:
+        return f"it is a pickle of something else than weights, and only weights are read: {wanted[1][:200]}"
+    return f"it is no readable {what}: {message.splitlines()[0][:200] if message else 'it ends early'}"
 
 
 def _spandrel() -> Any:

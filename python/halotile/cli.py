@@ -45,7 +45,7 @@ NAMED = 10  # of the files that failed, in the summary
 MODEL_HELP = (
     "a file (checkpoint, ONNX, ncnn .param, torch.export .pt2, TorchScript), a name that `halotile models` lists, "
     "module:callable (used as it is) or module:factory() (called first); modules are also looked for in the current "
-    "directory. TorchScript files and modules are code: run only what you trust"
+    "directory. Modules, .pt2 and TorchScript files are code: run only what you trust"
 )
 
 

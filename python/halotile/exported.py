@@ -1,16 +1,80 @@
 # SPDX-License-Identifier: MIT
 """Programs of torch.export as models. Many are exported for one shape only.
 
-Imports torch; imported by `loading` when such a file is met.
+Such a file is code, as a module is: its graph may name any function that torch reaches. What it could run while it is
+read is refused all the same: torch itself would unpickle whatever it holds. Imports torch; imported by `loading` when
+such a file is met.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import zipfile
+from collections.abc import Iterator
+
 import torch
 
+from .checkpoints import why_not
 from .needs import Needs
 
-__all__ = ["FixedShape", "open_exported"]
+__all__ = ["FixedShape", "load_exported", "open_exported"]
+
+# Of members of the archive: libraries that would be loaded, objects that would be unpickled.
+RUN = ("data/aotinductor/", "data/constants/opaque_obj", "data/constants/custom_obj")
+WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # what torch.load heeds, whatever it is told
+
+
+def load_exported(path: str) -> torch.nn.Module:
+    """The program of a .pt2 file as a module on windows (batch, channels, height, width).
+
+    Raises:
+        ValueError: the file holds libraries or objects that would be run as it is read, is damaged, or its program
+            takes anything but one such tensor.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            if member.partition("/")[2].startswith(RUN):
+                raise ValueError(f"it holds {member!r}, which would be run as it is read, and only programs are read")
+    with _weights_only(), _told_by_torch() as told:
+        try:
+            program = torch.export.load(path)
+        except Exception as error:  # a damaged program may raise anything
+            raise ValueError(why_not(str(told.error or error), "program")) from error
+    return open_exported(program)
+
+
+@contextlib.contextmanager
+def _weights_only() -> Iterator[None]:
+    before = os.environ.get(WEIGHTS_ONLY)
+    os.environ[WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[WEIGHTS_ONLY]
+        if before is not None:
+            os.environ[WEIGHTS_ONLY] = before
+
+
+class _Told(logging.Filter):
+    """Keeps the error that torch logs and then replaces by another, and lets nothing through."""
+
+    error: BaseException | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.error = (record.exc_info and record.exc_info[1]) or self.error
+        return False
+
+
+@contextlib.contextmanager
+def _told_by_torch() -> Iterator[_Told]:
+    logger, told = logging.getLogger("torch.export"), _Told()
+    logger.addFilter(told)
+    try:
+        yield told
+    finally:
+        logger.removeFilter(told)
 
 
 def open_exported(program: torch.export.ExportedProgram) -> torch.nn.Module:

@@ -41,8 +41,8 @@ def load_model(
             - ncnn: NAME.param, with NAME.bin beside it;
             - torch.export (.pt2) and TorchScript.
 
-            Modules are looked for in the current directory too. TorchScript files and modules are code: they can do
-            whatever a program can. The others are data.
+            Modules are looked for in the current directory too. Modules, TorchScript and torch.export files are code:
+            they can do whatever a program can. The others are data.
         providers: for ONNX files, ONNX Runtime's execution providers; see `halotile.onnx_model.load_onnx`.
         strength: of the model that comes with halotile: from 0, which changes nothing, to 1. None: 1.
 
@@ -148,8 +148,8 @@ def _opened(name: str, kind: str, opener: Callable[[], Callable[..., Any]]) -> A
         return opener()
     except ImportError as error:
         raise ImportError(f"model {name!r} cannot be run as it is: {error}") from error
-    except (RuntimeError, OSError, KeyError, ValueError) as error:  # what torch raises for a damaged file, too
-        text = " ".join(str(error).split())
+    except Exception as error:  # a damaged file may raise anything
+        text = " ".join(str(error).split()) or type(error).__name__
         if kind in ("TorchScript", "torch.export"):
             raise ValueError(f"model {name!r} is not a readable {kind} file: {text}") from error
         raise ValueError(f"model {name!r} cannot be run as it is: {text}") from error
@@ -162,13 +162,11 @@ def _checkpoint(path: str) -> Callable[..., Any]:
 
 
 def _exported(path: str) -> Callable[..., Any]:
-    import torch
-
-    from .exported import open_exported
+    from .exported import load_exported
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch about torch
-        return open_exported(torch.export.load(path))
+        return load_exported(path)
 
 
 def _script(path: str) -> Callable[..., Any]:
