@@ -233,6 +233,7 @@ def test_two_inputs_with_one_output(place, capsys, rng):
         (["photos/notes.txt"], "out/", 2, "out/notes.txt: unknown suffix '.txt'; must be one of .png, "),
         (["photos", "--force", "--skip-existing"], "out", 2, "--force and --skip-existing exclude each other"),
         (["photos", "--format", "gif"], "out", 2, "argument --format: invalid choice: 'gif'"),
+        (["photos"], "photos/notes.txt/out", 1, "notes.txt: Not a directory"),
         (["photos/a.png", "--format", "jpeg"], "out.png", 2, "--format jpeg is not what out.png says"),
     ],
 )
@@ -242,6 +243,13 @@ def test_what_is_refused_before_work(place, capsys, arguments, output, status, m
     errors = capsys.readouterr().err
     assert message in errors and errors.count("\n") == 1
     assert not os.path.exists("out") and "nets2" not in sys.modules
+
+
+def test_folders_that_cannot_be_written_are_refused_before_work(place, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert restore() == 1
+    assert capsys.readouterr().err == f"halotile: error: {place}: Permission denied\n"
+    assert "nets2" not in sys.modules
 
 
 def test_outputs_that_are_no_files(place, capsys):

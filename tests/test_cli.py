@@ -4,6 +4,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -663,25 +664,17 @@ def test_json_of_one_file(place, capsys):
 # ---- models ----------------------------------------------------------------------------------------------------------
 
 
-def test_known_models_and_extras(capsys, monkeypatch):
-    import types
+def test_known_models_and_what_reads_files(capsys, monkeypatch):
+    from halotile import catalog
 
-    rows = [("small", "x4, fast", "MIT", True), ("large", "x4", None, False)]
-    fake = types.SimpleNamespace(listed=lambda: rows)
-    monkeypatch.setitem(sys.modules, "halotile.catalog", fake)
-    monkeypatch.setattr(halotile, "catalog", fake, raising=False)
+    rows = [catalog.Listed("small", "x4, fast", "MIT", True), catalog.Listed("large", "x4", "Fair", False)]
+    monkeypatch.setattr(catalog, "listed", lambda: rows)
     assert run("models") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == [
-        "name   what      licence  installed",
-        "small  x4, fast  MIT      yes",
-        "large  x4                 no",
-    ]
-    assert {line.split()[0] for line in lines[4:]} == {"torch", "spandrel", "onnxruntime", "pyvips", "scikit-image"}
-    monkeypatch.delattr(halotile, "catalog")
-    monkeypatch.setitem(sys.modules, "halotile.catalog", None)
-    assert run("models") == 0
-    assert "no list of models" in capsys.readouterr().out
+    lines = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["name", "what", "licence", "installed"]
+    assert lines[1][0] == "(none)" and lines[1][1].startswith("the model that comes with halotile")
+    assert lines[2:4] == [["small", "x4, fast", "MIT", "yes"], ["large", "x4", "Fair", "no"]]
+    assert [line[1].split()[0] for line in lines[6:]] == ["torch", "spandrel", "safetensors", "onnxruntime"]
 
 
 # ---- plan, versions, help --------------------------------------------------------------------------------------------
@@ -732,7 +725,8 @@ def test_version(capsys):
     assert run("--version") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"halotile {halotile.__version__} (") and lines[0].endswith(" row kernels)")
-    assert {line.split()[0] for line in lines[1:]} == {"Python", "numpy", "torch", "pyvips", "tqdm", "engines:"}
+    packages = {"numpy", "torch", "pyvips", "tqdm", "spandrel", "onnxruntime", "scikit-image"}
+    assert {line.split()[0] for line in lines[1:]} == {"Python", *packages, "engines:"}
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("restore", "--help"), ("plan", "--help"), ("plan", "640x480")])

@@ -518,6 +518,14 @@ def test_truncated_files_are_refused(tmp_path, rng, suffix, share):
         read_image(path)
 
 
+def test_what_libvips_does_not_explain_is_damaged(tmp_path, rng):
+    path = tmp_path / "a.png"
+    write_image(path, rng.integers(0, 65536, (60, 80, 3), np.uint16))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"not a readable PNG file: (?!unable to call).+"):
+        read_image(path)
+
+
 def test_decompression_bombs_are_refused_by_their_header(tmp_path):
     (tmp_path / "a.png").write_bytes(png_bytes((100_000, 100_000, 8, 2), bytes(100)))
     with pytest.raises(ValueError, match=r"a\.png: 100000 x 100000 pixels are more than max_pixels=268435456"):
@@ -617,6 +625,15 @@ def test_output_directories_are_checked(tmp_path):
     os.symlink("/dev/null", tmp_path / "null.png")
     with pytest.raises(OSError, match="not a regular file"):
         check_output_path(tmp_path / "null.png")
+
+
+def test_errors_of_writing_name_the_file_itself(tmp_path, monkeypatch):
+    def no_space(*_, **__):
+        raise OSError(28, "No space left on device", "another name")
+
+    monkeypatch.setattr(os, "open", no_space)
+    with pytest.raises(OSError, match=r"cannot be written: No space left on device: '.*a\.png'"):
+        write_image(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")

@@ -608,7 +608,11 @@ def test_known_models(place, wheel):
     torch.testing.assert_close(load_model("span-x4")(x), module(x), rtol=0, atol=1e-6)
     assert load_model("span-x4").needs == Needs(scale=4)
     rows = {row.name: row for row in catalog.listed()}
-    assert rows["span-x4"].installed and rows["span-x4"].licence == "Fair" and rows["span-x4"].what.startswith("x4")
+    assert (
+        rows["span-x4"].installed
+        and rows["span-x4"].licence == "Fair (its LICENSE file: GPL-3)"
+        and rows["span-x4"].what.startswith("x4")
+    )
     assert list(rows) == list(catalog.KNOWN)
     stem.with_suffix(".bin").write_bytes(b"")
     refused("span-x4", "the .bin file ends inside")

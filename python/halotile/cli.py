@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any, NoReturn
 
-from . import __version__, _core, batch, files
+from . import __version__, _core, batch, catalog, files
 from .images import peak_of, torch_if_loaded
 from .loading import load_model
 from .needs import needs_of
@@ -39,7 +39,12 @@ DESCRIPTION = "Restores images too large for their model, tile by tile."
 BIT_DTYPES = {8: "uint8", 16: "uint16"}
 
 FORMATS = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp"}
-EXTRAS = ("torch", "spandrel", "onnxruntime", "pyvips", "scikit-image")
+READERS = (
+    ("torch.export (.pt2), TorchScript (.pt), ncnn (.param and .bin)", "torch"),
+    ("checkpoints (.pth, .pt, .ckpt, .safetensors)", "spandrel"),
+    ("checkpoints (.safetensors)", "safetensors"),
+    ("ONNX (.onnx)", "onnxruntime"),
+)
 NAMED = 10  # of the files that failed, in the summary
 
 MODEL_HELP = (
@@ -153,6 +158,7 @@ def _work(asked: argparse.Namespace, alone: bool) -> batch.Work:
         return batch.Work((batch.Job(asked.inputs[0], asked.output),), 0)
     if not os.path.isdir(asked.output) and (os.path.lexists(asked.output) or _has_suffix(asked.output)):
         raise UsageError(f"-o must be a folder for several inputs or a folder, not {asked.output}")
+    batch.check_folder(asked.output)
     work = batch.find_work(asked.inputs, asked.output, FORMATS.get(asked.format))
     if not work.jobs:
         others = f"; {work.ignored} other files" if work.ignored else ""
@@ -495,22 +501,21 @@ def _inspect(asked: argparse.Namespace) -> None:
 
 
 def _models(asked: argparse.Namespace) -> None:
-    try:
-        from .catalog import listed
-    except ImportError:
-        print("no list of models comes with this installation")
-    else:
-        rows = [("name", "what", "licence", "installed"), *(tuple(map(_word, row)) for row in listed())]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print()
-    for package in EXTRAS:
-        print(package, _version(package))
+    comes = importlib.util.find_spec("halotile.embedded") is not None
+    rows = [
+        ("name", "what", "licence", "installed"),
+        ("(none)", "the model that comes with halotile, taken without --model", "MIT", "yes" if comes else "no"),
+        *((name, what, licence, "yes" if there else "no") for name, what, licence, there in catalog.listed()),
+    ]
+    _print_table(rows)
+    print("\nfiles of models, and what reads them")
+    _print_table([(what, f"{package} {_version(package)}") for what, package in READERS])
 
 
-def _word(value: Any) -> str:
-    return {True: "yes", False: "no", None: ""}.get(value, str(value)) if not isinstance(value, str) else value
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _version(package: str) -> str:
@@ -542,7 +547,7 @@ class _Versions(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
         print(f"halotile {__version__} ({_core.rows_name()} row kernels)")
         print(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-        for package in ("numpy", "torch", "pyvips", "tqdm"):
+        for package in ("numpy", "torch", "pyvips", "tqdm", "spandrel", "onnxruntime", "scikit-image"):
             print(package, _version(package))
         print(f"engines: {', '.join(ENGINES)}")
         parser.exit()

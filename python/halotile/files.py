@@ -453,7 +453,10 @@ def _replacing(path: str) -> Iterator[int]:
     target = os.path.realpath(path)
     name = os.path.join(os.path.dirname(target), f".halotile-{secrets.token_hex(8)}.tmp")
     try:
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot be written: {error.strerror}", path) from error
         try:
             yield descriptor
             os.fsync(descriptor)
@@ -484,4 +487,4 @@ def _interruptible(image: Any, call: Callable[[], Any]) -> Any:
 def _reason(error: Exception) -> str:
     """libvips' own words on one line, without pyvips' 'unable to call ...'."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(lines[1:] or lines)
+    return "; ".join(lines[1:]) or "it is damaged or was cut short"
