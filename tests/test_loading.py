@@ -274,6 +274,16 @@ def test_archives(place):
     refused("net.pth", "it is a tar archive; checkpoints of torch before 0.1.10 are")
 
 
+def test_archives_that_only_look_like_torchscript(place):
+    trap = pickle.dumps(Trap(os.system, "touch sprung"), 2)
+    with zipfile.ZipFile("net.pt", "w") as archive:
+        code = ("code/__torch__.py", b"import os\nos.system('touch sprung')\n")
+        for name, content in (("data.pkl", trap), ("constants.pkl", trap), ("version", b"3\n"), code):
+            archive.writestr(f"net/{name}", content)
+    refused("net.pt", "is not a readable TorchScript file")
+    assert not (place / "sprung").exists()
+
+
 def test_places_that_are_no_files(place):
     (place / "net.pth").mkdir()
     refused("net.pth", "it is a folder")
@@ -631,6 +641,23 @@ def test_known_models_that_are_not_installed(place, monkeypatch):
 def test_a_file_goes_before_a_known_name(place):
     (place / "span-x4").write_bytes(b"")
     refused("span-x4", "the file is empty")
+
+
+def test_the_model_that_comes_with_halotile(place, monkeypatch):
+    """Stood in for: what it is asked for, and what it is not."""
+    module = types.ModuleType("halotile.embedded")
+    module.load_embedded = lambda strength=1.0: ("embedded", strength)
+    monkeypatch.setitem(sys.modules, "halotile.embedded", module)
+    assert load_model() == ("embedded", 1.0) and load_model(strength=0.25) == ("embedded", 0.25)
+    for strength in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=f"strength must be a number from 0 to 1, not {strength}"):
+            load_model(strength=strength)
+    with pytest.raises(ValueError, match="providers must be None for the model that comes with halotile"):
+        load_model(providers=["CPUExecutionProvider"])
+    refused("span-x4", "only the model that comes with halotile has one", strength=1)
+    without(monkeypatch, "torch")
+    with pytest.raises(ImportError, match=r"the model that comes with halotile needs torch: pip install"):
+        load_model()
 
 
 def test_names_that_are_nearly_known(place):

@@ -129,6 +129,7 @@ def test_needs_are_needs():
         plan_tiles((5, 5), needs=(8, 8))
 
 
+@pytest.mark.filterwarnings("ignore::halotile.TileSizeWarning")
 def test_running_out_of_memory_ends_where_windows_cannot_shrink(rng):
     """Only the batch can."""
 
@@ -151,6 +152,7 @@ def test_running_out_of_memory_ends_where_windows_cannot_shrink(rng):
         restore_tiled(image, failing, halo=2)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_exported_for_one_size_through_python(rng):
     torch = pytest.importorskip("torch")
     from halotile.exported import open_exported

@@ -113,10 +113,11 @@ def _say_unreadable(error: OSError) -> None:
 
 def _is_image(path: str) -> bool:
     name = os.path.basename(path)
-    return not name.startswith(".") and _suffix(name) in files.BY_SUFFIX and os.path.isfile(path)
+    return not name.startswith(".") and suffix_of(name) in files.BY_SUFFIX and os.path.isfile(path)
 
 
-def _suffix(path: str) -> str:
+def suffix_of(path: str) -> str:
+    """In small letters, with its dot."""
     return os.path.splitext(path)[1].lower()
 
 
@@ -144,7 +145,7 @@ def split_existing(jobs: Sequence[Job], *, force: bool = False, skip: bool = Fal
     by_output: dict[str, Job] = {}
     sources = {_identity(job.input) for job in jobs}
     for job in jobs:
-        if _suffix(job.output) not in files.BY_SUFFIX:
+        if suffix_of(job.output) not in files.BY_SUFFIX:
             text = f"{job.output}: unknown suffix {os.path.splitext(job.output)[1]!r}"
             raise ValueError(f"{text}; must be one of {', '.join(files.BY_SUFFIX)}, or choose --format")
         other = by_output.setdefault(os.path.realpath(job.output), job)

@@ -142,17 +142,13 @@ def _is_alone(asked: argparse.Namespace) -> bool:
     return len(asked.inputs) == 1 and not (os.path.isdir(asked.inputs[0]) or asked.output.endswith("/") or into_folder)
 
 
-def _suffix(path: str) -> str:
-    return os.path.splitext(path)[1].lower()
-
-
 def _has_suffix(path: str) -> bool:
-    return _suffix(path) in files.BY_SUFFIX
+    return batch.suffix_of(path) in files.BY_SUFFIX
 
 
 def _work(asked: argparse.Namespace, alone: bool) -> batch.Work:
     if alone:
-        kinds = {files.BY_SUFFIX.get(suffix) for suffix in (_suffix(asked.output), FORMATS.get(asked.format))}
+        kinds = {files.BY_SUFFIX.get(suffix) for suffix in (batch.suffix_of(asked.output), FORMATS.get(asked.format))}
         if asked.format and len(kinds) > 1:
             raise UsageError(f"--format {asked.format} is not what {asked.output} says; leave one out")
         return batch.Work((batch.Job(asked.inputs[0], asked.output),), 0)
