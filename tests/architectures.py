@@ -314,6 +314,63 @@ class ManyStatistics(nn.Module):
         return self.tail(y - y.amin((2, 3), keepdim=True) + y.flatten(2).var(-1)[..., None, None])
 
 
+class GatedBlock(nn.Module):
+    """NAFNet's: products of halves for activations, and an attention that multiplies by the mean of everything."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))  # over channels alone
+        self.head, self.deep = conv(width, 2 * width, 1), conv(2 * width, 2 * width, groups=2 * width)
+        self.pool, self.mix = nn.AdaptiveAvgPool2d(1), conv(width, width, 1)
+        self.out, self.wide, self.tail = conv(width, width, 1), conv(width, 2 * width, 1), conv(width, width, 1)
+
+    def forward(self, x):
+        one, other = self.deep(self.head(self._normal(0, x))).chunk(2, 1)
+        y = one * other
+        x = x + self.out(y * self.mix(self.pool(y)))
+        one, other = self.wide(self._normal(1, x)).chunk(2, 1)
+        return x + self.tail(one * other)
+
+    def _normal(self, which, x):
+        return self.norms[which](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class NAFNet(nn.Module):
+    """Completes sides itself, and crops what it added."""
+
+    def __init__(self, width=4, levels=2):
+        super().__init__()
+        widths = [width << level for level in range(levels)]
+        self.multiple = 2**levels
+        self.head, self.tail = conv(3, width), conv(width, 3)
+        self.encoder = nn.ModuleList(GatedBlock(one) for one in widths)
+        self.down = nn.ModuleList(nn.Conv2d(one, 2 * one, 2, 2) for one in widths)
+        self.middle = GatedBlock(width << levels)
+        self.up = nn.ModuleList(chain(conv(2 * one, 4 * one, 1), nn.PixelShuffle(2)) for one in reversed(widths))
+        self.decoder = nn.ModuleList(GatedBlock(one) for one in reversed(widths))
+
+    def forward(self, x):
+        height, width = x.shape[2:]
+        x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
+        y, skipped = self.head(x), []
+        for block, down in zip(self.encoder, self.down, strict=True):
+            skipped.append(block(y))
+            y = down(skipped[-1])
+        y = self.middle(y)
+        for block, up in zip(self.decoder, self.up, strict=True):
+            y = block(up(y) + skipped.pop())
+        return (x + self.tail(y))[:, :, :height, :width]
+
+
+def normed_u_net():
+    """An instance norm on every level, and a gate at the bottom."""
+    inner = chain(Gate(8), nn.InstanceNorm2d(8))
+    for _ in range(3):
+        inner = chain(nn.Conv2d(8, 8, 2, 2), inner, nn.ConvTranspose2d(8, 8, 2, 2))
+        inner = chain(nn.InstanceNorm2d(8), Residual(inner))
+    return chain(conv(3, 8), inner, conv(8, 3))
+
+
 def same(radius):
     return (radius,) * 4
 
@@ -404,5 +461,27 @@ KNOWN = {
         ValidGated, None, phase=2, multiple=2, loss=5, local=same(6), globals=("fine.pool", "coarse.pool")
     ),
     "many statistics": Known(ManyStatistics, None, local=same(2), globals=("most", "")),
+    # end and last block 2; (o - 2) // 2 - 1 on the next level, half of that - 1 below; back up 2 d - 1, 4 d - 2 - 2:
+    # o = 4 k + 3 is left 15
+    "NAFNet": Known(
+        NAFNet,
+        None,
+        phase=4,
+        local=same(15),
+        globals=("encoder.0.pool", "encoder.1.pool", "middle.pool", "decoder.0.pool", "decoder.1.pool"),
+    ),
+    # cells of 8, and a convolution on either side
+    "U-Net of norms": Known(
+        normed_u_net,
+        None,
+        phase=8,
+        multiple=8,
+        local=same(9),
+        globals=(
+            "1.0",
+            *(f"{'1.1.inner.' * depth}1.0" for depth in (1, 2)),
+            *(f"{'1.1.inner.' * 3}1.{one}" for one in ("0.pool", "1")),
+        ),
+    ),
     "spectrum": Known(Spectrum, None, globals=("",)),
 }

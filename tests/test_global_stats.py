@@ -253,7 +253,22 @@ class Sorted(nn.Module):
         return x - x.flatten(2).median(-1).values[..., None, None]
 
 
-@pytest.mark.parametrize("make", [Strips, Everything, Sorted, KNOWN["spectrum"].make])
+class Divided(nn.Module):
+    """A sum over everything, in units of a whole image of that size."""
+
+    def forward(self, x):
+        return x - x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3]) * x.shape[3] / 100
+
+
+class HalfHeld(nn.Module):
+    """A mean, which can be held, and a median, which cannot."""
+
+    def forward(self, x):
+        x = x - x.mean((2, 3), keepdim=True)
+        return x - x.flatten(2).median(-1).values[..., None, None]
+
+
+@pytest.mark.parametrize("make", [Strips, Everything, Sorted, Divided, HalfHeld, KNOWN["spectrum"].make])
 @pytest.mark.parametrize("how", ["exact", "frozen"])
 def test_what_cannot_be_held_says_why(make, how):
     with pytest.raises(ValueError, match=r"global_stats"):

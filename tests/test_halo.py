@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 import halotile  # noqa: E402
 from halotile import SeamWarning, TiledRestorer, error_curve, plan_tiles, restore_tiled  # noqa: E402
 
-from .architectures import Coordinates  # noqa: E402
+from .architectures import Coordinates, Noisy  # noqa: E402
 from .networks import Chain, Strided, on_arrays, seeded  # noqa: E402
 from .reference import whole  # noqa: E402
 
@@ -168,6 +168,55 @@ def test_the_run_says_what_it_did_as_bands_too():
     assert str(restorer.last_run) == "halo 2, phase 1, exact: the receptive field"
 
 
+def test_what_is_doubtful_is_not_called_exact():
+    circular = seeded(lambda: Chain(2, mode="circular"))
+    for boundary, how in (("native", "doubtful"), ("reflect", "exact")):
+        restorer = TiledRestorer(circular, halo="exact", tile_size=48, boundary=boundary)
+        restorer(IMAGE)
+        assert restorer.last_run.how == how
+        assert ("opposite edge" in restorer.last_run.why) is (how == "doubtful")
+    noise_alone = TiledRestorer(lambda windows: np.roll(windows, 1, 3), halo="exact", tile_size=48)
+    noise_alone(IMAGE)
+    assert noise_alone.last_run.how == "doubtful"
+    assert "noise alone" in noise_alone.last_run.why
+    random = TiledRestorer(Noisy(), halo="exact", tile_size=48)
+    random(IMAGE)
+    assert random.last_run.how == "doubtful"
+
+
+def test_a_run_that_fails_to_verify_is_doubtful():
+    class Late(torch.nn.Module):
+        """Is not what it was when it was inspected."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner = seeded(lambda: Chain(1))
+
+        def forward(self, x):
+            return self.inner(x)
+
+    model = Late()
+    restorer = TiledRestorer(model, halo="exact", tile_size=48, verify=6)
+    restorer.inspected()
+    model.inner = seeded(lambda: Chain(4))
+    (text,) = warned(lambda: restorer(IMAGE))
+    assert text.startswith("verify=6: above the tolerance")
+    run = restorer.last_run
+    assert run.how == "doubtful"
+    assert run.bound == run.verified.largest > 0.002
+    assert "but differences of" in run.why
+
+
+def test_sides_that_are_completed_are_told():
+    model = seeded(lambda: Strided(4))
+    restorer = TiledRestorer(model, halo="exact", phase=None, tile_size=48, boundary="native")
+    restorer(IMAGE)
+    assert restorer.last_run.how == "exact"
+    assert "completed by reflection" in restorer.last_run.why
+    restorer(IMAGE[:148, :128])
+    assert "completed by reflection" not in restorer.last_run.why
+
+
 def test_global_operations_are_named():
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.InstanceNorm2d(8), torch.nn.Conv2d(8, 3, 3, padding=1)
@@ -208,6 +257,13 @@ def test_the_error_curve():
     assert error_curve(model, tensor, halos=(0, 3, 8, 10, 16), phase=None) == curve
     with pytest.raises(TypeError, match="halos= are what is tried"):
         error_curve(model, image, halo=3)
+
+
+def test_a_curve_of_nothing():
+    model = seeded(lambda: Chain(1))
+    for options in ({"halos": [-1]}, {"halos": []}, {"halos": [2.5]}, {"windows": 0}):
+        with pytest.raises((ValueError, TypeError), match=r"halos must|windows must"):
+            error_curve(model, IMAGE, **options)
 
 
 def test_the_curve_is_drawn():

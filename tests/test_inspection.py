@@ -269,6 +269,59 @@ def test_a_wrong_claim_is_falsified():
     assert field_by_perturbation(run, shapes) == Field(3, 3, 3, 3)
 
 
+class BySize(nn.Module):
+    """Sees farther in large windows."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y if x.shape[3] < 40 else nn.functional.max_pool2d(y, 3, 1, 1)
+
+
+class ByArrays(nn.Module):
+    """Leaves torch, where a pixel far away comes in."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        array = x.detach().numpy()
+        return self.conv(x) + 0.5 * torch.from_numpy(np.roll(array, 20, 3) * (np.arange(array.shape[3]) >= 20))
+
+
+@pytest.mark.parametrize("make", [BySize, ByArrays])
+def test_what_propagation_cannot_see_is_contradicted(make):
+    info = inspect_model(seeded(make))
+    assert info.receptive_field is None or info.receptive_field.left >= 20
+    assert any("contradicted" in doubt for doubt in info.doubts)
+    assert not info.certain
+
+
+@pytest.mark.parametrize(("mode", "local"), [("circular", False), ("reflect", True), ("zeros", True)])
+def test_padding_with_the_opposite_edge_is_found(mode, local):
+    info = inspect_model(seeded(lambda: Chain(2, mode=mode)))
+    assert info.edges_local is local
+    assert any("boundary='native'" in doubt for doubt in info.doubts) is not local
+
+
+def test_a_side_may_be_small_where_the_other_is_not():
+    info = inspect_model(seeded(KNOWN["U-Net of norms"].make))  # a norm of one element is refused
+    assert info.minimum_size == (16, 16)
+
+
+def test_random_numbers_go_on_as_if_nothing_had_been_drawn():
+    model = Noisy()
+    torch.manual_seed(3)
+    want = torch.rand(3)
+    torch.manual_seed(3)
+    inspect_model(model)
+    assert torch.equal(torch.rand(3), want)
+
+
 def test_a_model_that_takes_nothing_says_so():
     with pytest.raises(ValueError, match="sample="):
         inspect_model(nn.Linear(7, 7))
@@ -296,7 +349,7 @@ def test_json_round_trip():
     for text in (
         "[]",
         "{}",
-        INFO.to_json().replace('"version": 1', '"version": 99'),
+        INFO.to_json().replace('"version": 2', '"version": 99'),
         INFO.to_json().replace("loss", "l"),
     ):
         with pytest.raises(ValueError, match=r"version|to_json|missing"):

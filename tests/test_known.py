@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
 """What is kept about models: found again for the same model only, and never a reason to fail."""
 
+import functools
 import json
 import subprocess
 import sys
+import types
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -62,6 +65,64 @@ def test_settings_and_code_tell_models_apart(inspected):
     patched = Reaching(5)
     patched.forward = lambda x: x
     assert known_model(patched).receptive_field[0] == 0
+
+
+class Pooled(torch.nn.Module):
+    def __init__(self, **settings):
+        super().__init__()
+        for name, value in settings.items():
+            object.__setattr__(self, name, value)
+
+    def pooled(self, x, reach):
+        return torch.nn.functional.max_pool2d(x, 2 * reach + 1, 1, reach)
+
+    @property
+    def found(self):
+        return known_model(self.eval()).receptive_field.left
+
+
+def test_settings_of_every_kind_tell_models_apart():
+    class Plain(Pooled):
+        def forward(self, x):
+            return self.pooled(x, int(self._reach))
+
+    class Inside(Pooled):
+        def forward(self, x):
+            return self.pooled(x, self.config.reach)
+
+    class Called(Pooled):
+        def forward(self, x):
+            return self.call(x)
+
+    class Kernel(Pooled):
+        def forward(self, x):
+            kernel = torch.as_tensor(self.kernel)
+            return torch.nn.functional.conv2d(x, kernel, padding=kernel.shape[-1] // 2, groups=3)
+
+    kernels = [np.ones((3, 1, 2 * reach + 1, 2 * reach + 1), np.float32) for reach in (1, 5)]
+    pairs = [(Plain(_reach=a), a) for a in (1, 5)] + [(Plain(_reach=np.int64(a)), a) for a in (2, 4)]
+    pairs += [(Inside(config=types.SimpleNamespace(reach=a)), a) for a in (1, 5)]
+    pairs += [
+        (Called(call=functools.partial(torch.nn.functional.max_pool2d, kernel_size=2 * a + 1, stride=1, padding=a)), a)
+        for a in (1, 5)
+    ]
+    pairs += [(Called(call=lambda x, a=a: torch.nn.functional.max_pool2d(x, 2 * a + 1, 1, a)), a) for a in (1, 5)]
+    pairs += [(Kernel(kernel=kernel), left) for kernel, left in zip(kernels, (1, 5), strict=True)]
+    pairs += [(Kernel(kernel=torch.from_numpy(kernel)), left) for kernel, left in zip(kernels, (1, 5), strict=True)]
+    for model, left in pairs:
+        assert model.found == left
+
+
+def test_a_class_that_is_changed_is_another():
+    class Reaching(Pooled):
+        reach = 1
+
+        def forward(self, x):
+            return self.pooled(x, self.reach)
+
+    assert Reaching().found == 1
+    Reaching.reach = 5
+    assert Reaching().found == 5
 
 
 def test_it_is_found_again_in_another_process(tmp_path):

@@ -277,6 +277,21 @@ def test_what_is_refused():
         assert_seamless(model, IMAGE, out_dtype="uint8")
 
 
+@pytest.mark.parametrize("check", [assert_exact, assert_seamless])
+def test_bad_tolerances(check):
+    for value in ("a", -1, math.nan, True):
+        with pytest.raises(ValueError, match="tolerance must be a number from 0 on, as a fraction of white"):
+            check(seeded(lambda: Chain(1)), IMAGE, tolerance=value, tile_size=32)
+
+
+def test_whole_means_the_models_own_statistics():
+    """Not those that were held fixed for the tiles."""
+    options = {"halo": "exact", "phase": None, "tile_size": 40}
+    assert assert_exact(Mean(), IMAGE, global_stats="exact", **options).largest < 1e-5
+    with pytest.raises(AssertionError, match="do not equal whole-image inference"):
+        assert_exact(Mean(), IMAGE, global_stats="frozen", tolerance=1e-6, **options)
+
+
 def test_windows_that_a_model_cannot_take():
     def squares(batch):  # 38 pixels are what the run's windows have
         return batch if batch.shape[2] == 38 else batch[:, :, 1:]

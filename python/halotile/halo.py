@@ -135,6 +135,10 @@ class Settling:
     def _at_field(self, why: str) -> tuple[Options, RunInfo]:
         """The halo that is exact. Where the run is, nothing needs to be blended."""
         halo = self.field
+        if self.options.boundary == "native" and any(
+            side % step for side, step in zip(self.image.size, self.options.phase, strict=True)
+        ):
+            why += "; sides that are no multiple of the phase are completed by reflection, and cropped"
         if self.options.boundary == "native" and not self.info.edges_local:
             why = f"{why}; but at the image's edges the model takes from the opposite edge, which tiles do not have: "
             return self._with(halo, "doubtful", None, why + "pass boundary='reflect'")

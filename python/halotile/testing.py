@@ -68,8 +68,7 @@ def assert_exact(model: Any, image: Any, *, tolerance: float | None = None, **op
     """
     allowed = _allowed(tolerance)
     remade = _remade(model, image, options)
-    found = remade.compared([remade.whole()], halo=remade.plan.halo)
-    return _judged(remade, found, allowed, "tiles do not equal whole-image inference")
+    return _judged(remade, remade.compared_with_whole(), allowed, "tiles do not equal whole-image inference")
 
 
 def _remade(model: Any, image: Any, options: dict[str, Any]) -> Remade:

@@ -227,6 +227,11 @@ class Remade:
 
     # ---- what is there -----------------------------------------------------------------------------------------------
 
+    def compared_with_whole(self) -> Verification:
+        """The differences from whole-image inference, for which no statistics are held fixed."""
+        self.run.forward.held.clear()
+        return self.compared([self.whole()], halo=self.plan.halo)
+
     def compared(self, places: list[tuple[Place, Place]], halo: Pair | None = None) -> Verification:
         """The differences in some places; halo: what their windows have, if not the larger one."""
         tally = Tally()

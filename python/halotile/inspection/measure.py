@@ -142,6 +142,10 @@ def find_shapes(run: Runner, *, sample: Any = None, fixed: Pair | None = None) -
     sides = [_Side(run, channels, window, output, axis) for axis in (0, 1)]
     loss = tuple(math.floor((s * scales[0] - o) / 2) for s, o in zip(window, output[1:], strict=True))
     minimum = tuple(side.minimum(scales[0], multiple[axis]) for axis, side in enumerate(sides))
+    while minimum != window and run.size_of(channels, *minimum) is None:  # one side may be small where the other is not
+        minimum = tuple(
+            min(least + step, max(least, side)) for least, step, side in zip(minimum, multiple, window, strict=True)
+        )
     return Shapes(channels, output[0], scales[0], loss, minimum, multiple, window)
 
 

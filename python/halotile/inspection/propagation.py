@@ -51,7 +51,7 @@ STRIDES = (
     10,
     12,
     14,
-)  # input pixels from one element to the next
+)  # input pixels to the next element
 LARGEST_PHASE = 256  # input pixels
 
 Pair = tuple[int, int]
@@ -59,13 +59,15 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Propagation:
-    """Attributes:
-    field: None if unbounded or unknown.
-    local_field: the same with the statistics of global operations held fixed.
-    phase: of the pattern of dependencies (rows, columns), input pixels; the model's is this or a multiple. None: none
-        was found.
-    unknown: operators that are not in the table.
-    notes: sentences about what went wrong.
+    """What propagation tells.
+
+    Attributes:
+        field: None if unbounded or unknown.
+        local_field: the same with the statistics of global operations held fixed.
+        phase: of the pattern of dependencies (rows, columns), input pixels; the model's is this or a multiple. None:
+            none was found.
+        unknown: operators that are not in the table.
+        notes: sentences about what went wrong.
     """
 
     field: Field | None
@@ -140,7 +142,9 @@ def _along(axis: int, call: Callable, shapes: Sizes, thin: int, names: dict[int,
             shapes.fixed
             or length > LONGEST // 4
             or all(
-                _taken(taken, axis, size, backwards=i == 0) for i, one in enumerate(passes) for taken in one.mode.taken
+                _taken(taken, axis, size, phase or 1, backwards=i == 0)
+                for i, one in enumerate(passes)
+                for taken in one.mode.taken
             )
         )
         if (clean and phase and told) or unknown or shapes.fixed or length * 2 > LONGEST:
@@ -205,7 +209,7 @@ def _with_taken(
     wide = list(reach)
     for i, one in enumerate(passes):
         for taken in one.mode.taken:
-            found = _taken(taken, axis, size, backwards=i == 0)
+            found = _taken(taken, axis, size, phase, backwards=i == 0)
             if found is None:
                 one.mode.notes.append("how far what global operations take sees could not be told")
                 return None, phase
@@ -215,9 +219,9 @@ def _with_taken(
     return tuple(wide), phase
 
 
-def _taken(seen: torch.Tensor, axis: int, size: Pair, backwards: bool) -> tuple[int, int] | None:
+def _taken(seen: torch.Tensor, axis: int, size: Pair, phase: int, backwards: bool) -> tuple[int, int] | None:
     """How far elements in the middle third of a feature map see, and input pixels from one to the next; None if that
-    cannot be told. The dimension of the axis is the one along which positions grow evenly."""
+    cannot be told. The dimension of the axis is the one along which positions grow evenly, but for steps of a phase."""
     length = size[axis]
     for lines in _lines(seen, axis, size):
         count = lines.shape[-1]
@@ -226,11 +230,12 @@ def _taken(seen: torch.Tensor, axis: int, size: Pair, backwards: bool) -> tuple[
         if last - first < 4 or not math.isfinite(farthest[first].item() + farthest[last].item()):
             continue
         growth = (farthest[last] - farthest[first]).item() / (last - first) * (-1 if backwards else 1)
-        stride = min(STRIDES, key=lambda stride: abs(math.log(stride / max(growth, 1e-3))))
-        if abs(growth / stride - 1) > 0.2 or abs(count * stride / length - 1) > 0.3:
+        likely = [stride for stride in STRIDES if abs(growth / stride - 1) <= 0.2]
+        stride = min(likely, key=lambda stride: abs(count * stride / length - 1), default=0)
+        if abs(count * stride / length - 1) > 0.3:
             continue
         even = farthest[first] + (-stride if backwards else stride) * torch.arange(last + 1 - first)
-        if (farthest[first : last + 1] - even).abs().max() > 2 * stride + 2:
+        if (farthest[first : last + 1] - even).abs().max() > 2 * max(stride, phase) + 2:
             continue
         at = ((torch.arange(count) + (length / stride - count) / 2) * stride).floor()
         inner = (at >= length // 3) & (at < length - length // 3)
