@@ -30,13 +30,13 @@ static PyObject *refuse(enum ht_status status, int axis, const struct ht_axis_op
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"size", "tile",     "halo",  "overlap", "phase", "scale",
-                            "loss", "boundary", "blend", "least",   NULL};
+    static char *names[] = {"size",  "tile", "halo",     "overlap", "phase",
+                            "scale", "loss", "boundary", "blend",   "least", NULL};
     long long size[2], tile[2], halo[2], overlap[2], phase[2], scale[2], loss[2], least[2] = {0, 0};
     int boundary, blend;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "(LL)(LL)(LL)(LL)(LL)(LL)(LL)ii|(LL):Plan", names, size, size + 1,
-                                     tile, tile + 1, halo, halo + 1, overlap, overlap + 1, phase, phase + 1, scale, scale + 1,
-                                     loss, loss + 1, &boundary, &blend, least, least + 1))
+                                     tile, tile + 1, halo, halo + 1, overlap, overlap + 1, phase, phase + 1, scale,
+                                     scale + 1, loss, loss + 1, &boundary, &blend, least, least + 1))
         return NULL;
     struct ht_axis_options sides[2];
     for (int k = 0; k < 2; k++)
