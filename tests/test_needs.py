@@ -176,3 +176,16 @@ def test_exported_for_one_size_through_python(rng):
     assert restorer.last_run.how == "given" and restorer.last_run.bound is None
     with pytest.raises(ValueError, match=r"exported for windows of 40x44 \(height x width\), not 40x40"):
         model(torch.zeros(1, 3, 40, 40))
+
+
+def test_what_is_found_out_about_a_model_with_needs_is_kept():
+    """By what it needs, too."""
+    torch = pytest.importorskip("torch")
+    from halotile.known import _about
+
+    found = []
+    for needs in (Needs(), Needs(multiple=2), Needs(multiple=2)):
+        model = torch.nn.Identity()
+        model.needs = needs
+        found.append(_about(model, None))
+    assert None not in found and found[0] != found[1] == found[2]

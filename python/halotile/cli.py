@@ -644,7 +644,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_inspect)
     add = parser.add_argument
-    add("-m", "--model", required=True, help=MODEL_HELP)
+    add("-m", "--model", help=f"{MODEL_HELP} (default: the one that comes with halotile)")
     add("--device", help="cpu, cuda, mps, ... (default: where the model is)")
     add("--dtype", choices=MODEL_DTYPES, help="number type of the model (default: its own)")
     add("--json", action="store_true", help="print JSON")
