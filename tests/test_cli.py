@@ -609,6 +609,11 @@ def test_the_model_that_comes_with_it_and_its_strength(place, embedded, options,
     assert np.abs(files.read_image("a.png").pixels - expected).max() <= 0.5
 
 
+def test_the_model_that_comes_with_it_is_inspected(place, embedded, capsys):
+    assert run("inspect") == 0
+    assert "receptive field  left 0, right 0, top 0, bottom 0" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
