@@ -127,6 +127,18 @@ def test_contradictions_are_refused_before_anything_runs(needs, options, message
 def test_needs_are_needs():
     with pytest.raises(TypeError, match=r"needs must be a halotile.needs.Needs, not \(8, 8\)"):
         plan_tiles((5, 5), needs=(8, 8))
+    for wrong in (
+        {"multiple": 0},
+        {"minimum": None},
+        {"scale": 0.5},
+        {"scale": 0},
+        {"window": (8,)},
+        {"window": (0, 8)},
+    ):
+        with pytest.raises(ValueError, match="needs must be whole numbers from 1 on"):
+            Needs(**wrong)
+    with pytest.raises(ValueError, match="square must be False where window says"):
+        Needs(square=True, window=(8, 8))
 
 
 @pytest.mark.filterwarnings("ignore::halotile.TileSizeWarning")

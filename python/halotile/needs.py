@@ -36,6 +36,16 @@ class Needs:
     window: tuple[int | None, int | None] = (None, None)
     scale: int | None = None
 
+    def __post_init__(self) -> None:
+        optional = [number for number in (*self.window, self.scale) if number is not None]
+        numbers = [self.multiple, self.minimum, *optional]
+        if len(self.window) != 2 or any(not isinstance(number, int) or number < 1 for number in numbers):
+            raise ValueError(
+                f"needs must be whole numbers from 1 on, and a pair of them or None for window, not {self}"
+            )
+        if self.square and self.fixed:
+            raise ValueError(f"square must be False where window says what sides there are, {self.window}")
+
     @property
     def fixed(self) -> bool:
         """Whether windows cannot have any other size."""
