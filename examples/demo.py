@@ -30,12 +30,12 @@ def main():
     photo = read_image(PHOTO)
     clean = reduced(photo.pixels, 2)  # which takes its own noise away, so that it can be compared with
     noisy = with_noise(clean)
-    network = halotile.load_embedded().to(memory_format=torch.channels_last)
+    network = halotile.load_model().to(memory_format=torch.channels_last)
     info = halotile.inspect_model(network)
     radius, phase = max(info.halo), max(info.phase)
     options = {"tile_size": TILE_SIZE, "halo": radius, "phase": phase, "overlap": 0}
     plan = halotile.plan_tiles(noisy.shape, **options)
-    report("photo", f"{size(photo.pixels)}, reduced to {size(clean)}, with noise of sigma {SIGMA}: {psnr(noisy, clean)}")
+    report("photo", f"{size(photo.pixels)}, reduced to {size(clean)}; with noise of sigma {SIGMA} {psnr(noisy, clean)}")
     report("network", f"halotile's own, is found to see {radius} pixels around each, its phase is {phase}")
     report("plan", f"{len(plan)} tiles, {plan.grid[0]} rows of {plan.grid[1]}, halo included {size(plan.window)} each")
 

@@ -136,7 +136,7 @@ def plan(**changes):
         {"halo": (-1, 0)}, {"halo": (2**62, 0)}, {"overlap": (16, 0)}, {"overlap": (-1, 0)}, {"phase": (0, 1)},
         {"phase": (2**62, 1)}, {"phase": (15, 1)}, {"scale": (0, 1)}, {"scale": (1, 0)}, {"scale": (2000, 1)},
         {"loss": (-1, 0)}, {"loss": (5, 0)}, {"loss": (1, 1), "boundary": 1}, {"boundary": 2}, {"boundary": -1},
-        {"blend": 4}, {"blend": -1},
+        {"blend": 4}, {"blend": -1}, {"least": (-1, 0)}, {"least": (0, 2**62)},
     ],
 )  # fmt: skip
 def test_bad_plans(changes):

@@ -16,8 +16,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import inspect_model, load_embedded, restore_tiled  # noqa: E402
-from halotile.embedded import WEIGHTS, Restorer, read_weights  # noqa: E402
+from halotile import inspect_model, restore_tiled  # noqa: E402
+from halotile.embedded import WEIGHTS, Restorer, load_embedded, read_weights  # noqa: E402
 
 from .networks import on_arrays  # noqa: E402
 from .reference import whole  # noqa: E402
@@ -102,7 +102,7 @@ def test_strength_blends(rng):
 def test_strength_0_returns_files_as_they_are(rng):
     for dtype in (np.uint8, np.uint16):
         image = rng.integers(0, np.iinfo(dtype).max, (77, 91, 3), dtype, endpoint=True)
-        assert np.array_equal(restore_tiled(image, load_embedded(0.0), tile_size=32, phase=2), image)
+        assert np.array_equal(restore_tiled(image, load_embedded(0.0), tile_size=32), image)
 
 
 # ---- tiles -----------------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def psnr(image, clean):
 
 def gain(image, clean, strength=1.0):
     """Decibels between a degraded image and the restored one, both uint8."""
-    restored = restore_tiled(image, load_embedded(strength), tile_size=256, halo=24, phase=2)
+    restored = restore_tiled(image, load_embedded(strength), tile_size=256)
     return psnr(restored, clean) - psnr(image, clean)
 
 
@@ -206,6 +206,6 @@ def test_jpeg_artefacts_are_reduced(photo, quality, least):
 
 def test_a_clean_photo_stays_what_it_is(photo):
     image = eight_bits(photo)
-    assert np.array_equal(restore_tiled(image, load_embedded(0), phase=2), image)
-    assert psnr(restore_tiled(image, load_embedded(), phase=2), photo) > 40
+    assert np.array_equal(restore_tiled(image, load_embedded(0)), image)
+    assert psnr(restore_tiled(image, load_embedded()), photo) > 40
     assert gain(noisy(photo, 25), photo, strength=0.5) > 4

@@ -13,7 +13,14 @@ import pytest
 pyvips = pytest.importorskip("pyvips")
 
 from halotile import files  # noqa: E402
-from halotile.files import Picture, check_output_path, read_image, read_shape, write_image  # noqa: E402
+from halotile.files import (  # noqa: E402
+    Picture,
+    check_output_path,
+    read_header,
+    read_image,
+    read_shape,
+    write_image,
+)
 
 from .conftest import heed_interrupts  # noqa: E402
 
@@ -112,6 +119,40 @@ def test_reads_palette_png_as_rgb(tmp_path):
 def test_reads_1_bit_png_as_grey(tmp_path):
     (tmp_path / "a.png").write_bytes(png_bytes((4, 1, 1, 0), b"\0\xa0"))
     assert read_image(tmp_path / "a.png").pixels.tolist() == [[255, 0, 255, 0]]
+
+
+def test_reads_palette_png_with_transparency_as_rgba(tmp_path):
+    palette, alpha = bytes([10, 20, 30, 200, 100, 0]), bytes([0, 128])
+    chunks = ((b"PLTE", palette), (b"tRNS", alpha))
+    (tmp_path / "a.png").write_bytes(png_bytes((2, 1, 8, 3), b"\0\0\1", *chunks))
+    assert read_image(tmp_path / "a.png").pixels.tolist() == [[[10, 20, 30, 0], [200, 100, 0, 128]]]
+
+
+@pytest.mark.parametrize(("white_is_zero", "expected"), [(False, [255, 0, 255, 0]), (True, [0, 255, 0, 255])])
+def test_reads_1_bit_tiff_as_grey(tmp_path, white_is_zero, expected):
+    entries = [(256, 4), (257, 1), (258, 1), (259, 1), (262, int(not white_is_zero)), (273, 8), (277, 1), (278, 1)]
+    directory = struct.pack("<H", len(entries) + 1)
+    directory += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in [*entries, (279, 1)])
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<I", 10) + b"\xa0\0" + directory + bytes(4))
+    assert read_image(tmp_path / "a.tif").pixels.tolist() == [expected]
+
+
+def test_reads_palette_tiff_as_rgb(tmp_path, rng):
+    image = pytest.importorskip("PIL.Image")
+    indexed = image.fromarray(noise(rng, (20, 30, 3))).quantize(8)
+    indexed.save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, np.array(indexed.convert("RGB")))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("compression", ["none", "lzw", "deflate"])
+def test_reads_tiled_tiff(tmp_path, rng, dtype, compression):
+    expected = noise(rng, (90, 75, 3), dtype)
+    options = {"tile": True, "tile_width": 32, "tile_height": 16, "compression": compression, "bigtiff": True}
+    vips_image(expected).tiffsave(str(tmp_path / "a.tif"), **options)
+    picture = read_image(tmp_path / "a.tif")
+    assert picture.pixels.dtype == dtype
+    np.testing.assert_array_equal(picture.pixels, expected)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -328,6 +369,111 @@ def test_cmyk_becomes_srgb(tmp_path, suffix, dtype):
     np.testing.assert_allclose(middle, gradient()[30, 40] / 255, atol=0.1)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+@pytest.mark.parametrize("profile", ["its own", "none", "damaged", "of other colours"])
+def test_cmyk_goes_by_its_profile(tmp_path, suffix, profile):
+    """With the profile that it was made with, colours come back; with one that is no help, by libvips' own."""
+    stored = vips_image(gradient()).icc_transform("cmyk", input_profile="srgb")
+    value = {"damaged": b"\0" * 200, "of other colours": srgb_profile(), "its own": stored.get("icc-profile-data")}
+    stored = stored.copy()
+    stored.remove("icc-profile-data")
+    if profile in value:
+        stored.set_type(pyvips.GValue.blob_type, "icc-profile-data", value[profile])
+    stored.write_to_file(str(tmp_path / f"a{suffix}"), **({"Q": 100} if suffix == ".jpg" else {}))
+    picture = read_image(tmp_path / f"a{suffix}")
+    assert picture.pixels.shape == (60, 80, 3)
+    assert picture.metadata["icc-profile-data"][16:20] == b"RGB "
+    assert np.abs(picture.pixels.astype(int) - gradient())[20:40, 30:50].mean() < 12  # inside what inks can show
+
+
+def test_cmyk_of_pillow_is_not_inverted(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    image.new("CMYK", (32, 32), (0, 0, 0, 0)).save(tmp_path / "white.jpg")
+    image.new("CMYK", (32, 32), (0, 0, 0, 255)).save(tmp_path / "black.jpg")
+    assert read_image(tmp_path / "white.jpg").pixels.min() > 240
+    assert read_image(tmp_path / "black.jpg").pixels.max() < 60
+
+
+# ---- pages -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pages_round_trip(tmp_path, rng, monkeypatch, dtype, channels):
+    pages = [noise(rng, (9, 13, channels)[: 2 if channels == 1 else 3], dtype) for _ in range(3)]
+    like = Picture(np.zeros((1, 1)), {"xmp-data": b"<x:xmpmeta/>"}, (12, 13))
+    for limit in (files.CLASSIC_TIFF_BYTES, 100):
+        monkeypatch.setattr(files, "CLASSIC_TIFF_BYTES", limit)
+        write_image(tmp_path / "a.tif", np.concatenate(pages), pages=3, like=like)
+        assert (tmp_path / "a.tif").read_bytes()[:4] == (b"II+\0" if limit == 100 else b"II*\0")
+        header = read_header(tmp_path / "a.tif")
+        assert (header.shape, header.dtype, header.pages, header.pyramid) == (pages[0].shape, dtype, 3, False)
+        for number, page in enumerate(pages, 1):
+            picture = read_image(tmp_path / "a.tif", page=number)
+            np.testing.assert_array_equal(picture.pixels, page)
+            assert picture.metadata["xmp-data"] == b"<x:xmpmeta/>" and round(picture.resolution[0]) == 12
+
+
+@pytest.mark.parametrize("page", [0, 4, -1])
+def test_pages_that_are_not_there(tmp_path, rng, page):
+    write_image(tmp_path / "a.tif", noise(rng, (9, 4)), pages=3)
+    for read in (read_image, read_header):
+        with pytest.raises(ValueError, match=rf"a\.tif: page={page}; must be from 1 to 3, as many as there are"):
+            read(tmp_path / "a.tif", page=page)
+
+
+def test_pages_that_cannot_be_written(tmp_path, rng):
+    with pytest.raises(ValueError, match=r"a\.png: PNG holds one page, not 3; use TIFF"):
+        write_image(tmp_path / "a.png", noise(rng, (9, 4)), pages=3)
+    for pages in (0, -1, 2, 10):
+        with pytest.raises(ValueError, match=f"pages={pages}; must be 1, or a number that divides the 9 rows"):
+            write_image(tmp_path / "a.tif", noise(rng, (9, 4)), pages=pages)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["colours", "depth", "size"])
+def test_pages_that_differ_are_refused(tmp_path, rng, kind):
+    image = pytest.importorskip("PIL.Image")
+    pages = {"colours": (9, 13), "depth": (9, 13), "size": (9, 14, 3)}
+    other = noise(rng, pages[kind], "uint16" if kind == "depth" else "uint8")
+    first = image.fromarray(noise(rng, (9, 13, 3)))
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[image.fromarray(other)])
+    with pytest.raises(
+        ValueError, match=r"a\.tif: holds 2 pages of several sizes or kinds; page must say which, from 1"
+    ):
+        read_header(tmp_path / "a.tif")
+    assert read_header(tmp_path / "a.tif", page=2).shape == other.shape
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif", page=2).pixels, other)
+
+
+@pytest.mark.parametrize("size", [(256, 256), (301, 400), (127, 129)])
+def test_levels_of_a_pyramid_are_no_pages(tmp_path, rng, size):
+    expected = noise(rng, (*size, 3))
+    options = {"tile": True, "pyramid": True, "tile_width": 64, "tile_height": 64, "compression": "deflate"}
+    vips_image(expected).tiffsave(str(tmp_path / "a.tif"), **options)
+    header = read_header(tmp_path / "a.tif")
+    assert (header.shape, header.pages, header.pyramid) == (expected.shape, 1, True)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif", page=1).pixels, expected)
+
+
+def test_pages_are_bounded_together(tmp_path, rng):
+    write_image(tmp_path / "a.tif", noise(rng, (9, 4)), pages=3)
+    assert read_header(tmp_path / "a.tif", max_pixels=36).pages == 3
+    with pytest.raises(ValueError, match=r"a\.tif: 3 pages of 4 x 3 pixels are more than max_pixels=35"):
+        read_header(tmp_path / "a.tif", max_pixels=35)
+    assert read_header(tmp_path / "a.tif", max_pixels=12, page=3).pages == 1
+
+
+def test_headers_of_other_files(tmp_path, rng):
+    for suffix in (".png", ".jpg", ".webp", ".tif"):
+        write_image(tmp_path / f"a{suffix}", noise(rng, (9, 13, 3)))
+        header = read_header(tmp_path / f"a{suffix}")
+        assert (header.shape, header.dtype, header.pages) == ((9, 13, 3), "uint8", 1)
+        assert header.kind is files.BY_SUFFIX[suffix]
+    with pytest.raises(FileNotFoundError):
+        read_header(tmp_path / "none.png")
+
+
 def test_the_first_of_several_pages_is_read_with_a_warning(tmp_path):
     both = pyvips.Image.new_from_array(np.concatenate([gradient(), gradient()[::-1]]))
     both.tiffsave(str(tmp_path / "a.tif"), page_height=60)
@@ -372,10 +518,42 @@ def test_truncated_files_are_refused(tmp_path, rng, suffix, share):
         read_image(path)
 
 
+def test_what_libvips_does_not_explain_is_damaged(tmp_path, rng):
+    path = tmp_path / "a.png"
+    write_image(path, rng.integers(0, 65536, (60, 80, 3), np.uint16))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"not a readable PNG file: (?!unable to call).+"):
+        read_image(path)
+
+
 def test_decompression_bombs_are_refused_by_their_header(tmp_path):
     (tmp_path / "a.png").write_bytes(png_bytes((100_000, 100_000, 8, 2), bytes(100)))
     with pytest.raises(ValueError, match=r"a\.png: 100000 x 100000 pixels are more than max_pixels=268435456"):
         read_image(tmp_path / "a.png")
+
+
+def test_tiff_bombs_are_refused_by_their_header(tmp_path):
+    data = bytearray(tiff_bytes(np.zeros((4, 5, 3), np.uint8)))
+    start = struct.unpack_from("<I", data, 4)[0] + 2
+    for entry in (start, start + 12):  # width and height
+        struct.pack_into("<HHII", data, entry, struct.unpack_from("<H", data, entry)[0], 4, 1, 100_000)
+    (tmp_path / "a.tif").write_bytes(data)
+    for read in (read_image, read_shape, read_header):
+        with pytest.raises(ValueError, match=r"a\.tif: 100000 x 100000 pixels are more than max_pixels=268435456"):
+            read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("link", ["itself", "far"])
+def test_pages_without_end_are_refused(tmp_path, link):
+    """The last directory names itself as the next one, or one beyond the end of the file."""
+    data = bytearray(tiff_bytes(np.zeros((4, 5), np.uint8)))
+    directory = struct.unpack_from("<I", data, 4)[0]
+    struct.pack_into("<I", data, len(data) - 4, directory if link == "itself" else 2**31)
+    (tmp_path / "a.tif").write_bytes(data)
+    try:
+        assert read_header(tmp_path / "a.tif").pages == 1
+    except ValueError as error:
+        assert "a.tif: not a readable TIFF file" in str(error)
 
 
 def test_max_pixels(tmp_path):
@@ -389,7 +567,7 @@ def test_max_pixels(tmp_path):
 
 MUTATE = """
 import random, sys, warnings
-from halotile.files import read_image, write_image
+from halotile.files import read_header, read_image, write_image
 warnings.simplefilter("ignore")
 random.seed(1)
 directory, names = sys.argv[1], sys.argv[2:]
@@ -402,7 +580,9 @@ for turn in range(600):
     with open(f"{directory}/mutant", "wb") as file:
         file.write(data)
     try:
-        picture = read_image(f"{directory}/mutant", max_pixels=2**20)
+        header = read_header(f"{directory}/mutant", max_pixels=2**20)
+        picture = read_image(f"{directory}/mutant", max_pixels=2**20, page=header.pages)
+        assert picture.pixels.shape == header.shape or header.pages > 1
     except ValueError as error:
         assert "mutant: " in str(error), error
         continue
@@ -416,10 +596,12 @@ def test_damaged_files_never_crash(tmp_path, rng):
     """Damaged bytes are an error or a picture, which can be written; libvips' own warnings do not count."""
     fields = {"icc-profile-data": srgb_profile(), "xmp-data": b"<x:xmpmeta/>", EXIF_ARTIST[0]: EXIF_ARTIST[1]}
     image = vips_image(gradient(), **fields)
-    names = ["a.png", "b.jpg", "c.webp", "d.tif", "e.png"]
+    names = ["a.png", "b.jpg", "c.webp", "d.tif", "e.png", "f.tif", "g.tif"]
     for name in names[:4]:
         image.write_to_file(str(tmp_path / name))
     write_image(tmp_path / "e.png", noise(rng, (20, 30, 4), "uint16"))
+    write_image(tmp_path / "f.tif", noise(rng, (60, 30, 3)), pages=3)
+    vips_image(gradient(300, 200)).tiffsave(str(tmp_path / "g.tif"), tile=True, pyramid=True)
     command = [sys.executable, "-c", MUTATE, str(tmp_path), *names]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout == "alive\n", done.stderr[-2000:]
@@ -443,6 +625,15 @@ def test_output_directories_are_checked(tmp_path):
     os.symlink("/dev/null", tmp_path / "null.png")
     with pytest.raises(OSError, match="not a regular file"):
         check_output_path(tmp_path / "null.png")
+
+
+def test_errors_of_writing_name_the_file_itself(tmp_path, monkeypatch):
+    def no_space(*_, **__):
+        raise OSError(28, "No space left on device", "another name")
+
+    monkeypatch.setattr(os, "open", no_space)
+    with pytest.raises(OSError, match=r"cannot be written: No space left on device: '.*a\.png'"):
+        write_image(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import halotile
 from halotile import _core, plan_tiles
+from halotile.needs import Needs
 
 from . import reference
 
@@ -34,6 +35,7 @@ def plans(draw):
         "scale": scale,
         "boundary": draw(st.sampled_from(["reflect", "native"])),
         "blend": draw(st.sampled_from(BLENDS)),
+        "needs": Needs(minimum=draw(st.sampled_from([1, 1, 20, 90]))),
     }
     try:
         return options, plan_tiles((draw(st.integers(1, 150)), draw(st.integers(1, 150))), **options)
@@ -77,14 +79,15 @@ def test_one_window_shape_phase_and_halo(case):
             [(window.y, window.height, plan.image_size[0]), (window.x, window.width, plan.image_size[1])]
         ):
             phase, halo = plan.phase[axis], plan.halo[axis]
-            assert start % phase == 0 and side % phase == 0
+            assert start % phase == 0 and side % phase == 0 and side >= options["needs"].minimum
             assert phase % options["phase"] == 0 and phase % plan.scale.denominator == 0
             keep = (tile.keep.y, tile.keep.y_stop) if axis == 0 else (tile.keep.x, tile.keep.x_stop)
             left = keep[0] - start * plan.scale  # output pixels of context on either side
             right = (start + side) * plan.scale - keep[1]
             at_start, at_end = keep[0] == 0, keep[1] == plan.output_size[axis]
             if options["boundary"] == "native":
-                assert start >= 0 and start + side <= reference.round_up(size, phase)
+                least = options["needs"].minimum
+                assert start >= 0 and start + side <= reference.round_up(max(size, least), phase)
                 assert (at_start and start == 0) or left >= halo * plan.scale
                 assert (at_end and start + side >= size) or right >= halo * plan.scale
             else:
@@ -106,6 +109,7 @@ def test_tiles_are_no_larger_than_asked_and_overlap_enough(case):
                 least = plan.phase[axis] + reference.round_up(
                     2 * plan.halo[axis] + options["overlap"], plan.phase[axis]
                 )
+                least = max(least, reference.round_up(options["needs"].minimum, plan.phase[axis]))
                 assert stop - start <= max(options["tile_size"], least - 2 * plan.halo[axis]) * plan.scale
         for a, b in pairwise(keeps):
             assert a[1] - b[0] >= options["overlap"] * plan.scale - 1e-9

@@ -8,7 +8,7 @@ from degrade import gaussian, jpeg, to_bytes, to_float
 from PIL import Image, ImageDraw, ImageFont
 from train import SEED, psnr
 
-from halotile import load_embedded, restore_tiled
+from halotile import load_model, restore_tiled
 
 ROOT = Path(__file__).resolve().parents[1]
 REDUCED = 4
@@ -30,7 +30,7 @@ def rows(clean: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    clean, model = photograph(), load_embedded()
+    clean, model = photograph(), load_model()
     left, top, right, bottom = CROP
     width, height = right - left, bottom - top
     degraded = rows(clean)

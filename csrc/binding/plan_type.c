@@ -20,26 +20,29 @@ static PyObject *refuse(enum ht_status status, int axis, const struct ht_axis_op
     const struct ht_axis_options *o = &sides[axis];
     char detail[320];
     PyOS_snprintf(detail, sizeof detail,
-                  "%s: size %lld, tile_size %lld, halo %lld, overlap %lld, phase %lld, scale %lld/%lld, loss %lld",
+                  "%s: size %lld, tile_size %lld, halo %lld, overlap %lld, phase %lld, scale %lld/%lld, loss %lld, "
+                  "least %lld",
                   axis == 0 ? "rows" : "columns", (long long)o->size, (long long)o->tile, (long long)o->halo,
                   (long long)o->overlap, (long long)o->phase, (long long)o->scale_num, (long long)o->scale_den,
-                  (long long)o->loss);
+                  (long long)o->loss, (long long)o->least);
     return raise_status(status, detail);
 }
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"size", "tile", "halo", "overlap", "phase", "scale", "loss", "boundary", "blend", NULL};
-    long long size[2], tile[2], halo[2], overlap[2], phase[2], scale[2], loss[2];
+    static char *names[] = {"size",  "tile", "halo",     "overlap", "phase",
+                            "scale", "loss", "boundary", "blend",   "least", NULL};
+    long long size[2], tile[2], halo[2], overlap[2], phase[2], scale[2], loss[2], least[2] = {0, 0};
     int boundary, blend;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "(LL)(LL)(LL)(LL)(LL)(LL)(LL)ii:Plan", names, size, size + 1, tile,
-                                     tile + 1, halo, halo + 1, overlap, overlap + 1, phase, phase + 1, scale, scale + 1,
-                                     loss, loss + 1, &boundary, &blend))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "(LL)(LL)(LL)(LL)(LL)(LL)(LL)ii|(LL):Plan", names, size, size + 1,
+                                     tile, tile + 1, halo, halo + 1, overlap, overlap + 1, phase, phase + 1, scale,
+                                     scale + 1, loss, loss + 1, &boundary, &blend, least, least + 1))
         return NULL;
     struct ht_axis_options sides[2];
     for (int k = 0; k < 2; k++)
         sides[k] = (struct ht_axis_options){size[k],  tile[k],  halo[k], overlap[k],
-                                            phase[k], scale[0], scale[1], loss[k], (enum ht_boundary)boundary};
+                                            phase[k], scale[0], scale[1], loss[k], (enum ht_boundary)boundary,
+                                            least[k]};
     struct ht_plan plan;
     int failed_axis;
     enum ht_status status = ht_plan_init(&plan, &sides[0], &sides[1], (enum ht_blend)blend, &failed_axis);
@@ -241,7 +244,9 @@ static PyGetSetDef plan_attributes[] = {
     {"count", plan_get_count, NULL, "number of tiles", NULL},
     {NULL, NULL, NULL, NULL, NULL}};
 
-static PyType_Slot plan_slots[] = {{Py_tp_doc, "Plan(size, tile, halo, overlap, phase, scale, loss, boundary, blend)"},
+static char plan_doc[] = "Plan(size, tile, halo, overlap, phase, scale, loss, boundary, blend, least=(0, 0))";
+
+static PyType_Slot plan_slots[] = {{Py_tp_doc, plan_doc},
                                    {Py_tp_new, plan_new},
                                    {Py_tp_dealloc, plan_dealloc},
                                    {Py_tp_methods, plan_methods},

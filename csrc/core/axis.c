@@ -6,6 +6,7 @@
  * phase long:
  *     native    [0, size)                rounded up to the phase
  *     reflect   [-halo, size + halo)     rounded outwards to the phase
+ * It ends later where that makes it shorter than the shortest window allowed.
  * The first window starts where the domain starts, the last ends where it ends, the others are spread evenly between.
  * Inner ends of windows lose the halo; outer ends keep everything up to the image's edge.
  */
@@ -36,9 +37,11 @@ static enum ht_status check(const struct ht_axis_options *o)
     if (o->scale_num < 1 || o->scale_num > HT_MAX_SCALE) return HT_BAD_SCALE;
     if (o->scale_den < 1 || o->scale_den > HT_MAX_SCALE) return HT_BAD_SCALE;
     if (o->loss < 0) return HT_BAD_LOSS;
+    if (o->least < 0) return HT_BAD_SIZE;
     if ((unsigned)o->boundary >= HT_BOUNDARY_COUNT) return HT_BAD_CHOICE;
     /* With every size at most 2^40 and scales at most 2^10 no sum or product below passes 2^54. */
-    if (o->size > HT_MAX_SIDE || o->tile > HT_MAX_SIDE || o->halo > HT_MAX_SIDE || o->phase > HT_MAX_SIDE)
+    if (o->size > HT_MAX_SIDE || o->tile > HT_MAX_SIDE || o->halo > HT_MAX_SIDE || o->phase > HT_MAX_SIDE ||
+        o->least > HT_MAX_SIDE)
         return HT_TOO_LARGE;
     return HT_OK;
 }
@@ -57,7 +60,7 @@ static void take_options(struct ht_axis *a, const struct ht_axis_options *o)
 }
 
 /* The fewest windows that cover `length` input pixels; then the smallest of equal size; then even steps. */
-static void cut(struct ht_axis *a, int64_t length, int64_t tile, int64_t overlap)
+static void cut(struct ht_axis *a, int64_t length, int64_t tile, int64_t overlap, int64_t least)
 {
     int64_t extra = round_up(2 * a->halo + overlap, a->phase); /* window - step, at least */
     int64_t longest_step = round_down(tile + 2 * a->halo - extra, a->phase);
@@ -72,6 +75,14 @@ static void cut(struct ht_axis *a, int64_t length, int64_t tile, int64_t overlap
     int64_t covered = length - extra;
     a->count = divide_up(covered, longest_step);
     a->window = round_up(divide_up(covered, a->count), a->phase) + extra;
+    if (a->window < least) {
+        a->window = least;
+        a->count = 1 + divide_up(length - least, least - extra);
+    }
+    if (a->count == 1) {
+        a->step = a->longer = 0;
+        return;
+    }
     int64_t phases = (length - a->window) / a->phase;
     a->step = phases / (a->count - 1) * a->phase;
     a->longer = phases % (a->count - 1);
@@ -93,7 +104,8 @@ enum ht_status ht_axis_init(struct ht_axis *axis, const struct ht_axis_options *
     bool native = options->boundary == HT_NATIVE;
     axis->origin = native ? 0 : -round_up(axis->halo, axis->phase);
     int64_t end = native ? axis->size : axis->size + axis->halo;
-    cut(axis, round_up(end - axis->origin, axis->phase), options->tile, options->overlap);
+    int64_t length = round_up(end - axis->origin, axis->phase), least = round_up(options->least, axis->phase);
+    cut(axis, length > least ? length : least, options->tile, options->overlap, least);
     return HT_OK;
 }
 

@@ -21,7 +21,7 @@
 
 enum ht_status {
     HT_OK = 0,
-    HT_BAD_SIZE,      /* an image side is below 1 */
+    HT_BAD_SIZE,      /* an image side is below 1, or the least window below 0 */
     HT_BAD_TILE,      /* tile below 1 */
     HT_BAD_HALO,      /* halo below 0 */
     HT_BAD_OVERLAP,   /* overlap below 0 */
@@ -62,6 +62,7 @@ struct ht_axis_options {
     int64_t scale_num, scale_den; /* output pixels per input pixel, 1 .. HT_MAX_SCALE each */
     int64_t loss;    /* output pixels that the model's valid convolutions take from either end of a window */
     enum ht_boundary boundary;
+    int64_t least;   /* windows are at least this long, rounded up to the phase, input pixels; 0: any length will do */
 };
 
 /* The cut of one side. All windows are `window` input pixels; window i starts at the input pixel
@@ -70,7 +71,8 @@ struct ht_axis_options {
  * of the asked one and the scale's denominator, halo is rounded up to the denominator, so that keep ranges start and
  * stop on output pixels. A window is a tile and its halo, rounded up to the phase. A tile (keep, without what the
  * image's edge adds) is never larger than the asked one, unless two halos are no multiple of the phase and the smallest
- * window that can step by one phase leaves more. */
+ * window that can step by one phase leaves more, or `least` does. Where the domain is shorter than `least` it ends
+ * later. */
 struct ht_axis {
     int64_t size, output_size; /* input, output pixels; output_size = ceil(size * scale) */
     int64_t count;             /* tiles, >= 1 */

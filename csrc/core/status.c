@@ -5,7 +5,7 @@ const char *ht_status_text(enum ht_status status)
 {
     switch (status) {
     case HT_OK: return "no error";
-    case HT_BAD_SIZE: return "an image side must be at least 1";
+    case HT_BAD_SIZE: return "an image side must be at least 1, and the least window at least 0";
     case HT_BAD_TILE: return "tile_size must be at least 1";
     case HT_BAD_HALO: return "halo must be at least 0";
     case HT_BAD_OVERLAP: return "overlap must be at least 0 and below tile_size";

@@ -16,14 +16,15 @@ from .halo import RunInfo
 from .plan import Box, Tile, TilePlan, plan_tiles
 from .restore import TiledRestorer, iter_bands, restore_tiled
 
-# Imported when they are asked for: they need torch.
+# Imported when they are asked for: some need torch, none is needed to restore.
 _LATER = {
     "ErrorCurve": "curve",
     "ModelInfo": "inspection",
     "Verification": "verification",
     "error_curve": "curve",
     "inspect_model": "inspection",
-    "load_embedded": "embedded",
+    "load_model": "loading",
+    "metrics": "metrics",
     "testing": "testing",
     "verify": "verification",
 }
@@ -32,7 +33,7 @@ _LATER = {
 def __getattr__(name: str) -> object:
     if name in _LATER:
         module = import_module(f"{__name__}.{_LATER[name]}")
-        return module if name == "testing" else getattr(module, name)
+        return module if _LATER[name] == name else getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -62,7 +63,7 @@ __all__ = [
     "error_curve",
     "inspect_model",
     "iter_bands",
-    "load_embedded",
+    "load_model",
     "plan_tiles",
     "restore_tiled",
     "verify",

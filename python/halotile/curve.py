@@ -158,7 +158,7 @@ class Probe:
         from .restore import _Run
 
         self.phase = restorer.options.phase
-        tile = max(REGION, *(2 * one for one in self.phase))
+        tile = max(REGION, *(2 * one for one in self.phase), *restorer.options.needs.least)
         options = replace(restorer.options, batch_size=1, boundary="reflect", out=None, progress=None, verify=0)
         if not as_planned:
             options = replace(options, tile_size=tile, halo=0, overlap=0)

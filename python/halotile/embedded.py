@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .needs import Needs
+
 __all__ = ["Restorer", "load_embedded"]
 
 WEIGHTS = Path(__file__).parent / "weights" / "restorer.safetensors"
@@ -29,7 +31,7 @@ def load_embedded(strength: float = 1.0) -> Restorer:
     It removes noise and JPEG artefacts of colour photos, (N, 3, H, W) with values in [0, 1], H and W even. It is blind:
     it is not told how much of them there is. For images of any size, of 8 and 16 bits too:
 
-        restore_tiled(photo, load_embedded(), halo="exact", phase=None)  # that is halo=25, phase=2
+        restore_tiled(photo, load_embedded())
 
     Args:
         strength: from 0 to 1: how much of the correction is added. 0 returns the image as it is. The attribute
@@ -89,6 +91,8 @@ class Restorer(nn.Module):
     ``image + strength * correction``. No operation sees more than its neighbourhood: no normalisation, no pooling, no
     attention. Its phase is 2, and it sees 25 pixels to each side: two for each of 12 convolutions, one for the phase.
     """
+
+    needs = Needs(multiple=2, scale=1)
 
     def __init__(self, width: int = WIDTH, blocks: int = BLOCKS):
         super().__init__()

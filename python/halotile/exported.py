@@ -1,15 +1,80 @@
 # SPDX-License-Identifier: MIT
-"""Programs of torch.export as models. Many are exported for one shape only: smaller windows are completed for them.
+"""Programs of torch.export as models. Many are exported for one shape only.
 
-Imports torch; imported by `loading` when such a file is met.
+Such a file is code, as a module is: its graph may name any function that torch reaches. What it could run while it is
+read is refused all the same: torch itself would unpickle whatever it holds. Imports torch; imported by `loading` when
+such a file is met.
 """
 
 from __future__ import annotations
 
-import torch
-from torch.nn.functional import pad
+import contextlib
+import logging
+import os
+import zipfile
+from collections.abc import Iterator
 
-__all__ = ["FixedShape", "open_exported"]
+import torch
+
+from .checkpoints import why_not
+from .needs import Needs
+
+__all__ = ["FixedShape", "load_exported", "open_exported"]
+
+# Of members of the archive: libraries that would be loaded, objects that would be unpickled.
+RUN = ("data/aotinductor/", "data/constants/opaque_obj", "data/constants/custom_obj")
+WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # what torch.load heeds, whatever it is told
+
+
+def load_exported(path: str) -> torch.nn.Module:
+    """The program of a .pt2 file as a module on windows (batch, channels, height, width).
+
+    Raises:
+        ValueError: the file holds libraries or objects that would be run as it is read, is damaged, or its program
+            takes anything but one such tensor.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            if member.partition("/")[2].startswith(RUN):
+                raise ValueError(f"it holds {member!r}, which would be run as it is read, and only programs are read")
+    with _weights_only(), _told_by_torch() as told:
+        try:
+            program = torch.export.load(path)
+        except Exception as error:  # a damaged program may raise anything
+            raise ValueError(why_not(str(told.error or error), "program")) from error
+    return open_exported(program)
+
+
+@contextlib.contextmanager
+def _weights_only() -> Iterator[None]:
+    before = os.environ.get(WEIGHTS_ONLY)
+    os.environ[WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[WEIGHTS_ONLY]
+        if before is not None:
+            os.environ[WEIGHTS_ONLY] = before
+
+
+class _Told(logging.Filter):
+    """Keeps the error that torch logs and then replaces by another, and lets nothing through."""
+
+    error: BaseException | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.error = (record.exc_info and record.exc_info[1]) or self.error
+        return False
+
+
+@contextlib.contextmanager
+def _told_by_torch() -> Iterator[_Told]:
+    logger, told = logging.getLogger("torch.export"), _Told()
+    logger.addFilter(told)
+    try:
+        yield told
+    finally:
+        logger.removeFilter(told)
 
 
 def open_exported(program: torch.export.ExportedProgram) -> torch.nn.Module:
@@ -31,54 +96,24 @@ def open_exported(program: torch.export.ExportedProgram) -> torch.nn.Module:
 
 
 class FixedShape(torch.nn.Module):
-    """A program for one batch size and window (height, width), None where any will do.
-
-    Larger batches are split. Smaller ones, and smaller windows at their right and lower end, are completed, and what
-    comes of that is cropped from the output. With a halo that covers the receptive field this changes nothing. At an
-    image's edge it would, since the model's own padding would act elsewhere: `boundary="native"` needs windows of
-    exactly this size (see `check_plan`).
-    """
+    """A program for windows of one (height, width), None where any will do, or for one batch size, or both: `needs`
+    says which windows. Batches of other sizes are split, and completed by their last window."""
 
     def __init__(self, program: torch.nn.Module, batch: int | None, window: tuple[int | None, int | None]):
         super().__init__()
-        self.program, self.batch, self.window = program, batch, window
+        self.program, self.batch, self.needs = program, batch, Needs(window=window)
 
     def train(self, mode: bool = True) -> FixedShape:
         return self  # exported programs have no modes
 
-    def check_plan(self, window: tuple[int, int], halo: tuple[int, int], boundary: str) -> None:
-        """Raises ValueError if windows of this (height, width) cannot be run, saying which can."""
-        full = [fixed or side for fixed, side in zip(self.window, window, strict=True)]
-        wanted = f"the model was exported for windows of {full[0]}x{full[1]} (height x width)"
-        got = f"not {window[0]}x{window[1]}"
-        if window[0] > full[0] or window[1] > full[1]:
-            tile = min(fixed - 2 * lap for fixed, lap in zip(full, halo, strict=True))
-            if tile < 1:
-                raise ValueError(f"{wanted}, which leaves no tile inside a halo of {halo[0]}: make the halo smaller")
-            raise ValueError(f"{wanted}, {got}: with halo {halo[0]}, tile_size must be at most {tile}")
-        if boundary == "native" and list(window) != full:
-            raise ValueError(f'{wanted}, {got}: boundary must be "reflect", or export the model with dynamic_shapes')
-
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        sides = zip(self.needs.window, windows.shape[2:], strict=True)
+        if any(side not in (None, got) for side, got in sides):
+            wanted = "x".join("any" if side is None else str(side) for side in self.needs.window)
+            got = f"{windows.shape[2]}x{windows.shape[3]}"
+            raise ValueError(f"the model was exported for windows of {wanted} (height x width), not {got}")
         return torch.cat([self._run(part) for part in windows.split(self.batch or len(windows))])
 
     def _run(self, windows: torch.Tensor) -> torch.Tensor:
-        n, _, height, width = windows.shape
-        self.check_plan((height, width), (0, 0), "reflect")
-        full_n, full_height, full_width = self.batch or n, self.window[0] or height, self.window[1] or width
-        full = pad(windows, (0, full_width - width, 0, full_height - height), mode="replicate")
-        full = torch.cat([full, full[-1:].expand(full_n - n, -1, -1, -1)])
-        output = self.program(full)[:n]
-        rows = _share(output.shape[2], height, full_height)
-        return output[:, :, :rows, : _share(output.shape[3], width, full_width)]
-
-
-def _share(output: int, part: int, whole: int) -> int:
-    """What the first `part` of `whole` input pixels became of `output` pixels. A model whose output is neither a
-    multiple nor a whole fraction of its input may have lost pixels at its edges, and no longer starts where it did."""
-    if part == whole:
-        return output
-    if (output % whole and whole % output) or output * part % whole:
-        text = f"the model turned {whole} pixels into {output}: what {part} of them became cannot be told"
-        raise ValueError(f"{text}; choose tile_size and halo so that windows have exactly {whole}")
-    return output * part // whole
+        missing = (self.batch or len(windows)) - len(windows)
+        return self.program(torch.cat([windows, windows[-1:].expand(missing, -1, -1, -1)]))[: len(windows)]

@@ -14,16 +14,26 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-__all__ = ["MAX_PIXELS", "Picture", "check_output_path", "read_image", "read_shape", "write_image"]
+__all__ = [
+    "MAX_PIXELS",
+    "Header",
+    "Picture",
+    "check_output_path",
+    "read_header",
+    "read_image",
+    "read_shape",
+    "write_image",
+]
 
 Path = str | os.PathLike[str]
 
 MAX_PIXELS = 2**28  # 16384 x 16384: a larger header is more often a decompression bomb than a picture
+TRUST = "raise it for a file you trust"
 MAX_RES = 1e6  # pixels per millimetre, libvips' own limit; damaged files claim more
 CLASSIC_TIFF_BYTES = 2**32 - 2**26  # offsets in a classic TIFF have 32 bits; deflate may add a little, metadata too
 
@@ -75,16 +85,42 @@ class Picture:
     resolution: tuple[float, float] = (1.0, 1.0)
 
 
-def read_image(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> Picture:
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image file before anything is decoded.
+
+    shape, dtype: of its first page, or of the one asked for, as `read_image` would give it.
+    kind: the Format.
+    pages: how many pages there are that are images of their own, all of this shape and dtype; 1 for the levels of a
+        pyramid and the frames of an animation.
+    pyramid: whether the other pages are the first one, reduced.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    kind: Format
+    pages: int = 1
+    pyramid: bool = False
+
+
+def read_image(path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | None = None) -> Picture:
     """Reads a PNG, JPEG, WebP or TIFF file, recognised by its content.
 
     The EXIF orientation is applied and dropped. 16-bit files give uint16, float TIFFs float32. Palettes and 1 bit are
-    expanded to 8 bits; CMYK and 32-bit Lab become sRGB. Of a file with several pages the first is read, with a warning.
-    `max_pixels` bounds height x width, before anything is decoded; None lifts the bound.
+    expanded to 8 bits; CMYK and 32-bit Lab become sRGB. Tiled TIFFs are read as others are.
 
-    Returns a Picture. Raises OSError if the file cannot be opened, ValueError if it cannot be decoded.
+    Args:
+        max_pixels: bounds height x width, before anything is decoded; None lifts the bound.
+        page: of a TIFF with several pages or a WebP with several frames: which, from 1 on. None: the first, with a
+            warning if there are more.
+
+    Returns:
+        A Picture.
+
+    Raises:
+        OSError: the file cannot be opened. ValueError: it cannot be decoded, or has no such page.
     """
-    with _opened(path, max_pixels) as (stored, kind):
+    with _opened(path, max_pixels, page) as (stored, kind):
         # A rotation reads columns, which a file read in order cannot give.
         image = _as_rgb((stored.copy_memory() if _is_turned(stored) else stored).autorot())
         array = np.ndarray(_shape_of(image), DTYPES[image.format], _interruptible(image, image.write_to_memory))
@@ -96,6 +132,61 @@ def read_shape(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> tuple[tupl
     with _opened(path, max_pixels) as (stored, _):
         image = _as_rgb(stored.autorot())
         return _shape_of(image), DTYPES[image.format]
+
+
+def read_header(path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | None = None) -> Header:
+    """What a file holds, all its pages or the one asked for; nothing is decoded.
+
+    Args:
+        max_pixels, page: as for `read_image`; without a page all of them together are bounded.
+
+    Raises:
+        OSError: the file cannot be opened. ValueError: it is no such file, or its pages are of several sizes or kinds
+            and no pyramid.
+    """
+    if page is None:
+        with _opened(path, max_pixels, 1) as (stored, kind):
+            count = _pages_of(stored)
+    if page is not None or kind is WEBP or count == 1:
+        with _opened(path, max_pixels, 1 if page is None else page) as (stored, kind):
+            image = _as_rgb(stored.autorot())
+            return Header(_shape_of(image), DTYPES[image.format], kind)
+    return _header_of_pages(path, count, max_pixels)
+
+
+def _header_of_pages(path: Path, count: int, max_pixels: int | None) -> Header:
+    first = read_header(path, max_pixels=max_pixels, page=1)
+    height, width = first.shape[:2]
+    if not _all_alike(path, max_pixels):
+        if _is_pyramid(path, count, (height, width), max_pixels):
+            return replace(first, pyramid=True)
+        text = f"{os.fspath(path)}: holds {count} pages of several sizes or kinds"
+        raise ValueError(f"{text}; page must say which, from 1 to {count}")
+    if max_pixels is not None and height * width * count > max_pixels:
+        size = f"{count} pages of {width} x {height} pixels"
+        raise ValueError(f"{os.fspath(path)}: {size} are more than max_pixels={max_pixels}; {TRUST}")
+    return replace(first, pages=count)
+
+
+def _all_alike(path: Path, max_pixels: int | None) -> bool:
+    """Whether libvips sees the pages as one image: it wants one size, sample format and colour space of them."""
+    with _opened(path, max_pixels, 1) as (_, kind), open(path, "rb", buffering=0) as file:
+        try:
+            _loaded(file, kind, n=-1)
+        except _import_pyvips().Error:
+            return False
+    return True
+
+
+def _is_pyramid(path: Path, count: int, size: tuple[int, int], max_pixels: int | None) -> bool:
+    """Whether every page has half the sides of the one before, rounded either way."""
+    for page in range(2, count + 1):
+        with _opened(path, max_pixels, page) as (stored, _):
+            upright = _shape_of(stored.autorot())[:2]
+        if any(side not in (before // 2, -(-before // 2)) for side, before in zip(upright, size, strict=True)):
+            return False
+        size = (upright[0], upright[1])
+    return True
 
 
 def check_output_path(path: Path, shape: Sequence[int] | None = None, dtype: Any = None) -> Format:
@@ -125,7 +216,13 @@ def check_output_path(path: Path, shape: Sequence[int] | None = None, dtype: Any
 
 
 def write_image(
-    path: Path, pixels: np.ndarray, *, like: Picture | None = None, quality: int = 95, compression: int = 6
+    path: Path,
+    pixels: np.ndarray,
+    *,
+    like: Picture | None = None,
+    quality: int = 95,
+    compression: int = 6,
+    pages: int = 1,
 ) -> None:
     """Writes pixels to a PNG, JPEG, WebP or TIFF file, as its suffix says.
 
@@ -136,6 +233,7 @@ def write_image(
         writes no EXIF into TIFF, and IPTC into JPEG alone: a warning says what is lost.
     quality: 1 to 100, for JPEG and WebP; a WebP of quality 100 is lossless.
     compression: 0 (none) to 9 (smallest), for PNG and TIFF, which are always lossless.
+    pages: into how many pages of one height the rows are cut, for TIFF. A TIFF of nearly 4 GiB or more is a BigTIFF.
 
     The file appears whole or not at all: it is written under a temporary name beside `path` and then takes its place,
     so an error or Ctrl-C leaves what was there. WebP has no grey: it holds grey as RGB.
@@ -146,7 +244,7 @@ def write_image(
     path = os.fspath(path)
     pixels = np.asarray(pixels)
     kind = check_output_path(path, pixels.shape, pixels.dtype)
-    options = _save_options(kind, pixels, quality, compression)
+    options = _save_options(kind, pixels, quality, compression) | _page_options(path, kind, pixels, pages)
     image = _with_metadata(pyvips, _to_vips(pyvips, pixels, kind), like, kind, path)
     with _replacing(path) as descriptor:
         target = pyvips.Target.new_to_descriptor(descriptor)
@@ -179,33 +277,48 @@ def _recognise(start: bytes, path: str) -> Format:
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int | None) -> Iterator[tuple[Any, Format]]:
+def _opened(path: Path, max_pixels: int | None, page: int | None = None) -> Iterator[tuple[Any, Format]]:
     """A file's image, decoded as it is read, and its Format. libvips' errors in the body become ValueErrors."""
     pyvips = _import_pyvips()
     path = os.fspath(path)
     with open(path, "rb", buffering=0) as file:
         kind = _recognise(file.read(12), path)
-        file.seek(0)
         try:
-            source = pyvips.Source.new_from_descriptor(file.fileno())
-            # The loader is named, not found: libvips would also try formats it does not trust. fail_on makes a
-            # truncated or broken file an error instead of grey rows.
-            image = pyvips.Operation.call(f"{kind.codec}load_source", source, access="sequential", fail_on="error")
+            image = _loaded(file, kind)
+            pages = _pages_of(image)
+            if page is not None and not 1 <= page <= pages:
+                raise ValueError(f"{path}: page={page}; must be from 1 to {pages}, as many as there are")
+            if page is not None and page > 1:
+                image = _loaded(file, kind, page=page - 1)
             _check_readable(image, path, max_pixels)
+            if page is None and pages > 1:
+                what = "frames" if kind is WEBP else "pages"
+                warnings.warn(f"{path}: holds {pages} {what}; the first is read", stacklevel=4)
             yield image, kind
         except pyvips.Error as error:
             raise ValueError(f"{path}: not a readable {kind.name} file: {_reason(error)}") from error
 
 
+def _loaded(file: Any, kind: Format, **options: int) -> Any:
+    """The loader is named, not found: libvips would also try formats it does not trust. fail_on makes a truncated or
+    broken file an error instead of grey rows."""
+    pyvips = _import_pyvips()
+    file.seek(0)
+    source = pyvips.Source.new_from_descriptor(file.fileno())
+    loader = f"{kind.codec}load_source"
+    return pyvips.Operation.call(loader, source, access="sequential", fail_on="error", **options)
+
+
+def _pages_of(image: Any) -> int:
+    return image.get("n-pages") if image.get_typeof("n-pages") else 1
+
+
 def _check_readable(image: Any, path: str, max_pixels: int | None) -> None:
     size = f"{image.width} x {image.height}"
     if max_pixels is not None and image.width * image.height > max_pixels:
-        raise ValueError(f"{path}: {size} pixels are more than max_pixels={max_pixels}; raise it for a file you trust")
+        raise ValueError(f"{path}: {size} pixels are more than max_pixels={max_pixels}; {TRUST}")
     if image.format not in DTYPES:
         raise ValueError(f"{path}: samples of type {image.format}; must be 8- or 16-bit unsigned or 32-bit float")
-    pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
-    if pages > 1:
-        warnings.warn(f"{path}: holds {pages} pages; the first is read", stacklevel=5)
 
 
 def _is_turned(image: Any) -> bool:
@@ -270,6 +383,16 @@ def _save_options(kind: Format, pixels: np.ndarray, quality: int, compression: i
     return method | {"bigtiff": pixels.nbytes > CLASSIC_TIFF_BYTES}
 
 
+def _page_options(path: str, kind: Format, pixels: np.ndarray, pages: int) -> dict[str, Any]:
+    if pages == 1:
+        return {}
+    if kind is not TIFF:
+        raise ValueError(f"{path}: {kind.name} holds one page, not {pages}; use TIFF")
+    if pages < 1 or len(pixels) % pages:
+        raise ValueError(f"pages={pages!r}; must be 1, or a number that divides the {len(pixels)} rows")
+    return {"page_height": len(pixels) // pages}
+
+
 def _to_vips(pyvips: Any, pixels: np.ndarray, kind: Format) -> Any:
     """A libvips image over the pixels, without a copy where they are contiguous."""
     dtype = "float32" if pixels.dtype.kind == "f" else pixels.dtype.name
@@ -330,7 +453,10 @@ def _replacing(path: str) -> Iterator[int]:
     target = os.path.realpath(path)
     name = os.path.join(os.path.dirname(target), f".halotile-{secrets.token_hex(8)}.tmp")
     try:
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot be written: {error.strerror}", path) from error
         try:
             yield descriptor
             os.fsync(descriptor)
@@ -361,4 +487,4 @@ def _interruptible(image: Any, call: Callable[[], Any]) -> Any:
 def _reason(error: Exception) -> str:
     """libvips' own words on one line, without pyvips' 'unable to call ...'."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(lines[1:] or lines)
+    return "; ".join(lines[1:]) or "it is damaged or was cut short"

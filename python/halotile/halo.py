@@ -183,6 +183,14 @@ class Settling:
             return self._at_field("given, and no less than the receptive field")
         if self.global_stats == "tile":
             return self._with_own_statistics(halo, f"given; the receptive field is {max(self.field)}")
+        return self._below_field(halo)
+
+    def _below_field(self, halo: Pair) -> tuple[Options, RunInfo]:
+        if self.options.needs.fixed:
+            why = (
+                f"given, below the receptive field of {max(self.field)}; windows of one size do not tell what it costs"
+            )
+            return self.options, self._info(halo, "given", None, why)
         bound = self._measured((max(halo),)).largest[0]
         if bound <= 1e-6 * self.white:
             return self.options, self._info(halo, "given", bound, f"given; the receptive field is {max(self.field)}")
@@ -193,6 +201,8 @@ class Settling:
 
     def _automatic(self) -> tuple[Options, RunInfo]:
         """Exact where that costs little; else the smallest halo within the tolerance, and one step more."""
+        if self.options.needs.fixed:
+            return self._at_field("the receptive field: no smaller halo can be tried on windows of one size")
         cost = self._pixels(self.field) / self._pixels((USUAL, USUAL))
         if max(self.field) <= USUAL or cost <= CHEAP:
             why = f"the receptive field; it costs {cost:.2f} times the pixels that a halo of {USUAL} would"

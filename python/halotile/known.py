@@ -16,6 +16,7 @@ import numpy as np
 
 from .cache import keep, kept
 from .images import torch_if_loaded
+from .needs import Needs
 
 __all__ = ["known_model", "recalled", "remember", "told_about"]
 
@@ -116,7 +117,7 @@ def _plain(value: Any) -> str:
         return _function(value)
     if isinstance(value, np.ndarray):
         return f"array({value.dtype}, {value.shape}, {hashlib.sha256(np.ascontiguousarray(value)).hexdigest()})"
-    simple = value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic, type))
+    simple = value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic, type, Needs))
     if (
         not simple
         and type(value).__module__.split(".")[0] != "torch"

@@ -11,6 +11,8 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal
 
+from .needs import Needs
+
 __all__ = ["ENGINES", "Options", "choice", "dtype_name", "integer"]
 
 BOUNDARIES = ("reflect", "native")
@@ -27,6 +29,8 @@ LARGEST = 2**40  # of any size: see HT_MAX_SIDE
 LARGEST_SCALE = 1024
 AUTO_OVERLAP = 16
 DEFAULT_TILE = 512
+
+NO_NEEDS = Needs()
 
 Pair = tuple[int, int]
 
@@ -147,9 +151,18 @@ def _progress(value: Any) -> Any:
     raise TypeError(f"progress must be True, None or a callable (done, total), not {value!r}")
 
 
+def _needs(value: Any) -> Needs:
+    if not isinstance(value, Needs):
+        raise TypeError(f"needs must be a halotile.needs.Needs, not {value!r}")
+    return value
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Options:
-    """Everything `restore_tiled` takes besides image and model; see there for the meaning of each."""
+    """Everything `restore_tiled` takes besides image and model; see there for the meaning of each.
+
+    needs: what the model's file says about windows. phase and scale are made what it asks for.
+    """
 
     tile_size: int | Pair | Literal["auto"] = DEFAULT_TILE
     halo: int | Pair | Literal["exact", "auto"] = 32
@@ -172,6 +185,7 @@ class Options:
     alpha: str = "restore"
     on_nonfinite: str = "raise"
     progress: bool | Callable[[int, int], Any] | None = None
+    needs: Needs = NO_NEEDS
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Options:
@@ -182,16 +196,18 @@ class Options:
         return cls(**options)
 
     def __post_init__(self) -> None:
+        needs, scale = _needs(self.needs), _scale(self.scale)
+        needs.check(scale, integer("verify", self.verify, 0, 4096))
         checked: dict[str, Any] = {
             "tile_size": _tile_size(self.tile_size),
             "halo": _halo(self.halo),
-            "phase": None if self.phase is None else _pair("phase", self.phase, 1),
+            "phase": None if self.phase is None else needs.phase(_pair("phase", self.phase, 1)),
             "tolerance": tolerance_of(self.tolerance),
             "global_stats": _optional("global_stats", self.global_stats, GLOBAL_STATS),
             "verify": integer("verify", self.verify, 0, 4096),
             "blend": choice("blend", self.blend, BLENDS),
             "boundary": choice("boundary", self.boundary, BOUNDARIES),
-            "scale": _scale(self.scale),
+            "scale": scale if needs.scale is None else Fraction(needs.scale),
             "batch_size": integer("batch_size", self.batch_size, 1),
             "dtype": dtype_name("dtype", self.dtype, MODEL_DTYPES),
             "engine": _optional("engine", self.engine, ENGINES),
@@ -201,6 +217,7 @@ class Options:
             "alpha": choice("alpha", self.alpha, ALPHAS),
             "on_nonfinite": choice("on_nonfinite", self.on_nonfinite, NONFINITE),
             "progress": _progress(self.progress),
+            "needs": needs,
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)

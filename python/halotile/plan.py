@@ -86,7 +86,14 @@ class TilePlan(Sequence[Tile]):
         boundary, blend: as asked.
     """
 
-    def __init__(self, options: Options, size: tuple[int, int], scale: Fraction, loss: tuple[int, int]):
+    def __init__(
+        self,
+        options: Options,
+        size: tuple[int, int],
+        scale: Fraction,
+        loss: tuple[int, int],
+        least: tuple[int, int] = (0, 0),
+    ):
         self.core = _core.Plan(
             size=size,
             tile=options.tile_size,
@@ -97,8 +104,9 @@ class TilePlan(Sequence[Tile]):
             loss=loss,
             boundary=BOUNDARIES.index(options.boundary),
             blend=BLENDS.index(options.blend),
+            least=least,
         )
-        self._made_of = (options, size, scale, loss)
+        self._made_of = (options, size, scale, loss, least)
         self.boundary, self.blend = options.boundary, options.blend
         self.overlap: tuple[int, int] = options.overlap_pixels
         self.scale, self.loss = scale, loss
@@ -258,7 +266,13 @@ def make_plan(
         raise ValueError("halo and phase must be numbers here: no model is asked")
     if options.tile_size == "auto":  # no device is known here
         options = replace(options, tile_size=DEFAULT_TILE)
-    return TilePlan(options, size, scale or options.scale or Fraction(1), loss)
+    scale = scale or options.scale or Fraction(1)
+    needs = options.needs
+    options = needs.planned(options, scale)
+    plan = TilePlan(options, size, scale, loss, needs.least)
+    if needs.square and plan.window[0] != plan.window[1]:
+        plan = TilePlan(options, size, scale, loss, (max(plan.window),) * 2)
+    return plan
 
 
 def _size_of(shape: Any, layout: str | None) -> tuple[int, int]:
@@ -279,7 +293,8 @@ def plan_tiles(shape: Sequence[int], **options: Any) -> TilePlan:
 
     Args:
         shape: ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or as ``layout`` says.
-        options: as for `restore_tiled`. ``scale`` defaults to 1 here, since no model is asked.
+        options: as for `restore_tiled`. ``scale`` defaults to 1 here, since no model is asked. ``needs``, a
+            `halotile.needs.Needs`: what a model that was loaded from a file says about its windows.
 
     Raises:
         ValueError, TypeError: naming the option, its value and what is allowed.

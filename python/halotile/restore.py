@@ -35,6 +35,7 @@ from .images import Image, check_output_dtype, check_output_kind, delivered, new
 from .known import told_about
 from .learn import Facts, learn
 from .model import Model, open_model
+from .needs import needs_of
 from .options import IMAGE_DTYPES, Options, dtype_name
 from .plan import Tile, TilePlan, make_plan
 from .progress import Progress
@@ -89,6 +90,7 @@ def restore_tiled(
     Keyword Args:
         tile_size: largest tile, input pixels: a number or (rows, columns). Tiles are balanced, so they may be smaller.
             "auto": by the free memory of an accelerator; 512 on a CPU. Where memory runs out, smaller ones are tried.
+            Larger only where a model that `load_model` opened says that it takes no smaller windows.
         halo: context around a tile, input pixels: a number or (rows, columns). "exact": the model's receptive field, as
             `inspect_model` finds it. "auto": that where it costs little, else the smallest whose error, measured on the
             image, is within the tolerance, and one step more. `TiledRestorer.last_run` says which, and why.
@@ -161,7 +163,7 @@ class TiledRestorer:
     """
 
     def __init__(self, model: Any, **options: Any):
-        self.options = Options.of(options)
+        self.options = Options.of({"needs": needs_of(model)} | options)
         self.model = model
         self._opened: dict[bool, Model] = {}  # by whether it must take tensors
         self._facts: dict[int, Facts] = {}  # by the image's channels
@@ -517,7 +519,10 @@ class _Run:
     def _smaller(self) -> tuple[tuple[int, int], int] | None:
         """The next smaller tile and batch; None if there is none."""
         batch = self.plan.batch(self.options.batch_size)
-        smallest = [max(memory.SMALLEST_TILE, phase) for phase in self.plan.phase]
+        smallest = [
+            max(memory.SMALLEST_TILE, phase, least - 2 * halo)
+            for phase, least, halo in zip(self.plan.phase, self.options.needs.least, self.plan.halo, strict=True)
+        ]
         tile = self.plan.tile
         if batch > 1:
             return tuple(max(side, phase) for side, phase in zip(tile, self.plan.phase, strict=True)), batch // 2

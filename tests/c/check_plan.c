@@ -12,9 +12,10 @@
     do {                                                                                                            \
         if (!(condition)) {                                                                                         \
             fprintf(stderr, "check_plan: %s fails for size %lld tile %lld halo %lld overlap %lld phase %lld scale " \
-                            "%lld/%lld boundary %d (tile %lld)\n", #condition, (long long)o.size, (long long)o.tile, \
-                    (long long)o.halo, (long long)o.overlap, (long long)o.phase, (long long)o.scale_num,             \
-                    (long long)o.scale_den, (int)o.boundary, (long long)i);                                         \
+                            "%lld/%lld boundary %d least %lld (tile %lld)\n", #condition, (long long)o.size,        \
+                    (long long)o.tile, (long long)o.halo, (long long)o.overlap, (long long)o.phase,                  \
+                    (long long)o.scale_num, (long long)o.scale_den, (int)o.boundary, (long long)o.least,             \
+                    (long long)i);                                                                                   \
             exit(1);                                                                                                \
         }                                                                                                           \
     } while (0)
@@ -32,13 +33,30 @@ static void check_windows(const struct ht_axis_options o, const struct ht_axis *
     bool native = o.boundary == HT_NATIVE;
     CHECK(left >= halo || (native && keep.start == 0 && window == 0));
     CHECK(right >= halo - a->scale_num || (native && keep.stop == a->output_size));
+    int64_t shortest = (o.least + a->phase - 1) / a->phase * a->phase;
+    CHECK(a->window >= shortest);
     if (native)
-        CHECK(window >= 0 && window + a->window < a->size + a->phase);
+        CHECK(window >= 0 && (window + a->window < a->size + a->phase || (window == 0 && a->window == shortest)));
     if (i > 0 && i < a->count - 1) { /* inner tiles are as large as asked, but for the rounding to the phase */
         int64_t core = (a->window - 2 * a->halo) / a->scale_den * a->scale_num;
         CHECK(keep.stop - keep.start == core);
         int64_t least = a->phase + (2 * a->halo + o.overlap + a->phase - 1) / a->phase * a->phase;
-        CHECK(a->window - 2 * a->halo <= o.tile || a->window == least);
+        CHECK(a->window - 2 * a->halo <= o.tile || a->window == least || a->window == shortest);
+    }
+}
+
+/* Windows of one length: what tiles no larger than that length less two halos, rounded up to the phase, come to. */
+static void check_fixed(struct ht_axis_options o)
+{
+    struct ht_axis a;
+    int64_t i = -1;
+    o.tile = 100;
+    CHECK(ht_axis_init(&a, &o) == HT_OK);
+    int64_t halo = (a.halo + a.phase - 1) / a.phase * a.phase;
+    for (o.least = a.phase; o.least <= 24; o.least += a.phase) {
+        o.tile = o.least - 2 * halo;
+        if (o.tile > o.overlap && ht_axis_init(&a, &o) == HT_OK)
+            CHECK(a.window == o.least);
     }
 }
 
@@ -93,8 +111,9 @@ static long check_small_axes(void)
                             for (int boundary = 0; boundary < HT_BOUNDARY_COUNT; boundary++) {
                                 o.scale_num = scales[s][0], o.scale_den = scales[s][1];
                                 o.boundary = (enum ht_boundary)boundary;
-                                check_axis(o);
-                                count++;
+                                for (o.least = 0; o.least <= 30; o.least += 15, count++)
+                                    check_axis(o);
+                                check_fixed(o);
                             }
     return count;
 }
@@ -110,7 +129,8 @@ static long check_extremes(void)
         for (long k = 0, rest = code; k < 5; k++, rest /= N)
             pick[k] = values[rest % N];
         struct ht_axis_options o = {pick[0], pick[1], pick[2], pick[3], pick[4], 1 + code % HT_MAX_SCALE,
-                                    1 + code / 7 % HT_MAX_SCALE, 0, (enum ht_boundary)(code & 1)};
+                                    1 + code / 7 % HT_MAX_SCALE, 0, (enum ht_boundary)(code & 1),
+                                    values[code / 11 % N]};
         struct ht_axis a;
         if (ht_axis_init(&a, &o) == HT_OK) {
             int64_t i = a.count - 1;

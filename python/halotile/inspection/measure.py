@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..model import EitherModel, open_model
+from ..needs import needs_of
 from .info import Field, GlobalOperation
 from .perturbation import PHASES, ends_agree, falsify, field_by_perturbation, repeats
 
@@ -366,12 +367,9 @@ def _measured(model: Any, run: Runner, sample: Any, expected: Callable[[Measured
 
 
 def fixed_window(model: Any) -> Pair | None:
-    """The window (rows, columns) that an exported program was made for."""
-    window = getattr(model, "window", None)
-    if type(model).__name__ != "FixedShape" or window is None or window == (None, None):
-        return None
-    rows, columns = window
-    return rows or columns, columns or rows
+    """The only window (rows, columns) that a model takes, if its file says so."""
+    rows, columns = needs_of(model).window
+    return (rows or columns, columns or rows) if rows or columns else None
 
 
 def _behaviour(run: Runner, result: Measured) -> None:

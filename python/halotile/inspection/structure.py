@@ -157,7 +157,7 @@ def _not_settled(looks: list[Look], failures: list[Failure]) -> Structure:
 def _module_of(module: Any) -> tuple[torch.nn.Module, tuple[int, int] | None]:
     """The module itself, and the only size that it takes, if there is but one."""
     if isinstance(module, FixedShape):
-        inside, (height, width) = module.program, module.window
+        inside, (height, width) = module.program, module.needs.window
         return inside, (height or width, width or height) if height or width else None
     if isinstance(module, torch.export.ExportedProgram):
         users = module.graph_signature.user_inputs

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: MIT
+"""How far apart two images are: PSNR, SSIM, differences, seams, and a picture of the differences.
+
+For NumPy arrays and torch tensors in the layouts and dtypes that `restore_tiled` takes; computed in float64 on the CPU,
+with copies of the images, so of what fits in memory several times. All channels count alike, alpha among them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .images import Image, is_tensor, open_image, peak_of
+from .plan import TilePlan
+
+__all__ = ["Comparison", "Largest", "compare", "heatmap", "largest_difference", "mae", "psnr", "seam_score", "ssim"]
+
+SSIM_WINDOW = 11  # pixels along each side, what sigma 1.5 comes to
+UNKNOWN = f"not known: needs scikit-image, and {SSIM_WINDOW} pixels a side"
+NEAR, BESIDE = 1, 16  # lines around a tile edge: what the edge itself touches, and what it is compared with
+
+VIRIDIS = (  # nine of its colours at equal distances; between them it is nearly linear
+    (68, 1, 84),
+    (71, 45, 123),
+    (59, 82, 139),
+    (44, 114, 142),
+    (33, 145, 140),
+    (40, 174, 128),
+    (94, 201, 98),
+    (173, 220, 48),
+    (253, 231, 37),
+)
+
+
+class Largest(NamedTuple):
+    """The largest difference of two images and where it is: image of a batch, row, column, channel."""
+
+    value: float
+    image: int
+    row: int
+    column: int
+    channel: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found; differences in units of the images, `white` is the value of white.
+
+    Attributes:
+        psnr: dB, infinite for equal images.
+        ssim: None where scikit-image is not installed, or the images are too small.
+        mae: the mean absolute difference.
+        largest: a Largest.
+        seams: seam_score of the first and of the second image; None without a plan.
+    """
+
+    psnr: float
+    ssim: float | None
+    mae: float
+    largest: Largest
+    white: float
+    seams: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        where = f"row {self.largest.row}, column {self.largest.column}, channel {self.largest.channel}"
+        lines = [
+            f"psnr            {self.psnr:.4f} dB",
+            f"ssim            {UNKNOWN if self.ssim is None else format(self.ssim, '.6f')}",
+            f"mean difference {self.mae:.6g} of {self.white:g}",
+            f"largest         {self.largest.value:.6g}, at {where}",
+        ]
+        if self.seams is not None:
+            lines.append(f"seam score      {self.seams[1]:.4f}, of the first image {self.seams[0]:.4f}")
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """For json.dumps. What is not finite is None: with "equal" a PSNR of None is infinite."""
+        seams = None if self.seams is None else {"a": _finite(self.seams[0]), "b": _finite(self.seams[1])}
+        return {
+            "equal": self.largest.value == 0,
+            "psnr": _finite(self.psnr),
+            "ssim": _finite(self.ssim),
+            "mae": _finite(self.mae),
+            "largest": self.largest._asdict() | {"value": _finite(self.largest.value)},
+            "white": self.white,
+            "seam_score": seams,
+        }
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+# ---- differences -----------------------------------------------------------------------------------------------------
+
+
+def psnr(a: Any, b: Any, white: float | None = None) -> float:
+    """Peak signal-to-noise ratio: ``10 log10(white**2 / mean((a - b)**2))``, dB, over all pixels and channels.
+
+    Args:
+        a, b: images of one shape and dtype, arrays or tensors, as for `restore_tiled`.
+        white: the value of white. None: 255 for uint8, 65535 for uint16, 1 for floats.
+
+    Returns:
+        Infinity for equal images, NaN if there is NaN anywhere.
+
+    Raises:
+        ValueError: shapes or dtypes differ, or white is not above 0. TypeError: no image.
+    """
+    first, second, white = _both(a, b, white)
+    error = float(np.mean(np.square(first - second)))
+    if error == 0:
+        return math.inf
+    return -math.inf if error == math.inf else 10 * math.log10(white**2 / error)
+
+
+def mae(a: Any, b: Any) -> float:
+    """The mean absolute difference over all pixels and channels, in units of the images.
+
+    Args and Raises: as for `psnr`.
+    """
+    first, second, _ = _both(a, b, None)
+    return float(np.mean(np.abs(first - second)))
+
+
+def largest_difference(a: Any, b: Any) -> Largest:
+    """The largest absolute difference, in units of the images, and where it is first; NaN counts as largest.
+
+    Args and Raises: as for `psnr`.
+    """
+    first, second, _ = _both(a, b, None)
+    difference = np.abs(first - second)
+    image, channel, row, column = (int(i) for i in np.unravel_index(np.argmax(difference), difference.shape))
+    return Largest(float(difference[image, channel, row, column]), image, row, column, channel)
+
+
+def ssim(a: Any, b: Any, white: float | None = None) -> float:
+    """Structural similarity as in Wang et al. 2004: Gaussian windows of 11 pixels with sigma 1.5, K1 0.01, K2 0.03,
+    without the sample covariance; the mean over channels, and over images of a batch.
+
+    Args:
+        a, b, white: as for `psnr`.
+
+    Raises:
+        ValueError: also for images smaller than 11 pixels a side. ImportError: without scikit-image.
+    """
+    first, second, white = _both(a, b, white)
+    if min(first.shape[2:]) < SSIM_WINDOW:
+        size = f"{first.shape[2]}x{first.shape[3]}"
+        raise ValueError(f"images must have at least {SSIM_WINDOW} pixels a side for SSIM, not {size} (height x width)")
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError as error:
+        raise ImportError("SSIM needs scikit-image: pip install 'halotile[metrics]'") from error
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": white}
+    planes = zip(first.reshape(-1, *first.shape[2:]), second.reshape(-1, *second.shape[2:]), strict=True)
+    return float(np.mean([structural_similarity(one, other, **options) for one, other in planes]))
+
+
+def compare(a: Any, b: Any, *, white: float | None = None, plan: TilePlan | None = None) -> Comparison:
+    """All of it.
+
+    Args:
+        a, b, white: as for `psnr`; `a` is what should be.
+        plan: of the run that made `b`, for its seam score.
+
+    Raises:
+        ValueError, TypeError: as for `psnr` and `seam_score`.
+    """
+    _, _, value = _both(a, b, white)
+    similarity = None
+    with contextlib.suppress(ImportError, ValueError):  # not installed, too small
+        similarity = ssim(a, b, value)
+    seams = None if plan is None else (seam_score(a, plan), seam_score(b, plan))
+    return Comparison(psnr(a, b, value), similarity, mae(a, b), largest_difference(a, b), value, seams)
+
+
+# ---- seams -----------------------------------------------------------------------------------------------------------
+
+
+def seam_score(image: Any, edges: TilePlan | tuple[Sequence[int], Sequence[int]]) -> float:
+    """How much more an image changes at tile edges than beside them; 1.0: no more.
+
+    With the step ``s[y] = a[y] - a[y - 1]`` between two rows, the gradient difference at row y is
+    ``g[y] = |s[y] - (s[y - 1] + s[y + 1]) / 2|``: what a step has that its neighbours do not have, 0 on a slope. It is
+    averaged along the row and over channels. A tile edge at y lies between rows y - 1 and y. It is compared with the
+    mean of g over rows 2 to 16 away from it that are at least 2 away from any other edge. Likewise for columns. The
+    score is the sum of g over all edges, each times its length, divided by the sum of what they are compared with, also
+    times their lengths.
+
+    Edges nearer than 2 to a side of the image, or with nothing to be compared with, are left out. 1.0 where both sums
+    are 0 or no edge is left; infinity where only the edges differ.
+
+    Where edges are few, chance makes it differ from 1 by some per cent: look at the score of an image without seams,
+    too. Steps smaller than the image's own noise show little.
+
+    Args:
+        image: array or tensor, as for `restore_tiled`.
+        edges: the plan of the run that made the image, or (rows, columns) at which tiles begin or end, output pixels.
+
+    Raises:
+        ValueError: the plan is for an image of another size, or an edge lies outside. TypeError: no image.
+    """
+    pixels = _floats(open_image(image, None))
+    size = pixels.shape[2], pixels.shape[3]
+    rows, columns = _edges_of(edges, size) if isinstance(edges, TilePlan) else edges
+    at = beside = 0.0
+    for axis, places in ((2, rows), (3, columns)):
+        where = {int(place) for place in places if place not in (0, size[axis - 2])}
+        if where and not 0 < min(where) <= max(where) < size[axis - 2]:
+            raise ValueError(f"edges must lie within 0 to {size[axis - 2]} along {AXES[axis]}, not {sorted(where)}")
+        here, there = _at_and_beside(_gradient_differences(pixels, axis), where)
+        at, beside = at + here * size[3 - axis], beside + there * size[3 - axis]
+    if beside == 0:
+        return 1.0 if at == 0 else math.inf
+    return at / beside
+
+
+AXES = {2: "rows", 3: "columns"}
+
+
+def _edges_of(plan: TilePlan, size: tuple[int, int]) -> tuple[set[int], set[int]]:
+    if plan.output_size != size:
+        by = "{0[0]}x{0[1]}".format
+        raise ValueError(f"the plan is for results of {by(plan.output_size)} (height x width), not {by(size)}")
+    ends: tuple[set[int], set[int]] = (set(), set())
+    for axis in (0, 1):
+        for index in range(plan.grid[axis]):
+            ends[axis].update(plan.core.keep(axis, index)[:2])
+    return ends
+
+
+def _gradient_differences(pixels: np.ndarray, axis: int) -> np.ndarray:
+    """g for every row (axis 2) or column (axis 3); NaN at the image's sides, where a neighbour is missing."""
+    steps = np.diff(pixels, axis=axis)
+    lines = np.moveaxis(steps, axis, 0)
+    found = np.full(pixels.shape[axis], np.nan)
+    if len(lines) >= 3:
+        inner = np.abs(lines[1:-1] - (lines[:-2] + lines[2:]) / 2)
+        found[2:-1] = inner.reshape(len(inner), -1).mean(axis=1)
+    return found
+
+
+def _at_and_beside(found: np.ndarray, edges: set[int]) -> tuple[float, float]:
+    """(sum of g at edges, sum of what each is compared with)."""
+    lines = np.arange(len(found))
+    inner = (lines >= 2) & (lines < len(found) - 1)
+    near = np.zeros(len(found), bool)
+    for edge in edges:
+        near |= np.abs(lines - edge) <= NEAR
+    at = beside = 0.0
+    for edge in sorted(edges):
+        compared = inner & ~near & (np.abs(lines - edge) <= BESIDE)
+        if inner[edge] and compared.any():
+            at += float(found[edge])
+            beside += float(found[compared].mean())
+    return at, beside
+
+
+# ---- a picture of them -----------------------------------------------------------------------------------------------
+
+
+def heatmap(a: Any, b: Any, scale: float | None = None) -> tuple[np.ndarray, float]:
+    """A picture of the differences: of each pixel the largest over its channels, from dark blue to yellow (viridis).
+
+    Args:
+        a, b: as for `psnr`, single images.
+        scale: the difference that is yellow. None: the largest.
+
+    Returns:
+        The picture, uint8 of shape (H, W, 3), and the scale.
+
+    Raises:
+        ValueError: also for several images, or a scale that is not above 0.
+    """
+    first, second, _ = _both(a, b, None)
+    if len(first) != 1:
+        raise ValueError(f"images must be single ones for a picture, not {len(first)}")
+    if scale is not None and not 0 < scale < math.inf:
+        raise ValueError(f"scale must be a number above 0, not {scale!r}")
+    difference = np.nan_to_num(np.abs(first - second).max(axis=1)[0], nan=np.inf, posinf=np.inf)
+    finite = difference[np.isfinite(difference)]
+    largest = float(finite.max()) if scale is None and finite.size else scale or 0.0
+    share = np.minimum(difference / largest, 1) if largest > 0 else (difference > 0).astype(float)
+    return _viridis()[np.rint(share * 255).astype(np.uint8)], largest
+
+
+def _viridis() -> np.ndarray:
+    """256 colours."""
+    anchors = np.array(VIRIDIS, float)
+    at = np.linspace(0, len(anchors) - 1, 256)
+    channels = [np.interp(at, np.arange(len(anchors)), anchors[:, channel]) for channel in range(3)]
+    return np.rint(np.stack(channels, -1)).astype(np.uint8)
+
+
+# ---- images of any kind ----------------------------------------------------------------------------------------------
+
+
+def _both(a: Any, b: Any, white: float | None) -> tuple[np.ndarray, np.ndarray, float]:
+    """Both images as float64 (N, C, H, W), and white."""
+    first, second = open_image(a, None), open_image(b, None)
+    if is_tensor(a) != is_tensor(b):
+        raise TypeError(f"images must both be arrays or both be tensors, not {type(a).__name__} and {type(b).__name__}")
+    if tuple(a.shape) != tuple(b.shape):
+        raise ValueError(f"images must have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
+    if first.dtype != second.dtype:
+        raise ValueError(f"images must have one dtype, not {first.dtype} and {second.dtype}: their white differs")
+    value = peak_of(first.dtype) if white is None else white
+    if isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(f"white must be a number above 0, not {white!r}")
+    return _floats(first), _floats(second), float(value)
+
+
+def _floats(image: Image) -> np.ndarray:
+    """(N, C, H, W) as float64."""
+    if image.device is None:
+        return image.pixels.astype(np.float64)
+    tensor = image.tensor.cpu()
+    return (tensor.float() if image.dtype == "bfloat16" else tensor).numpy().astype(np.float64)
