@@ -24,7 +24,7 @@ __all__ = ["PHASES", "Runs", "Sizes", "Verdict", "ends_agree", "falsify", "field
 # Candidates for a phase, input pixels.
 PHASES = (*range(1, 11), 12, 14, 15, 16, 18, 20, 24, 28, 30, 32, 36, 40, 48, 56, 64, 96, 128)
 LONGEST = 1536  # window, input pixels
-SECONDS = 0.4  # that a run may take to look for what is farther away than it need be
+SECONDS = 0.025  # that a run may take to look for what is farther away than it need be
 LOUD = (1.0, 100.0)  # amplitudes of the noise outside
 Pair = tuple[int, int]
 
@@ -91,7 +91,7 @@ def noise(sizes: Sizes, size: list[int], seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random((1, sizes.channels, *size), np.float32)
 
 
-def falsify(run: Runs, sizes: Sizes, field: Field, phase: Pair, *, seconds: float = 4.0) -> Verdict:
+def falsify(run: Runs, sizes: Sizes, field: Field, phase: Pair, *, seconds: float = 3.0) -> Verdict:
     """Tries to change an output pixel from outside its claimed field, at several phases, by noise and by NaN.
 
     Args:
@@ -116,29 +116,43 @@ def _name(axis: int) -> str:
 
 
 def _attempts(run: Runs, sizes: Sizes, field: Field, phase: Pair, axis: int) -> Iterator[str]:
+    """In a short window at several phases; and once in a longer one, for what comes from far away."""
     before, after = (field.top, field.bottom) if axis == 0 else (field.left, field.right)
     size = strip(run, sizes, axis, before + after + 2 * phase[axis] + 4)
-    affordable = int(SECONDS / (run.seconds * size[1 - axis]))
-    size[axis] = sizes.legal(axis, max(size[axis], min(4 * size[axis] + 128, affordable)))  # far dependencies, too
-    image = noise(sizes, size, 1)
-    output = run(image)
+    longer = size.copy()
+    longer[axis] = sizes.legal(axis, max(size[axis], min(4 * size[axis] + 128, _affordable(run, size[1 - axis]))))
     steps = sorted({0, 1, phase[axis] // 2, phase[axis] - 1})
-    room = size[axis] - 1 - before - after
-    middle = room // 2 // phase[axis] * phase[axis]
-    for step in steps:
-        target = before + min(middle + step, room)
-        for loud in (*LOUD, math.nan):
-            changed = image.copy()
-            cut = [slice(None)] * 4
-            for part in (slice(0, target - before), slice(target + after + 1, None)):
-                cut[2 + axis] = part
-                shape = changed[tuple(cut)].shape
-                changed[tuple(cut)] = np.random.default_rng(2 + step).random(shape, np.float32) * loud
-            try:
-                got = run(changed)
-            except Exception:  # a model that takes no such values
-                continue
-            yield _compared(run, output, got, sizes, axis, target, math.isnan(loud))
+    far = [(longer, steps[:1], LOUD)] if longer != size else []
+    for window, places, amplitudes in (*far, (size, steps, (*LOUD, math.nan))):
+        image = noise(sizes, window, 1)
+        output = run(image)
+        room = window[axis] - 1 - before - after
+        middle = room // 2 // phase[axis] * phase[axis]
+        for step in places:
+            target = before + min(middle + step, room)
+            for loud in amplitudes:
+                changed = _changed_outside(image, axis, (target - before, target + after + 1), 2 + step, loud)
+                try:
+                    got = run(changed)
+                except Exception:  # a model that takes no such values
+                    continue
+                yield _compared(run, output, got, sizes, axis, target, math.isnan(loud))
+
+
+def _affordable(run: Runs, across: int) -> int:
+    """How long a window may be that is looked at for what is farther away than it need be."""
+    return int(SECONDS / (run.seconds * across))
+
+
+def _changed_outside(image: np.ndarray, axis: int, kept: Pair, seed: int, loud: float) -> np.ndarray:
+    """The image with other noise before kept[0] and from kept[1] on, that many times as loud."""
+    changed = image.copy()
+    cut = [slice(None)] * 4
+    for part in (slice(0, kept[0]), slice(kept[1], None)):
+        cut[2 + axis] = part
+        shape = changed[tuple(cut)].shape
+        changed[tuple(cut)] = np.random.default_rng(seed).random(shape, np.float32) * loud
+    return changed
 
 
 def _compared(run: Runs, want: np.ndarray, got: np.ndarray, sizes: Sizes, axis: int, target: int, nan: bool) -> str:
@@ -183,22 +197,28 @@ def ends_agree(run: Runs, sizes: Sizes, field: Field, period: int, axis: int) ->
     Args:
         period: input pixels with which the output moves along the axis.
     """
-    before, after = (field.top, field.bottom) if axis == 0 else (field.left, field.right)
-    size = strip(run, sizes, axis, before + after + 2 * period + 4)
+    reach = (field.top, field.bottom) if axis == 0 else (field.left, field.right)
+    agreed = _agreeing(run, sizes, reach, period, axis, max(reach))  # all ends, but little to run
+    return agreed if all(agreed) else _agreeing(run, sizes, reach, period, axis, sum(reach))
+
+
+def _agreeing(run: Runs, sizes: Sizes, reach: Pair, period: int, axis: int, least: int) -> tuple[bool, bool]:
+    before, after = reach
+    size = strip(run, sizes, axis, least + 2 * period + 4)
     length, step = size[axis], math.lcm(period, sizes.multiple[axis])
-    affordable = min(int(SECONDS / (run.seconds * size[1 - axis])), 4 * length + 128)
+    affordable = min(_affordable(run, size[1 - axis]), 4 * length + 128)
     longer = size.copy()
     longer[axis] += step * max(1, (affordable - length) // step)
     shift = longer[axis] - length
     image = noise(sizes, longer, 6)
     whole, first, last = run(image), run(_part(image, axis, 0, length)), run(_part(image, axis, shift, length))
     seen = floor_at(np.arange(first.shape[2 + axis]), sizes, axis)
+    within = (seen >= before) & (seen < length - after)
     inside, at_end = True, True
     for one, start, free in ((first, 0, seen < length - after), (last, shift, seen >= before)):
         apart = np.abs(one - _part(whole, axis, int(start * sizes.scale), one.shape[2 + axis]))
         apart = apart.max(axis=tuple(i for i in range(4) if i != 2 + axis))
         differs = free & ~(apart <= 10 * run.rounding * max(float(np.abs(whole).max()), 1e-30))
-        within = (seen >= before) & (seen < length - after)
         inside &= not (differs & within).any()
         at_end &= not (differs & ~within).any()
     return inside, at_end
