@@ -541,7 +541,12 @@ def test_what_a_program_of_torch_would_run_while_it_is_read(place, capfd):
     ):
         rewritten("net.pt2", "trap.pt2", {path: saved(content)})
         refused("trap.pt2", r"it is a pickle that would call (posix|nt)\.system, and only weights are read")
-    for member in ("data/constants/opaque_obj_0", "data/constants/custom_obj_0", "data/aotinductor/model/model.so"):
+    for member in (
+        "data/constants/opaque_obj_0",
+        "DATA/constants/Opaque_obj_0",
+        "data/constants/custom_obj_0",
+        "data/aotinductor/model/model.so",
+    ):
         rewritten("net.pt2", "trap.pt2", {member: pickle.dumps(Trap(os.system, "touch sprung"))})
         refused("trap.pt2", f"it holds '.*{member}', which would be run as it is read")
     for member, content in (("models/model.json", b"{}"), ("models/model.json", b"{"), ("archive_version", b"x")):

@@ -35,7 +35,7 @@ def load_exported(path: str) -> torch.nn.Module:
     """
     with zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
-            if member.partition("/")[2].startswith(RUN):
+            if member.partition("/")[2].lower().startswith(RUN):  # torch finds names in any letter case
                 raise ValueError(f"it holds {member!r}, which would be run as it is read, and only programs are read")
     with _weights_only(), _told_by_torch() as told:
         try:
