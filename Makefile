@@ -23,7 +23,9 @@ $(VENV)/demo: $(VENV)/torch pyproject.toml setup.py $(shell find csrc python -na
 
 # Editable, with warnings as errors. Built in place, so no second copy of the sources is tested by mistake.
 $(VENV)/test: $(VENV)/torch pyproject.toml setup.py $(shell find csrc -name '*.[ch]' -o -name '*.cpp' -o -name '*.metal')
-	HALOTILE_WERROR=1 $(PIP) --editable ".[torch,cli,test]"
+	HALOTILE_WERROR=1 $(PIP) --editable ".[torch,cli,onnx,metrics,plot,test]"
+	$(PIP) --no-deps "spandrel>=0.4.2,<0.5"  # its dependency torchvision would bring another torch; two networks need it
+	$(PIP) einops typing_extensions onnx
 	touch $@
 
 demo: $(VENV)/demo
