@@ -15,7 +15,7 @@ import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -106,17 +106,74 @@ def monai(
     halo: int,
     sw_device: str = "cpu",
     device: str = "cpu",
+    mode: str = "constant",
 ) -> np.ndarray:
-    """monai.inferers.sliding_window_inference, mode constant; it finds the scale by itself.
+    """monai.inferers.sliding_window_inference; it finds the scale by itself.
 
     sw_device, device: where the model runs, and where outputs are put together; the image is kept there, too."""
     from monai.inferers import sliding_window_inference
 
     window = tile + 2 * halo
     overlap = (2 * halo - 0.5) / window  # its step is int(window * (1 - overlap)): the half keeps rounding away
-    options = {"mode": "constant", "sw_device": sw_device, "device": device}
+    options = {"mode": mode, "sw_device": sw_device, "device": device}
     with torch.no_grad():
         return _to_image(sliding_window_inference(_to_tensor(image, device), window, 1, model, overlap, **options))
+
+
+# ---- pytorch-toolbelt ------------------------------------------------------------------------------------------------
+
+
+def toolbelt(image: np.ndarray, model: torch.nn.Module, scale: int, tile: int, halo: int) -> np.ndarray:
+    """ImageSlicer and TileMerger with pyramid weights, as its README has it: windows by OpenCV (here by NumPy, mirrored
+    where they reach beyond the image), sums and weights of the whole result, cropped."""
+    tiles = _toolbelt_tiles()
+    slicer = tiles.ImageSlicer(image.shape, tile + 2 * halo, tile, weight="pyramid")
+    larger = [side * scale for side in slicer.target_shape]
+    weight = slicer.weight.astype(np.float32).repeat(scale, 0).repeat(scale, 1)
+    merger = tiles.TileMerger(larger, 3, weight)
+    with torch.no_grad():
+        for window, place in slicer.iter_split(image):
+            merger.integrate_batch(model(_to_tensor(np.ascontiguousarray(window))), place[None] * scale)
+    top, left = slicer.margin_top * scale, slicer.margin_left * scale
+    height, width = (side * scale for side in image.shape[:2])
+    return _to_image(merger.merge_()[None, :, top : top + height, left : left + width])
+
+
+@cache
+def _toolbelt_tiles() -> ModuleType:
+    """inference/tiles.py alone: the package imports much else."""
+    cv2 = ModuleType("cv2")
+    cv2.BORDER_CONSTANT = 0
+    cv2.copyMakeBorder = lambda tile, top, bottom, left, right, **_: np.pad(
+        tile, ((top, bottom), (left, right), (0, 0)), "reflect"
+    )
+    package = importlib.util.find_spec("pytorch_toolbelt").submodule_search_locations[0]
+    spec = importlib.util.spec_from_file_location("toolbelt_tiles", f"{package}/inference/tiles.py")
+    module = importlib.util.module_from_spec(spec)
+    with mock.patch.dict(sys.modules, {"cv2": cv2}):
+        spec.loader.exec_module(module)
+    return module
+
+
+# ---- tiler -----------------------------------------------------------------------------------------------------------
+
+
+def tiler(image: np.ndarray, model: torch.nn.Module, scale: int, tile: int, halo: int) -> np.ndarray:
+    """Tiler and Merger with triangular weights, all in NumPy. A second Tiler describes the larger result; the window
+    "overlap-tile", which crops a halo, knows no scale."""
+    from tiler import Merger, Tiler
+
+    side = tile + 2 * halo
+    small = Tiler(image.shape, (side, side, 3), (2 * halo, 2 * halo, 0), channel_dimension=2, mode="reflect")
+    shape = (image.shape[0] * scale, image.shape[1] * scale, 3)
+    large = Tiler(shape, (side * scale, side * scale, 3), (2 * halo * scale, 2 * halo * scale, 0), channel_dimension=2)
+    merger = Merger(large, window="triang")
+    with torch.no_grad():
+        for number, window in small(image):
+            output = model(_to_tensor(np.ascontiguousarray(window)))[0]
+            merger.add(number, output.permute(1, 2, 0).numpy())
+    merged = merger.merge(unpad=True, dtype=np.float32)
+    return np.rint(np.clip(merged, 0, 1) * 255).astype(np.uint8)
 
 
 # ---- to and from tensors, as sparingly as torch allows ---------------------------------------------------------------
@@ -135,4 +192,7 @@ PEERS = {
     "Real-ESRGAN loop": Peer(real_esrgan, "realesrgan"),
     "sum-and-count loop": Peer(sum_and_count),
     "MONAI sliding window": Peer(monai, "monai"),
+    "MONAI, gaussian": Peer(partial(monai, mode="gaussian"), "monai"),
+    "toolbelt TileMerger": Peer(toolbelt, "pytorch_toolbelt"),
+    "tiler": Peer(tiler, "tiler"),
 }
