@@ -31,8 +31,9 @@ $(VENV)/test: $(VENV)/torch pyproject.toml setup.py $(shell find csrc -name '*.[
 demo: $(VENV)/demo
 	$(BIN)/python examples/demo.py
 
+# Two processes of one thread each: tests are many and small.
 test: $(VENV)/test
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2
 
 test-slow: $(VENV)/test
 	$(BIN)/python -m pytest -m slow
