@@ -5,8 +5,6 @@ Run by `make demo`, or by hand where halotile[torch,cli] is installed: `python e
 out/seeding_noisy.png, out/seeding_restored.png and out/before_after.png.
 """
 
-import resource
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from before_after import draw_before_after
 
 import halotile
+from halotile.batch import peak_memory
 from halotile.files import read_image, write_image
 
 HERE = Path(__file__).resolve().parent
@@ -35,14 +34,15 @@ def main():
     radius, phase = max(info.halo), max(info.phase)
     options = {"tile_size": TILE_SIZE, "halo": radius, "phase": phase, "overlap": 0}
     plan = halotile.plan_tiles(noisy.shape, **options)
-    report("photo", f"{size(photo.pixels)}, reduced to {size(clean)}; with noise of sigma {SIGMA} {psnr(noisy, clean)}")
+    report("photo", f"{size(photo.pixels)}, reduced to {size(clean)}; with noise of sigma {SIGMA}")
     report("network", f"halotile's own, is found to see {radius} pixels around each, its phase is {phase}")
     report("plan", f"{len(plan)} tiles, {plan.grid[0]} rows of {plan.grid[1]}, halo included {size(plan.window)} each")
 
     started = time.monotonic()
     restored = halotile.restore_tiled(noisy, network, progress=True, **options)
-    seconds, peak = time.monotonic() - started, peak_gigabytes()
-    report("restored", f"{psnr(restored, clean)}, in {seconds:.1f} s, peak memory {peak:.2f} GB with torch")
+    seconds, peak = time.monotonic() - started, peak_memory() / 1e9
+    gain = f"{decibels(noisy, clean)}  →  {decibels(restored, clean)}"
+    report("restored", f"{gain}, in {seconds:.1f} s, peak memory {peak:.2f} GB with torch")
 
     whole, tiled, without_halo = three_ways(noisy[400:700, 900:1284], network, radius, phase)
     report("exactness", f"greatest difference between 9 tiles and one piece: {difference(tiled, whole)} (white is 1)")
@@ -50,7 +50,7 @@ def main():
 
     facts = [
         f"{size(noisy, ' × ')}, noise of sigma {SIGMA}",
-        f"PSNR {psnr(noisy, clean)}  →  {psnr(restored, clean)}",
+        f"PSNR {gain}",
         f"{len(plan)} tiles, halo {radius} px",
         f"{seconds:.0f} s, peak memory {peak:.2f} GB",
         f"difference from one piece: {difference(tiled, whole)}",
@@ -69,8 +69,8 @@ def with_noise(pixels):
     return np.rint((pixels + noise).clip(0, 255)).astype(np.uint8)
 
 
-def psnr(image, clean):
-    return f"{-10 * np.log10(np.mean(((image.astype(np.float64) - clean) / 255) ** 2)):.1f} dB"
+def decibels(image, clean):
+    return f"{halotile.metrics.psnr(image, clean):.1f} dB"
 
 
 def three_ways(pixels, network, radius, phase):
@@ -94,12 +94,6 @@ def as_pixels(image):
 
 def reduced(pixels, factor):
     return pyvips.Image.new_from_array(pixels).resize(1 / factor, kernel="lanczos3").numpy()
-
-
-def peak_gigabytes():
-    """The most memory this process has held so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def size(pixels, by="x"):

@@ -216,12 +216,16 @@ def _agreeing(run: Runs, sizes: Sizes, reach: Pair, period: int, axis: int, leas
     within = (seen >= before) & (seen < length - after)
     inside, at_end = True, True
     for one, start, free in ((first, 0, seen < length - after), (last, shift, seen >= before)):
-        apart = np.abs(one - _part(whole, axis, int(start * sizes.scale), one.shape[2 + axis]))
-        apart = apart.max(axis=tuple(i for i in range(4) if i != 2 + axis))
+        apart = _apart(one, _part(whole, axis, int(start * sizes.scale), one.shape[2 + axis]), axis)
         differs = free & ~(apart <= 10 * run.rounding * max(float(np.abs(whole).max()), 1e-30))
         inside &= not (differs & within).any()
         at_end &= not (differs & ~within).any()
     return inside, at_end
+
+
+def _apart(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
+    """The largest difference at each position along the axis."""
+    return np.abs(one - other).max(axis=tuple(i for i in range(4) if i != 2 + axis))
 
 
 def _part(image: np.ndarray, axis: int, start: int, length: int) -> np.ndarray:
@@ -274,5 +278,4 @@ def _reach(run: Runs, sizes: Sizes, axis: int, size: list[int], until: float) ->
 
 def _moved(run: Runs, want: np.ndarray, got: np.ndarray, axis: int) -> np.ndarray:
     """Output positions along the axis whose values differ by more than rounding."""
-    largest = np.abs(want - got).max(axis=tuple(i for i in range(4) if i != 2 + axis))
-    return np.flatnonzero(largest > run.rounding * max(float(np.abs(want).max()), 1e-30))
+    return np.flatnonzero(_apart(want, got, axis) > run.rounding * max(float(np.abs(want).max()), 1e-30))
