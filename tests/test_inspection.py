@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What is found about models equals what is known of them, is enough for exact tiles, and no less is."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -306,6 +307,30 @@ def test_padding_with_the_opposite_edge_is_found(mode, local):
     info = inspect_model(seeded(lambda: Chain(2, mode=mode)))
     assert info.edges_local is local
     assert any("boundary='native'" in doubt for doubt in info.doubts) is not local
+
+
+class Cancelling(nn.Module):
+    """Loses a ten-thousandth in float32, by a sum that cancels; how much depends on the window's size."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        by = math.sqrt(x.shape[2] + x.shape[3])
+        return ((self.inner(x) * by + 30000.0) - 30000.0) / by
+
+
+def test_rounding_is_not_taken_for_a_dependency():
+    model = seeded(Cancelling)
+    windows = [torch.rand(1, 3, 20, 30)]
+    windows.append(windows[0][..., :20])
+    with torch.no_grad():
+        wide, narrow = (model(window) for window in windows)
+    assert (wide[..., :19] - narrow[..., :19]).abs().max() > 2e-4 * wide.abs().max()  # the test can fail
+    info = inspect_model(model)
+    assert info.receptive_field == Field(1, 1, 1, 1) and info.edges_local
+    assert not any("contradicted" in doubt for doubt in info.doubts)
 
 
 def test_a_side_may_be_small_where_the_other_is_not():
