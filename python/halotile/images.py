@@ -128,7 +128,7 @@ def peak_of(dtype: str) -> int:
 
 def open_image(image: Any, layout: str | None) -> Image:
     """Sees `image` as an Image, without changing it."""
-    source = as_source(image)
+    source = as_source(image, layout)
     if source is not None:
         image, dtype, device, usual = source, source.dtype.name, None, {2: "HW", 3: "HWC"}
         if layout is not None and layout != usual.get(source.ndim):

@@ -52,7 +52,7 @@ def open_sink(path: files.Path, shape: Sequence[int], dtype: Any, **saved: Any) 
     """A sink for an image (H, W) or (H, W, C), in the format that its suffix says.
 
     Args:
-        saved: like, quality, compression, pages: for image files, as for `files.write_image`.
+        saved: like, quality, compression, pages: as for `files.write_image`, and for image files alone.
 
     Raises:
         ValueError: the format cannot hold it. OSError: it cannot be written, or there is too little room; what was
@@ -91,6 +91,8 @@ def _check_room(path: str, size: int) -> None:
 class NpySink:
     """A .npy file, written from its start to its end; whoever opened it closes it."""
 
+    overlaps = False
+
     def __init__(self, descriptor: int, shape: Sequence[int], dtype: Any):
         self.dtype = np.dtype(dtype)
         self.file = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
@@ -110,6 +112,8 @@ class ZarrSink:
     """A zarr v3 array in a folder: chunks of 256x256 pixels, shards of 256x4096, each written once and whole.
 
     Rows wait in memory until a row of shards is complete."""
+
+    overlaps = True
 
     def __init__(self, folder: str, shape: Sequence[int], dtype: Any):
         channels = tuple(shape[2:])

@@ -2,7 +2,7 @@
 """Images that are read by rows: of each no more is held than the windows in work need.
 
 NumPy arrays and tensors are not among them: they are where they are. A memory map is an array; its pages come and go as
-the system likes.
+the system likes. But one in foreign byte order is read by rows, which are converted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["HeldRows", "NpySource", "Source", "ZarrSource", "as_source", "file_of", "open_source"]
+__all__ = ["ArraySource", "HeldRows", "NpySource", "Source", "as_source", "file_of", "import_zarr", "open_source"]
 
 MARGIN = 4  # a buffer has room for one in so many rows more than were asked for: not all windows take as many
 
@@ -82,24 +82,31 @@ def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     return np.lib.format.read_array_header_2_0(file)
 
 
-class ZarrSource(Source):
-    """A zarr array, read by rows of its chunks."""
+class ArraySource(Source):
+    """What gives rows as arrays do: a memory map in foreign byte order, a zarr array (by rows of its chunks)."""
 
-    def __init__(self, array: Any):
-        self.array = array
+    def __init__(self, array: Any, step: int = 1):
+        self.array, self.step = array, step
         self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype).newbyteorder("=")
-        self.step = array.chunks[0] if array.chunks else 1
 
     def read(self, start: int, rows: np.ndarray) -> None:
         rows[...] = self.array[start : start + len(rows)]
 
 
-def as_source(image: Any) -> Source | None:
-    """What is to be read by rows: a Source, or a zarr array; None for anything else."""
+def as_source(image: Any, layout: str | None = None) -> Source | None:
+    """What is to be read by rows: a Source, a zarr array, a memory map in foreign byte order; None for anything else."""
     if isinstance(image, Source):
         return image
     zarr = sys.modules.get("zarr")  # nobody holds an array of it without
-    return ZarrSource(image) if zarr is not None and isinstance(image, zarr.Array) else None
+    if zarr is not None and isinstance(image, zarr.Array):
+        return ArraySource(image, image.chunks[0] if image.ndim else 1)
+    if isinstance(image, np.memmap) and not image.dtype.isnative and _has_rows(image.ndim, layout):
+        return ArraySource(image)
+    return None
+
+
+def _has_rows(sides: int, layout: str | None) -> bool:
+    return sides in (2, 3) and layout in (None, "HW", "HWC")
 
 
 def open_source(path: str, layout: str | None, max_pixels: int | None) -> Any:
@@ -112,10 +119,10 @@ def open_source(path: str, layout: str | None, max_pixels: int | None) -> Any:
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".npy":
         source = NpySource(path)
-        by_rows = source.ndim in (2, 3) and not source.fortran and layout in (None, "HW", "HWC")
+        by_rows = _has_rows(source.ndim, layout) and not source.fortran
         return source if by_rows else np.load(path, mmap_mode="r")
     if suffix == ".zarr" or os.path.isdir(path):
-        return ZarrSource(_opened_zarr(path))
+        return as_source(_opened_zarr(path))
     from .streaming import PictureSource
 
     return PictureSource(path, max_pixels=max_pixels)
@@ -141,9 +148,11 @@ def import_zarr() -> Any:
 
 def file_of(image: Any) -> str | None:
     """The path that an image comes from, where that is known."""
-    if isinstance(image, ZarrSource):
-        root = getattr(image.array.store, "root", None)
-        return None if root is None else os.path.join(root, image.array.path)
+    if isinstance(image, ArraySource):
+        image = image.array
+    if hasattr(image, "store"):
+        root = getattr(image.store, "root", None)
+        return None if root is None else os.path.join(root, image.path)
     while isinstance(image, np.ndarray) and not isinstance(image, np.memmap):
         image = image.base
     name = getattr(image, "path", None) or getattr(image, "filename", None)
@@ -173,7 +182,7 @@ class HeldRows:
     def _move(self, low: int, high: int) -> None:
         step = self.source.step
         kept = self.buffer[low - self.start : self.stop - self.start] if self.start <= low else self.buffer[:0]
-        self.stop = 0  # nothing, should reading fail
+        self.start = self.stop = 0  # nothing, should reading fail
         wanted = min(-(-high // step) * step, self.height) - low
         if wanted > len(self.buffer):
             self.buffer = np.empty((wanted + wanted // MARGIN, *self.source.shape[1:]), self.source.dtype)

@@ -124,6 +124,8 @@ class PictureSink:
         like, quality, compression, pages: as for `files.write_image`.
     """
 
+    overlaps = True
+
     def __init__(
         self,
         path: str,

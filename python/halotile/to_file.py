@@ -73,8 +73,7 @@ def restore_to(
     source = open_source(os.fspath(image), restorer.options.layout, max_pixels) if is_path else image
     opened = open_image(source, restorer.options.layout)
     _check(path, kind, opened, restorer.options)
-    like = getattr(source, "like", None)
-    saved = {} if kind.name in ("NumPy", "Zarr") else {"like": like, "quality": quality, "compression": compression}
+    saved = {"like": getattr(source, "like", None), "quality": quality, "compression": compression}
     with ExitStack() as stack:
         write_restored(restorer, opened, lambda *what: stack.enter_context(open_sink(path, *what, **saved)))
     assert restorer.last_run is not None
@@ -148,7 +147,11 @@ class Bands:
         """The rows from `start` on are finished: they are written next. Raises what writing those before raised."""
         self._wait()
         buffer, rows = self.made.pop(start)
-        self.writing = self.thread.submit(self.sink.write, buffer[:rows]), buffer
+        if self.sink.overlaps:
+            self.writing = self.thread.submit(self.sink.write, buffer[:rows]), buffer
+        else:
+            self.sink.write(buffer[:rows])
+            self.free.append(buffer)
 
     def _wait(self) -> None:
         if self.writing is not None:
