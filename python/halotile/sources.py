@@ -94,7 +94,7 @@ class ArraySource(Source):
 
 
 def as_source(image: Any, layout: str | None = None) -> Source | None:
-    """What is to be read by rows: a Source, a zarr array, a memory map in foreign byte order; None for anything else."""
+    """What is to be read by rows: a Source, zarr array, or memory map in foreign byte order; None for anything else."""
     if isinstance(image, Source):
         return image
     zarr = sys.modules.get("zarr")  # nobody holds an array of it without

@@ -69,6 +69,7 @@ def restore_to(
     """
     restorer = _restorer(model, options)
     kind = check_output(path)
+    files.save_options(kind, 0, "uint8", quality, compression)  # refused now, if they must be
     is_path = isinstance(image, str | os.PathLike)
     source = open_source(os.fspath(image), restorer.options.layout, max_pixels) if is_path else image
     opened = open_image(source, restorer.options.layout)
