@@ -544,7 +544,7 @@ class _Versions(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
         print(f"halotile {__version__} ({_core.rows_name()} row kernels)")
         print(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-        for package in ("numpy", "torch", "pyvips", "tqdm", "spandrel", "onnxruntime", "scikit-image"):
+        for package in ("numpy", "torch", "pyvips", "zarr", "tqdm", "spandrel", "onnxruntime", "scikit-image"):
             print(package, _version(package))
         print(f"engines: {', '.join(ENGINES)}")
         parser.exit()

@@ -518,4 +518,4 @@ def _interruptible(image: Any, call: Callable[[], Any]) -> Any:
 def reason(error: Exception) -> str:
     """libvips' own words on one line, without pyvips' 'unable to call ...'."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(lines[1:]) or "it is damaged or was cut short"
+    return "; ".join(dict.fromkeys(lines[1:])) or "it is damaged or was cut short"

@@ -62,7 +62,7 @@ def open_sink(path: files.Path, shape: Sequence[int], dtype: Any, **saved: Any) 
     kind = check_output(path, shape, dtype)
     if kind is ZARR:
         with _replacing_folder(path) as folder:
-            sink = ZarrSink(folder, shape, dtype)
+            sink = ZarrSink(path, folder, shape, dtype)
             yield sink
             sink.close()
         return
@@ -70,7 +70,7 @@ def open_sink(path: files.Path, shape: Sequence[int], dtype: Any, **saved: Any) 
         _check_room(path, int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize)
     with files.replacing(path) as descriptor:
         if kind is NPY:
-            yield NpySink(descriptor, shape, dtype)
+            yield NpySink(path, descriptor, shape, dtype)
             return
         from .streaming import PictureSink
 
@@ -88,21 +88,31 @@ def _check_room(path: str, size: int) -> None:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: it takes {size} bytes, {free} are free", path)
 
 
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """Errors of the system say what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written: {error.strerror}", path) from error
+
+
 class NpySink:
     """A .npy file, written from its start to its end; whoever opened it closes it."""
 
     overlaps = False
 
-    def __init__(self, descriptor: int, shape: Sequence[int], dtype: Any):
-        self.dtype = np.dtype(dtype)
+    def __init__(self, path: str, descriptor: int, shape: Sequence[int], dtype: Any):
+        self.path, self.dtype = path, np.dtype(dtype)
         self.file = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
         header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": tuple(shape)}
         np.lib.format.write_array_header_1_0(self.file, header)
 
     def write(self, rows: np.ndarray) -> None:
         left = memoryview(np.ascontiguousarray(rows, self.dtype)).cast("B")
-        while left:
-            left = left[self.file.write(left) :]
+        with _writing(self.path):
+            while left:
+                left = left[self.file.write(left) :]
 
     def abandon(self) -> None:
         """Nothing needs to be stopped."""
@@ -115,8 +125,8 @@ class ZarrSink:
 
     overlaps = True
 
-    def __init__(self, folder: str, shape: Sequence[int], dtype: Any):
-        channels = tuple(shape[2:])
+    def __init__(self, path: str, folder: str, shape: Sequence[int], dtype: Any):
+        self.path, channels = path, tuple(shape[2:])
         columns = min(SHARD_COLUMNS, -(-shape[1] // CHUNK) * CHUNK)
         self.array = import_zarr().create_array(
             store=folder,
@@ -149,7 +159,8 @@ class ZarrSink:
             self.held = 0
 
     def _store(self, rows: np.ndarray) -> None:
-        self.array[self.written : self.written + len(rows)] = rows
+        with _writing(self.path):
+            self.array[self.written : self.written + len(rows)] = rows
         self.written += len(rows)
 
     def abandon(self) -> None:
