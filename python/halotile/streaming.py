@@ -162,7 +162,8 @@ class PictureSink:
             self.close()
 
     def close(self) -> None:
-        """All rows were written; the file is complete. Raises OSError."""
+        """All rows were written: completes the file. Raises OSError."""
+        self.feed.end()
         try:
             self.saved.result()
         except files.import_pyvips().Error as error:
