@@ -430,15 +430,14 @@ def chained(one, two):
 
 def test_pages_turned_differently_are_refused(place, monkeypatch, capsys, rng):
     write_pages("in.tif", [noise(rng) for _ in range(2)])
-    read = files.read_image
 
-    def turned(path, **options):
-        picture = read(path, **options)
-        if options["page"] == 2:
-            object.__setattr__(picture, "pixels", picture.pixels.swapaxes(0, 1))
-        return picture
+    class Turned(batch.PictureSource):
+        def __init__(self, path, **options):
+            super().__init__(path, **options)
+            if options["page"] == 2:
+                self.shape = (self.shape[1], self.shape[0], *self.shape[2:])
 
-    monkeypatch.setattr(files, "read_image", turned)
+    monkeypatch.setattr(batch, "PictureSource", Turned)
     assert restore(inputs=["in.tif"], output="out.tif") == 1
     assert "in.tif: page 2 is 20x30, the first 30x20: choose one with --page" in capsys.readouterr().err
 

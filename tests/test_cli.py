@@ -730,7 +730,7 @@ def test_version(capsys):
     assert run("--version") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"halotile {halotile.__version__} (") and lines[0].endswith(" row kernels)")
-    packages = {"numpy", "torch", "pyvips", "tqdm", "spandrel", "onnxruntime", "scikit-image"}
+    packages = {"numpy", "torch", "pyvips", "zarr", "tqdm", "spandrel", "onnxruntime", "scikit-image"}
     assert {line.split()[0] for line in lines[1:]} == {"Python", *packages, "engines:"}
 
 

@@ -25,6 +25,7 @@ _LATER = {
     "inspect_model": "inspection",
     "load_model": "loading",
     "metrics": "metrics",
+    "restore_to": "to_file",
     "testing": "testing",
     "verify": "verification",
 }
@@ -66,5 +67,6 @@ __all__ = [
     "load_model",
     "plan_tiles",
     "restore_tiled",
+    "restore_to",
     "verify",
 ]

@@ -2,7 +2,7 @@
 """Image files restored by one restorer: which there are, what becomes of each, and how far the work is.
 
 `halotile restore` with everything that is not about words on a command line. One TiledRestorer takes all files, so that
-its model is opened and inspected once; one file's pages are in memory at a time, and a file that fails stops no other.
+its model is opened and inspected once; files are read and written by rows, and one that fails stops no other.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,10 @@ import numpy as np
 
 from . import files
 from .files import Header
+from .images import open_image
+from .sinks import FORMATS, check_output, open_sink
+from .streaming import PictureSource
+from .to_file import write_restored
 
 __all__ = [
     "Bar",
@@ -145,9 +150,9 @@ def split_existing(jobs: Sequence[Job], *, force: bool = False, skip: bool = Fal
     by_output: dict[str, Job] = {}
     sources = {_identity(job.input) for job in jobs}
     for job in jobs:
-        if suffix_of(job.output) not in files.BY_SUFFIX:
+        if suffix_of(job.output) not in FORMATS:
             text = f"{job.output}: unknown suffix {os.path.splitext(job.output)[1]!r}"
-            raise ValueError(f"{text}; must be one of {', '.join(files.BY_SUFFIX)}, or choose --format")
+            raise ValueError(f"{text}; must be one of {', '.join(FORMATS)}, or choose --format")
         other = by_output.setdefault(os.path.realpath(job.output), job)
         if other is not job:
             raise ValueError(f"{other.input} and {job.input} would both become {job.output}")
@@ -178,11 +183,11 @@ def check_holds(output: str, header: Header, *, out_dtype: str | None, alpha: st
     Raises:
         ValueError: it cannot, and why. OSError: nothing can be written there.
     """
-    kind = files.check_output_path(output, dtype=out_dtype)
+    kind = check_output(output, dtype=out_dtype)
     if out_dtype is None and header.dtype not in kind.dtypes:
         raise ValueError(f"{output}: {kind.name} cannot hold {header.dtype}; choose --bits, or write TIFF")
     if alpha != "channel":
-        files.check_output_path(output, (1, 1, *header.shape[2:]))
+        check_output(output, (1, 1, *header.shape[2:]))
     if header.pages > 1 and kind is not files.TIFF:
         text = f"{output}: {kind.name} holds one page, and the input has {header.pages}"
         raise ValueError(f"{text}; write TIFF, or choose one with --page")
@@ -294,16 +299,13 @@ class FileRestorer:
         os.makedirs(os.path.dirname(job.output) or ".", exist_ok=True)
         options = self.restorer.options
         check_holds(job.output, header, out_dtype=options.out_dtype, alpha=options.alpha)
-        made = _Made(job, header)
-        for number in self._pages(header):
-            if bar is not None:
-                bar.begin_page(header.shape[0] * header.shape[1])
-            self._restore_page(made, number)
-        pixels = made.pixels
-        files.write_image(job.output, pixels, like=made.like, pages=header.pages, **self.saved)
-        return replace(
-            made.outcome(pixels, header), run=made.run, verified=made.verified, seconds=time.monotonic() - started
-        )
+        with ExitStack() as stack:
+            made = _Made(job, header, stack, self.saved)
+            for number in self._pages(header):
+                if bar is not None:
+                    bar.begin_page(header.shape[0] * header.shape[1])
+                self._restore_page(made, number)
+        return replace(made.outcome(), run=made.run, verified=made.verified, seconds=time.monotonic() - started)
 
     def _pages(self, header: Header) -> Iterable[int | None]:
         if self.page is not None:
@@ -311,54 +313,56 @@ class FileRestorer:
         return range(1, header.pages + 1) if header.pages > 1 or header.pyramid else [None]
 
     def _restore_page(self, made: _Made, number: int | None) -> None:
-        picture = files.read_image(made.job.input, max_pixels=self.max_pixels, page=number)
-        made.check_like_first(picture, number)
-        rows = made.add(self.restorer.iter_bands(picture.pixels), picture.pixels.shape)
+        """By rows; as a whole where the result is to be verified."""
+        if self.verify:
+            picture = files.read_image(made.job.input, max_pixels=self.max_pixels, page=number)
+            image, made.like = picture.pixels, made.like or replace(picture, pixels=np.empty(0))
+        else:
+            image = PictureSource(made.job.input, max_pixels=self.max_pixels, page=number)
+            made.like = made.like or image.like
+        made.check_like_first(image.shape, number)
+        write_restored(self.restorer, open_image(image, None), made.kept_for if self.verify else made.sink_for)
         made.keep_farthest(self.restorer.last_run)
         if self.verify:
             from .verification import verify
 
-            made.keep_worst(verify(picture.pixels, self.restorer, rows, windows=self.verify))
+            made.keep_worst(verify(image, self.restorer, made.kept.rows, windows=self.verify))
 
 
 class _Made:
-    """What was made of a file: the pages, one above the other, and what is known of their runs."""
+    """What is made of a file: pages into one sink, and what is known of their runs.
 
-    def __init__(self, job: Job, header: Header):
-        self.job, self.header = job, header
+    Attributes:
+        like: the first page's metadata.
+    """
+
+    def __init__(self, job: Job, header: Header, stack: ExitStack, saved: dict[str, Any]):
+        self.job, self.header, self.stack, self.saved = job, header, stack, saved
         self.like: Any = None
+        self.sink: Any = None
+        self.kept: Any = None
         self.run: Any = None
         self.verified: Any = None
-        self._rows, self._filled = np.empty(0), 0
 
-    def check_like_first(self, picture: Any, number: int | None) -> None:
-        """The metadata is the first page's. Pages may be turned differently, which their sizes do not tell."""
-        if self.like is None:
-            self.like = replace(picture, pixels=np.empty(0))
-        if picture.pixels.shape != self.header.shape:
-            shapes = f"page {number} is {_by(picture.pixels.shape)}, the first {_by(self.header.shape)}"
+    def check_like_first(self, shape: tuple[int, ...], number: int | None) -> None:
+        """Pages may be turned differently, which their sizes do not tell."""
+        if shape != self.header.shape:
+            shapes = f"page {number} is {_by(shape)}, the first {_by(self.header.shape)}"
             raise ValueError(f"{self.job.input}: {shapes}: choose one with --page")
 
-    def add(self, bands: Iterable[tuple[int, np.ndarray]], shape: Sequence[int]) -> np.ndarray:
-        """The rows of one more page. Their shape follows from the first, and whether the file can hold it is checked
-        then."""
-        start = stop = self._filled
-        for y, rows in bands:
-            if start == y == 0:
-                self._allocate(rows, shape)
-            stop = start + y + len(rows)
-            self._rows[start + y : stop] = rows
-        self._filled = stop
-        return self._rows[start:stop]
+    def sink_for(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """The sink for all pages, when the first one's shape is known, and whether the file can hold them."""
+        if self.sink is None:
+            self.shape, self.dtype = shape, dtype
+            whole = (shape[0] * self.header.pages, *shape[1:])
+            saved = {"like": self.like, "pages": self.header.pages, **self.saved}
+            self.sink = self.stack.enter_context(open_sink(self.job.output, whole, dtype, **saved))
+        return self.sink
 
-    def _allocate(self, rows: np.ndarray, shape: Sequence[int]) -> None:
-        most = -(-shape[0] * rows.shape[1] // shape[1])  # one more than there are, for some fractional scales
-        files.check_output_path(self.job.output, (most, *rows.shape[1:]), rows.dtype)
-        self._rows = np.empty((most * self.header.pages, *rows.shape[1:]), rows.dtype)
-
-    @property
-    def pixels(self) -> np.ndarray:
-        return self._rows[: self._filled]
+    def kept_for(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """The same, by way of an array for one page."""
+        self.kept = _Kept(self.sink_for(shape, dtype), np.empty(shape, dtype))
+        return self.kept
 
     def keep_farthest(self, run: Any) -> None:
         if self.run is None or (run.bound or 0) > (self.run.bound or 0):
@@ -368,9 +372,26 @@ class _Made:
         if self.verified is None or found.largest > self.verified.largest:
             self.verified = found
 
-    def outcome(self, pixels: np.ndarray, header: Header) -> Outcome:
-        shape = (len(pixels) // header.pages, *pixels.shape[1:])
-        return Outcome(self.job, "restored", header.pages, header.shape, shape, header.dtype, pixels.dtype.name)
+    def outcome(self) -> Outcome:
+        header = self.header
+        return Outcome(self.job, "restored", header.pages, header.shape, self.shape, header.dtype, self.dtype)
+
+
+class _Kept:
+    """A sink by way of which rows reach another, and an array."""
+
+    overlaps = False
+
+    def __init__(self, sink: Any, rows: np.ndarray):
+        self.sink, self.rows, self.filled = sink, rows, 0
+
+    def write(self, rows: np.ndarray) -> None:
+        self.rows[self.filled : self.filled + len(rows)] = rows
+        self.filled += len(rows)
+        self.sink.write(rows)
+
+    def abandon(self) -> None:
+        self.sink.abandon()
 
 
 def _by(shape: Sequence[int]) -> str:

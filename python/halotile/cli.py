@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any, NoReturn
 
-from . import __version__, _core, batch, catalog, files
+from . import __version__, _core, batch, catalog, files, sinks
 from .images import peak_of, torch_if_loaded
 from .loading import load_model
 from .needs import needs_of
@@ -38,7 +38,7 @@ __all__ = ["main"]
 DESCRIPTION = "Restores images too large for their model, tile by tile."
 BIT_DTYPES = {8: "uint8", 16: "uint16"}
 
-FORMATS = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp"}
+FORMATS = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp", "npy": ".npy", "zarr": ".zarr"}
 READERS = (
     ("torch.export (.pt2), TorchScript (.pt), ncnn (.param and .bin)", "torch"),
     ("checkpoints (.pth, .pt, .ckpt, .safetensors)", "spandrel"),
@@ -143,16 +143,17 @@ def _is_alone(asked: argparse.Namespace) -> bool:
 
 
 def _has_suffix(path: str) -> bool:
-    return batch.suffix_of(path) in files.BY_SUFFIX
+    return batch.suffix_of(path) in sinks.FORMATS
 
 
 def _work(asked: argparse.Namespace, alone: bool) -> batch.Work:
     if alone:
-        kinds = {files.BY_SUFFIX.get(suffix) for suffix in (batch.suffix_of(asked.output), FORMATS.get(asked.format))}
+        kinds = {sinks.FORMATS.get(suffix) for suffix in (batch.suffix_of(asked.output), FORMATS.get(asked.format))}
         if asked.format and len(kinds) > 1:
             raise UsageError(f"--format {asked.format} is not what {asked.output} says; leave one out")
         return batch.Work((batch.Job(asked.inputs[0], asked.output),), 0)
-    if not os.path.isdir(asked.output) and (os.path.lexists(asked.output) or _has_suffix(asked.output)):
+    is_folder = os.path.isdir(asked.output) and batch.suffix_of(asked.output) != ".zarr"
+    if not is_folder and (os.path.lexists(asked.output) or _has_suffix(asked.output)):
         raise UsageError(f"-o must be a folder for several inputs or a folder, not {asked.output}")
     batch.check_folder(asked.output)
     work = batch.find_work(asked.inputs, asked.output, FORMATS.get(asked.format))
@@ -167,7 +168,7 @@ def _split(asked: argparse.Namespace, work: batch.Work, alone: bool) -> tuple[li
     with _usage_errors():
         if not alone:
             return batch.split_existing(work.jobs, force=asked.force, skip=asked.skip_existing)
-        files.check_output_path(asked.output, dtype=BIT_DTYPES.get(asked.bits))
+        sinks.check_output(asked.output, dtype=BIT_DTYPES.get(asked.bits))
     exists = os.path.exists(asked.output)
     if exists and not (asked.force or asked.skip_existing):
         raise UsageError(f"{asked.output} exists; --force overwrites it")
@@ -543,7 +544,7 @@ class _Versions(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
         print(f"halotile {__version__} ({_core.rows_name()} row kernels)")
         print(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-        for package in ("numpy", "torch", "pyvips", "tqdm", "spandrel", "onnxruntime", "scikit-image"):
+        for package in ("numpy", "torch", "pyvips", "zarr", "tqdm", "spandrel", "onnxruntime", "scikit-image"):
             print(package, _version(package))
         print(f"engines: {', '.join(ENGINES)}")
         parser.exit()
@@ -574,7 +575,7 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_restore)
     add = parser.add_argument
     add("inputs", metavar="INPUT", nargs="+", help="PNG, JPEG, WebP or TIFF file, or a folder: all such files below it")
-    suffixes = ", ".join(files.BY_SUFFIX)
+    suffixes = ", ".join(sinks.FORMATS)
     add("-o", "--output", required=True, metavar="FILE|FOLDER", help=f"what to write: {suffixes}, or a folder of them")
     add("-m", "--model", help=f"{MODEL_HELP} (default: the one that comes with halotile)")
     _add_tiling(parser, finds_out=True)

@@ -188,7 +188,7 @@ class Probe:
 
     def _detail(self, place: tuple[int, int]) -> float:
         y, x = place
-        region = self.image.pixels[0, :, y : y + self.side[0], x : x + self.side[1]]
+        region = self.image.rows(0, y, y + self.side[0])[:, :, x : x + self.side[1]]
         if region.dtype == np.uint16 and self.image.dtype == "bfloat16":
             return 0.0
         return float(np.std(region.astype(np.float32)))

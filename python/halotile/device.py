@@ -27,6 +27,7 @@ from . import _core
 from .channels import Part
 from .images import Image, as_words
 from .plan import Tile, TilePlan
+from .sources import Source
 from .turn import is_fragile
 from .values import Values
 
@@ -62,6 +63,8 @@ class DeviceEngine:
         if not image.on_host:
             tensor = image.tensor[index].to(self.device)
             return DeviceImage(tuple(self._strips(_as_it_travels(tensor))), image.size)
+        if image.by_rows:
+            return DeviceImage(tuple(self._uploaded_by_rows(image.original)), image.size)
         pixels = image.pixels[index]
         travels = np.dtype(TRAVELS_AS.get(pixels.dtype.name, pixels.dtype.name))
         strips = []
@@ -69,6 +72,20 @@ class DeviceEngine:
             words = _uploaded(pixels[:, start:stop], travels, self.device)
             strips.append((start, words.view(torch.bfloat16) if image.dtype == "bfloat16" else words))
         return DeviceImage(tuple(strips), image.size)
+
+    def _uploaded_by_rows(self, source: Source) -> Iterator[tuple[int, Tensor]]:
+        height, width, channels = (*source.shape, 1)[:3]
+        travels = np.dtype(TRAVELS_AS.get(source.dtype.name, source.dtype.name))
+        count = max(1, SLAB // (width * channels * source.dtype.itemsize))
+        slab = np.empty((min(count, height), *source.shape[1:]), source.dtype)
+        for start, stop in self._cuts((channels, height, width), travels.itemsize):
+            strip = torch.empty((stop - start, width, channels), dtype=_torch_dtype(travels), device=self.device)
+            for y in range(start, stop, count):
+                rows = slab[: min(count, stop - y)]
+                source.read(y, rows)
+                words = torch.from_numpy(_dense_words(rows, travels)).view(-1, width, channels)
+                strip[y - start : y - start + len(rows)].copy_(words)
+            yield start, strip.permute(2, 0, 1)
 
     def _strips(self, tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
         for start, stop in self._cuts(tensor.shape, tensor.element_size()):
@@ -149,6 +166,10 @@ class DeviceImage:
                 yield start, strip
 
 
+def _torch_dtype(dtype: np.dtype) -> torch.dtype:
+    return getattr(torch, dtype.name)
+
+
 def _as_it_travels(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype == torch.float64 else as_words(tensor)
 
@@ -161,7 +182,7 @@ def _uploaded(pixels: np.ndarray, dtype: np.dtype, device: torch.device) -> Tens
         return _flat(dense, dtype).to(device).view(dense.shape).permute(_inverse(order))
     order = [1, *(axis for axis in order if axis != 1)]  # rows first, so that slabs are dense on both sides
     sparse = pixels.transpose(order)
-    tensor = torch.empty(sparse.shape, dtype=getattr(torch, dtype.name), device=device)
+    tensor = torch.empty(sparse.shape, dtype=_torch_dtype(dtype), device=device)
     rows = max(1, SLAB // (sparse[0].size * dtype.itemsize))
     for start in range(0, len(sparse), rows):
         slab = _dense_words(sparse[start : start + rows], dtype)

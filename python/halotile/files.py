@@ -7,6 +7,7 @@ Pillow has no 16-bit RGB. pyvips is an optional dependency: `pip install 'haloti
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -35,18 +36,21 @@ Path = str | os.PathLike[str]
 MAX_PIXELS = 2**28  # 16384 x 16384: a larger header is more often a decompression bomb than a picture
 TRUST = "raise it for a file you trust"
 MAX_RES = 1e6  # pixels per millimetre, libvips' own limit; damaged files claim more
+SMALL_JPEG_BYTES = 2**26  # of pixels; libjpeg holds four times as much to find the tables that suit an image best
 CLASSIC_TIFF_BYTES = 2**32 - 2**26  # offsets in a classic TIFF have 32 bits; deflate may add a little, metadata too
 
 
 @dataclass(frozen=True)
 class Format:
-    """What a kind of file can hold. `channels` is None where any number of them may be stored."""
+    """What a kind of file can hold. `channels` is None where any number of them may be stored; `folder` says that it is
+    no file but a zarr array's folder."""
 
     name: str
     codec: str
     max_side: int
     channels: tuple[int, ...] | None
     dtypes: tuple[str, ...]
+    folder: bool = False
 
 
 PNG = Format("PNG", "png", 2**31 - 1, (1, 2, 3, 4), ("uint8", "uint16"))
@@ -120,18 +124,18 @@ def read_image(path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | N
     Raises:
         OSError: the file cannot be opened. ValueError: it cannot be decoded, or has no such page.
     """
-    with _opened(path, max_pixels, page) as (stored, kind):
+    with opened(path, max_pixels, page) as (stored, kind):
         # A rotation reads columns, which a file read in order cannot give.
-        image = _as_rgb((stored.copy_memory() if _is_turned(stored) else stored).autorot())
-        array = np.ndarray(_shape_of(image), DTYPES[image.format], _interruptible(image, image.write_to_memory))
-        return Picture(array, _metadata(image, kind), (min(image.xres, MAX_RES), min(image.yres, MAX_RES)))
+        image = as_rgb((stored.copy_memory() if is_turned(stored) else stored).autorot())
+        array = np.ndarray(shape_of(image), DTYPES[image.format], _interruptible(image, image.write_to_memory))
+        return picture_of(image, kind, array)
 
 
 def read_shape(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> tuple[tuple[int, ...], str]:
     """The shape and dtype name that `read_image` would give; nothing is decoded. Raises as it does."""
-    with _opened(path, max_pixels) as (stored, _):
-        image = _as_rgb(stored.autorot())
-        return _shape_of(image), DTYPES[image.format]
+    with opened(path, max_pixels) as (stored, _):
+        image = as_rgb(stored.autorot())
+        return shape_of(image), DTYPES[image.format]
 
 
 def read_header(path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | None = None) -> Header:
@@ -145,12 +149,12 @@ def read_header(path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | 
             and no pyramid.
     """
     if page is None:
-        with _opened(path, max_pixels, 1) as (stored, kind):
+        with opened(path, max_pixels, 1) as (stored, kind):
             count = _pages_of(stored)
     if page is not None or kind is WEBP or count == 1:
-        with _opened(path, max_pixels, 1 if page is None else page) as (stored, kind):
-            image = _as_rgb(stored.autorot())
-            return Header(_shape_of(image), DTYPES[image.format], kind)
+        with opened(path, max_pixels, 1 if page is None else page) as (stored, kind):
+            image = as_rgb(stored.autorot())
+            return Header(shape_of(image), DTYPES[image.format], kind)
     return _header_of_pages(path, count, max_pixels)
 
 
@@ -170,10 +174,10 @@ def _header_of_pages(path: Path, count: int, max_pixels: int | None) -> Header:
 
 def _all_alike(path: Path, max_pixels: int | None) -> bool:
     """Whether libvips sees the pages as one image: it wants one size, sample format and colour space of them."""
-    with _opened(path, max_pixels, 1) as (_, kind), open(path, "rb", buffering=0) as file:
+    with opened(path, max_pixels, 1) as (_, kind), open(path, "rb", buffering=0) as file:
         try:
             _loaded(file, kind, n=-1)
-        except _import_pyvips().Error:
+        except import_pyvips().Error:
             return False
     return True
 
@@ -181,38 +185,51 @@ def _all_alike(path: Path, max_pixels: int | None) -> bool:
 def _is_pyramid(path: Path, count: int, size: tuple[int, int], max_pixels: int | None) -> bool:
     """Whether every page has half the sides of the one before, rounded either way."""
     for page in range(2, count + 1):
-        with _opened(path, max_pixels, page) as (stored, _):
-            upright = _shape_of(stored.autorot())[:2]
+        with opened(path, max_pixels, page) as (stored, _):
+            upright = shape_of(stored.autorot())[:2]
         if any(side not in (before // 2, -(-before // 2)) for side, before in zip(upright, size, strict=True)):
             return False
         size = (upright[0], upright[1])
     return True
 
 
-def check_output_path(path: Path, shape: Sequence[int] | None = None, dtype: Any = None) -> Format:
+def check_output_path(
+    path: Path, shape: Sequence[int] | None = None, dtype: Any = None, formats: Mapping[str, Format] = BY_SUFFIX
+) -> Format:
     """Checks, before any work, that `write_image` can write `path`; with a shape and dtype, also that they fit in it.
+
+    formats: by suffix, where there are others.
 
     Returns the Format. Raises ValueError for an unknown suffix or an image the format cannot hold, OSError for a
     directory that is missing or not writable and for an existing `path` that is no regular file.
     """
     path = os.fspath(path)
     suffix = os.path.splitext(path)[1]
-    if suffix.lower() not in BY_SUFFIX:
-        raise ValueError(f"{path}: unknown suffix {suffix!r}; must be one of {', '.join(BY_SUFFIX)}")
+    if suffix.lower() not in formats:
+        raise ValueError(f"{path}: unknown suffix {suffix!r}; must be one of {', '.join(formats)}")
+    kind = formats[suffix.lower()]
     target = os.path.realpath(path)
     directory = os.path.dirname(target)
     if not os.path.isdir(directory):
         raise FileNotFoundError(f"{path}: there is no directory {directory}")
-    if os.path.lexists(target) and not os.path.isfile(target):
-        raise OSError(f"{path}: exists and is not a regular file")
+    if os.path.lexists(target) and not (_is_zarr(target) if kind.folder else os.path.isfile(target)):
+        raise OSError(f"{path}: exists and is not a {'zarr array' if kind.folder else 'regular file'}")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(f"{path}: the directory {directory} is not writable")
-    kind = BY_SUFFIX[suffix.lower()]
     if shape is not None:
         _check_fits(path, kind, shape)
     if dtype is not None and np.dtype(dtype).name not in kind.dtypes:
         raise ValueError(f"{path}: {kind.name} cannot hold {np.dtype(dtype)}; it takes {', '.join(kind.dtypes)}")
     return kind
+
+
+def _is_zarr(folder: str) -> bool:
+    """Whether a folder holds one zarr array, and so may be replaced: a group of them is more than one image."""
+    if os.path.isfile(os.path.join(folder, ".zarray")):
+        return True
+    with suppress(OSError, ValueError, AttributeError), open(os.path.join(folder, "zarr.json"), "rb") as file:
+        return json.load(file).get("node_type") == "array"
+    return False
 
 
 def write_image(
@@ -240,22 +257,23 @@ def write_image(
 
     Raises ValueError for pixels or options that do not fit the format (JPEG has no alpha), OSError if writing fails.
     """
-    pyvips = _import_pyvips()
+    pyvips = import_pyvips()
     path = os.fspath(path)
     pixels = np.asarray(pixels)
     kind = check_output_path(path, pixels.shape, pixels.dtype)
-    options = _save_options(kind, pixels, quality, compression) | _page_options(path, kind, pixels, pages)
-    image = _with_metadata(pyvips, _to_vips(pyvips, pixels, kind), like, kind, path)
-    with _replacing(path) as descriptor:
+    options = save_options(kind, pixels.nbytes, pixels.dtype, quality, compression)
+    options |= page_options(path, kind, len(pixels), pages)
+    image = with_metadata(pyvips, _to_vips(pyvips, pixels, kind), like, kind, path)
+    with replacing(path) as descriptor:
         target = pyvips.Target.new_to_descriptor(descriptor)
         save = getattr(image, f"{kind.codec}save_target")
         try:
             _interruptible(image, lambda: save(target, **options))
         except pyvips.Error as error:
-            raise OSError(f"{path}: cannot be written: {_reason(error)}") from error
+            raise OSError(f"{path}: cannot be written: {reason(error)}") from error
 
 
-def _import_pyvips() -> Any:
+def import_pyvips() -> Any:
     try:
         import pyvips
     except (ImportError, OSError) as error:  # OSError: pyvips is there and libvips is not
@@ -277,9 +295,9 @@ def _recognise(start: bytes, path: str) -> Format:
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int | None, page: int | None = None) -> Iterator[tuple[Any, Format]]:
+def opened(path: Path, max_pixels: int | None, page: int | None = None) -> Iterator[tuple[Any, Format]]:
     """A file's image, decoded as it is read, and its Format. libvips' errors in the body become ValueErrors."""
-    pyvips = _import_pyvips()
+    pyvips = import_pyvips()
     path = os.fspath(path)
     with open(path, "rb", buffering=0) as file:
         kind = _recognise(file.read(12), path)
@@ -296,13 +314,13 @@ def _opened(path: Path, max_pixels: int | None, page: int | None = None) -> Iter
                 warnings.warn(f"{path}: holds {pages} {what}; the first is read", stacklevel=4)
             yield image, kind
         except pyvips.Error as error:
-            raise ValueError(f"{path}: not a readable {kind.name} file: {_reason(error)}") from error
+            raise ValueError(f"{path}: not a readable {kind.name} file: {reason(error)}") from error
 
 
 def _loaded(file: Any, kind: Format, **options: int) -> Any:
     """The loader is named, not found: libvips would also try formats it does not trust. fail_on makes a truncated or
     broken file an error instead of grey rows."""
-    pyvips = _import_pyvips()
+    pyvips = import_pyvips()
     file.seek(0)
     source = pyvips.Source.new_from_descriptor(file.fileno())
     loader = f"{kind.codec}load_source"
@@ -321,11 +339,11 @@ def _check_readable(image: Any, path: str, max_pixels: int | None) -> None:
         raise ValueError(f"{path}: samples of type {image.format}; must be 8- or 16-bit unsigned or 32-bit float")
 
 
-def _is_turned(image: Any) -> bool:
+def is_turned(image: Any) -> bool:
     return image.get_typeof("orientation") != 0 and image.get("orientation") != 1
 
 
-def _as_rgb(image: Any) -> Any:
+def as_rgb(image: Any) -> Any:
     """Turns CMYK, Lab and the like into sRGB of the same depth."""
     if image.interpretation in AS_STORED:
         return image
@@ -337,8 +355,13 @@ def _as_rgb(image: Any) -> Any:
     return image
 
 
-def _shape_of(image: Any) -> tuple[int, ...]:
+def shape_of(image: Any) -> tuple[int, ...]:
     return (image.height, image.width, image.bands)[: 2 if image.bands == 1 else 3]
+
+
+def picture_of(image: Any, kind: Format, pixels: np.ndarray) -> Picture:
+    """Pixels with the metadata of the libvips image that they are of."""
+    return Picture(pixels, _metadata(image, kind), (min(image.xres, MAX_RES), min(image.yres, MAX_RES)))
 
 
 def _metadata(image: Any, kind: Format) -> dict[str, bytes | str]:
@@ -367,30 +390,31 @@ def _check_fits(path: str, kind: Format, shape: Sequence[int]) -> None:
         raise ValueError(f"{path}: {kind.name} holds up to {kind.max_side} pixels a side, not {size}; use PNG or TIFF")
 
 
-def _save_options(kind: Format, pixels: np.ndarray, quality: int, compression: int) -> dict[str, Any]:
+def save_options(kind: Format, size: int, dtype: Any, quality: int, compression: int) -> dict[str, Any]:
+    """libvips' options for a file of so many bytes of pixels. Tables of its own for a JPEG need all of it in memory."""
     if not 1 <= quality <= 100:
         raise ValueError(f"quality={quality!r}; must be 1 to 100")
     if not 0 <= compression <= 9:
         raise ValueError(f"compression={compression!r}; must be 0 to 9")
     if kind is JPEG:
-        return {"Q": quality, "optimize_coding": True}
+        return {"Q": quality, "optimize_coding": size <= SMALL_JPEG_BYTES}
     if kind is WEBP:
         return {"Q": quality, "lossless": quality == 100, "exact": True}
     if kind is PNG:
         return {"compression": compression, "filter": "up"}  # photos: half the size of libvips' default, no filter
-    predictor = "float" if pixels.dtype.kind == "f" else "horizontal"
+    predictor = "float" if np.dtype(dtype).kind == "f" else "horizontal"
     method = {"compression": "deflate", "level": compression, "predictor": predictor} if compression else {}
-    return method | {"bigtiff": pixels.nbytes > CLASSIC_TIFF_BYTES}
+    return method | {"bigtiff": size > CLASSIC_TIFF_BYTES}
 
 
-def _page_options(path: str, kind: Format, pixels: np.ndarray, pages: int) -> dict[str, Any]:
+def page_options(path: str, kind: Format, rows: int, pages: int) -> dict[str, Any]:
     if pages == 1:
         return {}
     if kind is not TIFF:
         raise ValueError(f"{path}: {kind.name} holds one page, not {pages}; use TIFF")
-    if pages < 1 or len(pixels) % pages:
-        raise ValueError(f"pages={pages!r}; must be 1, or a number that divides the {len(pixels)} rows")
-    return {"page_height": len(pixels) // pages}
+    if pages < 1 or rows % pages:
+        raise ValueError(f"pages={pages!r}; must be 1, or a number that divides the {rows} rows")
+    return {"page_height": rows // pages}
 
 
 def _to_vips(pyvips: Any, pixels: np.ndarray, kind: Format) -> Any:
@@ -399,13 +423,19 @@ def _to_vips(pyvips: Any, pixels: np.ndarray, kind: Format) -> Any:
     pixels = np.ascontiguousarray(pixels, dtype)
     height, width, bands = (*pixels.shape, 1)[:3]
     image = pyvips.Image.new_from_memory(pixels.data, width, height, bands, VIPS_FORMATS[dtype])
+    return as_held(image, kind)
+
+
+def as_held(image: Any, kind: Format) -> Any:
+    """A libvips image of uchar, ushort or float as a file of this kind holds it."""
+    dtype = DTYPES[image.format]
     if dtype == "uint16" and kind in (JPEG, WEBP):
         image, dtype = image.linear(1 / 257, 0.5).cast("uchar"), "uint8"  # rounded: cast drops the fraction
     grey, colour = INTERPRETATIONS[dtype]
-    return image.copy(interpretation=grey if bands < 3 else colour)
+    return image.copy(interpretation=grey if image.bands < 3 else colour)
 
 
-def _with_metadata(pyvips: Any, image: Any, like: Picture | None, kind: Format, path: str) -> Any:
+def with_metadata(pyvips: Any, image: Any, like: Picture | None, kind: Format, path: str) -> Any:
     """The image with like's metadata, less what libvips cannot or will not store, such as a damaged profile."""
     if like is None:
         return image
@@ -432,8 +462,9 @@ def _set_fields(pyvips: Any, image: Any, fields: Mapping[str, bytes | str]) -> A
 
 
 def _can_store(pyvips: Any, image: Any, fields: Mapping[str, bytes | str], kind: Format) -> bool:
-    """Tries the fields on one pixel, since libvips finds out only while it writes."""
-    pixel = _set_fields(pyvips, image.crop(0, 0, 1, 1).copy(), fields)
+    """Tries the fields on one black pixel, since libvips finds out only while it writes."""
+    black = pyvips.Image.black(1, 1, bands=image.bands).cast(image.format)
+    pixel = _set_fields(pyvips, black.copy(interpretation=image.interpretation), fields)
     try:
         pixel.write_to_buffer(f".{kind.codec}")
     except pyvips.Error:
@@ -448,7 +479,7 @@ def _profile_fits(profile: Any, bands: int, kind: Format) -> bool:
 
 
 @contextmanager
-def _replacing(path: str) -> Iterator[int]:
+def replacing(path: str) -> Iterator[int]:
     """A descriptor of a new file, which takes the place of `path` if the body ends well and disappears if not."""
     target = os.path.realpath(path)
     name = os.path.join(os.path.dirname(target), f".halotile-{secrets.token_hex(8)}.tmp")
@@ -484,7 +515,7 @@ def _interruptible(image: Any, call: Callable[[], Any]) -> Any:
             del job  # it holds the error, and that this frame: a cycle would keep the image open
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """libvips' own words on one line, without pyvips' 'unable to call ...'."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(lines[1:]) or "it is damaged or was cut short"
+    return "; ".join(dict.fromkeys(lines[1:])) or "it is damaged or was cut short"

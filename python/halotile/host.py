@@ -33,9 +33,9 @@ class HostEngine:
     name = "host"
     device = None
 
-    def open(self, image: Image, index: int) -> np.ndarray:
+    def open(self, image: Image, index: int) -> Any:
         """Image `index` as what `read` takes."""
-        return image.pixels[index]
+        return image.held if image.by_rows else AllRows(image.pixels[index])
 
     def pixels_of(self, result: Image) -> np.ndarray:
         return result.pixels
@@ -44,12 +44,14 @@ class HostEngine:
         return model.new_windows(*shape)
 
     def read(
-        self, windows: np.ndarray, source: np.ndarray, part: Part, plan: TilePlan, tiles: list[Tile], values: Values
+        self, windows: np.ndarray, source: Any, part: Part, plan: TilePlan, tiles: list[Tile], values: Values
     ) -> None:
         """READ: windows[k] <- tile k's window of the part's channels, reflected where it leaves the image."""
-        pixels = part.view(source)
+        start, stop = min(tile.window.y for tile in tiles), max(tile.window.y_stop for tile in tiles)
+        rows, first = source.holding(start, stop)
+        pixels = part.view(rows)
         for window, tile in zip(windows, tiles, strict=True):
-            _core.read(window, pixels, tile.window.y, tile.window.x, values.numbers, values.bfloat16)
+            _core.read(window, pixels, tile.window.y - first, tile.window.x, values.numbers, values.bfloat16)
 
     def run(self, model: Any, windows: np.ndarray) -> np.ndarray:
         return model(windows)
@@ -63,6 +65,15 @@ class HostEngine:
 
     def empty_cache(self) -> None:
         pass
+
+
+class AllRows(NamedTuple):
+    """An image in memory (C, H, W), as `HeldRows` would hold it."""
+
+    pixels: np.ndarray
+
+    def holding(self, start: int, stop: int) -> tuple[np.ndarray, int]:
+        return self.pixels, 0
 
 
 class Side(NamedTuple):

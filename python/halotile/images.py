@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .options import IMAGE_DTYPES
+from .sources import HeldRows, Source, as_source
 
 __all__ = [
     "Image",
@@ -50,7 +51,7 @@ class Image:
     """An array or tensor as the engines see it.
 
     Attributes:
-        original: what the user passed, or will get.
+        original: what the user passed, or will get; a Source for what is read by rows.
         dtype: one of uint8, uint16, float16, bfloat16, float32, float64.
         layout: the order of the original's axes.
         device: the tensor's device; None for NumPy arrays.
@@ -61,11 +62,28 @@ class Image:
     layout: str
     device: Any = None
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether it is read by rows: `held` has them, and `pixels` would be all of it."""
+        return isinstance(self.original, Source)
+
+    @cached_property
+    def held(self) -> HeldRows:
+        return HeldRows(self.original)
+
     @cached_property
     def pixels(self) -> np.ndarray:
         """(N, C, H, W) view on its memory (on a copy for tensors of other devices), any strides."""
         view = _array_view if self.device is None else _tensor_view
-        return _to_nchw(view(self.original), self.layout)
+        return _to_nchw(view(self.original.whole() if self.by_rows else self.original), self.layout)
+
+    def rows(self, index: int, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) of image `index`: (C, rows, W). Valid until the next call."""
+        stop = min(stop, self.size[0])
+        if self.by_rows:
+            rows, first = self.held.holding(start, stop)
+            return rows[:, start - first : stop - first]
+        return self.pixels[index, :, start:stop]
 
     @cached_property
     def tensor(self) -> Any:
@@ -110,7 +128,12 @@ def peak_of(dtype: str) -> int:
 
 def open_image(image: Any, layout: str | None) -> Image:
     """Sees `image` as an Image, without changing it."""
-    if is_tensor(image):
+    source = as_source(image, layout)
+    if source is not None:
+        image, dtype, device, usual = source, source.dtype.name, None, {2: "HW", 3: "HWC"}
+        if layout is not None and layout != usual.get(source.ndim):
+            raise ValueError(f"layout must be 'HW' or 'HWC' for an image that is read by rows, not {layout!r}")
+    elif is_tensor(image):
         dtype, device = str(image.dtype).removeprefix("torch."), image.device
         usual = {2: "HW", 3: "CHW", 4: "NCHW"}
         _refuse_tensor_without_memory("image", image)
@@ -121,7 +144,8 @@ def open_image(image: Any, layout: str | None) -> Image:
         usual = {2: "HW", 3: "HWC", 4: "NHWC"}
     else:
         raise TypeError(
-            f"image must be a NumPy array or a torch tensor, not {type(image).__name__}; numpy.asarray(image) may help"
+            "image must be a NumPy array, a torch tensor or a zarr array, "
+            f"not {type(image).__name__}; numpy.asarray(image) may help"
         )
     if dtype not in IMAGE_DTYPES:
         raise TypeError(f"image must have one of the dtypes {', '.join(IMAGE_DTYPES)}, not {image.dtype}")
@@ -129,7 +153,8 @@ def open_image(image: Any, layout: str | None) -> Image:
         layout = usual.get(image.ndim)
         refuse_swapped_channels("image", image.shape, layout)
     if layout is None or len(layout) != image.ndim:
-        wanted = f"the {len(layout)} dimensions of layout {layout!r}" if layout else "2 to 4 dimensions"
+        most = 4 if source is None else 3
+        wanted = f"the {len(layout)} dimensions of layout {layout!r}" if layout else f"2 to {most} dimensions"
         raise ValueError(f"image must have {wanted}, not shape {tuple(image.shape)}")
     if 0 in image.shape:
         raise ValueError(f"image must not be empty, not shape {tuple(image.shape)}")
@@ -228,7 +253,7 @@ def check_output_kind(out: Any, source: Image, dtype: str | None) -> None:
             raise ValueError("out must be writeable")
         if not out.dtype.isnative or not out.flags.aligned or any(s % out.itemsize for s in out.strides):
             raise ValueError("out must be aligned and in native byte order")
-        strides, shared = out.strides, _share_memory(source.pixels, out)
+        strides, shared = out.strides, not source.by_rows and _share_memory(source.pixels, out)
     if any(stride == 0 and side > 1 for stride, side in zip(strides, out.shape, strict=True)):
         raise ValueError("out must not share memory with itself, as expanded and broadcast arrays do")
     if shared:

@@ -82,7 +82,8 @@ def restore_tiled(
         image: NumPy array ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or torch tensor ``(H, W)``, ``(C, H, W)`` or
             ``(N, C, H, W)`` on any device; uint8, uint16, float16, bfloat16 (tensors), float32 or float64; any strides.
             Integers reach the model as [0, 1] and come back rounded and clamped; floats pass as they are. Two channels
-            are grey with alpha, four are colour with alpha. The image is never modified.
+            are grey with alpha, four are colour with alpha. The image is never modified. Or a zarr array ``(H, W)`` or
+            ``(H, W, C)``, which is read by rows.
         model: torch module, or callable on batches ``(N, C, H, W)`` of tensors or of NumPy arrays. Modules run in eval
             and inference mode and get their own mode back. A colour model takes grey images, a grey model colour ones,
             channel by channel.
@@ -126,8 +127,8 @@ def restore_tiled(
         progress: True for a tqdm bar, or a callable ``(tiles done, tiles in all)``.
 
     Returns:
-        The restored image: an array for an array, a tensor on the same device for a tensor, in the image's layout; or
-        ``out``.
+        The restored image: an array for an array (also of zarr), a tensor on the same device for a tensor, in the
+        image's layout; or ``out``.
 
     Raises:
         ValueError, TypeError: a bad option or image: its name, value and what is allowed. Before any work, except for

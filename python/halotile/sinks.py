@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""Where restored rows go that are not to be in memory: .npy, zarr, image files.
+
+A sink takes rows from the top, `write(rows)`, until all are there. It appears under its name only then: until
+`open_sink` ends it is beside it under a temporary name, which an error or Ctrl-C removes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from . import files
+from .files import Format
+from .sources import import_zarr
+
+__all__ = ["FORMATS", "NpySink", "ZarrSink", "check_output", "open_sink"]
+
+SIDE = 2**40
+DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
+NPY = Format("NumPy", "npy", SIDE, None, DTYPES)
+ZARR = Format("Zarr", "zarr", SIDE, None, DTYPES, folder=True)
+FORMATS = files.BY_SUFFIX | {".npy": NPY, ".zarr": ZARR}
+
+CHUNK = 256  # rows and columns of a zarr array that are compressed together
+SHARD_COLUMNS = 4096  # of a file of it, which is CHUNK rows high: so many rows wait to be written at most
+
+
+def check_output(path: files.Path, shape: Sequence[int] | None = None, dtype: Any = None) -> Format:
+    """Checks, before any work, that `open_sink` can write `path`; with a shape and dtype, also that they fit in it.
+
+    Returns the Format. Raises ValueError, OSError as `files.check_output_path` does; ImportError if the library that
+    writes it is not installed.
+    """
+    kind = files.check_output_path(path, shape, dtype, FORMATS)
+    if kind is ZARR:
+        import_zarr()
+    elif kind is not NPY:
+        files.import_pyvips()
+    return kind
+
+
+@contextmanager
+def open_sink(path: files.Path, shape: Sequence[int], dtype: Any, **saved: Any) -> Iterator[Any]:
+    """A sink for an image (H, W) or (H, W, C), in the format that its suffix says.
+
+    Args:
+        saved: like, quality, compression, pages: as for `files.write_image`, and for image files alone.
+
+    Raises:
+        ValueError: the format cannot hold it. OSError: it cannot be written, or there is too little room; what was
+            there before stays.
+    """
+    path = os.fspath(path)
+    kind = check_output(path, shape, dtype)
+    if kind is ZARR:
+        with _replacing_folder(path) as folder:
+            sink = ZarrSink(path, folder, shape, dtype)
+            yield sink
+            sink.close()
+        return
+    if kind is NPY:
+        _check_room(path, int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize)
+    with files.replacing(path) as descriptor:
+        if kind is NPY:
+            yield NpySink(path, descriptor, shape, dtype)
+            return
+        from .streaming import PictureSink
+
+        sink = PictureSink(path, descriptor, shape, dtype, **saved)
+        try:
+            yield sink
+            sink.close()
+        finally:
+            sink.abandon()
+
+
+def _check_room(path: str, size: int) -> None:
+    free = shutil.disk_usage(os.path.dirname(os.path.realpath(path))).free
+    if size > free:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: it takes {size} bytes, {free} are free", path)
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """Errors of the system say what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written: {error.strerror}", path) from error
+
+
+class NpySink:
+    """A .npy file, written from its start to its end; whoever opened it closes it."""
+
+    overlaps = False
+
+    def __init__(self, path: str, descriptor: int, shape: Sequence[int], dtype: Any):
+        self.path, self.dtype = path, np.dtype(dtype)
+        self.file = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": tuple(shape)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+    def write(self, rows: np.ndarray) -> None:
+        left = memoryview(np.ascontiguousarray(rows, self.dtype)).cast("B")
+        with _writing(self.path):
+            while left:
+                left = left[self.file.write(left) :]
+
+    def abandon(self) -> None:
+        """Nothing needs to be stopped."""
+
+
+class ZarrSink:
+    """A zarr v3 array in a folder: chunks of 256x256 pixels, shards of 256x4096, each written once and whole.
+
+    Rows wait in memory until a row of shards is complete."""
+
+    overlaps = True
+
+    def __init__(self, path: str, folder: str, shape: Sequence[int], dtype: Any):
+        self.path, channels = path, tuple(shape[2:])
+        columns = min(SHARD_COLUMNS, -(-shape[1] // CHUNK) * CHUNK)
+        self.array = import_zarr().create_array(
+            store=folder,
+            shape=tuple(shape),
+            dtype=np.dtype(dtype),
+            chunks=(CHUNK, CHUNK, *channels),
+            shards=(CHUNK, columns, *channels),
+            dimension_names=("y", "x", "channel")[: len(shape)],
+        )
+        self.waiting = np.empty((CHUNK, *shape[1:]), dtype)
+        self.written, self.held = 0, 0  # rows
+
+    def write(self, rows: np.ndarray) -> None:
+        while len(rows):
+            if not self.held and len(rows) >= CHUNK:
+                self._store(rows[:CHUNK])
+                rows = rows[CHUNK:]
+                continue
+            taken = rows[: CHUNK - self.held]
+            self.waiting[self.held : self.held + len(taken)] = taken
+            self.held += len(taken)
+            rows = rows[len(taken) :]
+            if self.held == CHUNK:
+                self.close()
+
+    def close(self) -> None:
+        """Writes the rows that wait."""
+        if self.held:
+            self._store(self.waiting[: self.held])
+            self.held = 0
+
+    def _store(self, rows: np.ndarray) -> None:
+        with _writing(self.path):
+            self.array[self.written : self.written + len(rows)] = rows
+        self.written += len(rows)
+
+    def abandon(self) -> None:
+        """Nothing needs to be stopped."""
+
+
+@contextmanager
+def _replacing_folder(path: str) -> Iterator[str]:
+    """A new folder, which takes the place of `path` if the body ends well and disappears if not."""
+    target = os.path.realpath(path)
+    name = os.path.join(os.path.dirname(target), f".halotile-{secrets.token_hex(8)}.tmp")
+    before = f"{name}.before"
+    try:
+        os.mkdir(name)
+        yield name
+        if os.path.lexists(target):  # no system puts one folder in another's place
+            os.rename(target, before)
+        try:
+            os.rename(name, target)
+        except BaseException:
+            if os.path.lexists(before):
+                os.rename(before, target)
+            raise
+    finally:
+        shutil.rmtree(name, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)

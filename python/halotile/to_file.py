@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: MIT
+"""restore_to(): an image restored into a file, in memory that does not grow with its height.
+
+    source -> held rows -> windows -> model -> band -> sink
+
+While the model makes one band, a second thread writes the one before. There are two buffers for bands, used in turn.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from . import files
+from .halo import RunInfo
+from .images import Image, open_image
+from .options import Options
+from .progress import Progress
+from .restore import TiledRestorer, _Run
+from .sinks import check_output, open_sink
+from .sources import file_of, open_source
+
+__all__ = ["restore_to", "write_restored"]
+
+
+def restore_to(
+    path: str | os.PathLike[str],
+    image: Any,
+    model: Any,
+    *,
+    quality: int = 95,
+    compression: int = 6,
+    max_pixels: int | None = files.MAX_PIXELS,
+    **options: Any,
+) -> RunInfo:
+    """Restores an image into a file, holding neither as a whole: rows are read when windows need them, and written when
+    they are finished.
+
+    Args:
+        path: .npy; .zarr, a zarr v3 array in chunks of 256x256 and shards of 256x4096 pixels; .tif or .tiff (a BigTIFF
+            from nearly 4 GiB on); .png, .jpg, .jpeg or .webp. It is (H, W) or (H, W, C) whatever the image's layout.
+            The result appears under this name when it is complete, in place of what was there; until then it is beside
+            it under a temporary name, which errors and Ctrl-C remove.
+        image: as for `restore_tiled`, one; or a zarr array (H, W) or (H, W, C); or the path of a .npy file, a zarr
+            array's folder or an image file. Those and zarr arrays are read by rows. Image files pass their metadata on
+            to image files.
+        model: as for `restore_tiled`; or a `TiledRestorer`, whose options are then the options.
+
+    Keyword Args:
+        quality: 1 to 100, of JPEG and WebP. compression: 0 (none) to 9 (smallest), of PNG and TIFF.
+        max_pixels: height x width that an image file may have; None lifts the bound.
+        options: as for `restore_tiled`, without out and verify, which need all of the result.
+
+    Returns:
+        What the run did, a `RunInfo`.
+
+    Raises:
+        ValueError, TypeError: a bad option, image or path, or a result that the format cannot hold. Before any work,
+            except for what only the model can tell.
+        OSError: something cannot be read or written; without room for a .npy file as soon as its size is known.
+        ImportError: what reads or writes such files is not installed.
+        TileError: as for `restore_tiled`.
+    """
+    restorer = _restorer(model, options)
+    kind = check_output(path)
+    files.save_options(kind, 0, "uint8", quality, compression)  # refused now, if they must be
+    is_path = isinstance(image, str | os.PathLike)
+    source = open_source(os.fspath(image), restorer.options.layout, max_pixels) if is_path else image
+    opened = open_image(source, restorer.options.layout)
+    _check(path, kind, opened, restorer.options)
+    saved = {"like": getattr(source, "like", None), "quality": quality, "compression": compression}
+    with ExitStack() as stack:
+        write_restored(restorer, opened, lambda *what: stack.enter_context(open_sink(path, *what, **saved)))
+    assert restorer.last_run is not None
+    return restorer.last_run
+
+
+def _restorer(model: Any, options: dict[str, Any]) -> TiledRestorer:
+    if not isinstance(model, TiledRestorer):
+        model = TiledRestorer(model, **options)
+    elif options:
+        raise TypeError(f"options must be those of the TiledRestorer, not also {', '.join(options)}")
+    if model.options.out is not None:
+        raise ValueError("out must be None for restore_to: the file is where the result goes")
+    if model.options.verify:
+        raise ValueError(f"verify must be 0 for restore_to, which holds no result, not {model.options.verify}")
+    return model
+
+
+def _check(path: files.Path, kind: files.Format, image: Image, options: Options) -> None:
+    if image.count != 1:
+        raise ValueError(f"image must be a single one for restore_to, not {image.count}")
+    dtype = options.out_dtype or image.dtype
+    if dtype not in kind.dtypes:
+        raise ValueError(f"out_dtype must be one of {', '.join(kind.dtypes)} for {kind.name}, not {dtype!r}")
+    if options.alpha != "channel":
+        check_output(path, (1, 1, image.channels))
+    origin = file_of(image.original)
+    if origin is not None and os.path.exists(path) and os.path.samefile(path, origin):
+        raise ValueError(f"path must not be that of the image, {os.fspath(path)}: an image is never modified")
+
+
+def write_restored(restorer: TiledRestorer, image: Image, sink_for: Callable[[tuple[int, ...], str], Any]) -> None:
+    """Restores one image into the sink that sink_for(shape, dtype) gives when the result's shape is known; which
+    whoever gave it closes."""
+    run = _Run(restorer, image, out_dtype=restorer.options.out_dtype)
+    with Progress(restorer.options.progress) as progress:
+        run.start(progress)
+        with Bands(run, sink_for) as bands:
+            for start, _ in run.bands(0, bands.open):
+                bands.close(start)
+    restorer.last_run = run.halo
+
+
+class Bands:
+    """Buffers for the bands of a run, (rows, W) or (rows, W, C), and the thread that writes them to a sink."""
+
+    def __init__(self, run: _Run, sink_for: Callable[[tuple[int, ...], str], Any]):
+        (height, width), channels = run.plan.output_size, sum(run.facts.out_channels)
+        self.row = (width, channels) if channels > 1 or "C" in run.image.layout else (width,)
+        self.dtype = run.out_dtype
+        done = (run.plan.core.done(0, row) for row in range(run.plan.grid[0]))
+        self.tallest = max(stop - start for start, stop in done)
+        self.free: list[np.ndarray] = []
+        self.made: dict[int, tuple[np.ndarray, int]] = {}  # by first row: a buffer, and how many rows of it
+        self.sink = sink_for((height, *self.row), self.dtype)
+        self.thread = ThreadPoolExecutor(1)
+        self.writing: tuple[Future[None], np.ndarray] | None = None
+
+    def open(self, start: int, stop: int) -> np.ndarray:
+        """Where rows [start, stop) of the result go: (C, rows, W). Those from `start` on that a run has begun and not
+        finished, because memory ran out, are given up."""
+        for begun in [first for first in self.made if first >= start]:
+            self.free.append(self.made.pop(begun)[0])
+        rows = stop - start
+        buffer = self.free.pop() if self.free else np.empty((max(rows, self.tallest), *self.row), self.dtype)
+        self.made[start] = buffer, rows
+        view = buffer[:rows]
+        return view.transpose(2, 0, 1) if view.ndim == 3 else view[np.newaxis]
+
+    def close(self, start: int) -> None:
+        """The rows from `start` on are finished: they are written next. Raises what writing those before raised."""
+        self._wait()
+        buffer, rows = self.made.pop(start)
+        if self.sink.overlaps:
+            self.writing = self.thread.submit(self.sink.write, buffer[:rows]), buffer
+        else:
+            self.sink.write(buffer[:rows])
+            self.free.append(buffer)
+
+    def _wait(self) -> None:
+        if self.writing is not None:
+            written, buffer = self.writing
+            self.writing = None
+            written.result()
+            self.free.append(buffer)
+
+    def __enter__(self) -> Bands:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._wait()
+            else:
+                self.sink.abandon()
+        finally:
+            self.thread.shutdown()
