@@ -151,6 +151,12 @@ def _progress(value: Any) -> Any:
     raise TypeError(f"progress must be True, None or a callable (done, total), not {value!r}")
 
 
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
 def _needs(value: Any) -> Needs:
     if not isinstance(value, Needs):
         raise TypeError(f"needs must be a halotile.needs.Needs, not {value!r}")
@@ -185,6 +191,7 @@ class Options:
     alpha: str = "restore"
     on_nonfinite: str = "raise"
     progress: bool | Callable[[int, int], Any] | None = None
+    keep_heap: bool = True
     needs: Needs = NO_NEEDS
 
     @classmethod
@@ -217,6 +224,7 @@ class Options:
             "alpha": choice("alpha", self.alpha, ALPHAS),
             "on_nonfinite": choice("on_nonfinite", self.on_nonfinite, NONFINITE),
             "progress": _progress(self.progress),
+            "keep_heap": _flag("keep_heap", self.keep_heap),
             "needs": needs,
         }
         for name, value in checked.items():

@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 from fractions import Fraction
 from typing import Any, Literal
 
-from . import memory
+from . import heap, memory
 from .channels import Part
 from .engines import asked_engine, engine_for
 from .errors import (
@@ -71,6 +71,7 @@ def restore_tiled(
     alpha: str = "restore",
     on_nonfinite: str = "raise",
     progress: bool | Callable[[int, int], Any] | None = None,
+    keep_heap: bool = True,
 ) -> Any:
     """Restores an image with a model that could not take it whole.
 
@@ -124,6 +125,9 @@ def restore_tiled(
             or "channel" (it is none: the model takes all channels).
         on_nonfinite: "raise", "warn" or "ignore" when the model returns NaN or infinity.
         progress: True for a tqdm bar, or a callable ``(tiles done, tiles in all)``.
+        keep_heap: whether models on the CPU run with the memory that they free kept by the process until the image is
+            done, where that is known to make them faster (glibc): see halotile.heap and docs/speed.md. The environment
+            variable HALOTILE_KEEP_HEAP=0 turns it off.
 
     Returns:
         The restored image: an array for an array, a tensor on the same device for a tensor, in the image's layout; or
@@ -202,7 +206,7 @@ class TiledRestorer:
         own_dtype = None if asked is None else dtype_name("out", asked.dtype, IMAGE_DTYPES)
         run = _Run(self, source, out_dtype=self.options.out_dtype or own_dtype)
         result = None
-        with Progress(self.options.progress) as progress:
+        with Progress(self.options.progress) as progress, heap.kept(run.keeps_heap):
             try:
                 run.start(progress)
                 result = run.new_result(asked)
@@ -251,8 +255,9 @@ class TiledRestorer:
             return run.engine.pixels_of(made[start])[0]
 
         with Progress(self.options.progress) as progress:
-            run.start(progress)
-            for start, _ in run.bands(0, new_rows):
+            with heap.kept(run.keeps_heap):
+                run.start(progress)
+            for start, _ in heap.stepwise(run.bands(0, new_rows), run.keeps_heap):
                 yield start, run.delivered(made.pop(start), None)
         self.last_run = run.halo
 
@@ -291,6 +296,11 @@ class _Run:
         self.engine = engine_for(self.model.settled, self.options.engine)
         self.forward = Forward(self.image, self.model, self.engine, self.options.value_range)
         self.ready: dict[Part, Any] = {}  # outputs of the first batch that learning made
+
+    @property
+    def keeps_heap(self) -> bool:
+        """Whether the model's activations are in memory that malloc gives out."""
+        return self.options.keep_heap and (self.engine.device is None or self.engine.device.type == "cpu")
 
     def _planned(self, scale: Fraction | None, loss: tuple[int, int]) -> TilePlan:
         return make_plan(self.options, self.image.size, scale, loss)
