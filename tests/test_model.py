@@ -376,7 +376,7 @@ def test_modules_inside_callables_are_evaluated_too():
     image = image_of(60, 60)
     want = restore_tiled(image, net, **OPTIONS)
     for model in (net.forward, lambda x: net(x) * 1, functools.partial(net)):
-        assert torch.equal(restore_tiled(image, model, **OPTIONS), want)
+        torch.testing.assert_close(restore_tiled(image, model, **OPTIONS), want, rtol=0, atol=1e-6)
         assert all(modes(net))
     double = seeded(lambda: Chain(2)).double()
     assert restore_tiled(image, lambda x: double(x) * 1, **OPTIONS).dtype == torch.float32
@@ -492,3 +492,59 @@ def test_outputs_that_cannot_hold_a_result():
     both = torch.rand(3, 40, 80)
     restore_tiled(both[..., ::2], nn.Identity(), out=both[..., 1::2], **OPTIONS)
     assert torch.equal(both[..., ::2], both[..., 1::2])
+
+
+# ---- how windows lie in memory ---------------------------------------------------------------------------------------
+
+
+class Lies(torch.nn.Module):
+    """Notes how its windows lie; asks for contiguous ones by the way it is written, if told to."""
+
+    def __init__(self, strict=False):
+        super().__init__()
+        self.body, self.strict, self.seen = torch.nn.Conv2d(3, 3, 3, padding=1), strict, []
+
+    def forward(self, x):
+        self.seen.append("contiguous" if x.is_contiguous() else "channels_last")
+        if self.strict:
+            x = x.view(len(x), -1).view(x.shape)
+        return self.body(x)
+
+
+def lies(model, **options):
+    model.seen.clear()
+    return restore_tiled(image_of(), model, **OPTIONS | options)
+
+
+def test_windows_lie_as_asked_and_the_module_stays_as_it_is():
+    model = Lies()
+    before = model.body.weight.stride()
+    want = lies(model, memory_format="contiguous")
+    assert set(model.seen) == {"contiguous"}
+    for memory_format in ("auto", "channels_last"):
+        got = lies(model, memory_format=memory_format)
+        assert set(model.seen) == {"channels_last"}
+        assert np.abs(got.astype(int) - want).max() <= 1
+    assert model.body.weight.stride() == before
+
+
+@pytest.mark.parametrize("engine", ["host", "torch"])
+def test_models_written_for_contiguous_windows_get_them(engine):
+    model = Lies(strict=True)
+    want = lies(model, memory_format="contiguous")
+    got = lies(model, engine=engine)
+    assert model.seen[0] == "channels_last"
+    assert set(model.seen[1:]) == {"contiguous"}
+    assert np.abs(got.astype(int) - want).max() <= 1
+    with pytest.raises(TileError, match="view size is not compatible"):
+        lies(model, memory_format="channels_last")
+
+
+def test_a_callable_gets_contiguous_windows_unless_asked():
+    model = Lies()
+    lies(lambda windows: model(windows))
+    assert set(model.seen) == {"contiguous"}
+    lies(lambda windows: model(windows), memory_format="channels_last")
+    assert set(model.seen) == {"channels_last"}
+    with pytest.raises(ValueError, match="memory_format must be one of 'auto', 'channels_last', 'contiguous', not 'x'"):
+        lies(model, memory_format="x")

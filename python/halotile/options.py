@@ -21,6 +21,7 @@ ALPHAS = ("restore", "resize", "opaque", "channel")
 NONFINITE = ("raise", "warn", "ignore")
 ENGINES = ("host", "torch", "mps")
 GLOBAL_STATS = ("tile", "frozen", "exact")
+MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 LAYOUTS = ("HW", "HWC", "NHWC", "CHW", "NCHW")
 MODEL_DTYPES = ("float32", "float16", "bfloat16")
 IMAGE_DTYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
@@ -192,6 +193,7 @@ class Options:
     on_nonfinite: str = "raise"
     progress: bool | Callable[[int, int], Any] | None = None
     keep_heap: bool = True
+    memory_format: str = "auto"
     needs: Needs = NO_NEEDS
 
     @classmethod
@@ -225,6 +227,7 @@ class Options:
             "on_nonfinite": choice("on_nonfinite", self.on_nonfinite, NONFINITE),
             "progress": _progress(self.progress),
             "keep_heap": _flag("keep_heap", self.keep_heap),
+            "memory_format": choice("memory_format", self.memory_format, MEMORY_FORMATS),
             "needs": needs,
         }
         for name, value in checked.items():

@@ -72,6 +72,7 @@ def restore_tiled(
     on_nonfinite: str = "raise",
     progress: bool | Callable[[int, int], Any] | None = None,
     keep_heap: bool = True,
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto",
 ) -> Any:
     """Restores an image with a model that could not take it whole.
 
@@ -128,6 +129,9 @@ def restore_tiled(
         keep_heap: whether models on the CPU run with the memory that they free kept by the process until the image is
             done, where that is known to make them faster (glibc): see halotile.heap and docs/speed.md. The environment
             variable HALOTILE_KEEP_HEAP=0 turns it off.
+        memory_format: how windows lie in memory: "channels_last" or "contiguous". "auto": channels_last for modules on
+            the CPU that consist of convolutions, unless they turn out to be written for the other; for others as their
+            weights lie. The module itself is left as it is.
 
     Returns:
         The restored image: an array for an array, a tensor on the same device for a tensor, in the image's layout; or
@@ -288,7 +292,11 @@ class _Run:
         tensors = self.image.device is not None or asked_engine(options.engine) in ("torch", "mps")
         if tensors not in opened:
             opened[tensors] = open_model(
-                self.restorer.model, device=options.device, dtype=options.dtype, tensors=tensors
+                self.restorer.model,
+                device=options.device,
+                dtype=options.dtype,
+                tensors=tensors,
+                memory_format=options.memory_format,
             )
         return opened[tensors]
 
