@@ -40,6 +40,7 @@ class RunInfo:
         model: what is known of the model: a ModelInfo, or None.
         global_stats: as asked for, if the model looks at the whole image; else None.
         verified: with verify=: a Verification.
+        tuning: where tile_size or batch_size was "auto", or memory limited: what was chosen, and why; a Tuning.
     """
 
     halo: Pair
@@ -50,6 +51,7 @@ class RunInfo:
     model: Any = None
     global_stats: str | None = None
     verified: Any = None
+    tuning: Any = None
 
     @classmethod
     def given(cls, options: Options, model: Any = None) -> RunInfo:
@@ -60,7 +62,8 @@ class RunInfo:
 
     def __str__(self) -> str:
         how = "" if self.how == "given" else f", {self.how}"
-        return f"halo {_short(self.halo)}, phase {_short(self.phase)}{how}: {self.why}"
+        tuned = "" if self.tuning is None else f"; {self.tuning}"
+        return f"halo {_short(self.halo)}, phase {_short(self.phase)}{how}: {self.why}{tuned}"
 
     @property
     def holds(self) -> bool:

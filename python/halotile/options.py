@@ -181,7 +181,7 @@ class Options:
     tolerance: float | None = None
     global_stats: str | None = None
     verify: int = 0
-    batch_size: int = 1
+    batch_size: int | Literal["auto"] = 1
     device: Any = None
     dtype: Any = None
     engine: str | None = None
@@ -194,6 +194,7 @@ class Options:
     progress: bool | Callable[[int, int], Any] | None = None
     keep_heap: bool = True
     memory_format: str = "auto"
+    memory_limit: int | None = None
     needs: Needs = NO_NEEDS
 
     @classmethod
@@ -217,7 +218,7 @@ class Options:
             "blend": choice("blend", self.blend, BLENDS),
             "boundary": choice("boundary", self.boundary, BOUNDARIES),
             "scale": scale if needs.scale is None else Fraction(needs.scale),
-            "batch_size": integer("batch_size", self.batch_size, 1),
+            "batch_size": "auto" if self.batch_size == "auto" else integer("batch_size", self.batch_size, 1),
             "dtype": dtype_name("dtype", self.dtype, MODEL_DTYPES),
             "engine": _optional("engine", self.engine, ENGINES),
             "value_range": _value_range(self.value_range),
@@ -228,6 +229,7 @@ class Options:
             "progress": _progress(self.progress),
             "keep_heap": _flag("keep_heap", self.keep_heap),
             "memory_format": choice("memory_format", self.memory_format, MEMORY_FORMATS),
+            "memory_limit": None if self.memory_limit is None else integer("memory_limit", self.memory_limit, 1),
             "needs": needs,
         }
         for name, value in checked.items():
@@ -239,6 +241,11 @@ class Options:
     def asks_model(self) -> bool:
         """Whether something about the model is to be found out: see halo.py."""
         return self.unsettled or self.global_stats is not None
+
+    @property
+    def tuned(self) -> bool:
+        """Whether tiles are chosen for the model and this machine: see tuning.py."""
+        return "auto" in (self.tile_size, self.batch_size) or self.memory_limit is not None
 
     @property
     def unsettled(self) -> bool:
