@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from halotile import ModelOutputError, TiledRestorer, TileError, iter_bands, restore_tiled  # noqa: E402
+from halotile import ModelOutputError, TiledRestorer, TileError, iter_bands, plan_tiles, restore_tiled  # noqa: E402
 
 from .networks import Chain, Half, Strided, ThreeHalves, seeded  # noqa: E402
 
@@ -549,3 +549,63 @@ def test_a_callable_gets_contiguous_windows_unless_asked():
     assert set(model.seen) == {"channels_last"}
     with pytest.raises(ValueError, match="memory_format must be one of 'auto', 'channels_last', 'contiguous', not 'x'"):
         lies(model, memory_format="x")
+
+
+# ---- compiled --------------------------------------------------------------------------------------------------------
+
+
+def test_a_compiled_model_gives_the_same(monkeypatch):
+    """By a stand-in for torch's compiler, which takes seconds and needs a C++ one."""
+    shapes, compiled = [], []
+
+    def compile_(module, dynamic):
+        assert dynamic is False
+        compiled.append(module)
+
+        def call(windows):
+            shapes.append(tuple(windows.shape))
+            return module(windows)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    model = seeded(lambda: Chain(2))
+    want = restore_tiled(image_of(), model, **OPTIONS)
+    restorer = TiledRestorer(model, compile=True, verify=2, **OPTIONS)
+    torch.testing.assert_close(restorer(image_of()), want, rtol=0, atol=1e-6)
+    assert compiled == [model]
+    assert len(set(shapes)) == 1
+    assert len(shapes) == len(plan_tiles((50, 61), **OPTIONS)) - 1  # the first window has taught what the model is
+    restorer(image_of())
+    assert compiled == [model]
+
+
+def test_a_model_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
+    def fails(windows):
+        raise KeyError("no compiler here\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic: fails)
+    model = seeded(lambda: Chain(2))
+    restorer = TiledRestorer(model, compile=True, **OPTIONS)
+    with pytest.warns(
+        RuntimeWarning, match="compile=True failed, the model runs as it is: KeyError: 'no compiler"
+    ) as w:
+        got = restorer(image_of())
+    assert len(w) == 1
+    assert torch.equal(got, restore_tiled(image_of(), model, **OPTIONS))
+    restorer(image_of())  # does not try again
+
+
+def test_only_modules_can_be_compiled():
+    with pytest.raises(ValueError, match="compile must be False for a model that is no torch module"):
+        restore_tiled(image_of(), lambda windows: windows, compile=True, **OPTIONS)
+    with pytest.raises(TypeError, match="compile must be True or False, not 1"):
+        restore_tiled(image_of(), seeded(lambda: Chain(2)), compile=1, **OPTIONS)
+
+
+@pytest.mark.slow
+def test_the_compiler_itself():
+    model = seeded(lambda: Chain(2))
+    want = restore_tiled(image_of(), model, **OPTIONS)
+    got = restore_tiled(image_of(), model, compile=True, **OPTIONS)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)

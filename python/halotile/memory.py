@@ -218,7 +218,7 @@ def largest_activation(model: Model, window: tuple[int, int, int, int]) -> int |
 
     The model runs on tensors without memory, so nothing is computed and no device is used."""
     torch = torch_if_loaded()
-    if not isinstance(model, TensorModel) or not model.modules or model.call is not model.modules[0]:
+    if not isinstance(model, TensorModel) or not model.alone:
         return None
     module = model.modules[0]
     try:

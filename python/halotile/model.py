@@ -14,11 +14,13 @@ import functools
 import re
 import threading
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from .errors import frames_inside
 from .images import torch_if_loaded
 
 __all__ = ["BadOutput", "Model", "TensorModel", "evaluating", "open_model", "usable_device"]
@@ -96,6 +98,8 @@ class TensorModel(Model):
     """A model on tensors: a module, or a callable and the modules it carries."""
 
     double = False
+    compiled: Any = None
+    may_compile = True  # until that has failed
 
     def __init__(
         self, call: Callable[[Any], Any], modules: list[Any], device: Any, dtype: str, memory_format: str = "auto"
@@ -107,8 +111,8 @@ class TensorModel(Model):
             self.double = _device_and_dtype(modules[0])[1] == "float64"  # windows stay float32, it gets float64
             self.in_channels, self.channels_last = _first_convolution(modules[0])
         # Convolutions go by their input: the module's weights need not be touched. A callable may do anything.
-        alone = bool(modules) and call is modules[0]
-        self.may_choose = memory_format == "auto" and alone and device.type == "cpu" and not self.channels_last
+        self.alone = bool(modules) and call is modules[0]
+        self.may_choose = memory_format == "auto" and self.alone and device.type == "cpu" and not self.channels_last
         if memory_format != "auto":
             self.channels_last = memory_format == "channels_last"
         elif self.may_choose:
@@ -133,7 +137,23 @@ class TensorModel(Model):
                 output = torch.from_numpy(checked_array(output, len(windows)))
             return self._checked(output, len(windows)).to(self.device)
 
+    def compile(self) -> None:
+        """Runs the module compiled from now on. The first call with windows of a shape takes seconds."""
+        if self.compiled is None and self.may_compile:
+            self.compiled = self.torch.compile(self.modules[0], dynamic=False)
+
     def _called(self, windows: Any) -> Any:
+        if self.compiled is not None:
+            try:
+                return self.compiled(windows if self.channels_last else windows.contiguous())
+            except Exception as error:  # of torch's compilers: every kind
+                first = str(error).strip().partition("\n")[0]
+                text = f"compile=True failed, the model runs as it is: {type(error).__name__}: {first}"
+                warnings.warn(text, RuntimeWarning, stacklevel=frames_inside())
+                self.compiled, self.may_compile = None, False
+        return self._called_plainly(windows)
+
+    def _called_plainly(self, windows: Any) -> Any:
         """Of what it was not asked for, a model that is written for contiguous tensors must not fail."""
         if not (self.may_choose and self.channels_last):
             return self.call(windows if self.channels_last or not self.may_choose else windows.contiguous())

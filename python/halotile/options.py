@@ -195,6 +195,7 @@ class Options:
     keep_heap: bool = True
     memory_format: str = "auto"
     memory_limit: int | None = None
+    compile: bool = False
     needs: Needs = NO_NEEDS
 
     @classmethod
@@ -229,6 +230,7 @@ class Options:
             "progress": _progress(self.progress),
             "keep_heap": _flag("keep_heap", self.keep_heap),
             "memory_format": choice("memory_format", self.memory_format, MEMORY_FORMATS),
+            "compile": _flag("compile", self.compile),
             "memory_limit": None if self.memory_limit is None else integer("memory_limit", self.memory_limit, 1),
             "needs": needs,
         }

@@ -77,6 +77,7 @@ def restore_tiled(
     keep_heap: bool = True,
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto",
     memory_limit: int | None = None,
+    compile: bool = False,
 ) -> Any:
     """Restores an image with a model that could not take it whole.
 
@@ -142,6 +143,9 @@ def restore_tiled(
         memory_limit: bytes that a run may take beyond what the process holds when it starts, the result included. Tiles
             and batches are made so small that it is kept to, as far as a small window tells what the model needs. None:
             four fifths of what the machine and its control groups leave, for tile_size="auto".
+        compile: whether a torch module runs compiled (`torch.compile`) from its second batch on: it takes seconds once,
+            and pays for many windows only. Where it cannot be compiled, a warning says so and it runs as it is, as it
+            does where global_stats holds statistics fixed.
 
     Returns:
         The restored image: an array for an array, a tensor on the same device for a tensor, in the image's layout; or
@@ -205,8 +209,9 @@ class TiledRestorer:
         return about(self.model, self.options.dtype)
 
     def like(self, options: Options) -> TiledRestorer:
-        """Another one of this model, with what is known of it."""
-        other = TiledRestorer(self.model, **{field.name: getattr(options, field.name) for field in fields(options)})
+        """Another one of this model, with what is known of it, for windows of any size: not compiled."""
+        same = {field.name: getattr(options, field.name) for field in fields(options)}
+        other = TiledRestorer(self.model, **same | {"compile": False})
         other._inspected, other._costs = self._inspected, self._costs
         return other
 
@@ -316,6 +321,8 @@ class _Run:
                 tensors=tensors,
                 memory_format=options.memory_format,
             )
+        if options.compile and not getattr(opened[tensors], "alone", False):
+            raise ValueError("compile must be False for a model that is no torch module")
         return opened[tensors]
 
     def _choose_engine(self) -> None:
@@ -352,6 +359,8 @@ class _Run:
             self._plan_anew()
             if tuner is not None:
                 tuner.finish()
+            if self.options.compile and not self.halo.holds:
+                self.model.settled.compile()
             self._check_first_tile()
         progress.begin(len(self.plan) * self.image.count)
 

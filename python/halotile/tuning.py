@@ -24,6 +24,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import memory
 from .cache import keep, kept
 from .images import torch_if_loaded
@@ -43,7 +45,7 @@ ASPECT = 4  # of tiles that are not as wide as the image
 GROWTH = 2.0  # of windows from probe to probe
 TRUSTED = {True: 32, False: 4}  # windows so many times as large as any tried are considered: heap kept, or not
 BETTER = 0.9  # of the time: to change the choice once its first batch was timed
-CHANGES = 2
+CHANGES = 3  # of mind, at most
 BATCHES = (2, 4, 8)
 SHARE = 0.8  # of what is available may be used
 UNSEEN = {True: 3, False: 2}  # times the tensors that live together is what operators and malloc take: heap kept, not
@@ -108,14 +110,18 @@ class Measured:
         return int(least) or None
 
     def cost(self, plan: TilePlan, batch: int, kind: str) -> tuple[float | None, int]:
-        """Seconds a pixel: measured, or that of the largest batch not larger, or of the least; and the pixels tried."""
-        pixels = {name: _pixels_of(name) for name in self.seconds if name.endswith(kind)}
-        if not pixels:
+        """Seconds a pixel, and the pixels of the largest batch that was tried.
+
+        Between batches that were timed, by the logarithm of their pixels; beyond them, as the nearest."""
+        own = _name(plan, batch, kind)
+        costs = {_pixels_of(name): cost for name, cost in self.seconds.items() if name.endswith(kind)}
+        if not costs:
             return None, 0
-        own, size = _name(plan, batch, kind), plan.window[0] * plan.window[1] * batch
-        below = [name for name in pixels if pixels[name] <= size]
-        name = own if own in pixels else max(below, key=pixels.get) if below else min(pixels, key=pixels.get)
-        return self.seconds[name], max(pixels.values())
+        if own in self.seconds:
+            return self.seconds[own], max(costs)
+        sizes = sorted(costs)
+        logs, values = [math.log(size) for size in sizes], [costs[size] for size in sizes]
+        return float(np.interp(math.log(plan.window[0] * plan.window[1] * batch), logs, values)), sizes[-1]
 
 
 @dataclass(frozen=True)
@@ -209,19 +215,47 @@ class Tuner:
         if self.asked.tile_size == "auto" and not self._are_known():
             self._probe()
         choices = self._choices()
-        for change in range(CHANGES + 1):
-            best = self._best(choices)
-            self._take(best)
-            if "auto" not in (self.asked.tile_size, self.asked.batch_size) or self._is_timed(best):
-                break
-            seconds = self._time(best, keeps=True)
-            choices = [choice for choice in choices if choice.pixels < self.too_large] or choices[:1]
-            if change == CHANGES or (best in choices and best is self._best(choices, but=best)):
-                break
-            self.probed += seconds
+        best = self._settled(choices)
+        if self.asked.batch_size == "auto":
+            best = self._with_batches(best)
         self._explain(best, len(choices))
         if self.key[0]:
             keep("cost", self.key, asdict(self.measured))
+
+    def _settled(self, choices: list[Choice]) -> Choice:
+        """The best choice, given to the run; its first batch is timed, which may show another to be better."""
+        for _ in range(CHANGES):
+            best = self._best(choices)
+            self._take(best)
+            if "auto" not in (self.asked.tile_size, self.asked.batch_size) or self._is_timed(best):
+                return best
+            seconds = self._time(best, keeps=True)
+            choices = [choice for choice in choices if choice.pixels < self.too_large] or choices[:1]
+            if best in choices and best is self._best(choices, but=best):
+                return best
+            self.probed += seconds
+        best = self._best([choice for choice in choices if self._is_timed(choice)] or choices)
+        self._take(best)
+        return best
+
+    def _with_batches(self, best: Choice) -> Choice:
+        """The same with more windows in a call, where that is cheaper. It may take its share of the run, too."""
+        budget = BUDGET * self._predicted(best) - self.probed
+        for size in BATCHES:
+            larger = Choice(best.plan, best.tile, best.plan.batch(size))
+            if larger.batch <= best.batch or self._is_timed(larger):
+                continue
+            if not self._fits(larger) or self._seconds(larger) > budget:
+                break
+            ready = dict(self.run.ready)
+            seconds = self._time(larger, keeps=True)
+            if not self._is_timed(larger) or self._predicted(larger) > BETTER * self._predicted(best):
+                self.run.ready, self.probed = ready, self.probed + seconds
+                break
+            output = self.run.ready
+            self._take(larger)
+            self.run.ready, best = output, larger
+        return best
 
     # ---- choices -----------------------------------------------------------------------------------------------------
 
