@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: MIT
 """What do tile sizes, memory format and the heap that is kept do for the time of a run on a CPU?
 
-Two models with random weights: Real-ESRGAN's compact network x4 (64 features, 16 convolutions between the first and the
-last) and a denoiser that works at half the size (96 channels, 12 convolutions). Contenders take turns in one process,
-on as many threads as asked. Seconds are of processor time, which other work on the machine disturbs least; on one thread
-they are what the clock would show on a quiet machine.
+Two models with random weights: Real-ESRGAN's compact network x4 (64 features, 16 convolutions between the first and
+the last) and a denoiser that works at half the size (96 channels, 12 convolutions). Contenders take turns in one
+process, on as many threads as asked. Seconds are of processor time, which other work on the machine disturbs least; on
+one thread they are what the clock would show on a quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import tempfile
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class Denoiser(nn.Module):
     def __init__(self, width: int = 96, layers: int = 12):
         super().__init__()
         sides = [12] + [width] * (layers - 1) + [12]
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(sides, sides[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(sides))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.pixel_unshuffle(x, 2)

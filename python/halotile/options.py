@@ -220,7 +220,7 @@ class Options:
             "boundary": choice("boundary", self.boundary, BOUNDARIES),
             "scale": scale if needs.scale is None else Fraction(needs.scale),
             "batch_size": "auto" if self.batch_size == "auto" else integer("batch_size", self.batch_size, 1),
-            "dtype": dtype_name("dtype", self.dtype, MODEL_DTYPES),
+            "dtype": "auto" if self.dtype == "auto" else dtype_name("dtype", self.dtype, MODEL_DTYPES),
             "engine": _optional("engine", self.engine, ENGINES),
             "value_range": _value_range(self.value_range),
             "out_dtype": dtype_name("out_dtype", self.out_dtype, IMAGE_DTYPES),
@@ -243,6 +243,11 @@ class Options:
     def asks_model(self) -> bool:
         """Whether something about the model is to be found out: see halo.py."""
         return self.unsettled or self.global_stats is not None
+
+    @property
+    def model_dtype(self) -> str | None:
+        """The dtype that the model is opened with; None: its own."""
+        return None if self.dtype == "auto" else self.dtype
 
     @property
     def tuned(self) -> bool:

@@ -123,6 +123,8 @@ def restore_tiled(
             "auto": found like tile_size.
         device: where the model runs. None: where it is, else MPS, CUDA, CPU. A module that is elsewhere is copied.
         dtype: "float32", "float16" or "bfloat16" for the model. None: its own. A module of another dtype is copied.
+            "auto": half precision where that is faster on this machine and within the tolerance of float32, by two
+            small windows of the image; `TiledRestorer.last_run.precision` says what was found.
         engine: who cuts and assembles: "host" (memory of the CPU, any model), "torch" (torch operations on the model's
             device) or "mps" (Metal kernels). None: the environment variable HALOTILE_ENGINE, else what fits the device.
         value_range: (low, high) in which the model works: image values from 0 to white (255, 65535 or 1.0) are mapped
@@ -193,6 +195,7 @@ class TiledRestorer:
         self._fitting: dict[tuple[int, int], tuple[Options, RunInfo]] = {}
         self._inspected: Any = None
         self._costs: dict[Any, Any] = {}  # what tuning has measured
+        self._precision: Any = None  # what dtype="auto" came to
         self.last_run: RunInfo | None = None
 
     def inspected(self) -> Any:
@@ -200,19 +203,22 @@ class TiledRestorer:
         if self._inspected is None:
             from .known import known_model
 
-            self._inspected = known_model(self.model, self.options.device, self.options.dtype)
+            self._inspected = known_model(self.model, self.options.device, self.options.model_dtype)
         return self._inspected
 
     @cached_property
     def told_apart(self) -> Any:
         """What tells the model from others, also in other processes; None if nothing does."""
-        return about(self.model, self.options.dtype)
+        return about(self.model, self.options.model_dtype)
 
     def like(self, options: Options) -> TiledRestorer:
         """Another one of this model, with what is known of it, for windows of any size: not compiled."""
         same = {field.name: getattr(options, field.name) for field in fields(options)}
+        if options.dtype == "auto" and self._precision is None:
+            same["dtype"] = None  # not found out yet
         other = TiledRestorer(self.model, **same | {"compile": False})
-        other._inspected, other._costs = self._inspected, self._costs
+        other._inspected, other._costs, other._precision = self._inspected, self._costs, self._precision
+        other._opened = self._opened if self._precision is not None else {}
         return other
 
     def tell_once(self, about: Any, text: str) -> None:
@@ -317,7 +323,7 @@ class _Run:
             opened[tensors] = open_model(
                 self.restorer.model,
                 device=options.device,
-                dtype=options.dtype,
+                dtype=options.model_dtype,
                 tensors=tensors,
                 memory_format=options.memory_format,
             )
@@ -359,6 +365,10 @@ class _Run:
             self._plan_anew()
             if tuner is not None:
                 tuner.finish()
+            if self.options.dtype == "auto":
+                from .precision import choose
+
+                choose(self)
             if self.options.compile and not self.halo.holds:
                 self.model.settled.compile()
             self._check_first_tile()
