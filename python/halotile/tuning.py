@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -146,7 +147,9 @@ class Tuner:
     """
 
     def __init__(self, run: Any, heap_kept: bool):
-        self.run, self.asked, self.heap_kept = run, run.options, heap_kept
+        self.run, self.asked = run, run.options
+        # Other threads have small heaps of their own.
+        self.heap_kept = heap_kept and threading.current_thread() is threading.main_thread()
         self.probed, self.started = 0.0, memory.resident_bytes() or 0
         self.too_large: float = math.inf  # pixels of a batch with which memory ran out
         self.measured = self._known()
