@@ -32,7 +32,7 @@ MODELS = {
     "3/2": ThreeHalves,
     "valid": lambda: Chain(2, valid=True),
 }
-TILES = {"tile_size": 24, "halo": 4, "overlap": 5}
+TILES = {"tile_size": 24, "halo": 4, "overlap": 5, "memory_format": "contiguous"}
 IMAGE = pixels_of("uint8", (60, 71, 3))
 
 

@@ -129,8 +129,8 @@ def test_it_is_found_again_in_another_process(tmp_path):
     program = """
 import torch
 from tests.networks import Chain, seeded
-from halotile.known import _about
-print(_about(seeded(lambda: Chain(2)), None))
+from halotile.known import about
+print(about(seeded(lambda: Chain(2)), None))
 """
     run = [sys.executable, "-c", program]
     first, second = (subprocess.run(run, capture_output=True, text=True, check=True).stdout for _ in range(2))

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from halotile import ModelOutputError, TiledRestorer, TileError, iter_bands, restore_tiled  # noqa: E402
+from halotile import ModelOutputError, TiledRestorer, TileError, iter_bands, plan_tiles, restore_tiled  # noqa: E402
 
 from .networks import Chain, Half, Strided, ThreeHalves, seeded  # noqa: E402
 
@@ -376,7 +376,7 @@ def test_modules_inside_callables_are_evaluated_too():
     image = image_of(60, 60)
     want = restore_tiled(image, net, **OPTIONS)
     for model in (net.forward, lambda x: net(x) * 1, functools.partial(net)):
-        assert torch.equal(restore_tiled(image, model, **OPTIONS), want)
+        torch.testing.assert_close(restore_tiled(image, model, **OPTIONS), want, rtol=0, atol=1e-6)
         assert all(modes(net))
     double = seeded(lambda: Chain(2)).double()
     assert restore_tiled(image, lambda x: double(x) * 1, **OPTIONS).dtype == torch.float32
@@ -492,3 +492,120 @@ def test_outputs_that_cannot_hold_a_result():
     both = torch.rand(3, 40, 80)
     restore_tiled(both[..., ::2], nn.Identity(), out=both[..., 1::2], **OPTIONS)
     assert torch.equal(both[..., ::2], both[..., 1::2])
+
+
+# ---- how windows lie in memory ---------------------------------------------------------------------------------------
+
+
+class Lies(torch.nn.Module):
+    """Notes how its windows lie; asks for contiguous ones by the way it is written, if told to."""
+
+    def __init__(self, strict=False):
+        super().__init__()
+        self.body, self.strict, self.seen = torch.nn.Conv2d(3, 3, 3, padding=1), strict, []
+
+    def forward(self, x):
+        self.seen.append("contiguous" if x.is_contiguous() else "channels_last")
+        if self.strict:
+            x = x.view(len(x), -1).view(x.shape)
+        return self.body(x)
+
+
+def lies(model, **options):
+    model.seen.clear()
+    return restore_tiled(image_of(), model, **OPTIONS | options)
+
+
+def test_windows_lie_as_asked_and_the_module_stays_as_it_is():
+    model = Lies()
+    before = model.body.weight.stride()
+    want = lies(model, memory_format="contiguous")
+    assert set(model.seen) == {"contiguous"}
+    for memory_format in ("auto", "channels_last"):
+        got = lies(model, memory_format=memory_format)
+        assert set(model.seen) == {"channels_last"}
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+    assert model.body.weight.stride() == before
+
+
+@pytest.mark.parametrize("engine", ["host", "torch"])
+def test_models_written_for_contiguous_windows_get_them(engine):
+    model = Lies(strict=True)
+    want = lies(model, memory_format="contiguous")
+    got = lies(model, engine=engine)
+    assert model.seen[0] == "channels_last"
+    assert set(model.seen[1:]) == {"contiguous"}
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+    with pytest.raises(TileError, match="view size is not compatible"):
+        lies(model, memory_format="channels_last")
+
+
+def test_a_callable_gets_contiguous_windows_unless_asked():
+    model = Lies()
+    restore_tiled(image_of(), lambda windows: 1 * model(windows), **OPTIONS)
+    assert set(model.seen) == {"contiguous"}
+    model.seen.clear()
+    restore_tiled(image_of(), lambda windows: 1 * model(windows), memory_format="channels_last", **OPTIONS)
+    assert set(model.seen) == {"channels_last"}
+    with pytest.raises(ValueError, match="memory_format must be one of 'auto', 'channels_last', 'contiguous', not 'x'"):
+        lies(model, memory_format="x")
+
+
+# ---- compiled --------------------------------------------------------------------------------------------------------
+
+
+def test_a_compiled_model_gives_the_same(monkeypatch):
+    """By a stand-in for torch's compiler, which takes seconds and needs a C++ one."""
+    shapes, compiled = [], []
+
+    def compile_(module, dynamic):
+        assert dynamic is False
+        compiled.append(module)
+
+        def call(windows):
+            shapes.append(tuple(windows.shape))
+            return module(windows)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    model = seeded(lambda: Chain(2))
+    want = restore_tiled(image_of(), model, **OPTIONS)
+    restorer = TiledRestorer(model, compile=True, verify=2, **OPTIONS)
+    torch.testing.assert_close(restorer(image_of()), want, rtol=0, atol=1e-6)
+    assert compiled == [model]
+    assert len(set(shapes)) == 1
+    assert len(shapes) == len(plan_tiles((50, 61), **OPTIONS)) - 1  # the first window has taught what the model is
+    restorer(image_of())
+    assert compiled == [model]
+
+
+def test_a_model_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
+    def fails(windows):
+        raise KeyError("no compiler here\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic: fails)
+    model = seeded(lambda: Chain(2))
+    restorer = TiledRestorer(model, compile=True, **OPTIONS)
+    with pytest.warns(
+        RuntimeWarning, match="compile=True failed, the model runs as it is: KeyError: 'no compiler"
+    ) as w:
+        got = restorer(image_of())
+    assert len(w) == 1
+    assert torch.equal(got, restore_tiled(image_of(), model, **OPTIONS))
+    restorer(image_of())  # does not try again
+
+
+def test_only_modules_can_be_compiled():
+    with pytest.raises(ValueError, match="compile must be False for a model that is no torch module"):
+        restore_tiled(image_of(), lambda windows: windows, compile=True, **OPTIONS)
+    with pytest.raises(TypeError, match="compile must be True or False, not 1"):
+        restore_tiled(image_of(), seeded(lambda: Chain(2)), compile=1, **OPTIONS)
+
+
+@pytest.mark.slow
+def test_the_compiler_itself():
+    model = seeded(lambda: Chain(2))
+    want = restore_tiled(image_of(), model, **OPTIONS)
+    got = restore_tiled(image_of(), model, compile=True, **OPTIONS)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)

@@ -193,11 +193,11 @@ def test_exported_for_one_size_through_python(rng):
 def test_what_is_found_out_about_a_model_with_needs_is_kept():
     """By what it needs, too."""
     torch = pytest.importorskip("torch")
-    from halotile.known import _about
+    from halotile.known import about
 
     found = []
     for needs in (Needs(), Needs(multiple=2), Needs(multiple=2)):
         model = torch.nn.Identity()
         model.needs = needs
-        found.append(_about(model, None))
+        found.append(about(model, None))
     assert None not in found and found[0] != found[1] == found[2]

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * read, accumulate, finish: parse, check, call with the GIL released, wrap.
+ * read, accumulate, finish, heap: parse, check, call with the GIL released, wrap.
  */
 #include "binding.h"
 
@@ -139,6 +139,19 @@ static PyObject *py_reflect(PyObject *Py_UNUSED(module), PyObject *args)
     return PyLong_FromLongLong(ht_reflect(index, size));
 }
 
+static PyObject *py_heap_keep(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    return PyBool_FromLong(ht_heap_keep());
+}
+
+static PyObject *py_heap_release(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    Py_BEGIN_ALLOW_THREADS
+    ht_heap_release();
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 #define WITH_KEYWORDS(function) (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS
 
 PyMethodDef ops_methods[] = {
@@ -147,5 +160,7 @@ PyMethodDef ops_methods[] = {
     {"finish", WITH_KEYWORDS(py_finish),
      "finish(destination, source, ny, nx, values, bfloat16=False) -> None or (c, y, x)"},
     {"rows_name", py_rows_name, METH_NOARGS, "rows_name() -> the name of the chosen row kernels"},
+    {"heap_keep", py_heap_keep, METH_NOARGS, "heap_keep() -> whether malloc now keeps what is freed"},
+    {"heap_release", py_heap_release, METH_NOARGS, "heap_release(): the opposite, and what is free goes back"},
     {"reflect", py_reflect, METH_VARARGS, "reflect(index, size) -> the index inside [0, size) it is reflected to"},
     {NULL, NULL, 0, NULL}};

@@ -40,6 +40,8 @@ class RunInfo:
         model: what is known of the model: a ModelInfo, or None.
         global_stats: as asked for, if the model looks at the whole image; else None.
         verified: with verify=: a Verification.
+        tuning: where tile_size or batch_size was "auto", or memory limited: what was chosen, and why; a Tuning.
+        precision: for dtype="auto": what was chosen, and why; a Precision.
     """
 
     halo: Pair
@@ -50,6 +52,8 @@ class RunInfo:
     model: Any = None
     global_stats: str | None = None
     verified: Any = None
+    tuning: Any = None
+    precision: Any = None
 
     @classmethod
     def given(cls, options: Options, model: Any = None) -> RunInfo:
@@ -60,7 +64,8 @@ class RunInfo:
 
     def __str__(self) -> str:
         how = "" if self.how == "given" else f", {self.how}"
-        return f"halo {_short(self.halo)}, phase {_short(self.phase)}{how}: {self.why}"
+        tuned = "".join(f"; {one}" for one in (self.tuning, self.precision) if one is not None)
+        return f"halo {_short(self.halo)}, phase {_short(self.phase)}{how}: {self.why}{tuned}"
 
     @property
     def holds(self) -> bool:

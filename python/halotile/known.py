@@ -18,7 +18,7 @@ from .cache import keep, kept
 from .images import torch_if_loaded
 from .needs import Needs
 
-__all__ = ["known_model", "recalled", "remember", "told_about"]
+__all__ = ["about", "known_model", "recalled", "remember", "told_about"]
 
 _seen: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # what was found out in this process
 _told: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
@@ -50,21 +50,21 @@ def known_model(model: Any, device: Any = None, dtype: Any = None) -> Any:
     """`inspect_model`, or what it found before about a module of the same structure and weights."""
     from .inspection import ModelInfo, inspect_model
 
-    about = _about(model, dtype)
-    if about is not None:
+    what = about(model, dtype)
+    if what is not None:
         try:
-            info = ModelInfo.from_json(kept("model", about))
+            info = ModelInfo.from_json(kept("model", what))
             remember(model, info)
             return info
         except Exception:  # nothing, or something else, was kept
             pass
     info = inspect_model(model, device=device, dtype=dtype)
-    if about is not None and info.deterministic:
-        keep("model", about, info.to_json())
+    if what is not None and info.deterministic:
+        keep("model", what, info.to_json())
     return info
 
 
-def _about(model: Any, dtype: Any) -> tuple[object, ...] | None:
+def about(model: Any, dtype: Any) -> tuple[object, ...] | None:
     """What tells a module from others: its classes and the files they are written in, settings, weights. None for what
     is no module, or has hooks. A function that a class calls in yet another file is not looked at."""
     from . import __version__

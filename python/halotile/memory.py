@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""How large a tile may be: the table for tile_size="auto", what a model's activations will need, and what running out
-of memory looks like."""
+"""How large a tile may be: the table for tile_size="auto" on accelerators, what may be allocated, what a model's
+activations will need, and what running out of memory looks like."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import os
 import re
 import traceback
+import types
 import warnings
+import weakref
+from pathlib import Path
 from typing import Any
 
 from .errors import TileSizeWarning
@@ -19,11 +24,14 @@ from .options import DEFAULT_TILE
 __all__ = [
     "SMALLEST_TILE",
     "auto_tile_size",
+    "available_bytes",
     "forget_frames",
     "free_bytes",
     "is_doubtful",
     "is_out_of_memory",
+    "resident_bytes",
     "warn_about_device",
+    "watching",
     "what_would_fit",
 ]
 
@@ -68,6 +76,62 @@ def _text(error: BaseException) -> str:
         return ""
 
 
+def available_bytes() -> int | None:
+    """What this machine's memory, and the control groups that the process is in, leave; None where nobody says."""
+    free = [_machine_bytes()]
+    for limit, usage in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        *_own_groups(),
+    ):
+        most, used = _number_in(limit), _number_in(usage)
+        free.append(None if most is None or used is None else max(0, most - used))
+    known = [one for one in free if one is not None]
+    return min(known) if known else None
+
+
+def _machine_bytes() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        pass
+    try:  # half of what there is: who knows what is free
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _own_groups() -> list[tuple[str, str]]:
+    """Files with the limit and the usage of the process's control group (version 2) and those around it."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    paths = [Path("/sys/fs/cgroup" + line[3:]) for line in lines if line.startswith("0::/")]
+    return [
+        (f"{group}/memory.max", f"{group}/memory.current")
+        for path in paths
+        for group in (path, *path.parents)
+        if str(group).startswith("/sys/fs/cgroup/")
+    ]
+
+
+def _number_in(file: str) -> int | None:
+    try:
+        return int(Path(file).read_text())
+    except (OSError, ValueError):  # "max": there is no limit
+        return None
+
+
+def resident_bytes() -> int | None:
+    """What the process holds in memory now; None where that is not to be had."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def free_bytes(device: Any) -> int | None:
     """What may still be allocated on a device; None where nobody knows."""
     module = getattr(torch_if_loaded(), device.type, None) if device is not None else None
@@ -78,9 +142,10 @@ def free_bytes(device: Any) -> int | None:
     return None
 
 
-def auto_tile_size(device: Any) -> int:
-    """The largest tile for tile_size="auto" on a device, by its free memory; 512 where that is unknown."""
-    free = free_bytes(device)
+def auto_tile_size(device: Any, limit: int | None = None) -> int:
+    """The largest tile for tile_size="auto" on a device, by its free memory, at most `limit` bytes of it; 512 where
+    that is unknown."""
+    free = min((one for one in (free_bytes(device), limit) if one is not None), default=None)
     return DEFAULT_TILE if free is None else tile_size_for(free)
 
 
@@ -105,33 +170,66 @@ def _stepped(tile: float) -> int:
 # ---- activations -----------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def _watch() -> Any:
+    torch = torch_if_loaded()
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_iter
+
+    class Watch(TorchDispatchMode):
+        """Inside, bytes of tensors that operators make are counted: the largest, and the most that live together."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.largest = self.live = self.most = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            given = {id(one.untyped_storage()) for one in tree_iter((args, kwargs)) if isinstance(one, torch.Tensor)}
+            for one in tree_iter(result):
+                if isinstance(one, torch.Tensor):
+                    self._count(one, id(one.untyped_storage()) in given)
+            return result
+
+        def _count(self, tensor: Any, shared: bool) -> None:
+            size = tensor.numel() * tensor.element_size()
+            self.largest = max(self.largest, size)
+            if not shared:
+                self.live += size
+                self.most = max(self.most, self.live)
+                weakref.finalize(tensor.untyped_storage(), self._forget, size)
+
+        def _forget(self, size: int) -> None:
+            self.live -= size
+
+    return Watch
+
+
+def watching() -> Any:
+    """A context with the attributes largest and most: bytes of the tensors made inside by this thread, the largest, and
+    all that live together; 0 for models that do not run in torch."""
+    if torch_if_loaded() is None:
+        return contextlib.nullcontext(types.SimpleNamespace(largest=0, most=0))
+    return _watch()()
+
+
 def largest_activation(model: Model, window: tuple[int, int, int, int]) -> int | None:
     """Bytes of the largest tensor that the model makes of a batch of windows; None if that cannot be found out.
 
     The model runs on tensors without memory, so nothing is computed and no device is used."""
     torch = torch_if_loaded()
-    if not isinstance(model, TensorModel) or not model.modules or model.call is not model.modules[0]:
+    if not isinstance(model, TensorModel) or not model.alone:
         return None
     module = model.modules[0]
-    largest = 0
-
-    class Watch(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal largest
-            result = function(*args, **(kwargs or {}))
-            if isinstance(result, torch.Tensor):
-                largest = max(largest, result.numel() * result.element_size())
-            return result
-
     try:
         state = {name: value.to("meta") for name, value in (*module.named_parameters(), *module.named_buffers())}
         windows = torch.empty(window, dtype=getattr(torch, model.dtype), device="meta")
-        with evaluating([module]), torch.no_grad(), warnings.catch_warnings(), Watch():
+        with evaluating([module]), torch.no_grad(), warnings.catch_warnings(), watching() as watch:
             warnings.simplefilter("ignore")
             torch.func.functional_call(module, state, (windows,))
     except Exception:  # whatever a model does that tensors without values cannot
         return None
-    return largest
+    return watch.largest
 
 
 def _may_be_large(model: Model, window: tuple[int, int, int, int]) -> bool:
@@ -174,13 +272,19 @@ def warn_about_device(model: Model, window: tuple[int, int, int, int], engine: A
         warnings.warn(text, TileSizeWarning, stacklevel=2)
 
 
-def what_would_fit(model: Model, window: tuple[int, int, int, int], halo: tuple[int, int], device: Any) -> str:
-    """For an error's end: the tile that would have fitted, as far as that is known."""
-    free = free_bytes(device)
+def what_would_fit(
+    model: Model, window: tuple[int, int, int, int], halo: tuple[int, int], device: Any, limit: int | None = None
+) -> str:
+    """For an error's end: the tile that would have fitted, as far as that is known.
+
+    device: None for the CPU. limit: bytes that the run may take, if fewer are free or not."""
+    on_cpu = device is None or device.type == "cpu"
+    known = available_bytes() if on_cpu else free_bytes(device), limit
+    free = min((one for one in known if one is not None), default=None)
     largest = None if free is None else largest_activation(model, window)
     if free is None or not largest:
         return ""
     side = int((free * window[2] * window[3] / (2 * largest)) ** 0.5)  # a layer's input and output at the least
     tile = side - 2 * max(halo)
     fits = f"a tile of {tile} would fit at most" if tile > 0 else f"no tile fits with a halo of {max(halo)}"
-    return f"; {free / 2**20:.0f} MiB are free on {device}: {fits}"
+    return f"; {free / 2**20:.0f} MiB are free on {'the CPU' if device is None else device}: {fits}"

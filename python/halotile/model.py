@@ -11,18 +11,25 @@ import contextlib
 import copy
 import dis
 import functools
+import re
 import threading
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from .errors import frames_inside
 from .images import torch_if_loaded
 
 __all__ = ["BadOutput", "Model", "TensorModel", "evaluating", "open_model", "usable_device"]
 
 NUMPY_WINDOWS = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}
+
+
+# What torch says where a model takes elements in an order that they do not have in memory.
+ABOUT_LAYOUT = re.compile(r"view size is not compatible|contiguous", re.IGNORECASE)
 
 
 class BadOutput(Exception):
@@ -91,13 +98,25 @@ class TensorModel(Model):
     """A model on tensors: a module, or a callable and the modules it carries."""
 
     double = False
+    compiled: Any = None
+    may_compile = True  # until that has failed
 
-    def __init__(self, call: Callable[[Any], Any], modules: list[Any], device: Any, dtype: str):
+    def __init__(
+        self, call: Callable[[Any], Any], modules: list[Any], device: Any, dtype: str, memory_format: str = "auto"
+    ):
         self.call, self.modules, self.device, self.dtype = call, modules, device, dtype
         self.torch = torch_if_loaded()
+        self.memory_format = memory_format
         if modules:
             self.double = _device_and_dtype(modules[0])[1] == "float64"  # windows stay float32, it gets float64
             self.in_channels, self.channels_last = _first_convolution(modules[0])
+        # Convolutions go by their input: the module's weights need not be touched. A callable may do anything.
+        self.alone = bool(modules) and call is modules[0]
+        self.may_choose = memory_format == "auto" and self.alone and device.type == "cpu" and not self.channels_last
+        if memory_format != "auto":
+            self.channels_last = memory_format == "channels_last"
+        elif self.may_choose:
+            self.channels_last = _mostly_convolutions(modules[0])
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         torch = self.torch
@@ -113,10 +132,38 @@ class TensorModel(Model):
         on that device, any strides."""
         torch = self.torch
         with evaluating(self.modules), torch.inference_mode():
-            output = self.call(windows.double() if self.double else windows)
+            output = self._called(windows.double() if self.double else windows)
             if isinstance(output, np.ndarray):
                 output = torch.from_numpy(checked_array(output, len(windows)))
             return self._checked(output, len(windows)).to(self.device)
+
+    def compile(self) -> None:
+        """Runs the module compiled from now on. The first call with windows of a shape takes seconds."""
+        if self.compiled is None and self.may_compile:
+            self.compiled = self.torch.compile(self.modules[0], dynamic=False)
+
+    def _called(self, windows: Any) -> Any:
+        if self.compiled is not None:
+            try:
+                return self.compiled(windows if self.channels_last else windows.contiguous())
+            except Exception as error:  # of torch's compilers: every kind
+                first = str(error).strip().partition("\n")[0]
+                text = f"compile=True failed, the model runs as it is: {type(error).__name__}: {first}"
+                warnings.warn(text, RuntimeWarning, stacklevel=frames_inside())
+                self.compiled, self.may_compile = None, False
+        return self._called_plainly(windows)
+
+    def _called_plainly(self, windows: Any) -> Any:
+        """Of what it was not asked for, a model that is written for contiguous tensors must not fail."""
+        if not (self.may_choose and self.channels_last):
+            return self.call(windows if self.channels_last or not self.may_choose else windows.contiguous())
+        try:
+            return self.call(windows)
+        except RuntimeError as error:
+            if not ABOUT_LAYOUT.search(str(error)):
+                raise
+        self.may_choose = self.channels_last = False
+        return self.call(windows.contiguous())
 
     def _checked(self, output: Any, batch: int) -> Any:
         torch = self.torch
@@ -167,12 +214,14 @@ class EitherModel(Model):
 # ---- which kind it is ------------------------------------------------------------------------------------------------
 
 
-def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool) -> Model:
+def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool, memory_format: str = "auto") -> Model:
     """The Model around the user's model.
 
     Args:
         device, dtype: as the user gave them; a module that is elsewhere or of another dtype runs as a converted copy.
         tensors: whether a callable of unknown kind gets tensors: the image is one, or an engine for tensors is asked.
+        memory_format: of windows: "channels_last", "contiguous", or "auto": channels_last for modules on the CPU that
+            consist of convolutions and for those whose weights lie so, contiguous for others.
 
     Raises:
         TypeError: if it cannot be called.
@@ -189,11 +238,12 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool) -> 
     if isinstance(model, torch.nn.Module):
         module = _converted(model, device, dtype)
         own_device, own_dtype = _device_and_dtype(module)
-        return TensorModel(module, [module], own_device or _default_device(device), _window_dtype(own_dtype or dtype))
+        where = own_device or _default_device(device)
+        return TensorModel(module, [module], where, _window_dtype(own_dtype or dtype), memory_format)
     modules = _found(model, torch.nn.Module)
     own_device, own_dtype = _device_and_dtype(modules[0]) if modules else (None, None)
     where = usable_device(device) or own_device or _default_device(None)
-    on_tensors = TensorModel(model, modules, where, _window_dtype(dtype or own_dtype))
+    on_tensors = TensorModel(model, modules, where, _window_dtype(dtype or own_dtype), memory_format)
     elsewhere = bool(modules) and where.type != "cpu"
     if tensors or elsewhere or device is not None or dtype == "bfloat16":
         return on_tensors
@@ -315,6 +365,13 @@ def _first_convolution(module: Any) -> tuple[int | None, bool]:
             last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
             return getattr(inner, "in_channels", None), last
     return None, False
+
+
+def _mostly_convolutions(module: Any) -> bool:
+    """Whether more than half of the weights are those of two-dimensional convolutions, and none has more dimensions."""
+    sizes = [(weight.ndim, weight.numel()) for weight in module.parameters()]
+    ours = sum(size for dims, size in sizes if dims == 4)
+    return all(dims <= 4 for dims, _ in sizes) and 2 * ours > sum(size for _, size in sizes)
 
 
 _lock = threading.Lock()

@@ -21,6 +21,7 @@ ALPHAS = ("restore", "resize", "opaque", "channel")
 NONFINITE = ("raise", "warn", "ignore")
 ENGINES = ("host", "torch", "mps")
 GLOBAL_STATS = ("tile", "frozen", "exact")
+MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 LAYOUTS = ("HW", "HWC", "NHWC", "CHW", "NCHW")
 MODEL_DTYPES = ("float32", "float16", "bfloat16")
 IMAGE_DTYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
@@ -151,6 +152,12 @@ def _progress(value: Any) -> Any:
     raise TypeError(f"progress must be True, None or a callable (done, total), not {value!r}")
 
 
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
 def _needs(value: Any) -> Needs:
     if not isinstance(value, Needs):
         raise TypeError(f"needs must be a halotile.needs.Needs, not {value!r}")
@@ -174,7 +181,7 @@ class Options:
     tolerance: float | None = None
     global_stats: str | None = None
     verify: int = 0
-    batch_size: int = 1
+    batch_size: int | Literal["auto"] = 1
     device: Any = None
     dtype: Any = None
     engine: str | None = None
@@ -185,6 +192,10 @@ class Options:
     alpha: str = "restore"
     on_nonfinite: str = "raise"
     progress: bool | Callable[[int, int], Any] | None = None
+    keep_heap: bool = True
+    memory_format: str = "auto"
+    memory_limit: int | None = None
+    compile: bool = False
     needs: Needs = NO_NEEDS
 
     @classmethod
@@ -208,8 +219,8 @@ class Options:
             "blend": choice("blend", self.blend, BLENDS),
             "boundary": choice("boundary", self.boundary, BOUNDARIES),
             "scale": scale if needs.scale is None else Fraction(needs.scale),
-            "batch_size": integer("batch_size", self.batch_size, 1),
-            "dtype": dtype_name("dtype", self.dtype, MODEL_DTYPES),
+            "batch_size": "auto" if self.batch_size == "auto" else integer("batch_size", self.batch_size, 1),
+            "dtype": "auto" if self.dtype == "auto" else dtype_name("dtype", self.dtype, MODEL_DTYPES),
             "engine": _optional("engine", self.engine, ENGINES),
             "value_range": _value_range(self.value_range),
             "out_dtype": dtype_name("out_dtype", self.out_dtype, IMAGE_DTYPES),
@@ -217,6 +228,10 @@ class Options:
             "alpha": choice("alpha", self.alpha, ALPHAS),
             "on_nonfinite": choice("on_nonfinite", self.on_nonfinite, NONFINITE),
             "progress": _progress(self.progress),
+            "keep_heap": _flag("keep_heap", self.keep_heap),
+            "memory_format": choice("memory_format", self.memory_format, MEMORY_FORMATS),
+            "compile": _flag("compile", self.compile),
+            "memory_limit": None if self.memory_limit is None else integer("memory_limit", self.memory_limit, 1),
             "needs": needs,
         }
         for name, value in checked.items():
@@ -228,6 +243,16 @@ class Options:
     def asks_model(self) -> bool:
         """Whether something about the model is to be found out: see halo.py."""
         return self.unsettled or self.global_stats is not None
+
+    @property
+    def model_dtype(self) -> str | None:
+        """The dtype that the model is opened with; None: its own."""
+        return None if self.dtype == "auto" else self.dtype
+
+    @property
+    def tuned(self) -> bool:
+        """Whether tiles are chosen for the model and this machine: see tuning.py."""
+        return "auto" in (self.tile_size, self.batch_size) or self.memory_limit is not None
 
     @property
     def unsettled(self) -> bool:

@@ -13,9 +13,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Literal
 
-from . import memory
+from . import heap, memory
 from .channels import Part
 from .engines import asked_engine, engine_for
 from .errors import (
@@ -32,7 +33,7 @@ from .forward import Forward, Resize, tile_error
 from .halo import RunInfo, settled
 from .host import OpaqueBand
 from .images import Image, check_output_dtype, check_output_kind, delivered, new_image, open_image, open_output
-from .known import told_about
+from .known import about, told_about
 from .learn import Facts, learn
 from .model import Model, open_model
 from .needs import needs_of
@@ -44,6 +45,8 @@ from .turn import turn
 from .values import Values
 
 __all__ = ["TiledRestorer", "iter_bands", "restore_tiled"]
+
+LARGEST_BATCH = 16  # that batch_size="auto" makes of windows which are small for an accelerator
 
 
 def restore_tiled(
@@ -60,7 +63,7 @@ def restore_tiled(
     tolerance: float | None = None,
     global_stats: Literal["tile", "frozen", "exact"] | None = None,
     verify: int = 0,
-    batch_size: int = 1,
+    batch_size: int | Literal["auto"] = 1,
     device: Any = None,
     dtype: Any = None,
     engine: Literal["host", "torch", "mps"] | None = None,
@@ -71,6 +74,10 @@ def restore_tiled(
     alpha: str = "restore",
     on_nonfinite: str = "raise",
     progress: bool | Callable[[int, int], Any] | None = None,
+    keep_heap: bool = True,
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto",
+    memory_limit: int | None = None,
+    compile: bool = False,
 ) -> Any:
     """Restores an image with a model that could not take it whole.
 
@@ -90,7 +97,9 @@ def restore_tiled(
 
     Keyword Args:
         tile_size: largest tile, input pixels: a number or (rows, columns). Tiles are balanced, so they may be smaller.
-            "auto": by the free memory of an accelerator; 512 on a CPU. Where memory runs out, smaller ones are tried.
+            "auto": on a CPU by timing windows of the image with this model, on an accelerator by its free memory; see
+            docs/speed.md, and `TiledRestorer.last_run` for what was chosen. Where memory runs out, smaller ones are
+            tried.
             Larger only where a model that `load_model` opened says that it takes no smaller windows.
         halo: context around a tile, input pixels: a number or (rows, columns). "exact": the model's receptive field, as
             `inspect_model` finds it. "auto": that where it costs little, else the smallest whose error, measured on the
@@ -112,8 +121,11 @@ def restore_tiled(
         verify: so many random places are made again with a much larger halo and compared when the image is done:
             `TiledRestorer.last_run.verified`, a Verification. A `SeamWarning` where they differ by more than tolerance.
         batch_size: most windows per call of the model. All calls get as many: the last may see some tiles again.
+            "auto": found like tile_size.
         device: where the model runs. None: where it is, else MPS, CUDA, CPU. A module that is elsewhere is copied.
         dtype: "float32", "float16" or "bfloat16" for the model. None: its own. A module of another dtype is copied.
+            "auto": half precision where that is faster on this machine and within the tolerance of float32, by two
+            small windows of the image; `TiledRestorer.last_run.precision` says what was found.
         engine: who cuts and assembles: "host" (memory of the CPU, any model), "torch" (torch operations on the model's
             device) or "mps" (Metal kernels). None: the environment variable HALOTILE_ENGINE, else what fits the device.
         value_range: (low, high) in which the model works: image values from 0 to white (255, 65535 or 1.0) are mapped
@@ -125,6 +137,18 @@ def restore_tiled(
             or "channel" (it is none: the model takes all channels).
         on_nonfinite: "raise", "warn" or "ignore" when the model returns NaN or infinity.
         progress: True for a tqdm bar, or a callable ``(tiles done, tiles in all)``.
+        keep_heap: whether models on the CPU run with the memory that they free kept by the process until the image is
+            done, where that is known to make them faster (glibc): see halotile.heap and docs/speed.md. The environment
+            variable HALOTILE_KEEP_HEAP=0 turns it off.
+        memory_format: how windows lie in memory: "channels_last" or "contiguous". "auto": channels_last for modules on
+            the CPU that consist of convolutions, unless they turn out to be written for the other; for others as their
+            weights lie. The module itself is left as it is.
+        memory_limit: bytes that a run may take beyond what the process holds when it starts, the result included. Tiles
+            and batches are made so small that it is kept to, as far as a small window tells what the model needs. None:
+            four fifths of what the machine and its control groups leave, for tile_size="auto".
+        compile: whether a torch module runs compiled (`torch.compile`) from its second batch on: it takes seconds once,
+            and pays for many windows only. Where it cannot be compiled, a warning says so and it runs as it is, as it
+            does where global_stats holds statistics fixed.
 
     Returns:
         The restored image: an array for an array (also of zarr), a tensor on the same device for a tensor, in the
@@ -171,6 +195,8 @@ class TiledRestorer:
         # By the image's size: the options with tiles that memory allows.
         self._fitting: dict[tuple[int, int], tuple[Options, RunInfo]] = {}
         self._inspected: Any = None
+        self._costs: dict[Any, Any] = {}  # what tuning has measured
+        self._precision: Any = None  # what dtype="auto" came to
         self.last_run: RunInfo | None = None
 
     def inspected(self) -> Any:
@@ -178,13 +204,22 @@ class TiledRestorer:
         if self._inspected is None:
             from .known import known_model
 
-            self._inspected = known_model(self.model, self.options.device, self.options.dtype)
+            self._inspected = known_model(self.model, self.options.device, self.options.model_dtype)
         return self._inspected
 
+    @cached_property
+    def told_apart(self) -> Any:
+        """What tells the model from others, also in other processes; None if nothing does."""
+        return about(self.model, self.options.model_dtype)
+
     def like(self, options: Options) -> TiledRestorer:
-        """Another one of this model, with what is known of it."""
-        other = TiledRestorer(self.model, **{field.name: getattr(options, field.name) for field in fields(options)})
-        other._inspected = self._inspected
+        """Another one of this model, with what is known of it, for windows of any size: not compiled."""
+        same = {field.name: getattr(options, field.name) for field in fields(options)}
+        if options.dtype == "auto" and self._precision is None:
+            same["dtype"] = None  # not found out yet
+        other = TiledRestorer(self.model, **same | {"compile": False})
+        other._inspected, other._costs, other._precision = self._inspected, self._costs, self._precision
+        other._opened = self._opened if self._precision is not None else {}
         return other
 
     def tell_once(self, about: Any, text: str) -> None:
@@ -203,7 +238,8 @@ class TiledRestorer:
         own_dtype = None if asked is None else dtype_name("out", asked.dtype, IMAGE_DTYPES)
         run = _Run(self, source, out_dtype=self.options.out_dtype or own_dtype)
         result = None
-        with Progress(self.options.progress) as progress:
+        run.holds_result = asked is None
+        with Progress(self.options.progress) as progress, heap.kept(run.keeps_heap) as run.heap_kept:
             try:
                 run.start(progress)
                 result = run.new_result(asked)
@@ -252,8 +288,9 @@ class TiledRestorer:
             return run.engine.pixels_of(made[start])[0]
 
         with Progress(self.options.progress) as progress:
-            run.start(progress)
-            for start, _ in run.bands(0, new_rows):
+            with heap.kept(run.keeps_heap) as run.heap_kept:
+                run.start(progress)
+            for start, _ in heap.stepwise(run.bands(0, new_rows), run.keeps_heap):
                 yield start, run.delivered(made.pop(start), None)
         self.last_run = run.halo
 
@@ -274,6 +311,7 @@ class _Run:
         self.plan = self._planned(self.options.scale, (0, 0))  # refuses bad combinations before anything is run
         self.index = self.rows_done = 0
         self.held_for: int | None = None  # the image whose statistics are held
+        self.holds_result = self.heap_kept = False
         self.bands_at_work: list[Any] = []
         with turn():
             self.model = self._open_model()
@@ -284,14 +322,30 @@ class _Run:
         tensors = self.image.device is not None or asked_engine(options.engine) in ("torch", "mps")
         if tensors not in opened:
             opened[tensors] = open_model(
-                self.restorer.model, device=options.device, dtype=options.dtype, tensors=tensors
+                self.restorer.model,
+                device=options.device,
+                dtype=options.model_dtype,
+                tensors=tensors,
+                memory_format=options.memory_format,
             )
+        if options.compile and not getattr(opened[tensors], "alone", False):
+            raise ValueError("compile must be False for a model that is no torch module")
         return opened[tensors]
 
     def _choose_engine(self) -> None:
         self.engine = engine_for(self.model.settled, self.options.engine)
         self.forward = Forward(self.image, self.model, self.engine, self.options.value_range)
         self.ready: dict[Part, Any] = {}  # outputs of the first batch that learning made
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the model's activations are in memory that malloc gives out."""
+        where = getattr(self.model.settled, "device", None) or self.engine.device
+        return where is None or where.type == "cpu"
+
+    @property
+    def keeps_heap(self) -> bool:
+        return self.options.keep_heap and self.on_cpu
 
     def _planned(self, scale: Fraction | None, loss: tuple[int, int]) -> TilePlan:
         return make_plan(self.options, self.image.size, scale, loss)
@@ -300,14 +354,24 @@ class _Run:
         """Learns what the model does from the first batch, unless an earlier image taught it, and plans with that."""
         self.progress = progress
         with turn(self.engine.device):
-            if self.options.tile_size == "auto":
-                self._fit_automatically()
+            tuner = self._begin_tuning()
             self.plan = self._planned(self.options.scale, (0, 0))
             progress.begin(len(self.plan) * self.image.count)
-            self.facts = self._learned()
+            if tuner is None:
+                self.facts = self._learned()
+            else:
+                tuner.learned()
             if self._another_engine_fits():
                 self._choose_engine()
             self._plan_anew()
+            if tuner is not None:
+                tuner.finish()
+            if self.options.dtype == "auto":
+                from .precision import choose
+
+                choose(self)
+            if self.options.compile and not self.halo.holds:
+                self.model.settled.compile()
             self._check_first_tile()
         progress.begin(len(self.plan) * self.image.count)
 
@@ -331,10 +395,37 @@ class _Run:
         channels = self.model.settled.in_channels or self.image.channels
         return (self.plan.batch(self.options.batch_size), channels, *self.plan.window)
 
+    def _begin_tuning(self) -> Any:
+        """A Tuner for what is to be found out by timing; None where there is nothing, or it goes by free memory."""
+        if not self.options.tuned or self.halo.tuning is not None:
+            return None
+        if not self.on_cpu:
+            self._fit_automatically()
+            return None
+        from .tuning import Tuner
+
+        tuner = Tuner(self, self.heap_kept)
+        tuner.begin()
+        return tuner
+
+    def tell(self, halo: RunInfo) -> None:
+        """What the run did; also for the next images of this size."""
+        self.halo = halo
+        self.restorer._fitting[self.image.size] = self.options, halo
+
     def _fit_automatically(self) -> None:
+        """On an accelerator: by its free memory, and memory_limit."""
         self.engine.empty_cache()  # what torch only keeps for later is free
-        tile = max(memory.auto_tile_size(self.engine.device), *self.plan.phase)
-        smaller: tuple[tuple[int, int], int] | None = ((tile, tile), self.options.batch_size)
+        most = memory.auto_tile_size(self.engine.device, self.options.memory_limit)
+        asked, batch = self.options.tile_size, self.options.batch_size
+        if asked == "auto" or self.options.memory_limit is not None:
+            wanted = (most, most) if asked == "auto" else tuple(min(most, side) for side in asked)
+            tile = tuple(max(side, step) for side, step in zip(wanted, self.plan.phase, strict=True))
+        else:
+            tile = asked
+        if batch == "auto":
+            batch = max(1, min(LARGEST_BATCH, most**2 // (tile[0] * tile[1])))
+        smaller: tuple[tuple[int, int], int] | None = (tile, batch)
         while smaller is not None:
             self._fit(*smaller)
             self.plan = self._planned(self.options.scale, (0, 0))
@@ -541,7 +632,9 @@ class _Run:
     def _does_not_fit(self, error: Exception) -> TileError:
         height, width = self.plan.window
         text = f"out of memory with the smallest windows, {height}x{width} with halo {max(self.plan.halo)}: {error}"
-        text += memory.what_would_fit(self.model.settled, self._windows(), self.plan.halo, self.engine.device)
+        text += memory.what_would_fit(
+            self.model.settled, self._windows(), self.plan.halo, self.engine.device, self.options.memory_limit
+        )
         if not isinstance(error, TileError):
             return tile_error(OutOfMemoryError, [self.plan[0]], text, rows_done=self.rows_done)
         return OutOfMemoryError(text, tile=error.tile, box=error.box, rows_done=self.rows_done)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: MIT
+"""Networks that benchmarks restore with, in the sizes that people use; random weights."""
+
+from __future__ import annotations
+
+import itertools
+from time import process_time
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from halotile import heap
+
+__all__ = ["Compact", "Denoiser", "window_cost"]
+
+
+class Compact(nn.Module):
+    """Real-ESRGAN's, x4: 64 features, 16 convolutions between the first and the last."""
+
+    def __init__(self, width: int = 64, layers: int = 16):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.PReLU(width))
+        for _ in range(layers):
+            self.body.extend([nn.Conv2d(width, width, 3, padding=1), nn.PReLU(width)])
+        self.body.append(nn.Conv2d(width, 48, 3, padding=1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.pixel_shuffle(self.body(x), 4) + F.interpolate(x, scale_factor=4, mode="nearest")
+
+
+class Denoiser(nn.Module):
+    """At half the size: 12 convolutions of 96 channels."""
+
+    def __init__(self, width: int = 96, layers: int = 12):
+        super().__init__()
+        sides = [12] + [width] * (layers - 1) + [12]
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(sides))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.pixel_unshuffle(x, 2)
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return F.pixel_shuffle(self.layers[-1](x), 2)
+
+
+def window_cost(model: nn.Module, side: int, layout: torch.memory_format, keep: bool) -> float:
+    """Seconds a pixel of the model alone."""
+    window = torch.rand(1, 3, side, side).contiguous(memory_format=layout)
+    with heap.kept(keep), torch.inference_mode():
+        model(window)
+        start = process_time()
+        model(window)
+        return (process_time() - start) / side**2

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+#include "halotile.h"
+
+#include <stdlib.h> /* says whether this is glibc */
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+
+/* What glibc's adaptation tops out at, and how many mappings it allows by itself: malloc/malloc.c. */
+#define MAPS_FROM (32 << 20)
+#define TRIMS_FROM (2 * MAPS_FROM)
+#define MAPPINGS 65536
+
+bool ht_heap_keep(void)
+{
+    /* No mappings: a threshold would do, but is refused above 32 MiB before glibc 2.35. -1: nothing is trimmed. */
+    if (mallopt(M_MMAP_MAX, 0) && mallopt(M_TRIM_THRESHOLD, -1))
+        return true;
+    ht_heap_release();
+    return false;
+}
+
+void ht_heap_release(void)
+{
+    mallopt(M_MMAP_MAX, MAPPINGS);
+    mallopt(M_MMAP_THRESHOLD, MAPS_FROM);
+    mallopt(M_TRIM_THRESHOLD, TRIMS_FROM);
+    malloc_trim(0);
+}
+#else
+bool ht_heap_keep(void) { return false; }
+
+void ht_heap_release(void) {}
+#endif

@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: MIT
+"""tile_size="auto", batch_size="auto", memory_limit: whatever is chosen, the result is the same, and it is said why."""
+
+import itertools
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from halotile import OutOfMemoryError, TiledRestorer, TileSizeWarning, iter_bands, memory, restore_tiled, tuning  # noqa: E402
+
+from .networks import Chain, Strided, seeded  # noqa: E402
+from .test_exact import check, image_of  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+MODELS = {"plain": lambda: Chain(3), "x3": lambda: Chain(2, scale=3), "stride 4": lambda: Strided(4)}
+IMAGE = np.random.default_rng(0).integers(0, 256, (700, 500, 3), np.uint8)
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "native"])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_result_is_that_of_the_whole_image(name, boundary):
+    model = seeded(MODELS[name])
+    for size in [(300, 411), (90, 1000), (40, 33)]:
+        check(model, image_of(*size), tile_size="auto", batch_size="auto", boundary=boundary)
+
+
+class Clock:
+    """Time as a model makes it pass: so many microseconds a pixel of its window."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(tuning.time, "perf_counter", lambda: self.now)
+
+    def model(self, cost):
+        class Timed(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.seen = []
+
+            def forward(timed, windows):
+                batch, _, height, width = windows.shape
+                timed.seen.append((height, width, batch))
+                self.now += 1e-6 * cost(height, width, batch) * batch * height * width
+                return windows.clone()
+
+        return Timed()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def tuned(model, image=IMAGE, **options):
+    restorer = TiledRestorer(model, halo=16, overlap=0, **{"tile_size": "auto"} | options)
+    assert np.array_equal(restorer(image), image)
+    return restorer.last_run.tuning, restorer
+
+
+def test_where_all_windows_cost_the_same_few_pixels_decide(clock):
+    model = clock.model(lambda height, width, batch: 1)
+    found, _ = tuned(model)
+    plan_pixels = sum(h * w * n for h, w, n in model.seen)
+    assert found.tile_size == (350, 500)
+    assert plan_pixels < 1.06 * 2 * 382 * 532 + 2 * 96 * 96
+    assert found.probed <= 0.05 * found.seconds
+
+
+def test_windows_beyond_a_cliff_are_not_taken(clock):
+    """Every window above 400 pixels square costs four times as much."""
+    model = clock.model(lambda height, width, batch: 1 if height * width <= 400**2 else 4)
+    found, _ = tuned(model, np.zeros((2000, 2000, 3), np.uint8))
+    last = model.seen[-1]
+    assert 200**2 < last[0] * last[1] <= 400**2
+    assert found.seconds == pytest.approx(1e-6 * sum(h * w for h, w, _ in model.seen if (h, w, 1) == last), rel=0.15)
+    assert found.costs
+    assert "us a pixel" in found.why
+
+
+def test_full_width_bands_are_taken_where_they_are_cheaper(clock):
+    model = clock.model(lambda height, width, batch: 1 if width >= 500 else 3)
+    found, _ = tuned(model, np.zeros((4000, 500, 3), np.uint8), memory_limit=60 << 20)
+    assert found.tile_size[1] == 500
+    assert found.tile_size[0] < 4000
+
+
+def test_the_budget_holds(clock):
+    model = clock.model(lambda height, width, batch: 1)
+    found, _ = tuned(model, np.zeros((1600, 1500, 3), np.uint8))
+    assert 0 < found.probed <= 0.05 * 1.6 * 1.5
+    assert f"{found.probed:.2g} s went to trying" in found.why
+
+
+def test_batches_where_they_pay(clock):
+    model = clock.model(lambda height, width, batch: 4 / batch)
+    found, _ = tuned(model, tile_size=64, batch_size="auto")
+    assert found.batch_size > 1
+    assert model.seen[-1][2] == found.batch_size
+    model = clock.model(lambda height, width, batch: batch)
+    found, _ = tuned(model, tile_size=64, batch_size="auto")
+    assert found.batch_size == 1
+
+
+# ---- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def small():
+    torch.manual_seed(0)
+    return torch.nn.Conv2d(3, 3, 3, padding=1).eval()
+
+
+def shapes_of(model):
+    seen = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape)))
+    return seen
+
+
+def test_the_next_run_tries_nothing():
+    """Nor does that of another process, which has a model with the same weights."""
+    first = TiledRestorer(small(), tile_size="auto", halo=1)
+    first(IMAGE)
+    again = TiledRestorer(small(), tile_size="auto", halo=1)
+    again(IMAGE)
+    assert again.last_run.tuning.costs.items() >= first.last_run.tuning.costs.items()
+    third = TiledRestorer(small(), tile_size="auto", halo=1)
+    third(IMAGE)
+    assert third.last_run.tuning.probed == 0 or again.last_run.tuning.tile_size != third.last_run.tuning.tile_size
+    assert len(third.last_run.tuning.costs) <= len(again.last_run.tuning.costs) + 1
+
+
+def test_a_restorer_tunes_once_for_a_size(clock):
+    model = clock.model(lambda height, width, batch: 1)
+    found, restorer = tuned(model)
+    calls = len(model.seen)
+    restorer(IMAGE)
+    assert model.seen[calls:] == [(382, 532, 1)] * 2
+    assert restorer.last_run.tuning is found
+    restorer(IMAGE[:600])
+    assert len(set(model.seen[calls + 2 :])) == 1  # another size: what is known suffices
+
+
+def test_other_settings_have_costs_of_their_own():
+    restorer = TiledRestorer(small(), tile_size="auto", halo=1)
+    restorer(IMAGE)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        restorer(IMAGE[:650])
+    finally:
+        torch.set_num_threads(threads)
+    TiledRestorer(small(), tile_size="auto", halo=1, keep_heap=False)(IMAGE)
+    assert len(restorer._costs) == 2
+
+
+def test_something_else_in_the_cache_does_no_harm(monkeypatch):
+    for found in ({"seconds": 3, "colour": "red"}, [1, 2], "text", None):
+        monkeypatch.setattr(tuning, "kept", lambda name, key, found=found: found)
+        restore_tiled(IMAGE[:200], small(), tile_size="auto", halo=1)
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+class Hungry(torch.nn.Module):
+    """Holds so many bytes a pixel while it runs."""
+
+    def __init__(self, bytes_a_pixel):
+        super().__init__()
+        self.planes, self.largest = bytes_a_pixel // 4, 0
+
+    def forward(self, windows):
+        batch, _, height, width = windows.shape
+        self.largest = max(self.largest, batch * height * width)
+        held = torch.ones(batch, self.planes, height, width)
+        return windows + 0 * held[:, :1]
+
+
+@pytest.mark.parametrize("options", [{"tile_size": "auto"}, {"tile_size": 400}, {"tile_size": 100, "batch_size": 8}])
+@pytest.mark.parametrize("keep_heap", [False, True])
+@pytest.mark.parametrize("limit", [30 << 20, 100 << 20])
+def test_the_limit_is_kept_to(options, keep_heap, limit):
+    model = Hungry(1000)
+    restorer = TiledRestorer(model, halo=8, memory_limit=limit, keep_heap=keep_heap, **options)
+    restorer(IMAGE)
+    found = restorer.last_run.tuning
+    assert model.largest * 1000 <= limit
+    assert found.bytes <= found.limit <= limit
+    if "batch_size" not in options and options["tile_size"] != "auto":
+        assert found.bytes > limit / 8
+    assert "MiB" in found.why
+
+
+PEAK = """
+import sys
+import numpy as np
+import torch
+from halotile import memory, restore_tiled
+from tests.networks import Chain, seeded
+
+def peak():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+limit, keep_heap = int(sys.argv[1]), sys.argv[2] == "keep"
+model = seeded(lambda: Chain(4, width=64))
+restore_tiled(np.zeros((64, 64, 3), np.uint8), model, halo=4)  # libraries set up what they keep
+start = memory.resident_bytes()
+image = np.zeros((1500, 1500, 3), np.uint8)
+restore_tiled(image, model, halo=4, tile_size=int(sys.argv[3]), memory_limit=limit, keep_heap=keep_heap)
+print(peak() - start)
+"""
+
+
+@pytest.mark.skipif(memory.resident_bytes() is None, reason="nobody says what the process holds")
+@pytest.mark.parametrize("keep_heap", ["keep", "not"])
+@pytest.mark.parametrize("limit", [150 << 20, 400 << 20])
+def test_the_process_stays_below_the_limit(limit, keep_heap):
+    command = [sys.executable, "-c", PEAK, str(limit), keep_heap, "1500"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert limit / 8 < int(done.stdout) <= limit
+
+
+def test_a_limit_that_nothing_keeps_to():
+    for options in ({"tile_size": "auto"}, {"tile_size": 256}):
+        with pytest.raises(ValueError, match=r"memory_limit must be at least \d+ for this model and image, not 100000"):
+            restore_tiled(IMAGE, Hungry(1000), halo=8, memory_limit=100_000, **options)
+
+
+def test_a_generous_limit_changes_nothing():
+    restorer = TiledRestorer(small(), tile_size=120, halo=1, memory_limit=8 << 30)
+    want = restore_tiled(IMAGE, small(), tile_size=120, halo=1)
+    assert np.array_equal(restorer(IMAGE), want)
+    assert restorer.last_run.tuning.why.startswith("the largest that memory_limit allows")
+
+
+def test_the_result_counts_where_it_is_held():
+    """Rows that are yielded, or written to an array that was there, are not the run's."""
+    image, limit = np.zeros((2000, 2000, 3), np.uint8), 20 << 20
+    model = torch.nn.Upsample(scale_factor=4)  # 192 MB of result
+    with pytest.raises(ValueError, match="memory_limit must be at least"):
+        restore_tiled(image, model, halo=0, tile_size="auto", memory_limit=limit)
+    assert sum(len(rows) for _, rows in iter_bands(image, model, halo=0, tile_size="auto", memory_limit=limit)) == 8000
+    restore_tiled(image, model, halo=0, tile_size="auto", memory_limit=limit, out=np.zeros((8000, 8000, 3), np.uint8))
+
+
+def test_control_groups_are_looked_at(monkeypatch, tmp_path):
+    most, used = tmp_path / "memory.max", tmp_path / "memory.current"
+    monkeypatch.setattr(memory, "_own_groups", lambda: [(str(most), str(used))])
+    free = memory.available_bytes()
+    most.write_text("max\n")
+    used.write_text("1000\n")
+    assert memory.available_bytes() == pytest.approx(free, rel=0.2)
+    most.write_text("51000\n")
+    assert memory.available_bytes() == 50_000
+    most.write_text("500\n")
+    assert memory.available_bytes() == 0
+
+
+class Limited(torch.nn.Module):
+    """Runs out of memory in windows of more than so many pixels."""
+
+    def __init__(self, largest):
+        super().__init__()
+        self.largest = largest
+
+    def forward(self, windows):
+        if windows.shape[2] * windows.shape[3] > self.largest:
+            raise MemoryError("no more")
+        return windows.clone()
+
+
+def test_a_probe_that_runs_out_of_memory_is_no_failure():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TileSizeWarning)
+        for largest in (150**2, 300**2, 90**2):
+            assert np.array_equal(restore_tiled(IMAGE, Limited(largest), tile_size="auto", halo=4), IMAGE)
+
+
+def test_the_last_failure_says_what_the_limit_allows():
+    class Never(Chain):
+        def forward(self, windows):
+            if windows.device.type == "meta":
+                return super().forward(windows)
+            raise MemoryError("no more")
+
+    with (
+        pytest.warns(TileSizeWarning),
+        pytest.raises(OutOfMemoryError, match=r"8 MiB are free on the CPU: a tile of [0-9]+ would fit at most"),
+    ):
+        restore_tiled(IMAGE, seeded(lambda: Never(3, width=32)), tile_size=64, halo=3, memory_limit=8 << 20)
+
+
+# ---- models of every kind --------------------------------------------------------------------------------------------
+
+
+def test_models_on_arrays():
+    restorer = TiledRestorer(lambda windows: windows[:, :, ::1] * np.float32(1), tile_size="auto", halo=2)
+    assert np.array_equal(restorer(IMAGE), IMAGE)
+    assert restorer.last_run.tuning.memory_format == "contiguous"
+
+
+def test_several_images_grey_alpha_and_an_exact_halo():
+    model = seeded(lambda: Chain(2))
+    for shape in ((2, 300, 210, 3), (300, 210), (300, 210, 4)):
+        image = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+        want = restore_tiled(image, model, tile_size=64, halo=2, overlap=0)
+        got = restore_tiled(image, model, tile_size="auto", halo="exact", phase=None)
+        assert np.abs(got.astype(int) - want).max() <= 1
+
+
+def test_windows_of_the_run_have_one_shape():
+    model = small()
+    seen = shapes_of(model)
+    restorer = TiledRestorer(model, tile_size="auto", halo=1)
+    restorer(IMAGE)
+    tiles = [len(list(group)) for _, group in itertools.groupby(seen)]
+    assert restorer.last_run.tuning.tile_size
+    assert tiles[-1] >= 1
+    assert "; tiles of " in str(restorer.last_run)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"memory_limit": 0}, ValueError, "memory_limit must be from 1 to"),
+        ({"memory_limit": "2GB"}, TypeError, "memory_limit must be a whole number, not '2GB'"),
+        ({"batch_size": "many"}, TypeError, "batch_size must be a whole number, not 'many'"),
+        ({"tile_size": "largest"}, ValueError, "tile_size must be 'auto', a number or a pair"),
+    ],
+)
+def test_bad_values(options, kind, text):
+    with pytest.raises(kind, match=text):
+        restore_tiled(IMAGE, small(), **options)
