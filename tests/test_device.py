@@ -18,7 +18,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import TiledRestorer, TileSizeWarning, device, iter_bands, metal, plan_tiles, restore, restore_tiled  # noqa: E402
+from halotile import TiledRestorer, TileSizeWarning, device, iter_bands, metal, plan_tiles, restore_tiled  # noqa: E402
 
 from .fake_mps.attach import DEVICE, attach  # noqa: E402
 from .networks import Chain, Half, Strided, ThreeHalves, seeded  # noqa: E402
@@ -417,7 +417,7 @@ def test_one_thread_at_a_time(fake_mps, monkeypatch):
     for result in results:
         np.testing.assert_array_equal(result, want)
     assert fake_mps.violations() == []
-    monkeypatch.setattr(restore, "turn", lambda device=None: contextlib.nullcontext())
+    monkeypatch.setattr("halotile.run.turn", lambda device=None: contextlib.nullcontext())
     in_two_threads(lambda: restore_tiled(image, model, **TILES))
     assert fake_mps.take_violations()  # so the lock is what prevents it
 

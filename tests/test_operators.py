@@ -170,7 +170,7 @@ def calls(file):
                     yield getattr(function, "name", ""), name, {keyword.arg for keyword in node.keywords}
 
 
-@pytest.mark.parametrize("name", ["device.py", "torch_verbs.py", "metal.py", "model.py", "forward.py", "restore.py"])
+@pytest.mark.parametrize("name", ["device.py", "torch_verbs.py", "metal.py", "model.py", "forward.py", "run.py"])
 def test_forbidden_calls(name):
     seen = list(calls(PACKAGE / name))
     assert seen

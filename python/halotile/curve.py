@@ -155,7 +155,7 @@ class Probe:
         from .halo import RunInfo
         from .images import open_image
         from .progress import Progress
-        from .restore import _Run
+        from .run import Run
 
         self.phase = restorer.options.phase
         tile = max(REGION, *(2 * one for one in self.phase), *restorer.options.needs.least)
@@ -164,7 +164,7 @@ class Probe:
             options = replace(options, tile_size=tile, halo=0, overlap=0)
         self.image = open_image(image, restorer.options.layout)
         known = RunInfo.given(options, restorer.inspected() if options.global_stats else None)
-        self.run = _Run(restorer.like(options), self.image, restorer.options.out_dtype, known)
+        self.run = Run(restorer.like(options), self.image, restorer.options.out_dtype, known)
         self.run.start(Progress(None))
         self.run.hold(0)
         self.plan: TilePlan = self.run.plan

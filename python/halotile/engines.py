@@ -18,7 +18,7 @@ from .host import HostEngine
 from .model import Model, TensorModel
 from .options import ENGINES, choice
 
-__all__ = ["asked_engine", "engine_for"]
+__all__ = ["asked_engine", "engine_beside", "engine_for"]
 
 
 def asked_engine(option: str | None) -> str | None:
@@ -52,5 +52,15 @@ def engine_for(model: Model, option: str | None) -> Any:
         if operators is not None:
             return DeviceEngine("mps", model.device, operators)
     from . import torch_verbs
+
+    return DeviceEngine("torch", model.device, torch_verbs)
+
+
+def engine_beside(first: Any, model: TensorModel) -> Any:
+    """For a model on another device of the same run: what reads its windows there, if that is the engine's way."""
+    if first.device is None:
+        return first
+    from . import torch_verbs
+    from .device import DeviceEngine
 
     return DeviceEngine("torch", model.device, torch_verbs)

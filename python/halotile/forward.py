@@ -45,7 +45,10 @@ class Forward:
 
     def __call__(self, part: Part, index: int, plan: TilePlan, tiles: list[Tile]) -> Any:
         """Outputs (len(tiles), channels, height, width) of a part of image `index`, as the engine has them."""
-        windows = self.read(part, index, plan, tiles)
+        return self.outputs(part, index, self.read(part, index, plan, tiles), tiles)
+
+    def outputs(self, part: Part, index: int, windows: Any, tiles: list[Tile]) -> Any:
+        """The same for windows that were read."""
         try:
             with self.held.get(part, contextlib.nullcontext)():
                 return part.reduced(self.engine.run(self.model_of(part), windows))

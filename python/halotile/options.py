@@ -158,6 +158,14 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
+def _devices(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        if not value or None in value:
+            raise ValueError(f"device must be None, a device or a list of devices, not {value!r}")
+        return tuple(value)
+    return value
+
+
 def _needs(value: Any) -> Needs:
     if not isinstance(value, Needs):
         raise TypeError(f"needs must be a halotile.needs.Needs, not {value!r}")
@@ -219,6 +227,7 @@ class Options:
             "blend": choice("blend", self.blend, BLENDS),
             "boundary": choice("boundary", self.boundary, BOUNDARIES),
             "scale": scale if needs.scale is None else Fraction(needs.scale),
+            "device": _devices(self.device),
             "batch_size": "auto" if self.batch_size == "auto" else integer("batch_size", self.batch_size, 1),
             "dtype": "auto" if self.dtype == "auto" else dtype_name("dtype", self.dtype, MODEL_DTYPES),
             "engine": _optional("engine", self.engine, ENGINES),
@@ -248,6 +257,15 @@ class Options:
     def model_dtype(self) -> str | None:
         """The dtype that the model is opened with; None: its own."""
         return None if self.dtype == "auto" else self.dtype
+
+    @property
+    def devices(self) -> tuple[Any, ...]:
+        """Those that were asked for; the first is that where tiles are put together."""
+        return self.device if isinstance(self.device, tuple) else () if self.device is None else (self.device,)
+
+    @property
+    def first_device(self) -> Any:
+        return self.devices[0] if self.devices else None
 
     @property
     def tuned(self) -> bool:

@@ -41,7 +41,7 @@ class Precision:
 def choose(run: Any) -> None:
     """Gives a run, which knows its model's facts, the model in the dtype that is best; once for each restorer.
 
-    run: a restore._Run. Its model, engine and plan are made anew where the dtype changes."""
+    run: a run.Run. Its model, engine and plan are made anew where the dtype changes."""
     restorer = run.restorer
     if restorer._precision is None:
         restorer._precision, model = _chosen(run)

@@ -22,7 +22,8 @@ from .halo import RunInfo
 from .images import Image, open_image
 from .options import Options
 from .progress import Progress
-from .restore import TiledRestorer, _Run
+from .restore import TiledRestorer
+from .run import Run
 from .sinks import check_output, open_sink
 from .sources import file_of, open_source
 
@@ -109,7 +110,7 @@ def _check(path: files.Path, kind: files.Format, image: Image, options: Options)
 def write_restored(restorer: TiledRestorer, image: Image, sink_for: Callable[[tuple[int, ...], str], Any]) -> None:
     """Restores one image into the sink that sink_for(shape, dtype) gives when the result's shape is known; which
     whoever gave it closes."""
-    run = _Run(restorer, image, out_dtype=restorer.options.out_dtype)
+    run = Run(restorer, image, out_dtype=restorer.options.out_dtype)
     with Progress(restorer.options.progress) as progress:
         run.start(progress)
         with Bands(run, sink_for) as bands:
@@ -121,7 +122,7 @@ def write_restored(restorer: TiledRestorer, image: Image, sink_for: Callable[[tu
 class Bands:
     """Buffers for the bands of a run, (rows, W) or (rows, W, C), and the thread that writes them to a sink."""
 
-    def __init__(self, run: _Run, sink_for: Callable[[tuple[int, ...], str], Any]):
+    def __init__(self, run: Run, sink_for: Callable[[tuple[int, ...], str], Any]):
         (height, width), channels = run.plan.output_size, sum(run.facts.out_channels)
         self.row = (width, channels) if channels > 1 or "C" in run.image.layout else (width,)
         self.dtype = run.out_dtype

@@ -142,7 +142,7 @@ class Tuner:
     """The way of a run to its tiles.
 
     Attributes:
-        run: a restore._Run. Its options get numbers for tile_size and batch_size.
+        run: a run.Run. Its options get numbers for tile_size and batch_size.
         measured: what is known of the model's costs.
     """
 

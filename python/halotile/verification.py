@@ -23,7 +23,8 @@ from .known import recalled
 from .options import integer
 from .plan import Box, TilePlan
 from .progress import Progress
-from .restore import TiledRestorer, _Run
+from .restore import TiledRestorer
+from .run import Run
 from .turn import turn
 from .values import Values
 
@@ -136,19 +137,19 @@ class Place(NamedTuple):
 class Remade:
     """A restored image, and its run's way through the model for windows anywhere."""
 
-    def __init__(self, image: Any, model: Any, result: Any, options: dict[str, Any], run: _Run | None = None):
+    def __init__(self, image: Any, model: Any, result: Any, options: dict[str, Any], run: Run | None = None):
         """run: that made the result, if it is at hand."""
         restorer = _restorer(model, options)
         source = open_image(image, restorer.options.layout)
         known = None if run is None else run.halo
         if run is None and restorer.options.asks_model:  # once: the run and the windows get the same halo
-            settled = _Run(restorer, source, restorer.options.out_dtype)
+            settled = Run(restorer, source, restorer.options.out_dtype)
             restorer, known = restorer.like(replace(settled.options, verify=0)), settled.halo
         if result is None:
             result = restorer(image)
         kind = _kind_of(result)
         self.restorer, self.image = restorer, source
-        self.run = _Run(restorer, source, kind, known or RunInfo.given(restorer.options))
+        self.run = Run(restorer, source, kind, known or RunInfo.given(restorer.options))
         self.run.start(Progress(None))
         self.run.ready.clear()
         if run is not None and source.count == 1:

@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: MIT
+"""A run: one image, or several of one size, on the way through the model.
+
+    start -> for each batch: read -> model -> for each tile: accumulate -> for each completed tile row: finish
+
+`Run._bands` is that loop. What the first window teaches is found in learn.py, read and model are forward.py; who
+reads, accumulates and finishes is the engine's affair (engines.py).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from . import memory
+from .channels import Part
+from .engines import asked_engine, engine_beside, engine_for
+from .errors import (
+    ModelOutputError,
+    NonFiniteError,
+    NonFiniteWarning,
+    OutOfMemoryError,
+    TileError,
+    TileSizeWarning,
+    frames_inside,
+)
+from .forward import Forward, Resize, tile_error
+from .halo import RunInfo, settled
+from .host import OpaqueBand
+from .images import Image, check_output_dtype, delivered, new_image, open_output
+from .learn import Facts, learn
+from .model import Model, open_model, usable_device
+from .plan import Tile, TilePlan, make_plan
+from .progress import Progress
+from .rows import Rows
+from .team import HANDS, Team
+from .turn import turn
+from .values import Values
+
+if TYPE_CHECKING:
+    from .restore import TiledRestorer
+
+__all__ = ["Run"]
+
+LARGEST_BATCH = 16  # that batch_size="auto" makes of windows which are small for an accelerator
+
+
+class Run:
+    """One image, or several of one size, on the way through the model."""
+
+    def __init__(self, restorer: TiledRestorer, image: Image, out_dtype: str | None, known: RunInfo | None = None):
+        """known: what halo and phase of the restorer's options are; None: that is to be settled."""
+        self.restorer, self.image = restorer, image
+        self.options, self.halo = (
+            restorer._fitting.get(image.size)
+            or (known and (restorer.options, known))
+            or settled(restorer.options, restorer, image)
+        )
+        self.out_dtype = out_dtype or image.dtype
+        check_output_dtype(image, self.out_dtype)
+        self.plan = self._planned(self.options.scale, (0, 0))  # refuses bad combinations before anything is run
+        self.index = self.rows_done = 0
+        self.held_for: int | None = None  # the image whose statistics are held
+        self.holds_result = self.heap_kept = False
+        self.bands_at_work: list[Any] = []
+        self.team: Team | None = None
+        with turn():
+            self.model = self._open_model(self.options.first_device)
+            self._choose_engine()
+            self._check_devices()
+
+    def _open_model(self, device: Any) -> Model:
+        opened, options = self.restorer._opened, self.options
+        tensors = self.image.device is not None or asked_engine(options.engine) in ("torch", "mps")
+        if tensors not in opened:
+            opened[tensors] = open_model(
+                self.restorer.model,
+                device=device,
+                dtype=options.model_dtype,
+                tensors=tensors,
+                memory_format=options.memory_format,
+            )
+        if options.compile and not getattr(opened[tensors], "alone", False):
+            raise ValueError("compile must be False for a model that is no torch module")
+        return opened[tensors]
+
+    def _choose_engine(self) -> None:
+        self.engine = engine_for(self.model.settled, self.options.engine)
+        self.forward = Forward(self.image, self.model, self.engine, self.options.value_range)
+        self.ready: dict[Part, Any] = {}  # outputs of the first batch that learning made
+
+    def _check_devices(self) -> None:
+        if len(self.options.devices) > 1:
+            for device in self.options.devices:
+                usable_device(device)
+            if self.halo.holds:
+                text = f"device must be one with global_stats={self.halo.global_stats!r}, which holds statistics in the"
+                raise ValueError(f"{text} model, not {len(self.options.devices)}")
+
+    def _form_team(self) -> None:
+        """The other devices, with models like the run's own."""
+        if len(self.options.devices) < 2:
+            return
+        own, others = self.model.settled, self.restorer._others
+        hands = [self._hands(own, self.engine, self.forward.sources)]
+        for number, device in enumerate(self.options.devices[1:]):
+            if (number, own.dtype) not in others:
+                form = "channels_last" if own.channels_last else "contiguous"
+                others[number, own.dtype] = open_model(
+                    self.restorer.model, device=device, dtype=own.dtype, tensors=True, memory_format=form
+                )
+            model = others[number, own.dtype]
+            hands.append(self._hands(model, engine_beside(self.engine, model), {}))
+        self.team = Team(hands, self.engine)
+
+    def _hands(self, model: Model, engine: Any, sources: dict[int, Any]) -> list[Forward]:
+        hands = [Forward(self.image, model, engine, self.options.value_range) for _ in range(HANDS)]
+        for hand in hands:
+            hand.models, hand.sources = self.forward.models, sources
+        return hands
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the model's activations are in memory that malloc gives out."""
+        where = getattr(self.model.settled, "device", None) or self.engine.device
+        return where is None or where.type == "cpu"
+
+    @property
+    def keeps_heap(self) -> bool:
+        return self.options.keep_heap and self.on_cpu
+
+    def _planned(self, scale: Fraction | None, loss: tuple[int, int]) -> TilePlan:
+        return make_plan(self.options, self.image.size, scale, loss)
+
+    def start(self, progress: Progress) -> None:
+        """Learns what the model does from the first batch, unless an earlier image taught it, and plans with that."""
+        self.progress = progress
+        with turn(self.engine.device):
+            tuner = self._begin_tuning()
+            self.plan = self._planned(self.options.scale, (0, 0))
+            progress.begin(len(self.plan) * self.image.count)
+            if tuner is None:
+                self.facts = self._learned()
+            else:
+                tuner.learned()
+            if self._another_engine_fits():
+                self._choose_engine()
+            self._plan_anew()
+            if tuner is not None:
+                tuner.finish()
+            if self.options.dtype == "auto":
+                from .precision import choose
+
+                choose(self)
+            self._form_team()
+            if self.options.compile and not self.halo.holds:
+                for model in (self.model.settled, *self.restorer._others.values()):
+                    model.compile()
+            self._check_first_tile()
+        progress.begin(len(self.plan) * self.image.count)
+
+    def _learned(self) -> Facts:
+        facts = self.restorer._facts.get(self.image.channels)
+        while facts is None:
+            memory.warn_about_device(self.model.settled, self._windows(), self.engine)
+            try:
+                facts, output = learn(self.forward, self.options, self._planned)
+                self.ready[facts.parts[0]] = output
+            except (RuntimeError, MemoryError) as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+                self._shrink(error)
+                self.plan = self._planned(self.options.scale, (0, 0))
+        self.restorer._facts[self.image.channels] = facts
+        return facts
+
+    def _windows(self) -> tuple[int, int, int, int]:
+        """The shape of a batch of windows."""
+        channels = self.model.settled.in_channels or self.image.channels
+        return (self.plan.batch(self.options.batch_size), channels, *self.plan.window)
+
+    def _begin_tuning(self) -> Any:
+        """A Tuner for what is to be found out by timing; None where there is nothing, or it goes by free memory."""
+        if not self.options.tuned or self.halo.tuning is not None:
+            return None
+        if not self.on_cpu:
+            self._fit_automatically()
+            return None
+        from .tuning import Tuner
+
+        tuner = Tuner(self, self.heap_kept)
+        tuner.begin()
+        return tuner
+
+    def tell(self, halo: RunInfo) -> None:
+        """What the run did; also for the next images of this size."""
+        self.halo = halo
+        self.restorer._fitting[self.image.size] = self.options, halo
+
+    def _fit_automatically(self) -> None:
+        """On an accelerator: by its free memory, and memory_limit."""
+        self.engine.empty_cache()  # what torch only keeps for later is free
+        devices = [usable_device(device) for device in self.options.devices] or [self.engine.device]
+        most = min(memory.auto_tile_size(device, self.options.memory_limit) for device in devices)
+        asked, batch = self.options.tile_size, self.options.batch_size
+        if asked == "auto" or self.options.memory_limit is not None:
+            wanted = (most, most) if asked == "auto" else tuple(min(most, side) for side in asked)
+            tile = tuple(max(side, step) for side, step in zip(wanted, self.plan.phase, strict=True))
+        else:
+            tile = asked
+        if batch == "auto":
+            batch = max(1, min(LARGEST_BATCH, most**2 // (tile[0] * tile[1])))
+        smaller: tuple[tuple[int, int], int] | None = (tile, batch)
+        while smaller is not None:
+            self._fit(*smaller)
+            self.plan = self._planned(self.options.scale, (0, 0))
+            doubtful = memory.is_doubtful(self.model.settled, self._windows(), self.engine)
+            smaller = self._smaller() if doubtful else None
+
+    def _another_engine_fits(self) -> bool:
+        """Whether the first batch has shown that the model takes tensors, for which there is an engine of their own."""
+        return type(engine_for(self.model.settled, self.options.engine)) is not type(self.engine)
+
+    def _plan_anew(self) -> None:
+        self.plan = self._planned(self.facts.scale, self.facts.loss)
+        self.batch = self.plan.batch(self.options.batch_size)
+        resize = Resize(self.facts.scale, self.facts.loss)
+        self.forward.models = {part: resize for part in self.facts.parts if part.how == "resize"}
+
+    # ---- results -----------------------------------------------------------------------------------------------------
+
+    def new_result(self, asked: Any) -> Image:
+        channels, size, device = sum(self.facts.out_channels), self.plan.output_size, self.engine.device
+        with turn(device):
+            if asked is None:
+                return new_image(self.image, channels, size, self.out_dtype, device)
+            return open_output(asked, self.image, channels, size, device)
+
+    def delivered(self, result: Image, asked: Any) -> Any:
+        with turn(self.engine.device):
+            return delivered(result, self.image, asked)
+
+    def new_rows(self, rows: int) -> Image:
+        size = rows, self.plan.output_size[1]
+        return new_image(self.image, sum(self.facts.out_channels), size, self.out_dtype, self.engine.device)
+
+    # ---- the loop ----------------------------------------------------------------------------------------------------
+
+    def bands(self, index: int, destination: Callable[[int, int], Any]) -> Iterator[tuple[int, int]]:
+        """Restores image `index`, yielding output rows (start, stop) as they are complete.
+
+        destination(start, stop) gives the array or tensor (C, rows, W) that they go to, asked for in order, once each.
+        Where memory runs out, it goes on below the rows that are done with smaller tiles."""
+        self.index, self.rows_done = index, 0
+        while self.rows_done < self.plan.output_size[0]:
+            try:
+                yield from self._bands(index, destination)
+            except (RuntimeError, MemoryError) as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+                with turn(self.engine.device):
+                    self._shrink(error)
+                    self._check_bands()
+                    self.engine.empty_cache()
+                self._plan_anew()
+                left = len(self.plan) * (self.image.count - index) - self._first_row() * self.plan.grid[1]
+                self.progress.begin(self.progress.done + left)
+        with turn(self.engine.device):
+            self._check_bands()
+
+    def hold(self, index: int) -> None:
+        """Measures what the model takes of the whole of image `index`, where that is to be held fixed."""
+        if not self.halo.holds or self.held_for == index:
+            return
+        from .global_stats import GlobalStats
+
+        self.ready.clear()
+        self.forward.held.clear()
+        stats = GlobalStats(self.forward, self.halo.global_stats, self.halo.model)
+        with turn(self.engine.device):
+            parts = [part for part in self.facts.parts if part.how == "model"]
+            sweeps = sum(stats.sweeps(part, index, self.plan) for part in parts)
+            self.progress.begin(self.progress.total + sweeps * len(self.plan))
+            held = {part: stats.measured(part, index, self.plan, self.progress.advance) for part in parts}
+            self.forward.held |= held
+        self.held_for = index
+
+    def _bands(self, index: int, destination: Callable[[int, int], Any]) -> Iterator[tuple[int, int]]:
+        self.hold(index)
+        first_row = self._first_row()
+        with turn(self.engine.device):
+            bands = self.bands_at_work = self._new_bands(first_row)
+        rows = Rows(self.plan, destination, self._scratch, self.rows_done)
+        with closing(self._batches(index, first_row)) as batches:
+            for tiles in batches:
+                with turn(self.engine.device):
+                    self._assemble(index, tiles, bands, rows)
+                last = [tile for tile in tiles if tile.column == self.plan.grid[1] - 1]
+                for stop in (self.plan.rows_complete(tile.index) for tile in last):
+                    if self.rows_done < stop:
+                        start, self.rows_done = self.rows_done, stop
+                        yield start, stop
+                self.progress.advance(len(tiles))
+
+    def _batches(self, index: int, first_row: int) -> Iterator[list[Tile]]:
+        """From that tile row on. Where there are several devices, they are at work ahead of what is yielded."""
+        batches = self.plan.batches(self.batch, first_row * self.plan.grid[1])
+        if self.team is None:
+            yield from batches
+            return
+        if self.ready:
+            yield next(batches)
+        parts = [part for part in self.facts.parts if part.how != "opaque"]
+        yield from self.team.ahead(index, self.plan, parts, ((tiles, self._full(tiles)) for tiles in batches))
+
+    def _full(self, tiles: list[Tile]) -> list[Tile]:
+        """A batch that is not full sees some tiles again: every call gets one shape."""
+        stop = tiles[-1].index + 1
+        return self.plan[max(0, stop - self.batch) : stop]
+
+    def _assemble(self, index: int, tiles: list[Tile], bands: list[Any], rows: Rows) -> None:
+        for tile in tiles:
+            if tile.column == 0:
+                rows.open(tile.row)
+        first = 0
+        for part, channels, band in zip(self.facts.parts, self.facts.out_channels, bands, strict=True):
+            outputs = self._outputs(part, channels, index, tiles)
+            for tile, position in band.add(tiles, outputs, rows.channels(first, channels)):
+                self._check_finite(tile, position)
+            first += channels
+            del outputs  # before the next ones are made
+        for tile in tiles:
+            if tile.column == self.plan.grid[1] - 1:
+                rows.close(tile.row)
+
+    def _scratch(self, rows: int) -> Any:
+        return self.engine.pixels_of(self.new_rows(rows))[0]
+
+    def _first_row(self) -> int:
+        """The first tile row that adds to rows which are not done."""
+        keeps = (self.plan.core.keep(0, row) for row in range(self.plan.grid[0]))
+        return next(row for row, (_, stop) in enumerate(keeps) if stop > self.rows_done)
+
+    def _new_bands(self, first_row: int) -> list[Any]:
+        values = Values(self.out_dtype, self.options.value_range)
+        return [
+            OpaqueBand(self.plan, values)
+            if part.how == "opaque"
+            else self.engine.new_band(self.plan, channels, values, self.batch, first_row)
+            for part, channels in zip(self.facts.parts, self.facts.out_channels, strict=True)
+        ]
+
+    def _outputs(self, part: Part, channels: int, index: int, tiles: list[Tile]) -> Any:
+        if part.how == "opaque":
+            return None
+        output = self.ready.pop(part, None)
+        if output is None and self.team is not None:
+            output = self.team.outputs.pop(part, None)
+        try:
+            if output is None:
+                output = self.forward(part, index, self.plan, self._full(tiles))
+            expected = (channels, *self.plan.window_output)
+            if output.shape[1:] != expected:
+                text = f"the model returned an output of shape {tuple(output.shape[1:])}, after {expected} before"
+                raise tile_error(ModelOutputError, tiles, text)
+        except TileError as error:
+            error.rows_done = self.rows_done
+            raise
+        return output[-len(tiles) :]
+
+    # ---- what goes wrong ---------------------------------------------------------------------------------------------
+
+    def _check_first_tile(self) -> None:
+        """A model that returns NaN mostly does so everywhere: on a device that is looked for before the loop, since
+        inside it nothing waits."""
+        if self.options.on_nonfinite == "raise":
+            tile = self.plan[0]
+            for output in self.ready.values():
+                kept = output[0, :, tile.crop[0] :, tile.crop[1] :][:, : tile.keep.height, : tile.keep.width]
+                self._check_finite(tile, self.engine.first_nonfinite(kept))
+
+    def _check_bands(self) -> None:
+        bands, self.bands_at_work = self.bands_at_work, []
+        if self.options.on_nonfinite != "ignore":
+            for band in bands:
+                found = band.nonfinite()
+                if found is not None:
+                    self._check_finite(*found, self.plan.core.done(0, found[0].row)[0])
+
+    def _check_finite(self, tile: Tile, position: tuple[int, int, int] | None, rows_done: int | None = None) -> None:
+        if position is None or self.options.on_nonfinite == "ignore":
+            return
+        channel, y, x = position
+        text = f"the model returned NaN or infinity, first at output row {y}, column {x}, channel {channel}"
+        done, image = self.rows_done if rows_done is None else rows_done, self.forward.which(self.index)
+        if self.options.on_nonfinite == "raise":
+            raise tile_error(NonFiniteError, [tile], text, rows_done=done, image=image)
+        message = str(tile_error(NonFiniteError, [tile], text, image=image))
+        warnings.warn(message, NonFiniteWarning, stacklevel=frames_inside())
+
+    def _shrink(self, error: Exception) -> None:
+        """After running out of memory: half the batch, or half the tile."""
+        self.forward.buffers.clear()
+        self.ready.clear()
+        if self.team is not None:
+            self.team.forget()
+        memory.forget_frames(error)
+        self.engine.empty_cache()
+        smaller = self._smaller()
+        if smaller is None:
+            raise self._does_not_fit(error) from error
+        tile, batch = smaller
+        text = f"out of memory with {self.plan.batch(self.options.batch_size)} windows of "
+        text += f"{self.plan.window[0]}x{self.plan.window[1]}: going on with tile_size={tile}, batch_size={batch}"
+        warnings.warn(text, TileSizeWarning, stacklevel=frames_inside())
+        self._fit(tile, batch)
+
+    def _smaller(self) -> tuple[tuple[int, int], int] | None:
+        """The next smaller tile and batch; None if there is none."""
+        batch = self.plan.batch(self.options.batch_size)
+        smallest = [
+            max(memory.SMALLEST_TILE, phase, least - 2 * halo)
+            for phase, least, halo in zip(self.plan.phase, self.options.needs.least, self.plan.halo, strict=True)
+        ]
+        tile = self.plan.tile
+        if batch > 1:
+            return tuple(max(side, phase) for side, phase in zip(tile, self.plan.phase, strict=True)), batch // 2
+        half = max(tile) // 2
+        halved = tuple(max(min(side, half), min(side, least)) for side, least in zip(tile, smallest, strict=True))
+        if halved == tile:
+            return None
+        return tuple(max(side, phase) for side, phase in zip(halved, self.plan.phase, strict=True)), 1
+
+    def _fit(self, tile: tuple[int, int], batch: int) -> None:
+        """Goes on with other tiles, and starts with them for the next image of this size."""
+        self.options = self.options.with_tiles(tile, batch, self.plan.phase)
+        self.restorer._fitting[self.image.size] = self.options, self.halo
+
+    def _does_not_fit(self, error: Exception) -> TileError:
+        height, width = self.plan.window
+        text = f"out of memory with the smallest windows, {height}x{width} with halo {max(self.plan.halo)}: {error}"
+        text += memory.what_would_fit(
+            self.model.settled, self._windows(), self.plan.halo, self.engine.device, self.options.memory_limit
+        )
+        if not isinstance(error, TileError):
+            return tile_error(OutOfMemoryError, [self.plan[0]], text, rows_done=self.rows_done)
+        return OutOfMemoryError(text, tile=error.tile, box=error.box, rows_done=self.rows_done)
