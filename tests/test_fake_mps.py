@@ -186,9 +186,20 @@ def test_memory_runs_out_as_torch_says_it(gpu):
     assert len(held + 1) == 60 << 20
 
 
+def test_two_devices(gpu):
+    """Of one kind, with memory of their own: operators take tensors of one, copies go from one to the other."""
+    one, other = (torch.arange(6.0, device=f"fakemps:{index}") for index in (0, 1))
+    assert str((other + 1).device) == str(torch.empty_like(other).device) == "fakemps:1"
+    moved = other.to("fakemps:0")
+    assert str(moved.device) == "fakemps:0" and torch.equal((moved + one).cpu(), 2 * torch.arange(6.0))
+    with pytest.raises(RuntimeError, match="expected all tensors to be on the same device"):
+        one + other
+    assert gpu.current_device() == 0 and gpu.counts()["device_copies"] > 0
+
+
 def test_the_module_is_torch_fakemps(gpu):
     assert torch.fakemps is gpu is fake_mps.load()
-    assert gpu.is_available() and gpu.device_count() == 1 and gpu.current_device() == 0
+    assert gpu.is_available() and gpu.device_count() == 2 and gpu.current_device() == 0
     assert gpu.recommended_max_memory() == 16 << 30
     gpu.set_recommended_max_memory(5 << 20)
     assert gpu.recommended_max_memory() == 5 << 20

@@ -259,6 +259,8 @@ class Run:
             try:
                 yield from self._bands(index, destination)
             except (RuntimeError, MemoryError) as error:
+                if isinstance(error, TileError):
+                    error.rows_done = self.rows_done
                 if not memory.is_out_of_memory(error):
                     raise
                 with turn(self.engine.device):
@@ -359,16 +361,12 @@ class Run:
         output = self.ready.pop(part, None)
         if output is None and self.team is not None:
             output = self.team.outputs.pop(part, None)
-        try:
-            if output is None:
-                output = self.forward(part, index, self.plan, self._full(tiles))
-            expected = (channels, *self.plan.window_output)
-            if output.shape[1:] != expected:
-                text = f"the model returned an output of shape {tuple(output.shape[1:])}, after {expected} before"
-                raise tile_error(ModelOutputError, tiles, text)
-        except TileError as error:
-            error.rows_done = self.rows_done
-            raise
+        if output is None:
+            output = self.forward(part, index, self.plan, self._full(tiles))
+        expected = (channels, *self.plan.window_output)
+        if output.shape[1:] != expected:
+            text = f"the model returned an output of shape {tuple(output.shape[1:])}, after {expected} before"
+            raise tile_error(ModelOutputError, tiles, text)
         return output[-len(tiles) :]
 
     # ---- what goes wrong ---------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ Settings, which reset_settings() puts back:
     set_recommended_max_memory(bytes)    16 GiB
     set_tensor_limit(n)                  2**31: the least number of elements, or bytes, that no tensor may have; 0: none
     set_group_limit(n)                   1024: threads in a launch's group
+    set_threads(on)                      False: whether several threads may use a device at a time
     set_busy(microseconds)               0: how long the device is in use at least, each time
     set_guard(on)                        new allocations end at a page that faults; on if FAKE_MPS_GUARD=1
 

@@ -21,8 +21,8 @@ struct Ledger {
     std::vector<std::string> violations;
     Limits limits;
     int64_t driver = 0;
-    std::thread::id user; // nobody: a default id
-    std::string use;
+    std::array<std::thread::id, DEVICES> users; // nobody: a default id
+    std::array<std::string, DEVICES> uses;
 };
 
 // Never destroyed: tensors are freed while the process ends.
@@ -149,19 +149,28 @@ std::vector<std::string> take_violations()
     return taken;
 }
 
-InUse::InUse(const std::string &what)
+static thread_local int device_now = 0;
+
+int current_device() { return device_now; }
+void set_current_device(int index) { device_now = index; }
+
+InUse::InUse(const std::string &what) : device_(current_device())
 {
     auto self = std::this_thread::get_id();
     std::string problem;
     int64_t busy = 0;
     {
         Locked book;
-        if (book->user == self)
-            problem = what + " within " + book->use + " of the same thread";
-        else if (book->user != std::thread::id())
-            problem = "two threads at once: " + what + " during " + book->use + " of another";
+        auto &user = book->users[device_];
+        auto &use = book->uses[device_];
+        if (book->limits.threads)
+            device_ = -1;
+        else if (user == self)
+            problem = what + " within " + use + " of the same thread";
+        else if (user != std::thread::id())
+            problem = "two threads at once: " + what + " during " + use + " of another";
         else
-            book->user = self, book->use = what;
+            user = self, use = what;
         busy = book->limits.busy;
     }
     if (!problem.empty())
@@ -170,7 +179,12 @@ InUse::InUse(const std::string &what)
         std::this_thread::sleep_for(std::chrono::microseconds(busy));
 }
 
-InUse::~InUse() { Locked()->user = std::thread::id(); }
-bool InUse::by_this_thread() { return Locked()->user == std::this_thread::get_id(); }
+InUse::~InUse()
+{
+    if (device_ >= 0)
+        Locked()->users[device_] = std::thread::id();
+}
+
+bool InUse::by_this_thread() { return Locked()->users[current_device()] == std::this_thread::get_id(); }
 
 } // namespace fake_mps

@@ -47,6 +47,7 @@ struct Limits {
     int64_t group = 1024;                         // threads in a group of a launch
     int64_t busy = 0;                             // microseconds that each use of the device lasts at least
     bool guard = false;                           // allocations end at a page that faults
+    bool threads = false;                         // as CUDA's devices: several may use one at a time
 };
 
 Limits limits();
@@ -75,8 +76,14 @@ void note_violation(const std::string &what);
 std::vector<std::string> violations();
 std::vector<std::string> take_violations(); // and forgets them
 
-// The device is in use by this thread while one of these lives. Creating another meanwhile is a violation: on another
-// thread since two threads crash torch's MPS, on the same one since work within a command block spoils its encoder.
+constexpr int DEVICES = 2; // an Apple machine has one: the other is for runs on several
+
+int current_device(); // of this thread, as torch's guards set it
+void set_current_device(int index);
+
+// The current device is in use by this thread while one of these lives. Creating another meanwhile is a violation: on
+// another thread since two threads crash torch's MPS, on the same one since work within a command block spoils its
+// encoder.
 class InUse {
 public:
     explicit InUse(const std::string &what);
@@ -84,6 +91,9 @@ public:
     InUse(const InUse &) = delete;
     InUse &operator=(const InUse &) = delete;
     static bool by_this_thread();
+
+private:
+    int device_;
 };
 
 } // namespace fake_mps

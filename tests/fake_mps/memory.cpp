@@ -84,7 +84,8 @@ public:
             release_memory(int64_t(bytes));
             throw;
         }
-        return {device_address(block->data), block, &free_block, c10::Device(c10::DeviceType::PrivateUse1, 0)};
+        return {device_address(block->data), block, &free_block, 
+                c10::Device(c10::DeviceType::PrivateUse1, c10::DeviceIndex(current_device()))};
     }
 
     c10::DeleterFnPtr raw_deleter() const override { return nullptr; }

@@ -95,6 +95,8 @@ private:
 
     void check_placed(const at::Tensor &t) const
     {
+        TORCH_CHECK(!on_device(t) || t.device().index() == current_device(), name_,
+                    ": expected all tensors to be on the same device, but found more than one");
         TORCH_CHECK(!t.defined() || on_device(t) || t.dim() == 0, name_,
                     ": expected all tensors to be on the same device, but found cpu among those on the device");
     }
@@ -139,8 +141,25 @@ private:
     bool waits_ = false; // for what the device computes
 };
 
+// That of the first argument which is on one.
+c10::Device device_of(const c10::OperatorHandle &op, const torch::jit::Stack &stack)
+{
+    for (size_t i = stack.size() - op.schema().arguments().size(); i < stack.size(); i++) {
+        if (stack[i].isTensor() && on_device(stack[i].toTensor()))
+            return stack[i].toTensor().device();
+        if (stack[i].isTensorList())
+            for (const at::Tensor &t : stack[i].toTensorVector())
+                if (on_device(t))
+                    return t.device();
+        if (stack[i].isDevice())
+            return stack[i].toDevice();
+    }
+    return at::kCPU;
+}
+
 void fallback(const c10::OperatorHandle &op, torch::jit::Stack *stack)
 {
+    OnDevice there(device_of(op, *stack));
     InUse in_use(c10::toString(op.operator_name()));
     Call(op, *stack).run();
 }
@@ -149,6 +168,7 @@ at::Tensor convolution(const at::Tensor &input, const at::Tensor &weight, const 
                        c10::SymIntArrayRef stride, c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation,
                        bool transposed, c10::SymIntArrayRef output_padding, c10::SymInt groups)
 {
+    OnDevice there(input);
     InUse in_use("aten::convolution_overrideable");
     count_operation("aten::convolution_overrideable");
     TORCH_CHECK(on_device(input) && on_device(weight) && (!bias || !bias->defined() || on_device(*bias)),

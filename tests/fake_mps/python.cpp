@@ -49,8 +49,8 @@ template <class Field> void set_limit(Field Limits::*field, Field value)
 void define_device(py::module_ &m)
 {
     m.def("is_available", [] { return true; });
-    m.def("device_count", [] { return 1; });
-    m.def("current_device", [] { return 0; });
+    m.def("device_count", [] { return DEVICES; });
+    m.def("current_device", &current_device);
     m.def("synchronize", [](py::object) { use_device(SYNCHRONIZES); }, py::arg("device") = py::none());
     m.def("empty_cache", [] { use_device(CACHE_EMPTIES); });
     m.def("recommended_max_memory", [] { return limits().recommended; });
@@ -67,6 +67,7 @@ void define_settings(py::module_ &m)
     m.def("set_tensor_limit", [](int64_t n) { set_limit(&Limits::tensor, n); });
     m.def("set_group_limit", [](int64_t n) { set_limit(&Limits::group, n); });
     m.def("set_busy", [](int64_t microseconds) { set_limit(&Limits::busy, microseconds); });
+    m.def("set_threads", [](bool on) { set_limit(&Limits::threads, on); });
     m.def("set_guard", [](bool on) { set_limit(&Limits::guard, on); });
     m.def("reset_settings", [] { set_limits({}); });
 }

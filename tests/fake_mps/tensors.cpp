@@ -27,6 +27,15 @@ namespace fake_mps {
 
 constexpr auto DEVICE = c10::DeviceType::PrivateUse1;
 
+OnDevice::OnDevice(c10::Device device) : before_(current_device())
+{
+    if (device.type() == DEVICE && device.has_index())
+        set_current_device(device.index());
+}
+
+OnDevice::OnDevice(const at::Tensor &t) : OnDevice(t.defined() ? t.device() : c10::Device(at::kCPU)) {}
+OnDevice::~OnDevice() { set_current_device(before_); }
+
 void check_dtype(at::ScalarType dtype)
 {
     if (dtype != at::kDouble && dtype != at::kComplexDouble)
@@ -95,6 +104,7 @@ void record_download(const at::Tensor &source, const at::Tensor &host)
 
 at::Tensor copy_from(const at::Tensor &source, const at::Tensor &target, bool non_blocking)
 {
+    OnDevice there(on_device(target) ? target : source);
     InUse in_use("a copy");
     if (non_blocking)
         forbid("a copy with non_blocking=True");
@@ -119,14 +129,16 @@ at::Tensor copy_from_and_resize(const at::Tensor &source, const at::Tensor &targ
 
 at::Scalar local_scalar_dense(const at::Tensor &t)
 {
+    OnDevice there(t);
     InUse in_use("reading a scalar");
     count(SCALAR_READS);
     return at::_local_scalar_dense(host_view(t));
 }
 
 at::Tensor empty(c10::SymIntArrayRef sizes, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
-                 std::optional<at::Device>, std::optional<bool> pin, std::optional<at::MemoryFormat> format)
+                 std::optional<at::Device> device, std::optional<bool> pin, std::optional<at::MemoryFormat> format)
 {
+    OnDevice there(device.value_or(c10::Device(at::kCPU)));
     auto type = c10::dtype_or_default(dtype);
     auto plain = C10_AS_INTARRAYREF_SLOW(sizes);
     if (pin.value_or(false))
@@ -138,8 +150,9 @@ at::Tensor empty(c10::SymIntArrayRef sizes, std::optional<at::ScalarType> dtype,
 }
 
 at::Tensor empty_strided(c10::SymIntArrayRef sizes, c10::SymIntArrayRef strides, std::optional<at::ScalarType> dtype,
-                         std::optional<at::Layout>, std::optional<at::Device>, std::optional<bool> pin)
+                         std::optional<at::Layout>, std::optional<at::Device> device, std::optional<bool> pin)
 {
+    OnDevice there(device.value_or(c10::Device(at::kCPU)));
     if (pin.value_or(false))
         forbid("pinned memory");
     return new_tensor(C10_AS_INTARRAYREF_SLOW(sizes), C10_AS_INTARRAYREF_SLOW(strides), c10::dtype_or_default(dtype));
@@ -148,6 +161,7 @@ at::Tensor empty_strided(c10::SymIntArrayRef sizes, c10::SymIntArrayRef strides,
 // Only ever grows, and keeps what is there.
 void resize_storage(const c10::Storage &storage, size_t bytes)
 {
+    OnDevice there(storage.device());
     auto grown = device_allocator()->allocate(bytes);
     if (storage.data())
         device_allocator()->copy_data(grown.get(), storage.data(), std::min(bytes, storage.nbytes()));
@@ -211,8 +225,8 @@ struct Hooks : at::PrivateUse1HooksInterface {
     bool isBuilt() const override { return true; }
     bool isAvailable() const override { return true; }
     bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
-    c10::DeviceIndex deviceCount() const override { return 1; }
-    c10::DeviceIndex getCurrentDevice() const override { return 0; }
+    c10::DeviceIndex deviceCount() const override { return DEVICES; }
+    c10::DeviceIndex getCurrentDevice() const override { return c10::DeviceIndex(current_device()); }
     bool isPinnedPtr(const void *) const override { return false; }
     at::Device getDeviceFromPtr(void *) const override { return at::Device(DEVICE, 0); }
 
@@ -228,8 +242,25 @@ struct Hooks : at::PrivateUse1HooksInterface {
     }
 };
 
+struct Guard final : c10::impl::DeviceGuardImplInterface {
+    c10::DeviceType type() const override { return DEVICE; }
+    c10::Device getDevice() const override { return {DEVICE, c10::DeviceIndex(current_device())}; }
+    void setDevice(c10::Device device) const override { set_current_device(device.has_index() ? device.index() : 0); }
+    void uncheckedSetDevice(c10::Device device) const noexcept override { setDevice(device); }
+    c10::DeviceIndex deviceCount() const noexcept override { return DEVICES; }
+    c10::Stream getStream(c10::Device device) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
+    c10::Stream exchangeStream(c10::Stream stream) const override { return stream; }
+
+    c10::Device exchangeDevice(c10::Device device) const override
+    {
+        c10::Device before = getDevice();
+        setDevice(device);
+        return before;
+    }
+};
+
 const bool hooks_are_registered = (at::RegisterPrivateUse1HooksInterface(new Hooks), true);
-C10_REGISTER_GUARD_IMPL(PrivateUse1, c10::impl::NoOpDeviceGuardImpl<DEVICE>);
+C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m)
 {

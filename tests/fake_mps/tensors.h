@@ -12,6 +12,19 @@ inline bool on_device(const at::Tensor &t)
     return t.defined() && t.device().type() == c10::DeviceType::PrivateUse1;
 }
 
+// Inside, that device is the current one: of a tensor if it is on one, as it was otherwise.
+class OnDevice {
+public:
+    explicit OnDevice(c10::Device device);
+    explicit OnDevice(const at::Tensor &t);
+    ~OnDevice();
+    OnDevice(const OnDevice &) = delete;
+    OnDevice &operator=(const OnDevice &) = delete;
+
+private:
+    int before_;
+};
+
 // Both note a violation and throw: TypeError for float64, as torch does.
 void check_dtype(at::ScalarType dtype);
 void check_size(at::IntArrayRef sizes, size_t element_size);
