@@ -179,7 +179,7 @@ def test_options_are_passed_on(place, monkeypatch, options):
         seen.update(given)
         return halotile.TiledRestorer(model, **given)
 
-    monkeypatch.setattr(cli, "TiledRestorer", spy)
+    monkeypatch.setattr(cli.restore, "TiledRestorer", spy)
     assert restore(*options) == 0
     for flag, value in itertools.pairwise(options):
         name = str(flag).removeprefix("--").replace("-", "_")
@@ -462,7 +462,7 @@ def test_running_out_of_memory(place, capsys, monkeypatch):
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(cli, "TiledRestorer", fail)
+    monkeypatch.setattr(cli.restore, "TiledRestorer", fail)
     assert restore() == 1
     assert_one_error(capsys, "out of memory")
 
@@ -637,9 +637,9 @@ def test_wrong_values_of_them(place, capsys, options, status, message):
 @pytest.mark.parametrize(("device", "dtype"), [(None, "bfloat16"), ("cpu", "bfloat16"), ("mps", "float16")])
 def test_half(device, dtype):
     torch = pytest.importorskip("torch")
-    assert cli._half(torch.nn.Conv2d(3, 3, 3), device) == dtype
-    assert cli._half(torch.nn.Identity(), device) == dtype
-    assert cli._half(abs, device) == "float16"
+    assert cli.restore.half(torch.nn.Conv2d(3, 3, 3), device) == dtype
+    assert cli.restore.half(torch.nn.Identity(), device) == dtype
+    assert cli.restore.half(abs, device) == "float16"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
