@@ -10,7 +10,16 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from .. import files, sinks
-from ..options import ALPHAS, BLENDS, BOUNDARIES, ENGINES, GLOBAL_STATS, MODEL_DTYPES, NONFINITE
+from ..options import (
+    ALPHAS,
+    BLENDS,
+    BOUNDARIES,
+    ENGINES,
+    GLOBAL_STATS,
+    MEMORY_FORMATS,
+    MODEL_DTYPES,
+    NONFINITE,
+)
 from . import commands
 from .common import BIT_DTYPES, FORMATS
 from .restore import restore
@@ -23,6 +32,7 @@ MODEL_HELP = (
     "module:callable (used as it is) or module:factory() (called first); modules are also looked for in the current "
     "directory. Modules, .pt2 and TorchScript files are code: run only what you trust"
 )
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class _Versions(argparse.Action):
@@ -54,11 +64,13 @@ def new_parser() -> argparse.ArgumentParser:
 def _add_restore(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=restore)
     add = parser.add_argument
-    add("inputs", metavar="INPUT", nargs="+", help="PNG, JPEG, WebP or TIFF file, or a folder: all such files below it")
+    text = "PNG, JPEG, WebP or TIFF file, or a folder: all such files below it; a .npy file or .zarr array"
+    add("inputs", metavar="INPUT", nargs="+", help=text)
     suffixes = ", ".join(sinks.FORMATS)
     add("-o", "--output", required=True, metavar="FILE|FOLDER", help=f"what to write: {suffixes}, or a folder of them")
     add("-m", "--model", help=f"{MODEL_HELP} (default: the one that comes with halotile)")
-    _add_tiling(parser, finds_out=True)
+    _add_tiling(parser, asks_model=True)
+    _add_speed(parser)
     add = parser.add_argument_group("model").add_argument
     add("--device", help="cpu, cuda, mps, ... (default: where the model is)")
     add("--engine", choices=ENGINES, help="who cuts and assembles (default: what fits the device)")
@@ -68,7 +80,6 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="how much the model that comes with halotile changes, 0 to 1",
     )
-    add("--channels-last", action="store_true", help="store its weights channels-last: often faster on a CPU")
     add("--value-range", type=float, nargs=2, metavar=("LO", "HI"), help="its black and white (default: 0 1)")
     add("--global-stats", choices=GLOBAL_STATS, help="where it pools or normalises over the whole image")
     add("--tolerance", type=float, metavar="X", help="for --halo auto and --verify (default: half an 8-bit step)")
@@ -87,8 +98,19 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("--quiet", action="store_true", help="print nothing but warnings and errors")
 
 
+def _add_speed(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("speed and memory").add_argument
+    text = "bytes that a run may take, as 2000000000, 700M or 2G (default: most of what is free, with --tile-size auto)"
+    add("--memory-limit", type=_bytes, metavar="N", help=text)
+    text = "how windows lie in memory (default: auto, channels_last for convolutions on a CPU)"
+    add("--memory-format", choices=MEMORY_FORMATS, default="auto", help=text)
+    text = "let malloc hand back what the model frees, while it runs: slower, and less memory"
+    add("--no-keep-heap", dest="keep_heap", action="store_false", help=text)
+    add("--compile", action="store_true", help="torch.compile: takes seconds once, pays for many windows only")
+
+
 def _add_max_pixels(add: Callable[..., Any]) -> None:
-    add("--max-pixels", type=_number(1), default=files.MAX_PIXELS, metavar="N", help="of the input (default: 2**28)")
+    add("--max-pixels", type=_number(1), default=files.MAX_PIXELS, metavar="N", help="of image files (default: 2**28)")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +139,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=commands.show_plan)
     add = parser.add_argument
-    add("image", metavar="WIDTHxHEIGHT|FILE", help="size of an image, or an image file")
+    add("image", metavar="WIDTHxHEIGHT|FILE", help="size of an image, or an image file, .npy file or .zarr array")
     add("--channels", type=_number(1), metavar="N", help="channels of the image (default: the file's, or 3)")
     _add_tiling(parser)
 
@@ -137,43 +159,71 @@ def _add_selftest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="mps, cuda, cpu, ... (default: mps, else cpu)")
 
 
-def _add_tiling(parser: argparse.ArgumentParser, finds_out: bool = False) -> None:
-    """finds_out: halo and phase are not set unless they are given."""
-    halo, phase = (argparse.SUPPRESS, argparse.SUPPRESS) if finds_out else (32, 1)
-    halo_default, phase_default = ("auto for networks in torch, else 32", "likewise, else 1") if finds_out else (32, 1)
+def _add_tiling(parser: argparse.ArgumentParser, asks_model: bool = False) -> None:
+    """asks_model: whether words such as auto can be, and halo and phase are not set unless they are given."""
+    halo, phase = (argparse.SUPPRESS, argparse.SUPPRESS) if asks_model else (32, 1)
+    halo_default, phase_default = ("auto for networks in torch, else 32", "likewise, else 1") if asks_model else (32, 1)
+    number_or = _or if asks_model else _no_word
     group = parser.add_argument_group("tiling, in input pixels")
     add = group.add_argument
-    add(
-        "--tile-size", "--tile", type=_or("auto"), default=512, metavar="N", help="largest tile, or auto (default: 512)"
-    )
-    text = f"context: N, exact or auto (default: {halo_default})"
-    add("--halo", type=_or("exact", "auto"), default=halo, metavar="N", help=text)
+    text = f"largest tile{', or auto' if asks_model else ''} (default: 512)"
+    add("--tile-size", "--tile", type=number_or("auto"), default=512, metavar="N", help=text)
+    text = f"context: N{', exact or auto' if asks_model else ''} (default: {halo_default})"
+    add("--halo", type=number_or("exact", "auto"), default=halo, metavar="N", help=text)
     add("--overlap", type=_or("auto"), default="auto", metavar="N", help="what neighbours share (default: auto)")
     add("--blend", choices=BLENDS, default="average", help="how shared pixels are weighted (default: average)")
     add("--boundary", choices=BOUNDARIES, default="reflect", help="what lies beyond the image (default: reflect)")
-    text = f"multiple that windows keep, or auto (default: {phase_default})"
-    add("--phase", type=_phase, default=phase, metavar="N", help=text)
+    text = f"multiple that windows keep{', or auto' if asks_model else ''} (default: {phase_default})"
+    add("--phase", type=_phase(number_or("auto")), default=phase, metavar="N", help=text)
     add("--scale", metavar="S", help="output pixels per input pixel: 4, 3/2 (default: restore finds it, plan takes 1)")
-    add("--batch-size", type=int, default=1, metavar="N", help="windows per call of the model (default: 1)")
+    text = f"windows per call of the model{', or auto' if asks_model else ''} (default: 1)"
+    add("--batch-size", type=number_or("auto"), default=1, metavar="N", help=text)
     either = group.add_mutually_exclusive_group().add_argument
-    either("--dtype", choices=MODEL_DTYPES, help="number type of the model (default: its own)")
-    if finds_out:
+    dtypes = ("auto", *MODEL_DTYPES) if asks_model else MODEL_DTYPES
+    either("--dtype", choices=dtypes, help="number type of the model (default: its own)")
+    if asks_model:
         either("--half", action="store_true", help="--dtype float16; bfloat16 for a network on a CPU")
     add("--bits", type=int, choices=BIT_DTYPES, help="per channel of the output (default: the input's)")
 
 
 def _or(*words: str) -> Callable[[str], int | str]:
     def number_or_word(text: str) -> int | str:
-        if text not in words and not re.fullmatch(r"-?[0-9]{1,18}", text):
-            raise argparse.ArgumentTypeError(f"must be {', '.join(words)} or a whole number, not {text!r}")
-        return text if text in words else int(text)
+        return text if text in words else _whole(text, f"{', '.join(words)} or a whole number")
 
     return number_or_word
 
 
-def _phase(text: str) -> int | None:
-    phase = _or("auto")(text)
-    return None if phase == "auto" else int(phase)
+def _no_word(*words: str) -> Callable[[str], int]:
+    """For what others find out with the model."""
+
+    def number(text: str) -> int:
+        if text in words:
+            raise argparse.ArgumentTypeError(f"must be a whole number here, where no model is asked, not {text!r}")
+        return _whole(text, "a whole number")
+
+    return number
+
+
+def _whole(text: str, allowed: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"must be {allowed}, not {text!r}")
+    return int(text)
+
+
+def _phase(number_or_auto: Callable[[str], Any]) -> Callable[[str], int | None]:
+    def phase(text: str) -> int | None:
+        value = number_or_auto(text)
+        return None if value == "auto" else value
+
+    return phase
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)", text)
+    if match is None:
+        allowed = "a whole number of bytes, or of K, M, G or T (powers of 1024) such as 700M"
+        raise argparse.ArgumentTypeError(f"must be {allowed}, not {text!r}")
+    return int(match[1]) * UNITS[match[2]]
 
 
 def _share(text: str) -> float:

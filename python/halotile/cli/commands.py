@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .. import __version__, _core, catalog, files
+from .. import __version__, _core, batch, catalog, files
 from ..images import peak_of
 from ..loading import load_model
 from ..options import ENGINES, Options
@@ -114,11 +114,15 @@ def show_plan(asked: argparse.Namespace) -> None:
 
 
 def _planned_image(asked: argparse.Namespace) -> tuple[tuple[int, int], int, str]:
-    """(height, width), channels and dtype of WIDTHxHEIGHT or of an image file."""
+    """(height, width), channels and dtype of WIDTHxHEIGHT, or of an image file or array."""
     match = re.fullmatch(r"(\d+)x(\d+)", asked.image)
     if match and not os.path.exists(asked.image):
         return (int(match[2]), int(match[1])), asked.channels or 3, "uint8"
-    shape, dtype = files.read_shape(asked.image)
+    if batch.is_array(asked.image):
+        header = batch.read_header(asked.image, max_pixels=None, page=None)
+        shape, dtype = header.shape, header.dtype
+    else:
+        shape, dtype = files.read_shape(asked.image)
     return (shape[0], shape[1]), asked.channels or (*shape, 1)[2], dtype
 
 

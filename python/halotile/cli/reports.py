@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -26,7 +27,7 @@ class Reports:
         self.outcomes: list[batch.Outcome] = []
         self.bar = batch.Bar(0, wanted=False)
         self.started = time.monotonic()
-        self._said = ""
+        self._said: list[str] = []  # of the last file's run
         self._talks = not (asked.quiet or asked.json)
 
     def count(self, status: str) -> int:
@@ -44,9 +45,8 @@ class Reports:
         sizes = f"{size_text(outcome.input_shape)} -> {size_text(outcome.output_shape)}"
         pages = f", {outcome.pages} pages" if outcome.pages > 1 else ""
         yield f"{shown(outcome.job.output)}: {sizes}{pages}, {outcome.dtype}, {outcome.seconds:.1f} s"
-        if outcome.run.model is not None and str(outcome.run) != self._said:
-            self._said = str(outcome.run)  # once for all files that have it in common
-            yield self._said
+        said, self._said = self._said, list(_about(outcome.run))
+        yield from (line for line in self._said if line not in said)  # once for all files that have it in common
         if outcome.verified is not None:
             yield str(outcome.verified)
 
@@ -81,3 +81,17 @@ class Reports:
             | {"seconds": round(time.monotonic() - self.started, 3), "peak_memory_bytes": batch.peak_memory()},
             "interrupted": interrupted,
         }
+
+
+def _about(run: Any) -> Iterator[str]:
+    """What was found out about the model, and what was chosen where that was left open."""
+    if run.model is not None:
+        yield str(dataclasses.replace(run, tuning=None, precision=None))
+    chosen = []
+    if run.tuning is not None:
+        tiles = f"tiles of {size_text(run.tuning.tile_size)} in batches of {run.tuning.batch_size}"
+        chosen.append(f"{tiles}, {run.tuning.memory_format}: {run.tuning.why}")
+    if run.precision is not None:
+        chosen.append(f"dtype {run.precision.dtype}: {run.precision.why}")
+    if chosen:
+        yield f"chosen: {'; '.join(chosen)}"

@@ -14,7 +14,7 @@ import warnings
 from contextlib import closing, suppress
 from typing import Any
 
-from .. import batch, files, sinks
+from .. import batch, sinks
 from ..images import torch_if_loaded
 from ..loading import load_model
 from ..needs import needs_of
@@ -53,8 +53,9 @@ def restore(asked: argparse.Namespace) -> int:
 
 def _is_alone(asked: argparse.Namespace) -> bool:
     """Whether one file is to become one file that was named; else all go into a folder."""
+    one_file = len(asked.inputs) == 1 and not batch.is_folder(asked.inputs[0])
     into_folder = os.path.isdir(asked.output) and not _has_suffix(asked.output)
-    return len(asked.inputs) == 1 and not (os.path.isdir(asked.inputs[0]) or asked.output.endswith("/") or into_folder)
+    return one_file and not (asked.output.endswith("/") or into_folder)
 
 
 def _has_suffix(path: str) -> bool:
@@ -92,7 +93,7 @@ def _split(asked: argparse.Namespace, work: batch.Work, alone: bool) -> tuple[li
 
 
 def _check_alone(asked: argparse.Namespace, job: batch.Job, options: dict[str, Any]) -> None:
-    header = files.read_header(job.input, max_pixels=asked.max_pixels, page=asked.page)
+    header = batch.read_header(job.input, max_pixels=asked.max_pixels, page=asked.page)
     with usage_errors():
         batch.check_holds(job.output, header, out_dtype=BIT_DTYPES.get(asked.bits), alpha=asked.alpha)
     if not Options(**options).asks_model:
@@ -106,7 +107,8 @@ def _restore_all(asked: argparse.Namespace, options: dict[str, Any], todo: list[
     restorer = _restorer(asked, options)
     with closing(batch.Bar(sum(pixels), many)) as bar:
         reports.bar = bar
-        restorer = restorer.like(dataclasses.replace(restorer.options, progress=bar)) if many else restorer
+        if many:
+            restorer = restorer.with_options(dataclasses.replace(restorer.options, progress=bar))
         one = batch.FileRestorer(
             restorer,
             page=asked.page,
@@ -123,7 +125,7 @@ def _restore_all(asked: argparse.Namespace, options: dict[str, Any], todo: list[
 def _pixels_of(asked: argparse.Namespace, job: batch.Job) -> int:
     """For the progress bar: of a file that cannot be read, which is said when its turn comes, none."""
     with suppress(OSError, ValueError):
-        header = files.read_header(job.input, max_pixels=asked.max_pixels, page=asked.page)
+        header = batch.read_header(job.input, max_pixels=asked.max_pixels, page=asked.page)
         return header.shape[0] * header.shape[1] * header.pages
     return 0
 
@@ -148,12 +150,8 @@ def _outcome(asked: argparse.Namespace, one: batch.FileRestorer, job: batch.Job,
 
 def _restorer(asked: argparse.Namespace, options: dict[str, Any]) -> TiledRestorer:
     model = load_model(asked.model, strength=asked.strength)
-    if asked.channels_last:
-        if not hasattr(model, "to"):
-            raise UsageError(f"--channels-last needs a torch module, and {asked.model} is a {type(model).__name__}")
-        import torch
-
-        model = model.to(memory_format=torch.channels_last)
+    if asked.compile and not _is_network(model):
+        raise UsageError(f"--compile needs a torch module, and {asked.model} is a {type(model).__name__}")
     if asked.half:
         options = options | {"dtype": half(model, asked.device)}
     options = options | {"verify": 0, "out_dtype": BIT_DTYPES.get(asked.bits), "progress": _shows_progress(asked)}
@@ -203,7 +201,7 @@ def _settled(asked: argparse.Namespace, restorer: TiledRestorer) -> TiledRestore
             found["halo"] = "auto"
         else:
             warnings.warn(f"halo is 32, which is not exact: {_why_unknown(info)}", stacklevel=2)
-    return restorer.like(dataclasses.replace(restorer.options, **found))
+    return restorer.with_options(dataclasses.replace(restorer.options, **found))
 
 
 def _why_unknown(info: Any) -> str:
