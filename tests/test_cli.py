@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -170,6 +171,7 @@ def test_metadata_is_kept(place):
         ("--overlap", 3, "--blend", "gaussian", "--boundary", "native"),
         ("--phase", 4, "--batch-size", 3, "--scale", 1, "--value-range", -1, 1, "--on-nonfinite", "warn"),
         ("--alpha", "channel", "--compression", 0, "--max-pixels", 3150),
+        ("--batch-size", "auto", "--memory-format", "contiguous", "--dtype", "auto"),
     ],
 )
 def test_options_are_passed_on(place, monkeypatch, options):
@@ -179,7 +181,7 @@ def test_options_are_passed_on(place, monkeypatch, options):
         seen.update(given)
         return halotile.TiledRestorer(model, **given)
 
-    monkeypatch.setattr(cli, "TiledRestorer", spy)
+    monkeypatch.setattr(cli.restore, "TiledRestorer", spy)
     assert restore(*options) == 0
     for flag, value in itertools.pairwise(options):
         name = str(flag).removeprefix("--").replace("-", "_")
@@ -259,7 +261,17 @@ def expected_from(network, **options):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("options", [(), ("--channels-last",), ("--device", "cpu"), ("--batch-size", "3")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--device", "cpu"),
+        ("--batch-size", "3"),
+        ("--memory-format", "channels_last"),
+        ("--memory-format", "contiguous", "--no-keep-heap"),
+        ("--batch-size", "auto", "--memory-limit", "64M"),
+    ],
+)
 def test_torchscript(place, network, options):
     import torch
 
@@ -339,9 +351,9 @@ def test_other_torch_files_are_explained(place, network, capsys):
     assert_one_error(capsys, "neither TorchScript nor torch.export")
 
 
-def test_channels_last_needs_a_module(place, capsys):
-    assert restore("--channels-last") == 2
-    assert_one_error(capsys, "--channels-last needs a torch module, and models:brighten is a function")
+def test_compiling_needs_a_module(place, capsys):
+    assert restore("--compile") == 2
+    assert_one_error(capsys, "--compile needs a torch module, and models:brighten is a function")
 
 
 # ---- what can go wrong -----------------------------------------------------------------------------------------------
@@ -371,6 +383,12 @@ def assert_one_error(capsys, message):
         (("--phase", 0), "phase must be from 1"),
         (("--phase", 64), "tile"),
         (("--batch-size", 0), "batch_size must be from 1"),
+        (("--batch-size", "all"), "argument --batch-size: must be auto or a whole number, not 'all'"),
+        (("--memory-limit", 0), "memory_limit must be from 1 to 2**40, not 0"),
+        (("--memory-limit", "2 GB"), "argument --memory-limit: must be a whole number of bytes, or of K, M, G or T"),
+        (("--memory-limit", "-5M"), "argument --memory-limit: expected one argument"),
+        (("--memory-limit", "2T"), "memory_limit must be from 1 to 2**40, not 2199023255552"),
+        (("--memory-format", "nhwc"), "argument --memory-format: invalid choice: 'nhwc'"),
         (("--value-range", 1, 0), "value_range must be a pair (low, high)"),
         (("--value-range", 1), "argument --value-range: expected 2 arguments"),
         (("--dtype", "int8"), "argument --dtype: invalid choice"),
@@ -462,7 +480,7 @@ def test_running_out_of_memory(place, capsys, monkeypatch):
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(cli, "TiledRestorer", fail)
+    monkeypatch.setattr(cli.restore, "TiledRestorer", fail)
     assert restore() == 1
     assert_one_error(capsys, "out of memory")
 
@@ -496,13 +514,13 @@ def test_signals_end_it_and_leave_nothing(place, sent, status):
 def spied(monkeypatch):
     """The restorers that the command line makes."""
     made = []
-    like = halotile.TiledRestorer.like
+    make = halotile.TiledRestorer.with_options
 
     def spy(restorer, options):
-        made.append(like(restorer, options))
+        made.append(make(restorer, options))
         return made[-1]
 
-    monkeypatch.setattr(halotile.TiledRestorer, "like", spy)
+    monkeypatch.setattr(halotile.TiledRestorer, "with_options", spy)
     return made
 
 
@@ -637,9 +655,9 @@ def test_wrong_values_of_them(place, capsys, options, status, message):
 @pytest.mark.parametrize(("device", "dtype"), [(None, "bfloat16"), ("cpu", "bfloat16"), ("mps", "float16")])
 def test_half(device, dtype):
     torch = pytest.importorskip("torch")
-    assert cli._half(torch.nn.Conv2d(3, 3, 3), device) == dtype
-    assert cli._half(torch.nn.Identity(), device) == dtype
-    assert cli._half(abs, device) == "float16"
+    assert cli.restore.half(torch.nn.Conv2d(3, 3, 3), device) == dtype
+    assert cli.restore.half(torch.nn.Identity(), device) == dtype
+    assert cli.restore.half(abs, device) == "float16"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -664,6 +682,139 @@ def test_json_of_one_file(place, capsys):
     assert json.loads(capsys.readouterr().out)["totals"]["skipped"] == 1
     assert restore("--skip-existing", model="models:refuse") == 0
     assert capsys.readouterr().out == "out.png exists, skipped\n"
+
+
+# ---- what is chosen --------------------------------------------------------------------------------------------------
+
+
+def test_what_was_chosen_is_said(place, network, capsys):
+    files.write_image("in.png", np.zeros((300, 420, 3), np.uint8))
+    export(network, "model.pt2", sides=(2, 3))
+    command = ("restore", "in.png", "-m", "model.pt2", "--force", "-o", "out.png")
+    automatic = ("--tile", "auto", "--batch-size", "auto", "--dtype", "auto")
+    assert run(*command, *automatic) == 0
+    first, halo, chosen = capsys.readouterr().out.splitlines()
+    assert first.startswith("out.png: 420x300 -> 840x600, uint8, ") and halo.startswith("halo 1, phase 1, exact: ")
+    assert re.match(r"chosen: tiles of \d+x\d+ in batches of \d, \w+: .*; dtype float32: .*", chosen)
+    assert run(*command, *automatic, "--json") == 0
+    entry = json.loads(capsys.readouterr().out)["files"][0]
+    assert entry["tuning"].keys() >= {"tile_size", "batch_size", "memory_format", "limit", "seconds", "why"}
+    assert "costs" not in entry["tuning"] and entry["precision"]["dtype"] == "float32"
+    assert run(*command, "--json") == 0
+    entry = json.loads(capsys.readouterr().out)["files"][0]
+    assert (entry["tuning"], entry["precision"]) == (None, None)
+
+
+def test_of_other_models_too(place, capsys):
+    files.write_image("in.png", np.zeros((30, 1000, 3), np.uint8))
+    assert restore("--tile-size", "auto") == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert re.match(r"chosen: tiles of \d+x30 in batches of 1, contiguous: ", line)  # width x height
+
+
+def test_memory_is_limited(place, network, capsys):
+    files.write_image("in.png", np.zeros((300, 400, 3), np.uint8))
+    export(network, "model.pt2", sides=(2, 3))
+    command = ("restore", "in.png", "-m", "model.pt2", "--halo", 1, "--phase", 1, "-o", "out.png")
+    assert run(*command, "--memory-limit", "4M", "--json") == 0
+    tuning = json.loads(capsys.readouterr().out)["files"][0]["tuning"]
+    assert tuning["limit"] == 4 * 2**20 and tuning["bytes"] <= tuning["limit"] and tuning["tile_size"] < [400, 300]
+    os.unlink("out.png")
+    assert run(*command, "--memory-limit", "4K") == 1
+    assert_one_error(capsys, "for this model and image, not 4096")
+
+
+@pytest.mark.parametrize("inputs", [("in.png",), ("in.png", "other.png")])
+def test_what_is_found_out_keeps_the_other_options(unet, monkeypatch, inputs):
+    """Of those that windows of other sizes do without."""
+    files.write_image("other.png", np.zeros((50, 40, 3), np.uint8))
+    monkeypatch.setattr(cli.restore, "_shows_progress", lambda asked: False)
+    seen = []
+    make = cli.restore.batch.FileRestorer
+
+    def spy(restorer, **options):
+        seen.append(restorer.options)
+        return make(restorer, **options)
+
+    monkeypatch.setattr(cli.restore.batch, "FileRestorer", spy)
+    monkeypatch.setattr("halotile.model.TensorModel.compile", lambda model: None)
+    options = ("--compile", "--dtype", "auto", "--memory-limit", "1G", "--no-keep-heap")
+    assert run("restore", *inputs, "-m", "unet.pt", "--tile", 32, "-o", "out/", *options) == 0
+    (found,) = seen
+    assert (found.halo, found.phase, found.compile, found.dtype) == ("auto", (4, 4), True, "auto")
+    assert (found.memory_limit, found.keep_heap) == (2**30, False)
+
+
+# ---- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def saved(image, kind):
+    """The argument that names an array of these values."""
+    if kind == "zarr":
+        zarr = pytest.importorskip("zarr")
+        zarr.create_array(store="in.zarr", data=image, chunks=(16, 16, 3)[: image.ndim])
+        return "in.zarr/"  # as shells complete it
+    np.save("in.npy", np.asfortranarray(image) if kind == "by columns" else image)
+    return "in.npy"
+
+
+@pytest.mark.parametrize("options", [(), ("--verify", 2)])
+@pytest.mark.parametrize("kind", ["npy", "by columns", "zarr"])
+def test_arrays(place, rng, kind, options):
+    for index, image in enumerate((rng.integers(0, 256, (83, 61, 3), np.uint8), rng.random((40, 90), np.float32))):
+        output = f"out{index}.{'zarr' if kind == 'zarr' else 'npy'}"
+        command = ("restore", saved(image, kind), "-m", "models:enlarge", "--tile", 32, "--halo", 2, "--force")
+        assert run(*command, "-o", output, *options) == 0
+        found = halotile.sources.open_source(output, None, None).whole()
+        np.testing.assert_array_equal(found, image.repeat(4, 0).repeat(4, 1))
+        shutil.rmtree("in.zarr", ignore_errors=True)
+
+
+def test_arrays_are_read_by_rows(place, rng, monkeypatch):
+    rows = []
+    read = halotile.sources.NpySource.read
+
+    def spy(source, start, into):
+        rows.append(len(into))
+        read(source, start, into)
+
+    monkeypatch.setattr(halotile.sources.NpySource, "read", spy)
+    name = saved(rng.integers(0, 256, (300, 40, 3), np.uint8), "npy")
+    assert run("restore", name, "-m", "models:enlarge", "--tile", 32, "--halo", 2, "-o", "out.tif") == 0
+    assert sum(rows) == 300 and max(rows) < 64
+
+
+def test_arrays_and_image_files_into_a_folder(place, rng):
+    image = files.read_image("in.png").pixels
+    names = [saved(image, "npy"), saved(image, "zarr"), "in.png"]
+    assert run("restore", *names, "-m", "models:enlarge", "--tile", 32, "-o", "out") == 0
+    assert sorted(os.listdir("out")) == ["in.npy", "in.png", "in.zarr"]
+    for name in os.listdir("out"):
+        found = halotile.sources.open_source(f"out/{name}", None, None).whole()
+        np.testing.assert_array_equal(found, image.repeat(4, 0).repeat(4, 1))
+    assert run("restore", ".", "-m", "models:brighten", "--format", "png", "-o", "again") == 0
+    assert sorted(os.listdir("again")) == ["in.png", "out"]  # below folders: image files only
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "status", "message"),
+    [
+        (np.zeros((2, 30, 40, 3), np.uint8), (), 1, "in.npy: image must be (H, W) or (H, W, C), not of shape (2, 30,"),
+        (np.zeros((30, 40), np.int64), (), 1, "in.npy: image must have one of the dtypes uint8, "),
+        (np.zeros((30, 40)), (), 2, "out.png: PNG cannot hold float64; choose --bits, or write TIFF"),
+        (np.zeros((30, 40), np.uint8), ("--page", 2), 1, "in.npy: page=2; must be from 1 to 1"),
+    ],
+)
+def test_arrays_that_are_no_images(place, capsys, image, options, status, message):
+    name = saved(image, "npy")
+    assert run("restore", name, "-m", "models:refuse", "-o", "out.png", *options) == status
+    assert_one_error(capsys, message)
+
+
+@pytest.mark.parametrize("name", ["none.npy", "none.zarr"])
+def test_arrays_that_are_not_there(place, capsys, name):
+    assert run("restore", name, "-m", "models:refuse", "-o", "out.png") == 1
+    assert_one_error(capsys, f"{name}: No such file or directory")
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
@@ -711,12 +862,24 @@ def test_plan_of_a_file(place, capsys, rng):
     assert shown["output"] == "105x68, scale 3/2, uint8"
 
 
+def test_plan_of_an_array(place, capsys, rng):
+    np.save("in.npy", rng.integers(0, 65536, (45, 70, 4), np.uint16))
+    assert run("plan", "in.npy") == 0
+    assert table(capsys.readouterr().out)["image"] == "70x45, 4 channels, uint16"
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         (("640",), 1, "640: No such file or directory"),
         (("0x10",), 2, "must"),
         (("640x480", "--tile-size", 0), 2, "tile_size must be from 1"),
+        (("640x480", "--tile-size", "auto"), 2, "argument --tile-size/--tile: must be a whole number here, where no"),
+        (("640x480", "--halo", "exact"), 2, "must be a whole number here, where no model is asked, not 'exact'"),
+        (("640x480", "--phase", "auto"), 2, "argument --phase: must be a whole number here, where no model is asked"),
+        (("640x480", "--batch-size", "auto"), 2, "argument --batch-size: must be a whole number here, where no model"),
+        (("640x480", "--batch-size", "many"), 2, "argument --batch-size: must be a whole number, not 'many'"),
+        (("640x480", "--dtype", "auto"), 2, "argument --dtype: invalid choice: 'auto'"),
         (("640x480", "--channels", 0), 2, "argument --channels: must be a whole number from 1"),
         (("models.py",), 1, "models.py: not a PNG, JPEG, WebP or TIFF file"),
     ],

@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from halotile import TileError, _core, heap, iter_bands, restore_tiled
+from halotile import TileError, _core, heap, iter_bands, restore_tiled, restore_to
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
 OPTIONS = {"tile_size": 32, "halo": 4}
@@ -38,6 +38,12 @@ def noting(calls):
         return windows
 
     return model
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_run_into_a_file_keeps_it(calls, tmp_path, keep):
+    restore_to(tmp_path / "out.npy", IMAGE, noting(calls), keep_heap=keep, **OPTIONS)
+    assert (calls[0], calls[-1]) == (("keep", "release") if keep else ("model", "model"))
 
 
 def test_a_run_keeps_it(calls):

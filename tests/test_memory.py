@@ -88,6 +88,9 @@ def test_auto_tiles_on_a_device(fake_mps):
     assert max(seen[0]) - 2 <= tile
     assert max(seen[0]) - 2 > tile // 2
     assert len(set(seen)) == 1
+    tuning = restorer.last_run.tuning
+    assert tuning.tile_size == tuple(side - 2 for side in seen[0]) and tuning.batch_size == 1
+    assert tuning.why == f"the device's free memory allows tiles of {tile}x{tile}"
     restore_tiled(image, seeded(lambda: Chain(1)), tile_size="auto", halo=1)
     with pytest.raises(ValueError, match="tile_size must be 'auto', a number or a pair"):
         restore_tiled(image, model, tile_size="large")
@@ -137,6 +140,15 @@ def test_the_tile_is_halved_until_it_fits(engine):
     assert len(warned) == model.failures == 2
     np.testing.assert_allclose(got, IMAGE / 255 + 2 / 255, atol=1e-6)
     assert len(set(model.shapes)) == 1
+
+
+@pytest.mark.filterwarnings("ignore::halotile.TileSizeWarning")
+def test_what_was_chosen_is_what_it_came_to():
+    restorer = TiledRestorer(Limited(24 * 24, good_calls=3), tile_size=(64, 64), halo=4, batch_size="auto")
+    restorer(IMAGE)
+    tuning = restorer.last_run.tuning
+    assert tuning.why.endswith("; then memory ran out")
+    assert max(tuning.tile_size) <= 16 and tuning.batch_size == 1
 
 
 @pytest.mark.parametrize("engine", ["host", "torch"])

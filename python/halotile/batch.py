@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from . import files
 from .files import Header
 from .images import open_image
 from .sinks import FORMATS, check_output, open_sink
+from .sources import open_source
 from .streaming import PictureSource
 from .to_file import write_restored
 
@@ -34,7 +35,10 @@ __all__ = [
     "check_folder",
     "check_holds",
     "find_work",
+    "is_array",
+    "is_folder",
     "peak_memory",
+    "read_header",
     "split_existing",
 ]
 
@@ -61,14 +65,14 @@ class Work:
 
 
 def find_work(inputs: Sequence[str], folder: str, suffix: str | None = None) -> Work:
-    """The image files among the inputs and below the folders among them, and where each goes.
+    """The files and arrays among the inputs, the image files below the folders among them, and where each goes.
 
     A file goes into `folder` under its own name, what is below an input folder under its path from there; of several
     inputs, each folder keeps its own name. Below folders files count as images by their suffix; hidden files and
     folders, and `folder` itself, are left out, links to folders not followed.
 
     Args:
-        inputs: files and folders.
+        inputs: image files, arrays (.npy, .zarr) and folders.
         folder: where outputs go; need not exist.
         suffix: of the outputs, such as ".png"; None: each keeps its own.
 
@@ -78,10 +82,10 @@ def find_work(inputs: Sequence[str], folder: str, suffix: str | None = None) -> 
     found: dict[Job, None] = {}
     ignored = 0
     for name in inputs:
-        if not os.path.isdir(name):
+        if not is_folder(name):
             if not os.path.lexists(name):
                 raise FileNotFoundError(2, os.strerror(2), name)
-            found[_job(name, os.path.basename(name), folder, suffix)] = None
+            found[_job(name, os.path.basename(os.path.normpath(name)), folder, suffix)] = None
             continue
         top = os.path.basename(os.path.realpath(name)) if len(inputs) > 1 else ""
         for path in _files_below(name, folder):
@@ -124,6 +128,37 @@ def _is_image(path: str) -> bool:
 def suffix_of(path: str) -> str:
     """In small letters, with its dot."""
     return os.path.splitext(path)[1].lower()
+
+
+def is_array(path: str) -> bool:
+    """Whether it is a .npy file or a zarr array's folder, by its name."""
+    return suffix_of(os.path.normpath(path)) in (".npy", ".zarr")
+
+
+def is_folder(path: str) -> bool:
+    """Whether image files are to be looked for below it."""
+    return os.path.isdir(path) and not is_array(path)
+
+
+def read_header(path: str, *, max_pixels: int | None, page: int | None) -> Header:
+    """What an image file or an array holds; nothing is decoded. Raises OSError, ValueError, or ImportError for what
+    reads it."""
+    if not is_array(path):
+        return files.read_header(path, max_pixels=max_pixels, page=page)
+    if page not in (None, 1):
+        raise ValueError(f"{path}: page={page}; must be from 1 to 1")
+    source = _open_array(path)
+    try:
+        image = open_image(source, None)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if "N" in image.layout:
+        raise ValueError(f"{path}: image must be (H, W) or (H, W, C), not of shape {tuple(source.shape)}")
+    return Header(tuple(source.shape), image.dtype, FORMATS[suffix_of(os.path.normpath(path))])
+
+
+def _open_array(path: str) -> Any:
+    return open_source(os.path.normpath(path), None, None)
 
 
 def check_folder(folder: str) -> None:
@@ -222,7 +257,8 @@ class Outcome:
     error: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """For json.dumps; sizes are [width, height], halo and phase [rows, columns]."""
+        """For json.dumps; sizes are [width, height], halo and phase [rows, columns]. "tuning" and "precision" are null
+        where nothing was left to be chosen."""
         run = self.run
         content: dict[str, Any] = {
             "input": self.job.input,
@@ -238,6 +274,8 @@ class Outcome:
             "how": run and run.how,
             "bound": run and _number(run.bound),
             "why": run and run.why,
+            "tuning": run and _tuning_as_json(run.tuning),
+            "precision": run and run.precision and asdict(run.precision),
             "seconds": round(self.seconds, 3),
             "error": self.error,
         }
@@ -246,6 +284,14 @@ class Outcome:
             names = ("largest", "p999", "mean", "edge_ratio")
             content["verified"] = {name: _number(getattr(found, name)) for name in names} | {"windows": found.windows}
         return content
+
+
+def _tuning_as_json(tuning: Any) -> dict[str, Any] | None:
+    if tuning is None:
+        return None
+    content = asdict(tuning) | {"tile_size": _width_height(tuning.tile_size)}
+    del content["costs"]
+    return content
 
 
 def _width_height(shape: tuple[int, ...] | None) -> list[int] | None:
@@ -283,7 +329,7 @@ class FileRestorer:
 
     def header(self, job: Job) -> Header:
         """What the input holds. Raises OSError or ValueError."""
-        return files.read_header(job.input, max_pixels=self.max_pixels, page=self.page)
+        return read_header(job.input, max_pixels=self.max_pixels, page=self.page)
 
     def __call__(self, job: Job, *, force: bool = False, bar: Bar | None = None) -> Outcome:
         """Restores one file, into a folder that is made if it is not there.
@@ -313,8 +359,10 @@ class FileRestorer:
         return range(1, header.pages + 1) if header.pages > 1 or header.pyramid else [None]
 
     def _restore_page(self, made: _Made, number: int | None) -> None:
-        """By rows; as a whole where the result is to be verified."""
-        if self.verify:
+        """By rows; of an image file as a whole where the result is to be verified."""
+        if is_array(made.job.input):
+            image = _open_array(made.job.input)
+        elif self.verify:
             picture = files.read_image(made.job.input, max_pixels=self.max_pixels, page=number)
             image, made.like = picture.pixels, made.like or replace(picture, pixels=np.empty(0))
         else:

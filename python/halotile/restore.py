@@ -193,16 +193,18 @@ class TiledRestorer:
         """What tells the model from others, also in other processes; None if nothing does."""
         return about(self.model, self.options.model_dtype)
 
-    def like(self, options: Options) -> TiledRestorer:
-        """Another one of this model, with what is known of it, for windows of any size: not compiled."""
-        same = {field.name: getattr(options, field.name) for field in fields(options)}
-        if options.dtype == "auto" and self._precision is None:
-            same["dtype"] = None  # not found out yet
-        other = TiledRestorer(self.model, **same | {"compile": False})
+    def with_options(self, options: Options) -> TiledRestorer:
+        """Another one of this model, with what is known of it."""
+        other = TiledRestorer(self.model, **{field.name: getattr(options, field.name) for field in fields(options)})
         other._inspected, other._costs, other._precision = self._inspected, self._costs, self._precision
         other._opened = self._opened if self._precision is not None else {}
         other._others = self._others
         return other
+
+    def like(self, options: Options) -> TiledRestorer:
+        """The same for windows of any size: not compiled, and of the model's own dtype unless another was chosen."""
+        unknown = options.dtype == "auto" and self._precision is None
+        return self.with_options(replace(options, compile=False, dtype=None if unknown else options.dtype))
 
     def tell_once(self, about: Any, text: str) -> None:
         """A SeamWarning, once for each model and subject."""

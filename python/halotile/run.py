@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -219,6 +220,9 @@ class Run:
             self.plan = self._planned(self.options.scale, (0, 0))
             doubtful = memory.is_doubtful(self.model.settled, self._windows(), self.engine)
             smaller = self._smaller() if doubtful else None
+        from .tuning import by_free_memory
+
+        self.tell(replace(self.halo, tuning=by_free_memory(self, most)))
 
     def _another_engine_fits(self) -> bool:
         """Whether the first batch has shown that the model takes tensors, for which there is an engine of their own."""
@@ -414,6 +418,10 @@ class Run:
         text = f"out of memory with {self.plan.batch(self.options.batch_size)} windows of "
         text += f"{self.plan.window[0]}x{self.plan.window[1]}: going on with tile_size={tile}, batch_size={batch}"
         warnings.warn(text, TileSizeWarning, stacklevel=frames_inside())
+        tuning = self.halo.tuning
+        if tuning is not None:
+            tuning = replace(tuning, tile_size=tile, batch_size=batch, why=f"{tuning.why}; then memory ran out")
+            self.halo = replace(self.halo, tuning=tuning)
         self._fit(tile, batch)
 
     def _smaller(self) -> tuple[tuple[int, int], int] | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from . import files
+from . import files, heap
 from .halo import RunInfo
 from .images import Image, open_image
 from .options import Options
@@ -111,7 +111,7 @@ def write_restored(restorer: TiledRestorer, image: Image, sink_for: Callable[[tu
     """Restores one image into the sink that sink_for(shape, dtype) gives when the result's shape is known; which
     whoever gave it closes."""
     run = Run(restorer, image, out_dtype=restorer.options.out_dtype)
-    with Progress(restorer.options.progress) as progress:
+    with Progress(restorer.options.progress) as progress, heap.kept(run.keeps_heap) as run.heap_kept:
         run.start(progress)
         with Bands(run, sink_for) as bands:
             for start, _ in run.bands(0, bands.open):

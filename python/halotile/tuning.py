@@ -33,7 +33,7 @@ from .images import torch_if_loaded
 from .options import DEFAULT_TILE
 from .plan import TilePlan, make_plan
 
-__all__ = ["Tuner", "Tuning"]
+__all__ = ["Tuner", "Tuning", "by_free_memory"]
 
 Pair = tuple[int, int]
 
@@ -460,6 +460,15 @@ class Tuner:
             why,
         )
         self.run.tell(replace(self.run.halo, tuning=tuning))
+
+
+def by_free_memory(run: Any, side: int) -> Tuning:
+    """Of a run on an accelerator, where the memory that is free allows tiles of that side."""
+    plan, limit = run.plan, run.options.memory_limit
+    kind = "channels_last" if run.model.settled.channels_last else "contiguous"
+    who = "the device's free memory" if limit is None else "memory_limit or the device's free memory"
+    why = f"{who} allows tiles of {side}x{side}"
+    return Tuning(plan.tile, plan.batch(run.options.batch_size), kind, None, limit, None, 0.0, {}, why)
 
 
 def _name(plan: TilePlan, batch: int, kind: str) -> str:

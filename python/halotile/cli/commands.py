@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: MIT
+"""The commands beside restore: compare, plan, inspect, models, selftest, and --version."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from .. import __version__, _core, batch, catalog, files
+from ..images import peak_of
+from ..loading import load_model
+from ..options import ENGINES, Options
+from ..plan import TilePlan, plan_tiles
+from .common import BIT_DTYPES, UsageError, checked_options, planned, shown, size_text, usage_errors
+
+__all__ = ["compare", "inspect", "selftest", "show_models", "show_plan", "show_versions"]
+
+READERS = (
+    ("torch.export (.pt2), TorchScript (.pt), ncnn (.param and .bin)", "torch"),
+    ("checkpoints (.pth, .pt, .ckpt, .safetensors)", "spandrel"),
+    ("checkpoints (.safetensors)", "safetensors"),
+    ("ONNX (.onnx)", "onnxruntime"),
+)
+
+
+# ---- compare ---------------------------------------------------------------------------------------------------------
+
+
+def compare(asked: argparse.Namespace) -> int:
+    from .. import metrics
+
+    if asked.heatmap:
+        with usage_errors():
+            files.check_output_path(asked.heatmap, dtype="uint8")
+        if os.path.exists(asked.heatmap) and not asked.force:
+            raise UsageError(f"{asked.heatmap} exists; --force overwrites it")
+    pictures = [files.read_image(path, max_pixels=asked.max_pixels).pixels for path in (asked.a, asked.b)]
+    first, second, white = _comparable(asked, *pictures)
+    plan = _compared_plan(asked, second.shape[:2])
+    found = metrics.compare(first, second, white=white, plan=plan)
+    if asked.heatmap:
+        picture, scale = metrics.heatmap(first, second)
+        files.write_image(asked.heatmap, picture)
+    if asked.json:
+        content = found.as_json() | {"a": asked.a, "b": asked.b, "size": [second.shape[1], second.shape[0]]}
+        print(json.dumps(content, indent=1, allow_nan=False))
+    else:
+        print(found)
+        if asked.heatmap:
+            print(f"{shown(asked.heatmap)}: differences from 0 (dark blue) to {scale:g} of {white:g} (yellow)")
+    return 1 if asked.fail_below is not None and not found.psnr >= asked.fail_below else 0
+
+
+def _comparable(asked: argparse.Namespace, first: Any, second: Any) -> tuple[Any, Any, float]:
+    """The pixels and what is white; of files of several depths as floats."""
+    if first.shape != second.shape:
+        of = [
+            f"{path} is {size_text(image.shape)} with {(*image.shape, 1)[2]} channels"
+            for path, image in ((asked.a, first), (asked.b, second))
+        ]
+        raise ValueError(f"{of[0]}, {of[1]}: they must agree")
+    whites = [peak_of(image.dtype.name) for image in (first, second)]
+    if first.dtype == second.dtype:
+        return first, second, whites[0]
+    return first / whites[0], second / whites[1], 1
+
+
+def _compared_plan(asked: argparse.Namespace, size: tuple[int, int]) -> TilePlan | None:
+    if asked.tile_size is None:
+        return None
+    options = {name: getattr(asked, name) for name in ("tile_size", "halo", "overlap", "phase", "boundary", "scale")}
+    with usage_errors():
+        scale = Options(scale=asked.scale or 1).scale
+        plan = plan_tiles([round(side / scale) for side in size], **options)
+    if plan.output_size != size:
+        raise UsageError(f"--scale {asked.scale}: no image becomes {size_text(size)} by it")
+    return plan
+
+
+# ---- plan ------------------------------------------------------------------------------------------------------------
+
+
+def show_plan(asked: argparse.Namespace) -> None:
+    options = checked_options(asked)
+    size, channels, dtype = _planned_image(asked)
+    plan = planned(size, options)
+    out_dtype = BIT_DTYPES.get(asked.bits, dtype)
+    dtypes: dict[str, Any] = {"dtype": dtype, "out_dtype": out_dtype, "model_dtype": asked.dtype or "float32"}
+    memory = plan.estimate_bytes(channels=channels, batch_size=asked.batch_size, **dtypes)
+    ratio = plan.processed_pixels / plan.ideal_pixels
+    rows = [
+        ("image", f"{size_text(plan.image_size)}, {channels} channels, {dtype}"),
+        ("output", f"{size_text(plan.output_size)}, scale {plan.scale}, {out_dtype}"),
+        ("tiles", f"{len(plan)} in a grid of {size_text(plan.grid)}"),
+        ("tile", size_text(plan.tile)),
+        ("window", f"{size_text(plan.window)}, batches of {plan.batch(asked.batch_size)}"),
+        ("halo", size_text(plan.halo)),
+        ("overlap", size_text(plan.overlap)),
+        ("phase", size_text(plan.phase)),
+        ("processed", f"{_megapixels(plan.processed_pixels)} for {_megapixels(plan.ideal_pixels)}: {ratio:.2f} times"),
+        *((f"memory: {part}", _bytes(count)) for part, count in memory.items()),
+    ]
+    print("sizes are width x height, in pixels; memory is without the model's own")
+    for name, value in rows:
+        print(f"{name:<21}{value}")
+
+
+def _planned_image(asked: argparse.Namespace) -> tuple[tuple[int, int], int, str]:
+    """(height, width), channels and dtype of WIDTHxHEIGHT, or of an image file or array."""
+    match = re.fullmatch(r"(\d+)x(\d+)", asked.image)
+    if match and not os.path.exists(asked.image):
+        return (int(match[2]), int(match[1])), asked.channels or 3, "uint8"
+    if batch.is_array(asked.image):
+        header = batch.read_header(asked.image, max_pixels=None, page=None)
+        shape, dtype = header.shape, header.dtype
+    else:
+        shape, dtype = files.read_shape(asked.image)
+    return (shape[0], shape[1]), asked.channels or (*shape, 1)[2], dtype
+
+
+def _megapixels(count: int) -> str:
+    return f"{count / 1e6:.2f} megapixels"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+# ---- inspect ---------------------------------------------------------------------------------------------------------
+
+
+def inspect(asked: argparse.Namespace) -> None:
+    from ..inspection import inspect_model
+
+    picture = files.read_image(asked.image) if asked.image else None
+    model = load_model(asked.model)
+    info = inspect_model(model, device=asked.device, dtype=asked.dtype)
+    if picture is None:
+        print(info.to_json() if asked.json else info)
+        return
+    from ..curve import error_curve
+
+    curve = error_curve(model, picture.pixels, device=asked.device, dtype=asked.dtype)
+    both = json.loads(info.to_json()) | {"error_curve": dataclasses.asdict(curve)}
+    print(json.dumps(both, indent=1) if asked.json else f"{info}\n\n{curve}")
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+
+def show_models(asked: argparse.Namespace) -> None:
+    comes = importlib.util.find_spec("halotile.embedded") is not None
+    rows = [
+        ("name", "what", "licence", "installed"),
+        ("(none)", "the model that comes with halotile, taken without --model", "MIT", "yes" if comes else "no"),
+        *((name, what, licence, "yes" if there else "no") for name, what, licence, there in catalog.listed()),
+    ]
+    _print_table(rows)
+    print("\nfiles of models, and what reads them")
+    _print_table([(what, f"{package} {_version(package)}") for what, package in READERS])
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+# ---- selftest --------------------------------------------------------------------------------------------------------
+
+
+def selftest(asked: argparse.Namespace) -> int:
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError("selftest needs torch: pip install 'halotile[torch]'")
+    from ..report import checked_device, report
+
+    with usage_errors():
+        device = checked_device(asked.device)
+    return 0 if report(device, lambda line: print(line, flush=True)) else 1
+
+
+# ---- versions --------------------------------------------------------------------------------------------------------
+
+
+def show_versions() -> None:
+    """What matters in a bug report."""
+    print(f"halotile {__version__} ({_core.rows_name()} row kernels)")
+    print(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    for package in ("numpy", "torch", "pyvips", "zarr", "tqdm", "spandrel", "onnxruntime", "scikit-image"):
+        print(package, _version(package))
+    print(f"engines: {', '.join(ENGINES)}")

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: MIT
+"""`halotile restore`: what is to be done, the restorer that does it, and file after file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+import sys
+import time
+import traceback
+import warnings
+from contextlib import closing, suppress
+from typing import Any
+
+from .. import batch, sinks
+from ..images import torch_if_loaded
+from ..loading import load_model
+from ..needs import needs_of
+from ..options import Options
+from ..restore import TiledRestorer
+from .common import BIT_DTYPES, FORMATS, UsageError, checked_options, debugging, one_line, planned, shown, usage_errors
+from .reports import Reports
+
+__all__ = ["restore"]
+
+
+def restore(asked: argparse.Namespace) -> int:
+    """Everything that can be checked is checked before the model runs; the output's size and channels, which the first
+    tiles tell, as soon as those are done."""
+    options = checked_options(asked)
+    if asked.force and asked.skip_existing:
+        raise UsageError("--force and --skip-existing exclude each other")
+    if asked.strength is not None and asked.model is not None:
+        raise UsageError(f"--strength is for the model that comes with halotile, and --model says {asked.model}")
+    alone = _is_alone(asked)
+    work = _work(asked, alone)
+    todo, skipped = _split(asked, work, alone)
+    if alone and todo:
+        _check_alone(asked, todo[0], options)
+    reports = Reports(asked, alone, work)
+    reports.outcomes += [batch.Outcome(job, "skipped") for job in skipped]
+    try:
+        if todo:
+            _restore_all(asked, options, todo, reports)
+    except KeyboardInterrupt:
+        reports.end(interrupted=True)
+        raise
+    reports.end()
+    return 1 if reports.count("failed") else 0
+
+
+def _is_alone(asked: argparse.Namespace) -> bool:
+    """Whether one file is to become one file that was named; else all go into a folder."""
+    one_file = len(asked.inputs) == 1 and not batch.is_folder(asked.inputs[0])
+    into_folder = os.path.isdir(asked.output) and not _has_suffix(asked.output)
+    return one_file and not (asked.output.endswith("/") or into_folder)
+
+
+def _has_suffix(path: str) -> bool:
+    return batch.suffix_of(path) in sinks.FORMATS
+
+
+def _work(asked: argparse.Namespace, alone: bool) -> batch.Work:
+    if alone:
+        kinds = {sinks.FORMATS.get(suffix) for suffix in (batch.suffix_of(asked.output), FORMATS.get(asked.format))}
+        if asked.format and len(kinds) > 1:
+            raise UsageError(f"--format {asked.format} is not what {asked.output} says; leave one out")
+        return batch.Work((batch.Job(asked.inputs[0], asked.output),), 0)
+    is_folder = os.path.isdir(asked.output) and batch.suffix_of(asked.output) != ".zarr"
+    if not is_folder and (os.path.lexists(asked.output) or _has_suffix(asked.output)):
+        raise UsageError(f"-o must be a folder for several inputs or a folder, not {asked.output}")
+    batch.check_folder(asked.output)
+    work = batch.find_work(asked.inputs, asked.output, FORMATS.get(asked.format))
+    if not work.jobs:
+        others = f"; {work.ignored} other files" if work.ignored else ""
+        raise UsageError(f"{', '.join(map(shown, asked.inputs))}: no image files there{others}")
+    return work
+
+
+def _split(asked: argparse.Namespace, work: batch.Work, alone: bool) -> tuple[list[batch.Job], list[batch.Job]]:
+    """(to do, to skip). A file that is named twice, with --force, is overwritten; one of many never."""
+    with usage_errors():
+        if not alone:
+            return batch.split_existing(work.jobs, force=asked.force, skip=asked.skip_existing)
+        sinks.check_output(asked.output, dtype=BIT_DTYPES.get(asked.bits))
+    exists = os.path.exists(asked.output)
+    if exists and not (asked.force or asked.skip_existing):
+        raise UsageError(f"{asked.output} exists; --force overwrites it")
+    jobs = list(work.jobs)
+    return ([], jobs) if exists and asked.skip_existing else (jobs, [])
+
+
+def _check_alone(asked: argparse.Namespace, job: batch.Job, options: dict[str, Any]) -> None:
+    header = batch.read_header(job.input, max_pixels=asked.max_pixels, page=asked.page)
+    with usage_errors():
+        batch.check_holds(job.output, header, out_dtype=BIT_DTYPES.get(asked.bits), alpha=asked.alpha)
+    if not Options(**options).asks_model:
+        planned(header.shape[:2], options)
+
+
+def _restore_all(asked: argparse.Namespace, options: dict[str, Any], todo: list[batch.Job], reports: Reports) -> None:
+    """One restorer for all: its model is opened and inspected once."""
+    many = _shows_progress(asked) and not reports.alone
+    pixels = [_pixels_of(asked, job) if many else 0 for job in todo]
+    restorer = _restorer(asked, options)
+    with closing(batch.Bar(sum(pixels), many)) as bar:
+        reports.bar = bar
+        if many:
+            restorer = restorer.with_options(dataclasses.replace(restorer.options, progress=bar))
+        one = batch.FileRestorer(
+            restorer,
+            page=asked.page,
+            max_pixels=asked.max_pixels,
+            quality=asked.quality,
+            compression=asked.compression,
+            verify=asked.verify,
+        )
+        for index, job in enumerate(todo):
+            reports.add(_outcome(asked, one, job, reports))
+            bar.end_file(pixels[index], sum(pixels[:index]))
+
+
+def _pixels_of(asked: argparse.Namespace, job: batch.Job) -> int:
+    """For the progress bar: of a file that cannot be read, which is said when its turn comes, none."""
+    with suppress(OSError, ValueError):
+        header = batch.read_header(job.input, max_pixels=asked.max_pixels, page=asked.page)
+        return header.shape[0] * header.shape[1] * header.pages
+    return 0
+
+
+def _outcome(asked: argparse.Namespace, one: batch.FileRestorer, job: batch.Job, reports: Reports) -> batch.Outcome:
+    started = time.monotonic()
+    try:
+        return one(job, force=asked.force, bar=reports.bar)
+    except Exception as error:
+        if reports.alone and (not asked.json or debugging()):
+            raise
+        if debugging():
+            traceback.print_exc()
+        text = one_line(error)
+        if not text.startswith((f"{job.input}:", f"{job.output}:")):
+            text = f"{job.input}: {text}"
+        return batch.Outcome(job, "failed", seconds=time.monotonic() - started, error=text)
+
+
+# ---- the restorer
+
+
+def _restorer(asked: argparse.Namespace, options: dict[str, Any]) -> TiledRestorer:
+    model = load_model(asked.model, strength=asked.strength)
+    if asked.compile and not _is_network(model):
+        raise UsageError(f"--compile needs a torch module, and {asked.model} is a {type(model).__name__}")
+    if asked.half:
+        options = options | {"dtype": half(model, asked.device)}
+    options = options | {"verify": 0, "out_dtype": BIT_DTYPES.get(asked.bits), "progress": _shows_progress(asked)}
+    with usage_errors():
+        needs_of(model).check(None, asked.verify)
+        restorer = TiledRestorer(model, **options)
+    return _settled(asked, restorer)
+
+
+def _shows_progress(asked: argparse.Namespace) -> bool:
+    return sys.stderr.isatty() and not asked.quiet and importlib.util.find_spec("tqdm") is not None
+
+
+def half(model: Any, device: str | None) -> str:
+    """float16; bfloat16 for a network on a CPU, which is slow at float16 or lacks it."""
+    if not _is_network(model):
+        return "float16"
+    first = next(model.parameters(), None)
+    where = device or ("cpu" if first is None else str(first.device))
+    return "bfloat16" if where.startswith("cpu") else "float16"
+
+
+def _is_network(model: Any) -> bool:
+    torch = torch_if_loaded()
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def _settled(asked: argparse.Namespace, restorer: TiledRestorer) -> TiledRestorer:
+    """The restorer with what --halo and --phase are where they were not given: for a network auto, as far as it can be
+    understood; for others, which would have to be run many times, 32 and 1."""
+    missing = {"halo", "phase"} - vars(asked).keys()
+    if not missing or not _is_network(restorer.model):
+        return restorer
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is tried; doubts are in what it returns
+            info = restorer.inspected()
+    except Exception as error:
+        warnings.warn(f"the model could not be inspected, halo and phase are 32 and 1: {error}", stacklevel=2)
+        return restorer
+    found: dict[str, Any] = {}
+    if "phase" in missing:
+        found["phase"] = tuple(step or 1 for step in info.phase)
+    if "halo" in missing:
+        field = info.local_field if asked.global_stats and info.global_operations else info.receptive_field
+        if field is not None and None not in info.phase:
+            found["halo"] = "auto"
+        else:
+            warnings.warn(f"halo is 32, which is not exact: {_why_unknown(info)}", stacklevel=2)
+    return restorer.with_options(dataclasses.replace(restorer.options, **found))
+
+
+def _why_unknown(info: Any) -> str:
+    names = ", ".join(one.path or "the model" for one in info.global_operations)
+    if names:
+        return f"the model looks at the whole image in {names}; see --global-stats"
+    return "the model's receptive field was not found. " + " ".join(info.doubts)
