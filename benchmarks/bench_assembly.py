@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import MIB, fresh_process, memory, save, summary, table
-from peers import PEERS, Peer
+from loops import PEERS, Peer
 
 from halotile import iter_bands, restore_tiled
 

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import MIB, save, table, version_of
-from peers import monai, real_esrgan
+from loops import monai, real_esrgan
 from torch.nn import functional
 
 from halotile import plan_tiles, restore_tiled
@@ -44,7 +44,7 @@ Figures = dict[str, Any]  # of one contender at one scale
 
 # ---- the contenders --------------------------------------------------------------------------------------------------
 
-Restore = Callable[[np.ndarray, torch.nn.Module, int, int, int], np.ndarray]  # as in peers.py
+Restore = Callable[[np.ndarray, torch.nn.Module, int, int, int], np.ndarray]  # as in loops.py
 
 
 def halotile(image: np.ndarray, model: torch.nn.Module, scale: int, tile: int, halo: int) -> np.ndarray:

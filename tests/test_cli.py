@@ -266,6 +266,7 @@ def expected_from(network, **options):
     [
         (),
         ("--device", "cpu"),
+        ("--device", "cpu,cpu"),
         ("--batch-size", "3"),
         ("--memory-format", "channels_last"),
         ("--memory-format", "contiguous", "--no-keep-heap"),
@@ -644,6 +645,7 @@ def test_the_model_that_comes_with_it_is_inspected(place, embedded, capsys):
         (("--strength", "nan"), 2, "argument --strength: must be a number from 0 to 1, not 'nan'"),
         (("--half", "--dtype", "float16"), 2, "argument --dtype: not allowed with argument --half"),
         (("--page", 2), 1, "in.png: page=2; must be from 1 to 1"),
+        (("--device", "cpu,"), 2, "argument --device: must be a device, or several with commas between them"),
         (("--page", 0), 2, "argument --page: must be a whole number from 1"),
     ],
 )
@@ -652,7 +654,10 @@ def test_wrong_values_of_them(place, capsys, options, status, message):
     assert_one_error(capsys, message)
 
 
-@pytest.mark.parametrize(("device", "dtype"), [(None, "bfloat16"), ("cpu", "bfloat16"), ("mps", "float16")])
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [(None, "bfloat16"), ("cpu", "bfloat16"), ("mps", "float16"), (["cuda:0", "cuda:1"], "float16")],
+)
 def test_half(device, dtype):
     torch = pytest.importorskip("torch")
     assert cli.restore.half(torch.nn.Conv2d(3, 3, 3), device) == dtype

@@ -72,7 +72,8 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     _add_tiling(parser, asks_model=True)
     _add_speed(parser)
     add = parser.add_argument_group("model").add_argument
-    add("--device", help="cpu, cuda, mps, ... (default: where the model is)")
+    text = "cpu, cuda, mps, ..., or several as in cuda:0,cuda:1 (default: where the model is)"
+    add("--device", type=_devices, metavar="DEVICE", help=text)
     add("--engine", choices=ENGINES, help="who cuts and assembles (default: what fits the device)")
     add(
         "--strength",
@@ -224,6 +225,13 @@ def _bytes(text: str) -> int:
         allowed = "a whole number of bytes, or of K, M, G or T (powers of 1024) such as 700M"
         raise argparse.ArgumentTypeError(f"must be {allowed}, not {text!r}")
     return int(match[1]) * UNITS[match[2]]
+
+
+def _devices(text: str) -> str | list[str]:
+    devices = text.split(",")
+    if "" in devices:
+        raise argparse.ArgumentTypeError(f"must be a device, or several with commas between them, not {text!r}")
+    return devices if len(devices) > 1 else text
 
 
 def _share(text: str) -> float:

@@ -165,12 +165,13 @@ def _shows_progress(asked: argparse.Namespace) -> bool:
     return sys.stderr.isatty() and not asked.quiet and importlib.util.find_spec("tqdm") is not None
 
 
-def half(model: Any, device: str | None) -> str:
+def half(model: Any, device: str | list[str] | None) -> str:
     """float16; bfloat16 for a network on a CPU, which is slow at float16 or lacks it."""
     if not _is_network(model):
         return "float16"
     first = next(model.parameters(), None)
     where = device or ("cpu" if first is None else str(first.device))
+    where = where if isinstance(where, str) else where[0]
     return "bfloat16" if where.startswith("cpu") else "float16"
 
 
