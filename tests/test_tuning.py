@@ -107,6 +107,15 @@ def test_batches_where_they_pay(clock):
     assert found.batch_size == 1
 
 
+def test_torch_s_compiler_is_not_imported():
+    """It takes seconds, and as much memory as many a limit."""
+    code = "import sys, numpy, torch, halotile;"
+    code += "model, image = torch.nn.Conv2d(3, 3, 3, padding=1), numpy.zeros((90, 90, 3), 'uint8');"
+    code += "halotile.restore_tiled(image, model, halo=2, tile_size='auto');"
+    code += "assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 # ---- what is kept ----------------------------------------------------------------------------------------------------
 
 

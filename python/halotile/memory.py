@@ -183,6 +183,10 @@ def _watch() -> Any:
             super().__init__()
             self.largest = self.live = self.most = 0
 
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:  # torch would import its compiler to do so: seconds, and 70 MiB
+            return False
+
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = function(*args, **(kwargs or {}))
             given = {id(one.untyped_storage()) for one in tree_iter((args, kwargs)) if isinstance(one, torch.Tensor)}
