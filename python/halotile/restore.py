@@ -278,7 +278,9 @@ class TiledRestorer:
         source = open_image(image, self.options.layout)
         if source.count != 1:
             raise ValueError(f"image must be a single one for iter_bands, not {source.count}")
-        return self._iterate(_Run(self, source, out_dtype=self.options.out_dtype))
+        run = _Run(self, source, out_dtype=self.options.out_dtype)
+        run.bands_waiting = 1
+        return self._iterate(run)
 
     def _iterate(self, run: _Run) -> Iterator[tuple[int, Any]]:
         made: dict[int, Image] = {}  # by first row
@@ -312,6 +314,8 @@ class _Run:
         self.index = self.rows_done = 0
         self.held_for: int | None = None  # the image whose statistics are held
         self.holds_result = self.heap_kept = False
+        self.bands_waiting: int | None = None  # at most, besides those in work; None: rows are made where they stay
+        self.bytes_beside: Callable[[tuple[int, ...]], int] = lambda shape: 0  # that a sink for the result takes
         self.bands_at_work: list[Any] = []
         with turn():
             self.model = self._open_model()
