@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from halotile import TileError, _core, heap, iter_bands, restore_tiled
+from halotile import TileError, _core, heap, iter_bands, restore_tiled, restore_to
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
 OPTIONS = {"tile_size": 32, "halo": 4}
@@ -46,6 +46,17 @@ def test_a_run_keeps_it(calls):
     assert calls[0] == "keep"
     assert calls[-1] == "release"
     assert set(calls[1:-1]) == {"model"}
+
+
+def test_a_run_into_a_file_keeps_it(calls, tmp_path):
+    restore_to(tmp_path / "a.npy", IMAGE, noting(calls), **OPTIONS)
+    assert np.array_equal(np.load(tmp_path / "a.npy"), IMAGE)
+    assert calls[0] == "keep"
+    assert calls[-1] == "release"
+    assert set(calls[1:-1]) == {"model"}
+    with pytest.raises(TileError):
+        restore_to(tmp_path / "b.npy", IMAGE, lambda windows: None, **OPTIONS)
+    assert calls[-2:] == ["keep", "release"]
 
 
 @pytest.mark.filterwarnings("ignore::halotile.TileSizeWarning")

@@ -12,7 +12,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import OutOfMemoryError, TiledRestorer, TileSizeWarning, iter_bands, memory, restore_tiled, tuning  # noqa: E402
+from halotile import (  # noqa: E402
+    OutOfMemoryError,
+    TiledRestorer,
+    TileSizeWarning,
+    files,
+    iter_bands,
+    memory,
+    restore_tiled,
+    restore_to,
+    tuning,
+)
+from halotile.sinks import held_bytes  # noqa: E402
 
 from .networks import Chain, Strided, seeded  # noqa: E402
 from .test_exact import check, image_of  # noqa: E402
@@ -255,6 +266,30 @@ def test_the_result_counts_where_it_is_held():
         restore_tiled(image, model, halo=0, tile_size="auto", memory_limit=limit)
     assert sum(len(rows) for _, rows in iter_bands(image, model, halo=0, tile_size="auto", memory_limit=limit)) == 8000
     restore_tiled(image, model, halo=0, tile_size="auto", memory_limit=limit, out=np.zeros((8000, 8000, 3), np.uint8))
+
+
+def test_what_a_file_takes_counts(tmp_path):
+    """Rows of the source, bands of the result and the encoder, whichever the tile."""
+    pytest.importorskip("pyvips")
+    image, model = np.zeros((600, 2000, 3), np.uint8), torch.nn.Upsample(scale_factor=4)
+    np.save(tmp_path / "image.npy", image)
+    limit = (40 << 20) + held_bytes(files.TIFF, (2400, 8000, 3), "uint8")
+    options = {"halo": 8, "overlap": 0, "tile_size": 600, "memory_limit": limit}
+    given = TiledRestorer(model, **options)
+    given(image, out=np.zeros((2400, 8000, 3), np.uint8))
+    taken = {"array": given.last_run.tuning}
+    for name in ("b.npy", "b.tif"):
+        taken[name] = restore_to(tmp_path / name, tmp_path / "image.npy", model, **options).tuning
+    rows = [found.tile_size[0] for found in taken.values()]
+    assert rows == sorted(rows, reverse=True)
+    assert rows[-1] < rows[0]
+    for bands, name in ((1, "b.npy"), (2, "b.tif")):
+        found = taken[name]
+        assert bands * found.tile_size[0] * 4 * 8000 * 3 + found.tile_size[0] * 2000 * 3 < found.bytes <= limit
+    for _ in iter_bands(image, model, **options):
+        pass
+    with pytest.raises(ValueError, match="memory_limit must be at least"):
+        restore_to(tmp_path / "c.webp", image, model, **options)  # libvips holds it as a whole
 
 
 def test_control_groups_are_looked_at(monkeypatch, tmp_path):

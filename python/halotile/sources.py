@@ -179,6 +179,12 @@ class HeldRows:
         rows = self.buffer[low - self.start : high - self.start]
         return (rows.transpose(2, 0, 1) if rows.ndim == 3 else rows[np.newaxis]), low
 
+    def bytes_for(self, rows: int) -> int:
+        """What it takes to hold so many rows, and to move on."""
+        row = int(np.prod(self.source.shape[1:], dtype=object)) * self.source.dtype.itemsize
+        wanted = min(rows + self.source.step, self.height)
+        return (wanted + wanted // MARGIN) * row
+
     def _move(self, low: int, high: int) -> None:
         step = self.source.step
         kept = self.buffer[low - self.start : self.stop - self.start] if self.start <= low else self.buffer[:0]

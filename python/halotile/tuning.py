@@ -31,7 +31,8 @@ from . import memory
 from .cache import keep, kept
 from .images import torch_if_loaded
 from .options import DEFAULT_TILE
-from .plan import TilePlan, make_plan
+from .plan import BYTES, TilePlan, make_plan
+from .rows import bytes_of_bands
 
 __all__ = ["Tuner", "Tuning"]
 
@@ -320,12 +321,33 @@ class Tuner:
             return None
         run, facts = self.run, self.run.restorer._facts.get(self.run.image.channels)
         channels = run.image.channels if facts is None else sum(facts.out_channels)
-        dtypes = {"dtype": run.image.dtype, "out_dtype": run.out_dtype}
         parts = choice.plan.estimate_bytes(
-            channels=run.image.channels, out_channels=channels, batch_size=choice.batch, **dtypes
+            channels=run.image.channels,
+            out_channels=channels,
+            dtype=run.image.dtype,
+            out_dtype=run.out_dtype,
+            batch_size=choice.batch,
+            engine=run.engine.name,
         )
         held = parts["total"] - parts["image"] - (0 if run.holds_result else parts["output"])
-        return held + activations
+        return held + self._rows_read(choice, parts["image"]) + self._rows_made(choice, channels) + activations
+
+    def _rows_made(self, choice: Choice, channels: int) -> int:
+        """Bytes of finished rows that no result holds, and of what takes them."""
+        run, plan = self.run, choice.plan
+        if run.bands_waiting is None:
+            return 0
+        bands = bytes_of_bands(plan, choice.batch, channels * BYTES[run.out_dtype], run.bands_waiting)
+        return bands + run.bytes_beside((*plan.output_size, channels))
+
+    def _rows_read(self, choice: Choice, whole: int) -> int:
+        """Bytes of the image that the run holds, besides one that is in memory already."""
+        if not self.run.image.by_rows:
+            return 0
+        if self.run.engine.name != "host":
+            return whole
+        plan = choice.plan
+        return self.run.image.held.bytes_for(plan.window[0] + (plan.rows_at_once(choice.batch) - 1) * plan.tile[0])
 
     def _predicted(self, choice: Choice) -> float:
         cost, _ = self.measured.cost(choice.plan, choice.batch, self.kind)
