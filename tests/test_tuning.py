@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 from halotile import (  # noqa: E402
     OutOfMemoryError,
     TiledRestorer,
+    TileError,
     TileSizeWarning,
     files,
     iter_bands,
@@ -179,9 +180,49 @@ def test_other_settings_have_costs_of_their_own():
 
 
 def test_something_else_in_the_cache_does_no_harm(monkeypatch):
-    for found in ({"seconds": 3, "colour": "red"}, [1, 2], "text", None):
+    sound = {"seconds": {"64 x 64 x 1 contiguous": 1e-6}, "bytes": [[1, 2], [2, 3]], "live": 1.0, "memory_format": None}
+    assert tuning.Measured.of(sound).live == 1
+    wrong = {
+        "seconds": (3, {"a b c": 1}, {"64 x 64 x 1 contiguous": "x"}, {"64 x 64 x 1 contiguous": -1}),
+        "bytes": ([1, 2], [[1, 2, 3], [4]], [[2, 2], [2, 3]], [[1, 1]] * 3),
+        "live": ("x", None, float("nan")),
+        "memory_format": (3, "sideways"),
+    }
+    others = [sound | {name: value} for name, values in wrong.items() for value in values]
+    for found in ({"seconds": 3, "colour": "red"}, [1, 2], "text", None, *others):
+        assert tuning.Measured.of(found) == tuning.Measured()
         monkeypatch.setattr(tuning, "kept", lambda name, key, found=found: found)
-        restore_tiled(IMAGE[:200], small(), tile_size="auto", halo=1)
+    restore_tiled(IMAGE[:200], small(), tile_size="auto", halo=1)
+
+
+@pytest.mark.parametrize("call", [1, 2, 4])
+@pytest.mark.parametrize("error", [ValueError("once"), KeyboardInterrupt()])
+def test_a_run_that_fails_while_it_tries_leaves_nothing(clock, call, error):
+    model = clock.model(lambda height, width, batch: 1)
+    restorer = TiledRestorer(model, tile_size="auto", halo=16, overlap=0)
+
+    def fails(module, args):
+        if len(model.seen) == call - 1:
+            raise error
+
+    hook = model.register_forward_pre_hook(fails)
+    with pytest.raises((TileError, KeyboardInterrupt)):
+        restorer(IMAGE)
+    hook.remove()
+    restorer(IMAGE)
+    assert restorer.last_run.tuning.tile_size == (350, 500)
+
+
+def test_threads_share_what_is_measured(clock):
+    """What one of them reads, none of the others changes."""
+    model = clock.model(lambda height, width, batch: 1)
+    _, restorer = tuned(model)
+    (measured,) = restorer._costs.values()
+    before = measured.seconds
+    known = dict(before)
+    restorer(np.zeros((2000, 1900, 3), np.uint8))
+    assert measured.seconds != known
+    assert before == known
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ On an accelerator the tile goes by free memory (memory.py), and nothing is timed
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import platform
@@ -49,6 +50,7 @@ TRUSTED = {True: 32, False: 4}  # windows so many times as large as any tried ar
 BETTER = 0.9  # of the time: to change the choice once its first batch was timed
 CHANGES = 3  # of mind, at most
 BATCHES = (2, 4, 8)
+KINDS = ("channels_last", "contiguous")
 SHARE = 0.8  # of what is available may be used
 UNSEEN = {True: 3, False: 2}  # times the tensors that live together is what operators and malloc take: heap kept, not
 
@@ -85,7 +87,8 @@ class Tuning:
 
 @dataclass
 class Measured:
-    """Of a model on this machine, by earlier runs and this one.
+    """Of a model on this machine, by earlier runs and this one, and by others at the same time: what is here is put
+    in place of what was, not changed.
 
     Attributes:
         seconds: a pixel, by a window's name.
@@ -98,6 +101,25 @@ class Measured:
     bytes: list[Pair] = field(default_factory=list)
     live: float = 0.0
     memory_format: str | None = None
+
+    @classmethod
+    def of(cls, found: Any) -> Measured:
+        """What was kept; nothing, if that is something else."""
+        try:
+            seconds = {name: float(one) for name, one in found["seconds"].items() if _pixels_of(name) > 0}
+            grown, live, kind = (
+                [(int(p), int(b)) for p, b in found["bytes"]],
+                float(found["live"]),
+                found["memory_format"],
+            )
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+            return cls()
+        rises = all(0 < p < q for (p, _), (q, _) in itertools.pairwise(grown)) and len(grown) <= 2
+        numbers = all(0 <= one < math.inf for one in (live, *seconds.values()))
+        return cls(seconds, grown, live, kind) if rises and numbers and kind in (None, *KINDS) else cls()
+
+    def took(self, name: str, seconds: float) -> None:
+        self.seconds = self.seconds | {name: seconds}
 
     def grew(self, pixels: int, size: int) -> None:
         if not self.bytes or pixels > 1.5 * self.bytes[-1][0]:
@@ -158,10 +180,7 @@ class Tuner:
     def _known(self) -> Measured:
         known = self.run.restorer._costs
         if self.key not in known:
-            try:
-                known[self.key] = Measured(**kept("cost", self.key)) if self.key[0] else Measured()
-            except TypeError:  # nothing, or something else, was kept
-                known[self.key] = Measured()
+            known[self.key] = Measured.of(kept("cost", self.key)) if self.key[0] else Measured()
         return known[self.key]
 
     @cached_property
@@ -198,7 +217,7 @@ class Tuner:
         if self.asked.tile_size != "auto" and self.asked.memory_limit is None:
             tile = self.asked.tile_size  # only the batch is to be found
         rows, columns = (max(one, step) for one, step in zip(tile, self.asked.phase, strict=True))
-        self.run._fit((rows, columns), 1)
+        self._fit((rows, columns), 1)
 
     def _are_known(self) -> bool:
         return bool(self.measured.seconds or self.asked.tile_size != "auto") and bool(
@@ -377,11 +396,15 @@ class Tuner:
     def _take(self, choice: Choice) -> None:
         run = self.run
         if (run.options.tile_size, run.options.batch_size) != (choice.tile, choice.batch):
-            run._fit(choice.tile, choice.batch)
+            self._fit(choice.tile, choice.batch)
             run.ready.clear()
             run.forward.buffers.clear()
         if getattr(run, "facts", None) is not None:
             run._plan_anew()
+
+    def _fit(self, tile: Pair, batch: int) -> None:
+        """For this run alone, until `_explain` tells: what it tries out is nothing to start the next one with."""
+        self.run.options = self.run.options.with_tiles(tile, batch, self.run.plan.phase)
 
     # ---- probes ------------------------------------------------------------------------------------------------------
 
@@ -444,7 +467,7 @@ class Tuner:
             self.too_large = min(self.too_large, choice.pixels)
             return time.perf_counter() - start
         seconds = time.perf_counter() - start
-        self.measured.seconds[_name(choice.plan, choice.batch, self.kind)] = seconds / choice.pixels
+        self.measured.took(_name(choice.plan, choice.batch, self.kind), seconds / choice.pixels)
         self._grew(choice.pixels)
         if keeps:
             run.ready[part] = output
