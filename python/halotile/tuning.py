@@ -107,11 +107,8 @@ class Measured:
         """What was kept; nothing, if that is something else."""
         try:
             seconds = {name: float(one) for name, one in found["seconds"].items() if _pixels_of(name) > 0}
-            grown, live, kind = (
-                [(int(p), int(b)) for p, b in found["bytes"]],
-                float(found["live"]),
-                found["memory_format"],
-            )
+            grown = [(int(p), int(b)) for p, b in found["bytes"]]
+            live, kind = float(found["live"]), found["memory_format"]
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
             return cls()
         rises = all(0 < p < q for (p, _), (q, _) in itertools.pairwise(grown)) and len(grown) <= 2
