@@ -109,6 +109,23 @@ def test_the_budget_holds(clock):
     assert f"{found.probed:.2g} s went to trying" in found.why
 
 
+def test_what_is_timed_is_not_compiled(clock, monkeypatch):
+    model, shapes = clock.model(lambda height, width, batch: 1), set()
+
+    def compiled(windows):
+        if windows.shape not in shapes:
+            shapes.add(windows.shape)
+            clock.now += 15
+        return model(windows)
+
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic: compiled)
+    found, restorer = tuned(model, compile=True)
+    for image in (IMAGE, IMAGE[:690], IMAGE[:680]):
+        assert np.array_equal(restorer(image), image)
+        assert restorer.last_run.tuning.seconds == pytest.approx(found.seconds, rel=0.1)
+    assert shapes
+
+
 def test_batches_where_they_pay(clock):
     model = clock.model(lambda height, width, batch: 4 / batch)
     found, _ = tuned(model, tile_size=64, batch_size="auto")

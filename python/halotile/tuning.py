@@ -202,7 +202,9 @@ class Tuner:
     # ---- a run -------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Gives the run tiles to start with: the best that are known, or small ones."""
+        """Gives the run tiles to start with: the best that are known, or small ones. What an earlier image had compiled
+        runs as it is until the run has its windows: compiling for those that are timed would be their cost."""
+        self.run.model.settled.compiled = None
         if self.measured.memory_format is not None:
             self.run.model.settled.channels_last = self.measured.memory_format == "channels_last"
         best = self._best(self._choices()) if self._are_known() else None
