@@ -285,10 +285,10 @@ def peak():
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 limit, keep_heap = int(sys.argv[1]), sys.argv[2] == "keep"
-model = seeded(lambda: Chain(4, width=64))
+model = seeded(lambda: Chain(4, width=48))
 restore_tiled(np.zeros((64, 64, 3), np.uint8), model, halo=4)  # libraries set up what they keep
 start = memory.resident_bytes()
-image = np.zeros((1500, 1500, 3), np.uint8)
+image = np.zeros((800, 800, 3), np.uint8)
 restore_tiled(image, model, halo=4, tile_size=int(sys.argv[3]), memory_limit=limit, keep_heap=keep_heap)
 print(peak() - start)
 """
@@ -296,9 +296,9 @@ print(peak() - start)
 
 @pytest.mark.skipif(memory.resident_bytes() is None, reason="nobody says what the process holds")
 @pytest.mark.parametrize("keep_heap", ["keep", "not"])
-@pytest.mark.parametrize("limit", [150 << 20, 400 << 20])
+@pytest.mark.parametrize("limit", [80 << 20, 200 << 20])
 def test_the_process_stays_below_the_limit(limit, keep_heap):
-    command = [sys.executable, "-c", PEAK, str(limit), keep_heap, "1500"]
+    command = [sys.executable, "-c", PEAK, str(limit), keep_heap, "800"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert limit / 8 < int(done.stdout) <= limit
 
