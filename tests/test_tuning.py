@@ -350,6 +350,21 @@ def test_what_a_file_takes_counts(tmp_path):
         restore_to(tmp_path / "c.webp", image, model, **options)  # libvips holds it as a whole
 
 
+def test_what_is_known_counts_where_the_model_cannot_be_seen():
+    def model(windows):
+        return windows.repeat(4, 2).repeat(4, 3)
+
+    image, limit = np.zeros((700, 500, 3), np.uint8), 30 << 20
+    for tile in (700, "auto"):
+        restorer = TiledRestorer(model, halo=8, overlap=0, tile_size=tile, memory_limit=limit, keep_heap=False)
+        restorer(image)
+        found = restorer.last_run.tuning
+        assert 17 * 3 * 4 * found.tile_size[0] * found.tile_size[1] + 16 * image.nbytes < limit
+        assert "without what the model itself takes, which cannot be seen" in found.why
+        with pytest.raises(ValueError, match=r"memory_limit must be at least \d+ for"):
+            restore_tiled(image, model, halo=8, tile_size=tile, memory_limit=16 * image.nbytes, keep_heap=False)
+
+
 def test_control_groups_are_looked_at(monkeypatch, tmp_path):
     most, used = tmp_path / "memory.max", tmp_path / "memory.current"
     monkeypatch.setattr(memory, "_own_groups", lambda: [(str(most), str(used))])

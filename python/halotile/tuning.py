@@ -295,7 +295,8 @@ class Tuner:
             return fitting
         smallest = min(found.values(), key=lambda choice: choice.pixels)
         if self.asked.memory_limit is not None and self.limit == self.asked.memory_limit:
-            text = f"memory_limit must be at least {self._bytes(smallest)} for this model and image, not"
+            least = self._bytes(smallest) or self._held(smallest)
+            text = f"memory_limit must be at least {least} for this model and image, not"
             raise ValueError(f"{text} {self.asked.memory_limit}")
         return [smallest]
 
@@ -328,15 +329,17 @@ class Tuner:
         size = self._bytes(choice)
         if choice.pixels >= self.too_large:
             return False
-        if size is None:
-            return self.asked.tile_size != "auto" or max(choice.plan.tile) <= DEFAULT_TILE
-        return self.limit is None or size <= self.limit
+        if size is None and self.asked.tile_size == "auto" and max(choice.plan.tile) > DEFAULT_TILE:
+            return False
+        return self.limit is None or (size or self._held(choice)) <= self.limit
 
     def _bytes(self, choice: Choice) -> int | None:
-        """What a run takes."""
+        """What a run takes; None where nobody knows what the model does."""
         activations = self.measured.activations(choice.pixels, self.heap_kept)
-        if activations is None:
-            return None
+        return None if activations is None else self._held(choice) + activations
+
+    def _held(self, choice: Choice) -> int:
+        """What a run takes besides the model."""
         run, facts = self.run, self.run.restorer._facts.get(self.run.image.channels)
         channels = run.image.channels if facts is None else sum(facts.out_channels)
         parts = choice.plan.estimate_bytes(
@@ -348,7 +351,7 @@ class Tuner:
             engine=run.engine.name,
         )
         held = parts["total"] - parts["image"] - (0 if run.holds_result else parts["output"])
-        return held + self._rows_read(choice, parts["image"]) + self._rows_made(choice, channels) + activations
+        return held + self._rows_read(choice, parts["image"]) + self._rows_made(choice, channels)
 
     def _rows_made(self, choice: Choice, channels: int) -> int:
         """Bytes of finished rows that no result holds, and of what takes them."""
@@ -488,7 +491,9 @@ class Tuner:
         else:
             why = f"the least time predicted of {count} ways to cut the image, {seconds:.3g} s: {1e6 * timed:.3g} us a "
             why += f"pixel, {more:.2f} times the image's pixels"
-        if size is not None and self.limit is not None:
+        if size is None and self.limit is not None:
+            why += "; without what the model itself takes, which cannot be seen"
+        elif self.limit is not None:
             why += f"; {size / 2**20:.0f} MiB of {self.limit / 2**20:.0f} that may be used"
         if self.probed:
             why += f"; {self.probed:.2g} s went to trying"
