@@ -40,18 +40,28 @@ def noting(calls):
     return model
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_a_run_into_a_file_keeps_it(calls, tmp_path, keep):
-    restore_to(tmp_path / "out.npy", IMAGE, noting(calls), keep_heap=keep, **OPTIONS)
-    assert (calls[0], calls[-1]) == (("keep", "release") if keep else ("model", "model"))
-
-
 def test_a_run_keeps_it(calls):
     got = restore_tiled(IMAGE, noting(calls), **OPTIONS)
     assert np.array_equal(got, IMAGE)
     assert calls[0] == "keep"
     assert calls[-1] == "release"
     assert set(calls[1:-1]) == {"model"}
+
+
+def test_a_run_into_a_file_does_not_where_it_is_asked_not_to(calls, tmp_path):
+    restore_to(tmp_path / "a.npy", IMAGE, noting(calls), keep_heap=False, **OPTIONS)
+    assert set(calls) == {"model"}
+
+
+def test_a_run_into_a_file_keeps_it(calls, tmp_path):
+    restore_to(tmp_path / "a.npy", IMAGE, noting(calls), **OPTIONS)
+    assert np.array_equal(np.load(tmp_path / "a.npy"), IMAGE)
+    assert calls[0] == "keep"
+    assert calls[-1] == "release"
+    assert set(calls[1:-1]) == {"model"}
+    with pytest.raises(TileError):
+        restore_to(tmp_path / "b.npy", IMAGE, lambda windows: None, **OPTIONS)
+    assert calls[-2:] == ["keep", "release"]
 
 
 @pytest.mark.filterwarnings("ignore::halotile.TileSizeWarning")

@@ -112,6 +112,27 @@ def test_errors_that_mean_out_of_memory():
         assert not is_out_of_memory(error)
 
 
+def test_what_torch_says_on_a_cpu():
+    with pytest.raises(RuntimeError, match="you tried to allocate") as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."))
+
+    class Greedy(torch.nn.Module):
+        def forward(self, windows):
+            return windows + torch.empty(2**60 if windows.shape[3] > 50 else 1, dtype=torch.uint8)[0] * 0
+
+    with pytest.warns(TileSizeWarning, match="going on with tile_size="):
+        assert np.array_equal(restore_tiled(IMAGE, Greedy(), tile_size=64, halo=4), IMAGE)
+
+    class Never(Greedy):
+        def forward(self, windows):
+            return windows + torch.empty(2**60, dtype=torch.uint8)[0]
+
+    with pytest.warns(TileSizeWarning), pytest.raises(OutOfMemoryError, match="a smaller tile_size needs less memory"):
+        restore_tiled(IMAGE, Never(), tile_size=32, halo=4)
+
+
 class Limited(torch.nn.Module):
     """Runs out of memory in windows of more than `largest` pixels; says in its output how often it did before."""
 

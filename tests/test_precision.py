@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """dtype="auto": half precision where it is faster and within the tolerance, else float32; and it is said why."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,34 @@ def test_a_dtype_that_fails_is_not_taken(costs):
     restorer(IMAGE)
     assert restorer.last_run.precision.dtype == "float16"
     assert "bfloat16 failed" in restorer.last_run.precision.why
+
+
+def test_every_kind_of_image_gets_it(costs):
+    restorer = TiledRestorer(costs.pop("model"), tolerance=50.0, **OPTIONS)
+    want = restorer(IMAGE)
+    got = restorer(torch.from_numpy(IMAGE.transpose(2, 0, 1).copy())).numpy().transpose(1, 2, 0)
+    assert restorer.last_run.precision.dtype == "bfloat16"
+    assert np.array_equal(got, want)
+
+
+def test_every_thread_gets_it(costs):
+    """The second run has begun before the first one chooses."""
+    model, begun, results = costs.pop("model"), threading.Barrier(2, timeout=30), []
+    restorer = TiledRestorer(model, tolerance=50.0, progress=lambda done, total: done or meet(), **OPTIONS)
+    met = set()
+
+    def meet():
+        if threading.get_ident() not in met:
+            met.add(threading.get_ident())
+            begun.wait()
+
+    threads = [threading.Thread(target=lambda: results.append(restorer(IMAGE))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    want = restore_tiled(IMAGE, model, **OPTIONS | {"dtype": "bfloat16"})
+    assert [np.array_equal(got, want) for got in results] == [True, True]
 
 
 def test_models_that_cannot_be_converted():

@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 
-from halotile import NonFiniteError, NonFiniteWarning, TileError, iter_bands, plan_tiles, restore_tiled
+from halotile import NonFiniteError, NonFiniteWarning, TileError, iter_bands, plan_tiles, restore_tiled, restore_to
 
 OPTIONS = {"tile_size": 16, "halo": 4, "overlap": 0}
 IMAGE = np.random.default_rng(5).integers(0, 256, (64, 48, 3), np.uint8)  # 4 x 3 tiles
@@ -304,3 +304,35 @@ def test_parts_do_not_pile_up():
     output = 4 * plan.output_size[0] * plan.output_size[1]
     window = 4 * 3 * plan.window_output[0] * plan.window_output[1]
     assert peak < output + 1.6 * window + 4 * 3 * 2 * plan.window[0] * plan.window[1] + 2**20
+
+
+@pytest.mark.parametrize("where", ["array", "rows", "file"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_nothing_is_allocated_after_the_first_tiles(where, batch_size, tmp_path):
+    """Of what NumPy allocates: a window has 48 KiB here, a band 180."""
+    image, peaks = np.random.default_rng(0).integers(0, 256, (900, 1020, 3), np.uint8), []
+    output = np.empty((batch_size, 3, 64, 64), np.float32)  # the model's own
+
+    def model(windows):
+        np.copyto(output, windows)
+        return output
+
+    def progress(done, total):
+        now, most = tracemalloc.get_traced_memory()
+        peaks.append(most - now)
+        tracemalloc.reset_peak()
+
+    options = {"tile_size": (60, 60), "halo": 2, "overlap": 0, "progress": progress, "batch_size": batch_size}
+    np.save(tmp_path / "image.npy", image)
+    tracemalloc.start()
+    try:
+        if where == "array":
+            assert np.array_equal(restore_tiled(image, model, **options), image)
+        elif where == "rows":
+            restore_tiled(image, model, out=np.empty_like(image), **options)
+        else:
+            restore_to(tmp_path / "result.npy", tmp_path / "image.npy", model, **options)
+    finally:
+        tracemalloc.stop()
+    assert len(peaks) > 50
+    assert max(peaks[20:]) < 16 << 10

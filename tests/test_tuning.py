@@ -12,7 +12,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import OutOfMemoryError, TiledRestorer, TileSizeWarning, iter_bands, memory, restore_tiled, tuning  # noqa: E402
+from halotile import (  # noqa: E402
+    OutOfMemoryError,
+    TiledRestorer,
+    TileError,
+    TileSizeWarning,
+    files,
+    iter_bands,
+    memory,
+    restore_tiled,
+    restore_to,
+    tuning,
+)
+from halotile.sinks import held_bytes  # noqa: E402
 
 from .networks import Chain, Strided, seeded  # noqa: E402
 from .test_exact import check, image_of  # noqa: E402
@@ -97,6 +109,23 @@ def test_the_budget_holds(clock):
     assert f"{found.probed:.2g} s went to trying" in found.why
 
 
+def test_what_is_timed_is_not_compiled(clock, monkeypatch):
+    model, shapes = clock.model(lambda height, width, batch: 1), set()
+
+    def compiled(windows):
+        if windows.shape not in shapes:
+            shapes.add(windows.shape)
+            clock.now += 15
+        return model(windows)
+
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic: compiled)
+    found, restorer = tuned(model, compile=True)
+    for image in (IMAGE, IMAGE[:690], IMAGE[:680]):
+        assert np.array_equal(restorer(image), image)
+        assert restorer.last_run.tuning.seconds == pytest.approx(found.seconds, rel=0.1)
+    assert shapes
+
+
 def test_batches_where_they_pay(clock):
     model = clock.model(lambda height, width, batch: 4 / batch)
     found, _ = tuned(model, tile_size=64, batch_size="auto")
@@ -105,6 +134,15 @@ def test_batches_where_they_pay(clock):
     model = clock.model(lambda height, width, batch: batch)
     found, _ = tuned(model, tile_size=64, batch_size="auto")
     assert found.batch_size == 1
+
+
+def test_torch_s_compiler_is_not_imported():
+    """It takes seconds, and as much memory as many a limit."""
+    code = "import sys, numpy, torch, halotile;"
+    code += "model, image = torch.nn.Conv2d(3, 3, 3, padding=1), numpy.zeros((90, 90, 3), 'uint8');"
+    code += "halotile.restore_tiled(image, model, halo=2, tile_size='auto');"
+    code += "assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # ---- what is kept ----------------------------------------------------------------------------------------------------
@@ -159,9 +197,49 @@ def test_other_settings_have_costs_of_their_own():
 
 
 def test_something_else_in_the_cache_does_no_harm(monkeypatch):
-    for found in ({"seconds": 3, "colour": "red"}, [1, 2], "text", None):
+    sound = {"seconds": {"64 x 64 x 1 contiguous": 1e-6}, "bytes": [[1, 2], [2, 3]], "live": 1.0, "memory_format": None}
+    assert tuning.Measured.of(sound).live == 1
+    wrong = {
+        "seconds": (3, {"a b c": 1}, {"64 x 64 x 1 contiguous": "x"}, {"64 x 64 x 1 contiguous": -1}),
+        "bytes": ([1, 2], [[1, 2, 3], [4]], [[2, 2], [2, 3]], [[1, 1]] * 3),
+        "live": ("x", None, float("nan")),
+        "memory_format": (3, "sideways"),
+    }
+    others = [sound | {name: value} for name, values in wrong.items() for value in values]
+    for found in ({"seconds": 3, "colour": "red"}, [1, 2], "text", None, *others):
+        assert tuning.Measured.of(found) == tuning.Measured()
         monkeypatch.setattr(tuning, "kept", lambda name, key, found=found: found)
-        restore_tiled(IMAGE[:200], small(), tile_size="auto", halo=1)
+    restore_tiled(IMAGE[:200], small(), tile_size="auto", halo=1)
+
+
+@pytest.mark.parametrize("call", [1, 2, 4])
+@pytest.mark.parametrize("error", [ValueError("once"), KeyboardInterrupt()])
+def test_a_run_that_fails_while_it_tries_leaves_nothing(clock, call, error):
+    model = clock.model(lambda height, width, batch: 1)
+    restorer = TiledRestorer(model, tile_size="auto", halo=16, overlap=0)
+
+    def fails(module, args):
+        if len(model.seen) == call - 1:
+            raise error
+
+    hook = model.register_forward_pre_hook(fails)
+    with pytest.raises((TileError, KeyboardInterrupt)):
+        restorer(IMAGE)
+    hook.remove()
+    restorer(IMAGE)
+    assert restorer.last_run.tuning.tile_size == (350, 500)
+
+
+def test_threads_share_what_is_measured(clock):
+    """What one of them reads, none of the others changes."""
+    model = clock.model(lambda height, width, batch: 1)
+    _, restorer = tuned(model)
+    (measured,) = restorer._costs.values()
+    before = measured.seconds
+    known = dict(before)
+    restorer(np.zeros((2000, 1900, 3), np.uint8))
+    assert measured.seconds != known
+    assert before == known
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
@@ -207,10 +285,10 @@ def peak():
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 limit, keep_heap = int(sys.argv[1]), sys.argv[2] == "keep"
-model = seeded(lambda: Chain(4, width=64))
+model = seeded(lambda: Chain(4, width=48))
 restore_tiled(np.zeros((64, 64, 3), np.uint8), model, halo=4)  # libraries set up what they keep
 start = memory.resident_bytes()
-image = np.zeros((1500, 1500, 3), np.uint8)
+image = np.zeros((800, 800, 3), np.uint8)
 restore_tiled(image, model, halo=4, tile_size=int(sys.argv[3]), memory_limit=limit, keep_heap=keep_heap)
 print(peak() - start)
 """
@@ -218,9 +296,9 @@ print(peak() - start)
 
 @pytest.mark.skipif(memory.resident_bytes() is None, reason="nobody says what the process holds")
 @pytest.mark.parametrize("keep_heap", ["keep", "not"])
-@pytest.mark.parametrize("limit", [150 << 20, 400 << 20])
+@pytest.mark.parametrize("limit", [80 << 20, 200 << 20])
 def test_the_process_stays_below_the_limit(limit, keep_heap):
-    command = [sys.executable, "-c", PEAK, str(limit), keep_heap, "1500"]
+    command = [sys.executable, "-c", PEAK, str(limit), keep_heap, "800"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert limit / 8 < int(done.stdout) <= limit
 
@@ -246,6 +324,45 @@ def test_the_result_counts_where_it_is_held():
         restore_tiled(image, model, halo=0, tile_size="auto", memory_limit=limit)
     assert sum(len(rows) for _, rows in iter_bands(image, model, halo=0, tile_size="auto", memory_limit=limit)) == 8000
     restore_tiled(image, model, halo=0, tile_size="auto", memory_limit=limit, out=np.zeros((8000, 8000, 3), np.uint8))
+
+
+def test_what_a_file_takes_counts(tmp_path):
+    """Rows of the source, bands of the result and the encoder, whichever the tile."""
+    pytest.importorskip("pyvips")
+    image, model = np.zeros((600, 2000, 3), np.uint8), torch.nn.Upsample(scale_factor=4)
+    np.save(tmp_path / "image.npy", image)
+    limit = (40 << 20) + held_bytes(files.TIFF, (2400, 8000, 3), "uint8")
+    options = {"halo": 8, "overlap": 0, "tile_size": 600, "memory_limit": limit}
+    given = TiledRestorer(model, **options)
+    given(image, out=np.zeros((2400, 8000, 3), np.uint8))
+    taken = {"array": given.last_run.tuning}
+    for name in ("b.npy", "b.tif"):
+        taken[name] = restore_to(tmp_path / name, tmp_path / "image.npy", model, **options).tuning
+    rows = [found.tile_size[0] for found in taken.values()]
+    assert rows == sorted(rows, reverse=True)
+    assert rows[-1] < rows[0]
+    for bands, name in ((1, "b.npy"), (2, "b.tif")):
+        found = taken[name]
+        assert bands * found.tile_size[0] * 4 * 8000 * 3 + found.tile_size[0] * 2000 * 3 < found.bytes <= limit
+    for _ in iter_bands(image, model, **options):
+        pass
+    with pytest.raises(ValueError, match="memory_limit must be at least"):
+        restore_to(tmp_path / "c.webp", image, model, **options)  # libvips holds it as a whole
+
+
+def test_what_is_known_counts_where_the_model_cannot_be_seen():
+    def model(windows):
+        return windows.repeat(4, 2).repeat(4, 3)
+
+    image, limit = np.zeros((700, 500, 3), np.uint8), 30 << 20
+    for tile in (700, "auto"):
+        restorer = TiledRestorer(model, halo=8, overlap=0, tile_size=tile, memory_limit=limit, keep_heap=False)
+        restorer(image)
+        found = restorer.last_run.tuning
+        assert 17 * 3 * 4 * found.tile_size[0] * found.tile_size[1] + 16 * image.nbytes < limit
+        assert "without what the model itself takes, which cannot be seen" in found.why
+        with pytest.raises(ValueError, match=r"memory_limit must be at least \d+ for"):
+            restore_tiled(image, model, halo=8, tile_size=tile, memory_limit=16 * image.nbytes, keep_heap=False)
 
 
 def test_control_groups_are_looked_at(monkeypatch, tmp_path):

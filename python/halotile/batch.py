@@ -369,7 +369,10 @@ class FileRestorer:
             image = PictureSource(made.job.input, max_pixels=self.max_pixels, page=number)
             made.like = made.like or image.like
         made.check_like_first(image.shape, number)
-        write_restored(self.restorer, open_image(image, None), made.kept_for if self.verify else made.sink_for)
+        sink_for = made.kept_for if self.verify else made.sink_for
+        write_restored(
+            self.restorer, open_image(image, None), check_output(made.job.output), sink_for, bool(self.verify)
+        )
         made.keep_farthest(self.restorer.last_run)
         if self.verify:
             from .verification import verify

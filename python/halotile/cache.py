@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def keep(name: str, about: object, result: Any) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(f".{os.getpid()}")
+        new = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         new.write_text(json.dumps(result), encoding="utf-8")
         new.replace(path)
     except OSError:  # nothing depends on it

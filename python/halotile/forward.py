@@ -12,6 +12,7 @@ import numpy as np
 from .channels import Part
 from .errors import ModelOutputError, TileError
 from .images import Image, torch_if_loaded
+from .memory import is_out_of_memory
 from .model import BadOutput, Model
 from .plan import Tile, TilePlan
 from .values import Values
@@ -93,7 +94,7 @@ def described(error: Exception) -> str:
         text = str(error)
     except Exception:
         return "(its text cannot be had)"
-    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+    if is_out_of_memory(error):
         text += "; a smaller tile_size needs less memory"
     return text
 

@@ -44,7 +44,7 @@ SMALLEST = 8 * 2 / 3
 STEP = 32  # tile sizes are multiples of it
 SMALLEST_TILE = 16  # that is tried when memory runs out: below it a window is nearly all halo
 
-SAYS_SO = re.compile(r"out of memory(?!-)")
+SAYS_SO = re.compile(r"out of memory(?!-)|(can't allocate|not enough) memory: you tried to allocate")
 
 # MPSGraph aborts the process when one array reaches 2^32 bytes; from 2^31 on, some of its operations are wrong.
 ABORTS = 2**32
@@ -52,7 +52,7 @@ DOUBTFUL = 2**31
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or what caused it, means that memory ran out: MPS raises a plain RuntimeError."""
+    """Whether an exception, or what caused it, means that memory ran out: torch mostly raises a plain RuntimeError."""
     while error is not None:
         if isinstance(error, MemoryError) or "OutOfMemoryError" in type(error).__name__:
             return True
@@ -182,6 +182,10 @@ def _watch() -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.largest = self.live = self.most = 0
+
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:  # torch would import its compiler to do so: seconds, and 70 MiB
+            return False
 
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = function(*args, **(kwargs or {}))

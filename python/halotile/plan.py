@@ -178,6 +178,16 @@ class TilePlan(Sequence[Tile]):
             most = max(most, self.core.keep(0, last // columns)[1] - self.core.keep(0, start // columns)[0])
         return most
 
+    def tallest_band(self) -> int:
+        """Most output rows that are finished with one tile row."""
+        return max(stop - start for start, stop in (self.core.done(0, row) for row in range(self.grid[0])))
+
+    def rows_at_once(self, batch: int) -> int:
+        """Tile rows that tiles of one batch are in, at most."""
+        if self.grid[1] % batch == 0:
+            return 1
+        return min(self.grid[0], -(-(batch - 1) // self.grid[1]) + 1)
+
     def rows_complete(self, index: int) -> int:
         """Output rows, from the top, complete once tiles 0 .. index have run."""
         return self.core.rows_complete(index)
@@ -244,9 +254,8 @@ class TilePlan(Sequence[Tile]):
         else:
             ring = self.rows_in_progress(self.batch(batch_size))
             row = self.output_size[1] * out_channels
-            done = max(stop - start for start, stop in (self.core.done(0, i) for i in range(self.grid[0])))
             parts["sums"] = ring * row * 4
-            parts["rows"] = done * row * BYTES[out_dtype]
+            parts["rows"] = self.tallest_band() * row * BYTES[out_dtype]
         parts["output"] = self.output_size[0] * self.output_size[1] * out_channels * BYTES[out_dtype]
         return parts | {"total": sum(parts.values())}
 

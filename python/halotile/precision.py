@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ __all__ = ["Precision", "choose"]
 HALVES = ("bfloat16", "float16")
 TILE = 64  # that is tried: a few of the image
 PLACES = 2
+_choosing = threading.RLock()  # one thread for all that run a restorer
 FASTER = 0.9  # of the time in float32, or it is not worth the difference
 
 
@@ -43,13 +45,16 @@ def choose(run: Any) -> None:
 
     run: a run.Run. Its model, engine and plan are made anew where the dtype changes."""
     restorer = run.restorer
-    if restorer._precision is None:
-        restorer._precision, model = _chosen(run)
-        if model is not None:
-            tensors = next(key for key, one in restorer._opened.items() if one is run.model)
-            restorer._opened[tensors] = run.model = model
-            run._choose_engine()
-            run._plan_anew()
+    with _choosing:
+        if restorer._precision is None:
+            found, model = _chosen(run)
+            if model is not None:
+                restorer._opened = dict.fromkeys((False, True), model)  # it takes tensors, whatever the image
+            restorer._precision = found
+    if all(one is not run.model for one in restorer._opened.values()):
+        run.model = restorer._opened[False]
+        run._choose_engine()
+        run._plan_anew()
     run.tell(replace(run.halo, precision=restorer._precision))
 
 

@@ -262,7 +262,9 @@ class TiledRestorer:
         source = open_image(image, self.options.layout)
         if source.count != 1:
             raise ValueError(f"image must be a single one for iter_bands, not {source.count}")
-        return self._iterate(Run(self, source, out_dtype=self.options.out_dtype))
+        run = Run(self, source, out_dtype=self.options.out_dtype)
+        run.bands_waiting = 1
+        return self._iterate(run)
 
     def _iterate(self, run: Run) -> Iterator[tuple[int, Any]]:
         made: dict[int, Image] = {}  # by first row

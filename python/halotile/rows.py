@@ -11,7 +11,7 @@ import numpy as np
 from .images import as_words
 from .plan import TilePlan
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "bytes_of_bands"]
 
 
 class Rows:
@@ -55,6 +55,12 @@ class Rows:
                 wanted[:] = done
             else:
                 as_words(wanted).copy_(as_words(done))
+
+
+def bytes_of_bands(plan: TilePlan, batch: int, pixel_bytes: int, waiting: int) -> int:
+    """Of finished rows that belong to no result: those in work, and bands that wait for whoever takes them."""
+    bands = min(plan.rows_at_once(batch) + waiting, plan.grid[0])
+    return bands * plan.tallest_band() * plan.output_size[1] * pixel_bytes
 
 
 def _empty_like(rows: Any, height: int) -> Any:

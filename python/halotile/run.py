@@ -66,6 +66,8 @@ class Run:
         self.index = self.rows_done = 0
         self.held_for: int | None = None  # the image whose statistics are held
         self.holds_result = self.heap_kept = False
+        self.bands_waiting: int | None = None  # at most, besides those in work; None: rows are made where they stay
+        self.bytes_beside: Callable[[tuple[int, ...]], int] = lambda shape: 0  # that a sink for the result takes
         self.bands_at_work: list[Any] = []
         self.team: Team | None = None
         with turn():

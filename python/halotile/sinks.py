@@ -21,7 +21,7 @@ from . import files
 from .files import Format
 from .sources import import_zarr
 
-__all__ = ["FORMATS", "NpySink", "ZarrSink", "check_output", "open_sink"]
+__all__ = ["FORMATS", "NPY", "NpySink", "ZarrSink", "check_output", "held_bytes", "open_sink"]
 
 SIDE = 2**40
 DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
@@ -30,6 +30,7 @@ ZARR = Format("Zarr", "zarr", SIDE, None, DTYPES, folder=True)
 FORMATS = files.BY_SUFFIX | {".npy": NPY, ".zarr": ZARR}
 
 CHUNK = 256  # rows and columns of a zarr array that are compressed together
+ROWS_OF_CHUNKS = 4  # that wait, or are being compressed
 SHARD_COLUMNS = 4096  # of a file of it, which is CHUNK rows high: so many rows wait to be written at most
 
 
@@ -45,6 +46,18 @@ def check_output(path: files.Path, shape: Sequence[int] | None = None, dtype: An
     elif kind is not NPY:
         files.import_pyvips()
     return kind
+
+
+def held_bytes(kind: Format, shape: Sequence[int], dtype: Any) -> int:
+    """What the sink for an image takes besides the rows that it is given, about."""
+    if kind is NPY:
+        return 0
+    if kind is not ZARR:
+        from . import streaming
+
+        return streaming.held_bytes(kind, shape, dtype)
+    rows = min(shape[0], ROWS_OF_CHUNKS * CHUNK)
+    return rows * int(np.prod(shape[1:], dtype=object)) * np.dtype(dtype).itemsize
 
 
 @contextmanager

@@ -179,14 +179,23 @@ class HeldRows:
         rows = self.buffer[low - self.start : high - self.start]
         return (rows.transpose(2, 0, 1) if rows.ndim == 3 else rows[np.newaxis]), low
 
+    def bytes_for(self, rows: int) -> int:
+        """What it takes to hold so many rows, and to move on."""
+        row = int(np.prod(self.source.shape[1:], dtype=object)) * self.source.dtype.itemsize
+        wanted = min(rows + self.source.step, self.height)
+        return (wanted + wanted // MARGIN) * row
+
     def _move(self, low: int, high: int) -> None:
         step = self.source.step
-        kept = self.buffer[low - self.start : self.stop - self.start] if self.start <= low else self.buffer[:0]
+        down = low - self.start
+        kept = self.buffer[down : self.stop - self.start] if down >= 0 else self.buffer[:0]
         self.start = self.stop = 0  # nothing, should reading fail
         wanted = min(-(-high // step) * step, self.height) - low
         if wanted > len(self.buffer):
             self.buffer = np.empty((wanted + wanted // MARGIN, *self.source.shape[1:]), self.source.dtype)
-        self.buffer[: len(kept)] = kept
+        into, count = self.buffer[: len(kept)], down or len(kept) or 1
+        for y in range(0, len(kept), count):  # where both overlap, NumPy would copy them first
+            into[y : y + count] = kept[y : y + count]
         self.source.read(low + len(kept), self.buffer[len(kept) : wanted])
         self.start, self.stop = low, low + wanted
 

@@ -20,10 +20,13 @@ import numpy as np
 from . import files
 from .sources import Source
 
-__all__ = ["PictureSink", "PictureSource"]
+__all__ = ["PictureSink", "PictureSource", "held_bytes"]
 
 SLAB_BYTES = 2**22  # decoded at a time
 STRIP_BYTES = 2**20  # of a Feed; strips are at least a row
+ROWS, ROWS_OF_A_THREAD = 1024, 128  # that libvips holds between its operations
+BYTES_OF_A_THREAD = 2**23
+TIMES_AS_A_WHOLE = {"webp": 10, "jpeg": 5}  # the pixels' bytes is what a codec takes that needs all of them
 FLOATS = 3  # TIFF's sample format; 1 is unsigned
 
 
@@ -157,7 +160,9 @@ class PictureSink:
 
     def write(self, rows: np.ndarray) -> None:
         """The next rows, (n, W) or (n, W, C). They may be changed once this returns. Raises OSError."""
-        self.feed.push(np.ascontiguousarray(rows, self.dtype))
+        count = max(1, STRIP_BYTES // rows[0].nbytes)
+        for start in range(0, len(rows), count):
+            self.feed.push(np.ascontiguousarray(rows[start : start + count], self.dtype))
         if self.saved.done():
             self.close()
 
@@ -174,6 +179,14 @@ class PictureSink:
         self.feed.end()
         self.image.set_kill(True)
         self.thread.shutdown()
+
+
+def held_bytes(kind: files.Format, shape: Sequence[int], dtype: Any) -> int:
+    """What a PictureSink takes besides the rows that it is given, about: as measured."""
+    threads = files.import_pyvips().concurrency_get()
+    row = int(np.prod(shape[1:], dtype=object)) * min(np.dtype(dtype).itemsize, 4)
+    whole = 0 if kind is files.JPEG and shape[0] * row > files.SMALL_JPEG_BYTES else TIMES_AS_A_WHOLE.get(kind.codec, 0)
+    return (min(shape[0], ROWS + ROWS_OF_A_THREAD * threads) + whole * shape[0]) * row + threads * BYTES_OF_A_THREAD
 
 
 def _plain(pyvips: Any, source: Any) -> Any:

@@ -24,7 +24,7 @@ from .options import Options
 from .progress import Progress
 from .restore import TiledRestorer
 from .run import Run
-from .sinks import check_output, open_sink
+from .sinks import NPY, check_output, held_bytes, open_sink
 from .sources import file_of, open_source
 
 __all__ = ["restore_to", "write_restored"]
@@ -77,7 +77,7 @@ def restore_to(
     _check(path, kind, opened, restorer.options)
     saved = {"like": getattr(source, "like", None), "quality": quality, "compression": compression}
     with ExitStack() as stack:
-        write_restored(restorer, opened, lambda *what: stack.enter_context(open_sink(path, *what, **saved)))
+        write_restored(restorer, opened, kind, lambda *what: stack.enter_context(open_sink(path, *what, **saved)))
     assert restorer.last_run is not None
     return restorer.last_run
 
@@ -107,10 +107,20 @@ def _check(path: files.Path, kind: files.Format, image: Image, options: Options)
         raise ValueError(f"path must not be that of the image, {os.fspath(path)}: an image is never modified")
 
 
-def write_restored(restorer: TiledRestorer, image: Image, sink_for: Callable[[tuple[int, ...], str], Any]) -> None:
+def write_restored(
+    restorer: TiledRestorer,
+    image: Image,
+    kind: files.Format,
+    sink_for: Callable[[tuple[int, ...], str], Any],
+    holds_result: bool = False,
+) -> None:
     """Restores one image into the sink that sink_for(shape, dtype) gives when the result's shape is known; which
-    whoever gave it closes."""
+    whoever gave it closes.
+
+    kind: of the sink. holds_result: whether what sink_for gives holds all of the result as well."""
     run = Run(restorer, image, out_dtype=restorer.options.out_dtype)
+    run.holds_result, run.bands_waiting = holds_result, int(kind is not NPY)
+    run.bytes_beside = lambda shape: held_bytes(kind, shape, run.out_dtype)
     with Progress(restorer.options.progress) as progress, heap.kept(run.keeps_heap) as run.heap_kept:
         run.start(progress)
         with Bands(run, sink_for) as bands:
@@ -126,8 +136,7 @@ class Bands:
         (height, width), channels = run.plan.output_size, sum(run.facts.out_channels)
         self.row = (width, channels) if channels > 1 or "C" in run.image.layout else (width,)
         self.dtype = run.out_dtype
-        done = (run.plan.core.done(0, row) for row in range(run.plan.grid[0]))
-        self.tallest = max(stop - start for start, stop in done)
+        self.tallest = run.plan.tallest_band()
         self.free: list[np.ndarray] = []
         self.made: dict[int, tuple[np.ndarray, int]] = {}  # by first row: a buffer, and how many rows of it
         self.sink = sink_for((height, *self.row), self.dtype)

@@ -14,6 +14,7 @@ On an accelerator the tile goes by free memory (memory.py), and nothing is timed
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import platform
@@ -31,7 +32,8 @@ from . import memory
 from .cache import keep, kept
 from .images import torch_if_loaded
 from .options import DEFAULT_TILE
-from .plan import TilePlan, make_plan
+from .plan import BYTES, TilePlan, make_plan
+from .rows import bytes_of_bands
 
 __all__ = ["Tuner", "Tuning", "by_free_memory"]
 
@@ -48,6 +50,7 @@ TRUSTED = {True: 32, False: 4}  # windows so many times as large as any tried ar
 BETTER = 0.9  # of the time: to change the choice once its first batch was timed
 CHANGES = 3  # of mind, at most
 BATCHES = (2, 4, 8)
+KINDS = ("channels_last", "contiguous")
 SHARE = 0.8  # of what is available may be used
 UNSEEN = {True: 3, False: 2}  # times the tensors that live together is what operators and malloc take: heap kept, not
 
@@ -84,7 +87,8 @@ class Tuning:
 
 @dataclass
 class Measured:
-    """Of a model on this machine, by earlier runs and this one.
+    """Of a model on this machine, by earlier runs and this one, and by others at the same time: what is here is put
+    in place of what was, not changed.
 
     Attributes:
         seconds: a pixel, by a window's name.
@@ -97,6 +101,22 @@ class Measured:
     bytes: list[Pair] = field(default_factory=list)
     live: float = 0.0
     memory_format: str | None = None
+
+    @classmethod
+    def of(cls, found: Any) -> Measured:
+        """What was kept; nothing, if that is something else."""
+        try:
+            seconds = {name: float(one) for name, one in found["seconds"].items() if _pixels_of(name) > 0}
+            grown = [(int(p), int(b)) for p, b in found["bytes"]]
+            live, kind = float(found["live"]), found["memory_format"]
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+            return cls()
+        rises = all(0 < p < q for (p, _), (q, _) in itertools.pairwise(grown)) and len(grown) <= 2
+        numbers = all(0 <= one < math.inf for one in (live, *seconds.values()))
+        return cls(seconds, grown, live, kind) if rises and numbers and kind in (None, *KINDS) else cls()
+
+    def took(self, name: str, seconds: float) -> None:
+        self.seconds = self.seconds | {name: seconds}
 
     def grew(self, pixels: int, size: int) -> None:
         if not self.bytes or pixels > 1.5 * self.bytes[-1][0]:
@@ -157,10 +177,7 @@ class Tuner:
     def _known(self) -> Measured:
         known = self.run.restorer._costs
         if self.key not in known:
-            try:
-                known[self.key] = Measured(**kept("cost", self.key)) if self.key[0] else Measured()
-            except TypeError:  # nothing, or something else, was kept
-                known[self.key] = Measured()
+            known[self.key] = Measured.of(kept("cost", self.key)) if self.key[0] else Measured()
         return known[self.key]
 
     @cached_property
@@ -185,7 +202,9 @@ class Tuner:
     # ---- a run -------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Gives the run tiles to start with: the best that are known, or small ones."""
+        """Gives the run tiles to start with: the best that are known, or small ones. What an earlier image had compiled
+        runs as it is until the run has its windows: compiling for those that are timed would be their cost."""
+        self.run.model.settled.compiled = None
         if self.measured.memory_format is not None:
             self.run.model.settled.channels_last = self.measured.memory_format == "channels_last"
         best = self._best(self._choices()) if self._are_known() else None
@@ -197,7 +216,7 @@ class Tuner:
         if self.asked.tile_size != "auto" and self.asked.memory_limit is None:
             tile = self.asked.tile_size  # only the batch is to be found
         rows, columns = (max(one, step) for one, step in zip(tile, self.asked.phase, strict=True))
-        self.run._fit((rows, columns), 1)
+        self._fit((rows, columns), 1)
 
     def _are_known(self) -> bool:
         return bool(self.measured.seconds or self.asked.tile_size != "auto") and bool(
@@ -276,7 +295,8 @@ class Tuner:
             return fitting
         smallest = min(found.values(), key=lambda choice: choice.pixels)
         if self.asked.memory_limit is not None and self.limit == self.asked.memory_limit:
-            text = f"memory_limit must be at least {self._bytes(smallest)} for this model and image, not"
+            least = self._bytes(smallest) or self._held(smallest)
+            text = f"memory_limit must be at least {least} for this model and image, not"
             raise ValueError(f"{text} {self.asked.memory_limit}")
         return [smallest]
 
@@ -309,23 +329,46 @@ class Tuner:
         size = self._bytes(choice)
         if choice.pixels >= self.too_large:
             return False
-        if size is None:
-            return self.asked.tile_size != "auto" or max(choice.plan.tile) <= DEFAULT_TILE
-        return self.limit is None or size <= self.limit
+        if size is None and self.asked.tile_size == "auto" and max(choice.plan.tile) > DEFAULT_TILE:
+            return False
+        return self.limit is None or (size or self._held(choice)) <= self.limit
 
     def _bytes(self, choice: Choice) -> int | None:
-        """What a run takes."""
+        """What a run takes; None where nobody knows what the model does."""
         activations = self.measured.activations(choice.pixels, self.heap_kept)
-        if activations is None:
-            return None
+        return None if activations is None else self._held(choice) + activations
+
+    def _held(self, choice: Choice) -> int:
+        """What a run takes besides the model."""
         run, facts = self.run, self.run.restorer._facts.get(self.run.image.channels)
         channels = run.image.channels if facts is None else sum(facts.out_channels)
-        dtypes = {"dtype": run.image.dtype, "out_dtype": run.out_dtype}
         parts = choice.plan.estimate_bytes(
-            channels=run.image.channels, out_channels=channels, batch_size=choice.batch, **dtypes
+            channels=run.image.channels,
+            out_channels=channels,
+            dtype=run.image.dtype,
+            out_dtype=run.out_dtype,
+            batch_size=choice.batch,
+            engine=run.engine.name,
         )
         held = parts["total"] - parts["image"] - (0 if run.holds_result else parts["output"])
-        return held + activations
+        return held + self._rows_read(choice, parts["image"]) + self._rows_made(choice, channels)
+
+    def _rows_made(self, choice: Choice, channels: int) -> int:
+        """Bytes of finished rows that no result holds, and of what takes them."""
+        run, plan = self.run, choice.plan
+        if run.bands_waiting is None:
+            return 0
+        bands = bytes_of_bands(plan, choice.batch, channels * BYTES[run.out_dtype], run.bands_waiting)
+        return bands + run.bytes_beside((*plan.output_size, channels))
+
+    def _rows_read(self, choice: Choice, whole: int) -> int:
+        """Bytes of the image that the run holds, besides one that is in memory already."""
+        if not self.run.image.by_rows:
+            return 0
+        if self.run.engine.name != "host":
+            return whole
+        plan = choice.plan
+        return self.run.image.held.bytes_for(plan.window[0] + (plan.rows_at_once(choice.batch) - 1) * plan.tile[0])
 
     def _predicted(self, choice: Choice) -> float:
         cost, _ = self.measured.cost(choice.plan, choice.batch, self.kind)
@@ -355,11 +398,15 @@ class Tuner:
     def _take(self, choice: Choice) -> None:
         run = self.run
         if (run.options.tile_size, run.options.batch_size) != (choice.tile, choice.batch):
-            run._fit(choice.tile, choice.batch)
+            self._fit(choice.tile, choice.batch)
             run.ready.clear()
             run.forward.buffers.clear()
         if getattr(run, "facts", None) is not None:
             run._plan_anew()
+
+    def _fit(self, tile: Pair, batch: int) -> None:
+        """For this run alone, until `_explain` tells: what it tries out is nothing to start the next one with."""
+        self.run.options = self.run.options.with_tiles(tile, batch, self.run.plan.phase)
 
     # ---- probes ------------------------------------------------------------------------------------------------------
 
@@ -422,7 +469,7 @@ class Tuner:
             self.too_large = min(self.too_large, choice.pixels)
             return time.perf_counter() - start
         seconds = time.perf_counter() - start
-        self.measured.seconds[_name(choice.plan, choice.batch, self.kind)] = seconds / choice.pixels
+        self.measured.took(_name(choice.plan, choice.batch, self.kind), seconds / choice.pixels)
         self._grew(choice.pixels)
         if keeps:
             run.ready[part] = output
@@ -444,7 +491,9 @@ class Tuner:
         else:
             why = f"the least time predicted of {count} ways to cut the image, {seconds:.3g} s: {1e6 * timed:.3g} us a "
             why += f"pixel, {more:.2f} times the image's pixels"
-        if size is not None and self.limit is not None:
+        if size is None and self.limit is not None:
+            why += "; without what the model itself takes, which cannot be seen"
+        elif self.limit is not None:
             why += f"; {size / 2**20:.0f} MiB of {self.limit / 2**20:.0f} that may be used"
         if self.probed:
             why += f"; {self.probed:.2g} s went to trying"
