@@ -3,6 +3,7 @@
 
 import contextlib
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -20,14 +21,15 @@ _core.heap_release()
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What is asked of the C library, in order; nothing reaches it."""
-    seen = []
-    monkeypatch.setattr(_core, "heap_keep", lambda: seen.append("keep") or True)
+    """What is asked of the C library, in order, but pauses in which results are allocated; nothing reaches it."""
+    seen, pauses = [], []
+    monkeypatch.setattr(_core, "heap_keep", lambda: (pauses.pop() if pauses else seen.append("keep")) or True)
+    monkeypatch.setattr(_core, "heap_pause", lambda: pauses.append(True))
     monkeypatch.setattr(_core, "heap_release", lambda: seen.append("release"))
     for name in ("HALOTILE_KEEP_HEAP", "GLIBC_TUNABLES", *heap.SET_BY_HAND):
         monkeypatch.delenv(name, raising=False)
     yield seen
-    assert heap._runs.count == 0
+    assert heap._runs.count == 0 and not pauses
 
 
 def noting(calls):
@@ -227,3 +229,42 @@ def test_a_worker_thread_keeps_no_more_than_its_heap():
     assert before < 20
     assert inside > 40
     assert max(after, later) < 64
+
+
+RESULTS = """
+import gc, sys
+import numpy as np
+from halotile import restore_tiled, restore_to
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+
+image = np.ones((2000, 2000, 3), np.uint8)
+enlarge = lambda windows: windows.repeat(3, 2).repeat(3, 3)
+restore_tiled(image[:64, :64], enlarge, tile_size=64, halo=0)
+start = resident()
+result = restore_tiled(image, enlarge, tile_size=1000, halo=0)
+held = resident() - start
+del result
+gc.collect()
+print(held, resident() - start)
+"""
+
+
+@GLIBC
+def test_a_result_that_is_dropped_goes_back():
+    done = subprocess.run([sys.executable, "-c", RESULTS], capture_output=True, text=True, check=True)
+    held, later = map(int, done.stdout.split())
+    assert held > 100 and later < 25
+
+
+@GLIBC
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_process_is_in_no_run():
+    with heap.kept() as held:
+        assert held
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if heap._runs.count == 0 and not heap._runs.lock.locked() else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert heap._runs.count == 1

@@ -144,6 +144,12 @@ static PyObject *py_heap_keep(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(a
     return PyBool_FromLong(ht_heap_keep());
 }
 
+static PyObject *py_heap_pause(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    ht_heap_pause();
+    Py_RETURN_NONE;
+}
+
 static PyObject *py_heap_release(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     Py_BEGIN_ALLOW_THREADS
@@ -161,6 +167,7 @@ PyMethodDef ops_methods[] = {
      "finish(destination, source, ny, nx, values, bfloat16=False) -> None or (c, y, x)"},
     {"rows_name", py_rows_name, METH_NOARGS, "rows_name() -> the name of the chosen row kernels"},
     {"heap_keep", py_heap_keep, METH_NOARGS, "heap_keep() -> whether malloc now keeps what is freed"},
+    {"heap_pause", py_heap_pause, METH_NOARGS, "heap_pause(): until heap_keep, what is large is mapped"},
     {"heap_release", py_heap_release, METH_NOARGS, "heap_release(): the opposite, and what is free goes back"},
     {"reflect", py_reflect, METH_VARARGS, "reflect(index, size) -> the index inside [0, size) it is reflected to"},
     {NULL, NULL, 0, NULL}};

@@ -20,15 +20,22 @@ bool ht_heap_keep(void)
     return false;
 }
 
-void ht_heap_release(void)
+void ht_heap_pause(void)
 {
     mallopt(M_MMAP_MAX, MAPPINGS);
     mallopt(M_MMAP_THRESHOLD, MAPS_FROM);
+}
+
+void ht_heap_release(void)
+{
+    ht_heap_pause();
     mallopt(M_TRIM_THRESHOLD, TRIMS_FROM);
     malloc_trim(0);
 }
 #else
 bool ht_heap_keep(void) { return false; }
+
+void ht_heap_pause(void) {}
 
 void ht_heap_release(void) {}
 #endif

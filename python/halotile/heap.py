@@ -16,7 +16,7 @@ from typing import Any
 
 from . import _core
 
-__all__ = ["kept", "stepwise"]
+__all__ = ["aside", "kept", "stepwise"]
 
 # Who has set glibc's thresholds keeps them.
 SET_BY_HAND = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
@@ -40,8 +40,27 @@ class _Runs:
             if self.count == 0:
                 _core.heap_release()
 
+    def pause(self) -> None:
+        with self.lock:
+            if self.count > 0:
+                _core.heap_pause()
+
+    def resume(self) -> None:
+        with self.lock:
+            if self.count > 0:
+                _core.heap_keep()
+
+    def forget(self) -> None:
+        """In a child process, which the runs of its parent are not in."""
+        self.lock = threading.Lock()
+        if self.count > 0:
+            self.count = 0
+            _core.heap_release()
+
 
 _runs = _Runs()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_runs.forget)
 _END = object()
 
 
@@ -63,6 +82,16 @@ def kept(asked: bool = True) -> Iterator[bool]:
     finally:
         if held:
             _runs.leave()
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """What is large and allocated inside is not the heap's, even where that is kept: it goes back when it is freed."""
+    _runs.pause()
+    try:
+        yield
+    finally:
+        _runs.resume()
 
 
 def _allowed() -> bool:

@@ -226,7 +226,8 @@ class TiledRestorer:
         with Progress(self.options.progress) as progress, heap.kept(run.keeps_heap) as run.heap_kept:
             try:
                 run.start(progress)
-                result = run.new_result(asked)
+                with heap.aside():
+                    result = run.new_result(asked)
                 for index, pixels in enumerate(run.engine.pixels_of(result)):
                     for _ in run.bands(index, lambda start, stop, pixels=pixels: pixels[:, start:stop]):
                         pass

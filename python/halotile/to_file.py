@@ -76,7 +76,7 @@ def restore_to(
     opened = open_image(source, restorer.options.layout)
     _check(path, kind, opened, restorer.options)
     saved = {"like": getattr(source, "like", None), "quality": quality, "compression": compression}
-    with ExitStack() as stack:
+    with heap.kept(restorer.options.keep_heap), ExitStack() as stack:  # what a sink held goes back as well
         write_restored(restorer, opened, kind, lambda *what: stack.enter_context(open_sink(path, *what, **saved)))
     assert restorer.last_run is not None
     return restorer.last_run
