@@ -49,8 +49,8 @@ def real_esrgan(
     vars(restorer).update(scale=scale, tile_size=tile, tile_pad=halo, pre_pad=0, mod_scale=None, half=False)
     vars(restorer).update(device=torch.device(device), model=model)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for each tile
-        result, _ = restorer.enhance(image)
-    return result
+        result, _ = restorer.enhance(image[:, :, ::-1])  # it reckons in OpenCV's order
+    return result[:, :, ::-1]
 
 
 @cache
