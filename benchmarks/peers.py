@@ -232,7 +232,8 @@ def in_a_process(*arguments: str, **environment: str) -> Any:
     return fresh_process(__file__, "--child", *arguments, **environment)
 
 
-def run_photo(case_name: str, rounds: int) -> dict[str, Any]:
+def run_photo(case_name: str, rounds: int, before: dict[str, Any] | None, again: list[str]) -> dict[str, Any]:
+    """before, again: earlier figures, of which only those of some contenders are to be measured again."""
     with tempfile.TemporaryDirectory() as folder:
         reference = f"{folder}/whole.npy"
         in_a_process("write_reference", case_name, reference)
@@ -244,17 +245,19 @@ def run_photo(case_name: str, rounds: int) -> dict[str, Any]:
         for turn in range(rounds):
             ideals.append(in_a_process("ideal", case_name))
             for name in contenders(case_name, chosen):
-                if name == FIRST or (name in ONCE and turn):
+                if name == FIRST or (name in ONCE and turn) or (again and name not in again):
                     continue
                 given = "{},{}".format(*chosen) if name.endswith(OURS) else ""
                 one = in_a_process("measure", case_name, name, given, reference, HALOTILE_CACHE=folder)
                 runs.setdefault(name, []).append(one)
                 print(f"{case_name}, round {turn + 1}: {name}: {one['seconds']:.2f} s", flush=True)
     contestants = {name: gathered(of) for name, of in runs.items()}
-    for name in (DEFAULTS, *(name for name in PEERS if name in contestants)):
+    for name in (name for name in (DEFAULTS, *PEERS) if name in contestants):
         contestants[name]["new_memory_bytes"] = in_a_process(
             "new_memory", case_name, name, MALLOC_MMAP_THRESHOLD_="65536"
         )
+    if again and before:
+        return before | {"contenders": before["contenders"] | {name: contestants[name] for name in again}}
     return {"chosen": chosen, "ideal_seconds": min(ideals), "contenders": contestants}
 
 
@@ -320,6 +323,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
+    parser.add_argument("--again", nargs="+", default=[], metavar="NAME", help="these only, beside earlier figures")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -331,7 +335,10 @@ def main() -> None:
     path = Path(__file__).parent / "results" / "peers.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     for part in arguments.only:
-        found[part] = run_scaling(arguments.rounds) if part == "scaling" else run_photo(part, arguments.rounds)
+        if part == "scaling":
+            found[part] = run_scaling(arguments.rounds)
+        else:
+            found[part] = run_photo(part, arguments.rounds, found.get(part), arguments.again)
         about = {
             "peers": {one.distribution: version_of(one.distribution) for one in PEERS.values() if one.distribution}
         }
