@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Callable
 from time import process_time
 
@@ -51,11 +52,14 @@ def window_cost(
     layout: torch.memory_format,
     keep: bool,
     clock: Callable[[], float] = process_time,
+    times: int = 1,
 ) -> float:
-    """Seconds a pixel of the model alone."""
-    window = torch.rand(1, 3, side, side).contiguous(memory_format=layout)
+    """Seconds a pixel of the model alone: the median of so many runs after a first one."""
+    window, seconds = torch.rand(1, 3, side, side).contiguous(memory_format=layout), []
     with heap.kept(keep), torch.inference_mode():
         model(window)
-        start = clock()
-        model(window)
-        return (clock() - start) / side**2
+        for _ in range(times):
+            start = clock()
+            model(window)
+            seconds.append(clock() - start)
+    return statistics.median(seconds) / side**2

@@ -720,11 +720,11 @@ def test_of_other_models_too(place, capsys):
 def test_memory_is_limited(place, network, capsys):
     files.write_image("in.png", np.zeros((300, 400, 3), np.uint8))
     export(network, "model.pt2", sides=(2, 3))
-    command = ("restore", "in.png", "-m", "model.pt2", "--halo", 1, "--phase", 1, "-o", "out.png")
+    command = ("restore", "in.png", "-m", "model.pt2", "--halo", 1, "--phase", 1, "-o", "out.npy")
     assert run(*command, "--memory-limit", "4M", "--json") == 0
     tuning = json.loads(capsys.readouterr().out)["files"][0]["tuning"]
     assert tuning["limit"] == 4 * 2**20 and tuning["bytes"] <= tuning["limit"] and tuning["tile_size"] < [400, 300]
-    os.unlink("out.png")
+    os.unlink("out.npy")
     assert run(*command, "--memory-limit", "4K") == 1
     assert_one_error(capsys, "for this model and image, not 4096")
 
