@@ -2,7 +2,7 @@
 """How much memory does a large image take, from file to file? See README.md.
 
     python benchmarks/bench_memory.py            all of it, about fifteen minutes
-    python benchmarks/bench_memory.py x1         one part: x1, x4, overlap or reading
+    python benchmarks/bench_memory.py x1         one part: x1, x4, limit, overlap or reading
 
 Every run is a process of its own. Its figure is the most memory that it ever had (the system's count, files that it
 maps included) less what it had before the run, with torch, the model and the libraries for files imported.
@@ -28,6 +28,8 @@ HEIGHTS = (2048, 4096, 8192, 16384)
 PAIRS = (("memmap", "array"), ("npy", "npy"), ("tif", "tif"), ("png", "png"), ("zarr", "zarr"), ("jpg", "npy"))
 LARGE = (4320, 7680)
 LARGE_PAIRS = (("npy", "npy"), ("tif", "tif"), ("zarr", "zarr"), ("tif", "png"), ("tif", "jpg"))
+LIMITED_PAIRS = (("npy", "npy"), ("tif", "tif"))
+LIMIT = 600 * common.MIB
 ROUNDS = 2
 
 
@@ -71,6 +73,24 @@ def measured(source: str, sink: str, scale: str, overlaps: str, folder: str, wai
         restore_to(f"{folder}/out.{sink}", image, model, tile_size=512, halo=8)
     seconds = time.perf_counter() - start
     return {"above_baseline_bytes": common.memory()[1] - before, "baseline_bytes": before, "seconds": seconds}
+
+
+def limited(source: str, sink: str, folder: str) -> dict[str, Any]:
+    """The same under memory_limit, tiles left open, by a network of 16 features and 5 convolutions, x4."""
+    import pyvips
+    import torch
+    from models import Compact
+
+    from halotile import TiledRestorer, restore_to
+
+    torch.manual_seed(0)
+    restorer = TiledRestorer(Compact(16, 4), tile_size="auto", halo="exact", phase=None, memory_limit=LIMIT)
+    restorer.inspected()
+    pyvips.Image.black(1, 1)
+    before, start = common.memory()[0], time.perf_counter()
+    restore_to(f"{folder}/out.{sink}", f"{folder}/in.{source}", restorer)
+    seconds, told = time.perf_counter() - start, str(restorer.last_run)
+    return {"above_baseline_bytes": common.memory()[1] - before, "seconds": seconds, "told": told}
 
 
 def read(source: str, folder: str) -> dict[str, float]:
@@ -129,6 +149,16 @@ def x4() -> dict[str, Any]:
     return {f"{LARGE[1]}x{LARGE[0]} x4": runs(LARGE, LARGE_PAIRS, 4)}
 
 
+def limit() -> dict[str, Any]:
+    found = {}
+    for source, sink in LIMITED_PAIRS:
+        with tempfile.TemporaryDirectory() as folder:
+            in_a_process("make", *map(str, LARGE), source, folder)
+            found[f"{source} -> {sink}"] = common.fresh_process(__file__, "child", "limited", source, sink, folder)
+        print(found, flush=True)
+    return found
+
+
 def overlap() -> dict[str, Any]:
     """Seconds with and without the second thread, in turns: of a model that computes here, and of one elsewhere."""
     found = {}
@@ -164,6 +194,10 @@ def report(found: dict[str, Any]) -> None:
     for size, pairs in found["x4"].items():
         rows = [[name, mib(a["above_baseline_bytes"] / common.MIB), mib(a["seconds"])] for name, a in pairs.items()]
         print("\n" + common.table([size, "MiB", "seconds"], rows))
+    rows = [
+        [name, mib(a["above_baseline_bytes"] / common.MIB), mib(a["seconds"])] for name, a in found["limit"].items()
+    ]
+    print("\n" + common.table([f"memory_limit of {LIMIT // common.MIB} MiB", "MiB", "seconds"], rows))
     rows = [[name, f"{a['no']:.1f}", f"{a['yes']:.1f}"] for name, a in found["overlap"].items()]
     print("\n" + common.table(["1920x4320 x4, seconds", "in the loop", "on a second thread"], rows))
     rows = [[name, f"{a['seconds'] / a['pixels'] * 1e9:.0f}"] for name, a in found["reading"].items()]
@@ -171,7 +205,7 @@ def report(found: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parts = {part.__name__: part for part in (x1, x4, overlap, reading)}
+    parts = {part.__name__: part for part in (x1, x4, limit, overlap, reading)}
     wanted = sys.argv[1:] or list(parts)
     path = common.RESULTS / "memory.json"
     found = json.loads(path.read_text()) if path.exists() and sys.argv[1:] else {}
