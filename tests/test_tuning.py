@@ -79,8 +79,8 @@ def test_where_all_windows_cost_the_same_few_pixels_decide(clock):
     model = clock.model(lambda height, width, batch: 1)
     found, _ = tuned(model)
     plan_pixels = sum(h * w * n for h, w, n in model.seen)
-    assert found.tile_size == (350, 500)
-    assert plan_pixels < 1.06 * 2 * 382 * 532 + 2 * 96 * 96
+    assert found.tile_size == (700, 500)
+    assert plan_pixels < 1.06 * 732 * 532 + 2 * 96 * 96
     assert found.probed <= 0.05 * found.seconds
 
 
@@ -177,10 +177,10 @@ def test_a_restorer_tunes_once_for_a_size(clock):
     found, restorer = tuned(model)
     calls = len(model.seen)
     restorer(IMAGE)
-    assert model.seen[calls:] == [(382, 532, 1)] * 2
+    assert model.seen[calls:] == [(732, 532, 1)]
     assert restorer.last_run.tuning is found
     restorer(IMAGE[:600])
-    assert len(set(model.seen[calls + 2 :])) == 1  # another size: what is known suffices
+    assert len(set(model.seen[calls + 1 :])) == 1  # another size: what is known suffices
 
 
 def test_other_settings_have_costs_of_their_own():
@@ -215,7 +215,9 @@ def test_something_else_in_the_cache_does_no_harm(monkeypatch):
 @pytest.mark.parametrize("call", [1, 2, 4])
 @pytest.mark.parametrize("error", [ValueError("once"), KeyboardInterrupt()])
 def test_a_run_that_fails_while_it_tries_leaves_nothing(clock, call, error):
-    model = clock.model(lambda height, width, batch: 1)
+    image, cost = np.zeros((1900, 1800, 3), np.uint8), lambda height, width, batch: 1
+    undisturbed, _ = tuned(clock.model(cost), image)
+    model = clock.model(cost)
     restorer = TiledRestorer(model, tile_size="auto", halo=16, overlap=0)
 
     def fails(module, args):
@@ -224,10 +226,10 @@ def test_a_run_that_fails_while_it_tries_leaves_nothing(clock, call, error):
 
     hook = model.register_forward_pre_hook(fails)
     with pytest.raises((TileError, KeyboardInterrupt)):
-        restorer(IMAGE)
+        restorer(image)
     hook.remove()
-    restorer(IMAGE)
-    assert restorer.last_run.tuning.tile_size == (350, 500)
+    restorer(image)
+    assert 2 * np.prod(restorer.last_run.tuning.tile_size) >= np.prod(undisturbed.tile_size)  # not those it began with
 
 
 def test_threads_share_what_is_measured(clock):
