@@ -260,6 +260,21 @@ def test_a_result_that_is_dropped_goes_back():
 
 @GLIBC
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_process_that_leaves_a_run_may_begin_another():
+    read, write = os.pipe()
+    with heap.kept():
+        child = os.fork()
+    if child == 0:
+        with heap.kept():
+            inside = heap._runs.count
+        os.write(write, f"{inside} {heap._runs.count}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 9) == b"1 0"
+
+
+@GLIBC
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_child_process_is_in_no_run():
     with heap.kept() as held:
         assert held

@@ -36,9 +36,9 @@ class _Runs:
 
     def leave(self) -> None:
         with self.lock:
-            self.count -= 1
-            if self.count == 0:
+            if self.count == 1:
                 _core.heap_release()
+            self.count = max(0, self.count - 1)  # a child process that was forked inside comes here too
 
     def pause(self) -> None:
         with self.lock:
