@@ -52,7 +52,6 @@ WHOLE, DEFAULTS, FIRST, AUTO, HALF = (
     "halotile, auto, bfloat16",
 )
 OURS = ", our tile"
-ONCE = (FIRST, HALF)  # are run in the first round only
 NO_PAGES_BUT_SMALL_ONES = 41  # prctl
 MEGAPIXELS = {1: (1024, 1024), 4: (2048, 2048), 16: (4096, 4096), 64: (8192, 8192)}
 
@@ -197,11 +196,7 @@ def new_memory(case_name: str, name: str) -> int:
     ctypes.CDLL(None).prctl(NO_PAGES_BUT_SMALL_ONES, 1, 0, 0, 0)
     case = CASES[case_name]
     image, model = photo(case.size), Ready(case.scale).eval()
-    if name == DEFAULTS:
-        restorer = TiledRestorer(model, scale=case.scale)
-        run = restorer.__call__
-    else:
-        run = peer(name, model, case)
+    run = TiledRestorer(model, scale=case.scale) if name == DEFAULTS else peer(name, model, case)
     run(image[:64, :96])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     result = run(image)
@@ -246,7 +241,7 @@ def run_photo(case_name: str, rounds: int, before: dict[str, Any] | None, again:
         for turn in range(rounds):
             ideals.append(in_a_process("ideal", case_name))
             for name in contenders(case_name, chosen):
-                if name == FIRST or (name in ONCE and turn) or (again and name not in again):
+                if name == FIRST or (name == HALF and turn) or (again and name not in again):
                     continue
                 given = "{},{}".format(*chosen) if name.endswith(OURS) else ""
                 one = in_a_process("measure", case_name, name, given, reference, HALOTILE_CACHE=folder)
