@@ -64,6 +64,11 @@ class Model:
         return checked_array(self.call(windows), len(windows))
 
     @property
+    def window_format(self) -> str:
+        """How windows lie in memory."""
+        return "channels_last" if self.channels_last else "contiguous"
+
+    @property
     def settled(self) -> Model:
         """The model itself, once it is known of which kind it is."""
         return self

@@ -71,17 +71,17 @@ class Run:
         self.bands_at_work: list[Any] = []
         self.team: Team | None = None
         with turn():
-            self.model = self._open_model(self.options.first_device)
+            self.model = self._open_model()
             self._choose_engine()
             self._check_devices()
 
-    def _open_model(self, device: Any) -> Model:
+    def _open_model(self) -> Model:
         opened, options = self.restorer._opened, self.options
         tensors = self.image.device is not None or asked_engine(options.engine) in ("torch", "mps")
         if tensors not in opened:
             opened[tensors] = open_model(
                 self.restorer.model,
-                device=device,
+                device=options.first_device,
                 dtype=options.model_dtype,
                 tensors=tensors,
                 memory_format=options.memory_format,
@@ -111,9 +111,8 @@ class Run:
         hands = [self._hands(own, self.engine, self.forward.sources)]
         for number, device in enumerate(self.options.devices[1:]):
             if (number, own.dtype) not in others:
-                form = "channels_last" if own.channels_last else "contiguous"
                 others[number, own.dtype] = open_model(
-                    self.restorer.model, device=device, dtype=own.dtype, tensors=True, memory_format=form
+                    self.restorer.model, device=device, dtype=own.dtype, tensors=True, memory_format=own.window_format
                 )
             model = others[number, own.dtype]
             hands.append(self._hands(model, engine_beside(self.engine, model), {}))

@@ -10,8 +10,9 @@ has two hands, each with windows of its own: while the outputs of one are added 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from .channels import Part
@@ -32,18 +33,14 @@ class Member:
         self.free, self.thread = list(hands), ThreadPoolExecutor(1, "halotile")
 
 
+@dataclass
 class Task:
     """A batch on its way through a device. Its outputs by part, on the run's device, when `done`."""
 
-    def __init__(self, member: Member, tiles: list[Tile], outputs: Callable[[Forward], Callable[[], dict[Part, Any]]]):
-        self.member, self.tiles = member, tiles
-        self.hand = member.free.pop()
-        self.done: Future[dict[Part, Any]] = member.thread.submit(outputs(self.hand))
-
-    def end(self) -> None:
-        """Its outputs are not needed any more."""
-        del self.done
-        self.member.free.append(self.hand)
+    member: Member
+    hand: Forward
+    tiles: list[Tile]
+    done: Future[dict[Part, Any]]
 
 
 class Team:
@@ -72,14 +69,17 @@ class Team:
         under_way: deque[Task] = deque()
         try:
             while True:
-                self._hand_out(members, under_way, batches, lambda full: self._work(index, plan, parts, full))
+                while any(member.free for member in members) and (batch := next(batches, None)):
+                    freest = max(members, key=lambda member: len(member.free))
+                    under_way.append(self._begun(freest, index, plan, parts, *batch))
                 if not under_way:
                     return
                 task = under_way.popleft()
                 self.outputs = task.done.result()
                 yield task.tiles
                 self.outputs = {}
-                task.end()
+                task.member.free.append(task.hand)
+                del task  # and its outputs
         finally:
             self.outputs = {}
             for member in members:
@@ -91,21 +91,16 @@ class Team:
             for hand in hands:
                 hand.buffers.clear()
 
-    def _hand_out(self, members: list[Member], under_way: deque[Task], batches: Iterator[Any], work: Any) -> None:
-        """The next batches, to who has most hands free."""
-        while any(member.free for member in members):
-            tiles, full = next(batches, (None, None))
-            if tiles is None:
-                return
-            under_way.append(Task(max(members, key=lambda member: len(member.free)), tiles, work(full)))
+    def _begun(
+        self, member: Member, index: int, plan: TilePlan, parts: list[Part], tiles: list[Tile], full: list[Tile]
+    ) -> Task:
+        hand = member.free.pop()
+        with turn(hand.engine.device):
+            windows = {part: hand.read(part, index, plan, full) for part in parts}
+        return Task(member, hand, tiles, member.thread.submit(self._run, hand, index, windows, full))
 
-    def _work(self, index: int, plan: TilePlan, parts: list[Part], tiles: list[Tile]) -> Callable[[Forward], Any]:
-        def begun(hand: Forward) -> Callable[[], dict[Part, Any]]:
-            with turn(hand.engine.device):
-                windows = {part: hand.read(part, index, plan, tiles) for part in parts}
-            return lambda: {part: self._brought(hand, part, index, windows[part], tiles) for part in parts}
-
-        return begun
+    def _run(self, hand: Forward, index: int, windows: dict[Part, Any], tiles: list[Tile]) -> dict[Part, Any]:
+        return {part: self._brought(hand, part, index, of_part, tiles) for part, of_part in windows.items()}
 
     def _brought(self, hand: Forward, part: Part, index: int, windows: Any, tiles: list[Tile]) -> Any:
         """The outputs, when they are there: devices work on after a call, and one that does has no hand free."""

@@ -197,7 +197,7 @@ class Tuner:
 
     @property
     def kind(self) -> str:
-        return "channels_last" if self.run.model.settled.channels_last else "contiguous"
+        return self.run.model.settled.window_format
 
     # ---- a run -------------------------------------------------------------------------------------------------------
 
@@ -514,7 +514,7 @@ class Tuner:
 def by_free_memory(run: Any, side: int) -> Tuning:
     """Of a run on an accelerator, where the memory that is free allows tiles of that side."""
     plan, limit = run.plan, run.options.memory_limit
-    kind = "channels_last" if run.model.settled.channels_last else "contiguous"
+    kind = run.model.settled.window_format
     who = "the device's free memory" if limit is None else "memory_limit or the device's free memory"
     why = f"{who} allows tiles of {side}x{side}"
     return Tuning(plan.tile, plan.batch(run.options.batch_size), kind, None, limit, None, 0.0, {}, why)
