@@ -80,8 +80,14 @@ def about(model: Any, dtype: Any) -> tuple[object, ...] | None:
         return None
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(_bytes(value, torch))
     return __version__, torch.__version__, str(dtype), digest.hexdigest()
+
+
+def _bytes(tensor: Any, torch: Any) -> memoryview:
+    """The values of a tensor of any shape and dtype, also of one without dimensions."""
+    flat = tensor.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
+    return memoryview(flat.contiguous().view(torch.uint8).numpy())
 
 
 class Untold(Exception):

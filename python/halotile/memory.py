@@ -18,8 +18,9 @@ from typing import Any
 
 from .errors import TileSizeWarning
 from .images import torch_if_loaded
-from .model import Model, TensorModel, evaluating
+from .model import Model, TensorModel
 from .options import DEFAULT_TILE
+from .untouched import own_grad_mode, same_luck, shell
 
 __all__ = [
     "SMALLEST_TILE",
@@ -220,17 +221,19 @@ def watching() -> Any:
 def largest_activation(model: Model, window: tuple[int, int, int, int]) -> int | None:
     """Bytes of the largest tensor that the model makes of a batch of windows; None if that cannot be found out.
 
-    The model runs on tensors without memory, so nothing is computed and no device is used."""
+    A copy of the model runs on tensors without memory: nothing is computed, no device is used, and the model keeps
+    its tensors."""
     torch = torch_if_loaded()
     if not isinstance(model, TensorModel) or not model.alone:
         return None
     module = model.modules[0]
     try:
-        state = {name: value.to("meta") for name, value in (*module.named_parameters(), *module.named_buffers())}
-        windows = torch.empty(window, dtype=getattr(torch, model.dtype), device="meta")
-        with evaluating([module]), torch.no_grad(), warnings.catch_warnings(), watching() as watch:
+        with same_luck(), own_grad_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.func.functional_call(module, state, (windows,))
+            empty = shell(module, "meta").eval()
+            windows = torch.empty(window, dtype=getattr(torch, model.dtype), device="meta")
+            with watching() as watch:
+                empty(windows)
     except Exception:  # whatever a model does that tensors without values cannot
         return None
     return watch.largest

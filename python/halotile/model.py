@@ -15,15 +15,16 @@ import re
 import threading
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from .errors import frames_inside
 from .images import torch_if_loaded
+from .untouched import tensors_kept
 
-__all__ = ["BadOutput", "Model", "TensorModel", "evaluating", "open_model", "usable_device"]
+__all__ = ["BadOutput", "Model", "TensorModel", "evaluating", "modules_of", "open_model", "usable_device"]
 
 NUMPY_WINDOWS = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}
 
@@ -43,10 +44,12 @@ class Model:
         dtype: of the windows it wants: float32, float16 or bfloat16.
         in_channels: how many it takes if that can be seen without running it, else None.
         channels_last: whether it wants windows with interleaved channels in memory.
+        modules: the torch modules that it is, or carries.
     """
 
     in_channels: int | None = None
     channels_last = False
+    modules: Sequence[Any] = ()
 
     def __init__(self, call: Callable[[np.ndarray], Any], dtype: str = "float32"):
         if dtype == "bfloat16":
@@ -136,7 +139,7 @@ class TensorModel(Model):
         """Outputs (batch, channels, height, width) for windows on the model's device: float32, float16 or bfloat16,
         on that device, any strides."""
         torch = self.torch
-        with evaluating(self.modules), torch.inference_mode():
+        with tensors_kept(self.modules), evaluating(self.modules), torch.inference_mode():
             output = self._called(windows.double() if self.double else windows)
             if isinstance(output, np.ndarray):
                 output = torch.from_numpy(checked_array(output, len(windows)))
@@ -192,6 +195,7 @@ class EitherModel(Model):
     def __init__(self, likely: Model, other: Model):
         super().__init__(likely.call)
         self.candidates = [likely, other]
+        self.modules = [*likely.modules, *other.modules]
 
     @property
     def settled(self) -> Model:
@@ -245,7 +249,7 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool, mem
         own_device, own_dtype = _device_and_dtype(module)
         where = own_device or _default_device(device)
         return TensorModel(module, [module], where, _window_dtype(own_dtype or dtype), memory_format)
-    modules = _found(model, torch.nn.Module)
+    modules = modules_of(model)
     own_device, own_dtype = _device_and_dtype(modules[0]) if modules else (None, None)
     where = usable_device(device) or own_device or _default_device(None)
     on_tensors = TensorModel(model, modules, where, _window_dtype(dtype or own_dtype), memory_format)
@@ -259,8 +263,9 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool, mem
     return EitherModel(on_tensors, on_arrays) if speaks_torch else EitherModel(on_arrays, on_tensors)
 
 
-def _found(model: Any, kind: type) -> list[Any]:
-    """Instances of `kind` that a callable carries: its owner, what it closes over, binds or names."""
+def modules_of(model: Any) -> list[Any]:
+    """The torch modules that a callable carries: its owner, those that it closes over, binds or names."""
+    kind = torch_if_loaded().nn.Module
     return list({id(value): value for value in _reachable(model) if isinstance(value, kind)}.values())
 
 

@@ -23,6 +23,7 @@ from .needs import needs_of
 from .options import IMAGE_DTYPES, Options, dtype_name
 from .progress import Progress
 from .run import Run
+from .untouched import tensors_kept
 
 __all__ = ["TiledRestorer", "iter_bands", "restore_tiled"]
 
@@ -223,7 +224,11 @@ class TiledRestorer:
         run = Run(self, source, out_dtype=self.options.out_dtype or own_dtype)
         result = None
         run.holds_result = asked is None
-        with Progress(self.options.progress) as progress, heap.kept(run.keeps_heap) as run.heap_kept:
+        with (
+            tensors_kept(run.model.modules),
+            Progress(self.options.progress) as progress,
+            heap.kept(run.keeps_heap) as run.heap_kept,
+        ):
             try:
                 run.start(progress)
                 with heap.aside():

@@ -26,6 +26,7 @@ from .restore import TiledRestorer
 from .run import Run
 from .sinks import NPY, check_output, held_bytes, open_sink
 from .sources import file_of, open_source
+from .untouched import tensors_kept
 
 __all__ = ["restore_to", "write_restored"]
 
@@ -121,7 +122,11 @@ def write_restored(
     run = Run(restorer, image, out_dtype=restorer.options.out_dtype)
     run.holds_result, run.bands_waiting = holds_result, int(kind is not NPY)
     run.bytes_beside = lambda shape: held_bytes(kind, shape, run.out_dtype)
-    with Progress(restorer.options.progress) as progress, heap.kept(run.keeps_heap) as run.heap_kept:
+    with (
+        tensors_kept(run.model.modules),
+        Progress(restorer.options.progress) as progress,
+        heap.kept(run.keeps_heap) as run.heap_kept,
+    ):
         run.start(progress)
         with Bands(run, sink_for) as bands:
             for start, _ in run.bands(0, bands.open):

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..model import EitherModel, open_model
+from ..model import EitherModel, evaluating, modules_of, open_model
 from ..needs import needs_of
+from ..untouched import own_grad_mode, preserved, same_luck
 from .info import Field, GlobalOperation
 from .perturbation import PHASES, Verdict, ends_agree, falsify, field_by_perturbation, repeats
 
@@ -318,8 +319,10 @@ def measured(
     Raises:
         ValueError: no window was found that the model takes.
     """
-    with _one_thread(), _same_luck():
-        return _measured(model, Runner(_own(model), device, dtype), sample, expected)
+    with _one_thread(), same_luck(), own_grad_mode():
+        own = _own(model)
+        with preserved(_modules_in(model)) if own is model else contextlib.nullcontext():
+            return _measured(model, Runner(own, device, dtype), sample, expected)
 
 
 def _own(model: Any) -> Any:
@@ -333,17 +336,12 @@ def _own(model: Any) -> Any:
         return model
 
 
-@contextlib.contextmanager
-def _same_luck() -> Iterator[None]:
-    """Random numbers go on afterwards as if nothing had been drawn."""
-    torch, state = sys.modules.get("torch"), np.random.get_state()
-    own = None if torch is None else torch.get_rng_state()
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
-        if own is not None:
-            torch.set_rng_state(own)
+def _modules_in(model: Any) -> list[Any]:
+    """The torch modules that a model is, or carries."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return []
+    return [model] if isinstance(model, torch.nn.Module) else modules_of(model)
 
 
 def _measured(model: Any, run: Runner, sample: Any, expected: Callable[[Measured], int]) -> Measured:
@@ -438,10 +436,8 @@ def _copied(model: Any, torch: Any, dtype: str = "float32") -> Iterator[tuple[Ca
         batch = fixed and model.batch
         yield (lambda x: module(x.repeat(batch, 1, 1, 1))[:1]) if batch else module, [module]
         return
-    from ..model import _found, evaluating
-
-    modules = _found(model, torch.nn.Module)
-    with evaluating(modules):
+    modules = modules_of(model)
+    with evaluating(modules), preserved(modules):
         yield model, modules
 
 

@@ -60,6 +60,11 @@ class Positions(TorchDispatchMode):
         inputs = [leaf for leaf in tree_iter((args, kwargs)) if self.carries(leaf)]
         if not inputs:
             return func(*args, **kwargs)
+        if torch.is_inference_mode_enabled() and func._can_decompose():  # a model that enters it leaves that to us
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         name = func._schema.name.split("::")[1]
         if name in MAKING:
             return func(*args, **kwargs)

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..exported import FixedShape
 from ..model import evaluating
+from ..untouched import own_grad_mode, preserved, same_luck, shell, tensors_of
 from . import mixes, moves, operators  # noqa: F401 - they enter their rules into the table
 from .operators import RULES, Aligned, Operation
 from .rowmaps import (
@@ -106,6 +107,28 @@ def analyse(
     module, fixed = _module_of(module)
     if channels < 1 or min(size) < 1:
         raise ValueError(f"channels and size must be positive, not {channels} and {size}")
+    with same_luck(), own_grad_mode(), _apart(module) as own:
+        return _analysed(own, fixed, channels, size, dtype)
+
+
+@contextlib.contextmanager
+def _apart(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """A copy that shares the module's tensors; the module itself where it cannot be copied, which gets all back."""
+    own = module
+    if not isinstance(module, torch.jit.ScriptModule):
+        with contextlib.suppress(Exception):  # whatever its parts say
+            own = shell(module)
+    with preserved([own], values=own is module):
+        yield own
+
+
+def _analysed(
+    module: torch.nn.Module,
+    fixed: tuple[int, int] | None,
+    channels: int,
+    size: tuple[int, int],
+    dtype: torch.dtype | None,
+) -> Structure:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     looks: list[Look] = []
     failures: list[Failure] = []
@@ -207,7 +230,7 @@ def _look(
         modes = (
             [module] if all(hasattr(inner, "training") for inner in module.modules()) else []
         )  # frozen ones have none
-        with evaluating(modes), _untouched(module), tracer:
+        with evaluating(modes), tracer:
             output = tracer.run(channels, size, dtype)
         value = _plain(output, tracer.known(output))
     except TooSmall:
@@ -251,23 +274,6 @@ def _plain(output: torch.Tensor, value: Value | None) -> Value:
         return unknown_value(output.shape, [value], Event("unknown", "", "the result", str(error)))
 
 
-@contextlib.contextmanager
-def _untouched(module: torch.nn.Module) -> Iterator[None]:
-    """Gives every submodule its attributes back, and lists and dicts among them their contents."""
-    inners = [inner for inner in module.modules() if not isinstance(inner, torch.jit.ScriptModule)]
-    saved = [(inner.__dict__, dict(inner.__dict__)) for inner in inners]
-    held = [(value, value.copy()) for _, own in saved for value in own.values() if isinstance(value, (dict, list))]
-    try:
-        yield
-    finally:
-        for now, before in saved:
-            now.clear()
-            now.update(before)
-        for now, before in held:
-            now.clear()
-            now.update(before) if isinstance(now, dict) else now.extend(before)
-
-
 class Tracer(TorchDispatchMode):
     """Runs a module on an image without data, and keeps the value of every tensor that depends on it."""
 
@@ -279,7 +285,7 @@ class Tracer(TorchDispatchMode):
         self.numbers: list[tuple[Any, ...]] = []  # of element by element operators, where the result is local
         self.overwritten: set[int] = set()  # storages that were written to behind our back
         self.parameters = {_storage(tensor) for tensor in module.parameters()}
-        self.own = self.parameters | {_storage(tensor) for tensor in module.buffers()}
+        self.own = {_storage(tensor) for inner in module.modules() for tensor in tensors_of(inner)}
 
     def run(self, channels: int, size: tuple[int, int], dtype: torch.dtype | None) -> torch.Tensor:
         """The module's output, without data.
@@ -339,6 +345,11 @@ class Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled() and func._can_decompose():  # a model that enters it leaves that to us
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         sees = any(isinstance(tensor, FakeTensor) for tensor in tensors)
         sees = sees or (bool(self.overwritten) and any(_storage(tensor) in self.overwritten for tensor in tensors))

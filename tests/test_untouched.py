@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: MIT
+"""A model is afterwards what it was: parameters, buffers, attributes, hooks, mode, device, random numbers."""
+
+import random
+import threading
+import types
+import warnings
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from halotile import (  # noqa: E402
+    SeamWarning,
+    TiledRestorer,
+    TileSizeWarning,
+    error_curve,
+    inspect_model,
+    iter_bands,
+    restore_tiled,
+    restore_to,
+    testing,
+)
+from halotile.memory import largest_activation  # noqa: E402
+from halotile.model import open_model  # noqa: E402
+
+from .architectures import KNOWN  # noqa: E402
+from .networks import seeded  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::halotile.SeamWarning", "ignore::UserWarning")
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (70, 61, 3), np.uint8)
+
+
+def tensor_state(tensor):
+    flat = tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8)
+    return id(tensor), tensor.device, tensor.dtype, tuple(tensor.shape), tensor.is_inference(), bytes(flat.numpy())
+
+
+def held(value):
+    """A value, its identity, and what is in it."""
+    if isinstance(value, torch.Tensor):
+        return tensor_state(value)
+    if isinstance(value, dict):
+        return id(value), [(name, held(one)) for name, one in value.items()]
+    if isinstance(value, (list, tuple)):
+        return id(value), [held(one) for one in value]
+    if isinstance(value, types.SimpleNamespace):
+        return id(value), held(vars(value))
+    return id(value)
+
+
+def state(module):
+    """All that a module is, as far as anybody can see."""
+    return [(name, inner.training, held(vars(inner))) for name, inner in module.named_modules()]
+
+
+def luck():
+    return random.getstate(), repr(np.random.get_state()), bytes(torch.get_rng_state().numpy())
+
+
+class Unchanged:
+    """A context that compares."""
+
+    def __init__(self, *modules):
+        self.modules = modules
+
+    def __enter__(self):
+        self.before = [state(module) for module in self.modules], luck()
+
+    def __exit__(self, kind, error, traceback):
+        assert ([state(module) for module in self.modules], luck()) == self.before
+
+
+def quietly(call):
+    """Whatever it says: what is looked at is what is left behind."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return call()
+        except (ValueError, RuntimeError):
+            return None
+
+
+ACTIVITIES = {
+    "inspect": lambda model: inspect_model(model),
+    "inspect, double": lambda model: inspect_model(model, dtype="bfloat16"),
+    "inspect a wrapper": lambda model: inspect_model(lambda x: model(x)),
+    "inspect in inference mode": lambda model: inspect_model(torch.inference_mode()(lambda x: model(x))),
+    "estimate": lambda model: largest_activation(
+        open_model(model, device=None, dtype=None, tensors=True), (1, 3, 64, 64)
+    ),
+    "restore": lambda model: restore_tiled(IMAGE, model, tile_size=32, halo=8),
+    "restore a wrapper": lambda model: restore_tiled(IMAGE, lambda x: model(x), tile_size=32, halo=8, phase=8),
+    "bands": lambda model: list(iter_bands(IMAGE, model, tile_size=32, halo=8, phase=8)),
+    "tune": lambda model: restore_tiled(IMAGE, model, tile_size="auto", batch_size="auto", halo=8, phase=8),
+    "limit": lambda model: restore_tiled(IMAGE, model, tile_size=48, halo=8, phase=8, memory_limit=1 << 20),
+    "precision": lambda model: restore_tiled(IMAGE, model, tile_size=48, halo=8, phase=8, dtype="auto"),
+    "exact statistics": lambda model: restore_tiled(
+        IMAGE, model, tile_size=48, halo="exact", phase=None, global_stats="exact"
+    ),
+    "frozen statistics": lambda model: restore_tiled(
+        IMAGE, model, tile_size=48, halo="auto", phase=None, global_stats="frozen"
+    ),
+    "verify": lambda model: restore_tiled(IMAGE, model, tile_size=48, halo=8, phase=8, verify=2),
+    "curve": lambda model: error_curve(model, IMAGE, halos=(0, 8)),
+    "assert_exact": lambda model: testing.assert_exact(model, IMAGE, tile_size=48, halo=8, phase=8, tolerance=1e9),
+}
+QUICK = ("estimate", "restore", "inspect")
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_network_is_left_as_it_was(name, tmp_path):
+    model = seeded(KNOWN[name].make).train()
+    for activity in QUICK:
+        with Unchanged(model):
+            quietly(lambda activity=activity: ACTIVITIES[activity](model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activity", ACTIVITIES)
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_network_after_every_activity(name, activity):
+    model = seeded(KNOWN[name].make)
+    with Unchanged(model):
+        quietly(lambda: ACTIVITIES[activity](model))
+
+
+# ---- networks that keep something ------------------------------------------------------------------------------------
+
+
+class Keeping(nn.Module):
+    """A convolution and tensors that are no parameters: `keep` says what a pass does with them."""
+
+    def __init__(self, keep):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.mean = torch.full((1, 3, 1, 1), 0.4)
+        self.register_buffer("steps", torch.tensor(3))
+        self.register_buffer("average", torch.zeros(3))
+        self.scale = nn.Parameter(torch.tensor(0.5))
+        self.mask, self.inside, self.cache, self.items = None, types.SimpleNamespace(mask=None), {}, []
+        self.keep = keep
+
+    def forward(self, x):
+        self.keep(self, x)
+        return self.conv(x - 0.4) * self.scale + 0.4
+
+
+def type_as(self, x):
+    self.mean = self.mean.type_as(x)
+
+
+def move(self, x):
+    self.mean = self.mean.to(x).clone()
+
+
+def mask(self, x):
+    self.mask = torch.zeros(x.shape[2:], device=x.device)
+
+
+def new_attribute(self, x):
+    self.latest = x.mean(1)
+
+
+def buffer_in_place(self, x):
+    self.steps += 1
+
+
+def buffer_replaced(self, x):
+    self.average = self.average * 0.9 + x.mean((0, 2, 3)) * 0.1
+
+
+def buffer_written(self, x):
+    self.average.copy_(x.detach().float().mean((0, 2, 3)))
+
+
+def plain_in_place(self, x):
+    self.mean.mul_(1.01)
+
+
+def parameter_replaced(self, x):
+    self.scale = nn.Parameter(torch.tensor(0.5))
+
+
+def nested(self, x):
+    self.inside.mask = x.mean()
+
+
+def in_a_dict(self, x):
+    self.cache[tuple(x.shape)] = {"mask": x.mean()}
+
+
+def in_a_list(self, x):
+    self.items.append(x.mean())
+
+
+def hook(self, x):
+    self.conv.register_forward_hook(lambda *args: None)
+
+
+def mode(self, x):
+    self.train()
+
+
+def lucky(self, x):
+    torch.rand(3), random.random(), np.random.rand()
+
+
+KEEPING = [
+    type_as,
+    move,
+    mask,
+    new_attribute,
+    buffer_in_place,
+    buffer_replaced,
+    buffer_written,
+    plain_in_place,
+    parameter_replaced,
+    nested,
+    in_a_dict,
+    in_a_list,
+    hook,
+    mode,
+    lucky,
+]
+# What is no tensor of the model's, an ordinary pass of the model's own changes as it always does.
+OWN = {nested, in_a_dict, in_a_list, hook, plain_in_place, lucky}
+PASSES = {"estimate", "inspect", "inspect, double", "inspect a wrapper", "inspect in inference mode"}
+
+
+@pytest.mark.parametrize("activity", ACTIVITIES)
+@pytest.mark.parametrize("keep", KEEPING, ids=lambda keep: keep.__name__)
+def test_what_a_model_keeps(keep, activity):
+    if keep in OWN and activity not in PASSES:
+        pytest.skip("the model's own doing")
+    model = seeded(lambda: Keeping(keep))
+    with Unchanged(model):
+        quietly(lambda: ACTIVITIES[activity](model))
+    model.keep = lambda *args: None
+    want = model(torch.ones(1, 3, 9, 9))
+    assert torch.isfinite(want).all()
+    want.sum().backward()  # no tensor of inference mode is left
+
+
+@pytest.mark.parametrize("activity", sorted(PASSES))
+def test_what_cannot_be_copied(activity):
+    class Alone(Keeping):
+        def __deepcopy__(self, memo):
+            raise TypeError("there is only one")
+
+    for keep in KEEPING:
+        model = seeded(lambda keep=keep: Alone(keep))
+        with Unchanged(model):
+            quietly(lambda model=model: ACTIVITIES[activity](model))
+
+
+def test_modules_that_nobody_can_see():
+    models = {"net": seeded(lambda: Keeping(buffer_written))}
+
+    def call(x, box=([models],)):  # too deep to be looked for
+        return box[0][0]["net"](x)
+
+    with Unchanged(models["net"]):
+        inspect_model(torch.inference_mode()(call))
+
+
+def test_after_errors():
+    class Failing(Keeping):
+        def forward(self, x):
+            super().forward(x)
+            raise ArithmeticError("never")
+
+    for keep in KEEPING:
+        model = seeded(lambda keep=keep: Failing(keep))
+        for activity in sorted(PASSES - {"inspect, double"}) if keep in OWN else ("inspect", "restore", "tune"):
+            with Unchanged(model):
+                quietly(lambda model=model, activity=activity: ACTIVITIES[activity](model))
+
+
+def test_after_running_out_of_memory():
+    class Full(Keeping):
+        def forward(self, x):
+            super().forward(x)
+            if x.device.type != "meta":
+                raise RuntimeError(
+                    "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
+                )
+            return x
+
+    model = Full(type_as).eval()
+    with Unchanged(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore", TileSizeWarning)
+        with pytest.raises(MemoryError):
+            restore_tiled(IMAGE, model)
+
+
+def test_compiled_models(monkeypatch):
+    model = seeded(lambda: Keeping(type_as))
+    monkeypatch.setattr(torch, "compile", lambda module, **options: module)  # what it makes is torch's
+    with Unchanged(model):
+        restore_tiled(IMAGE, model, tile_size=32, halo=4, compile=True)
+
+
+def test_to_a_file(tmp_path):
+    for keep in set(KEEPING) - OWN:
+        model = seeded(lambda keep=keep: Keeping(keep))
+        with Unchanged(model):
+            restore_to(tmp_path / "out.npy", IMAGE, model, tile_size=32, halo=4)
+
+
+def test_several_threads_share_a_model():
+    model = seeded(lambda: Keeping(mask))
+    restorer = TiledRestorer(model, tile_size=16, halo=2)
+    with Unchanged(model):
+        threads = [threading.Thread(target=restorer, args=(IMAGE,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_model_can_be_trained_afterwards():
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
+    restore_tiled(IMAGE, model, halo="exact", phase=None, tile_size=32, verify=1)
+    assert model.training
+    model(torch.rand(2, 3, 8, 8)).sum().backward()
+    assert int(model[1].num_batches_tracked) == 1
+
+
+def test_parameters_without_dimensions(tmp_path):
+    """`num_batches_tracked` of every batch norm, and scalars of every dtype."""
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.complex64):
+        model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)).eval()
+        model.register_buffer("scalar", torch.ones((), dtype=dtype))
+        model.register_buffer("empty", torch.ones(0, dtype=dtype))
+        restorer = TiledRestorer(model, halo="exact", phase=None, tile_size=32)
+        restorer(IMAGE)
+        assert restorer.last_run.how == "exact" and restorer.last_run.halo == (1, 1)
+    for options in ({"tile_size": "auto"}, {"memory_limit": 64 << 20}, {"global_stats": "exact"}, {"halo": "auto"}):
+        restore_tiled(IMAGE, model, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SeamWarning)
+        error_curve(model, IMAGE, halos=(0,))
