@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Small results that later processes may use: one JSON file each, in a folder of the user's."""
+"""Small results that later processes may use: one JSON file each, in a folder of the user's.
+
+Each file has a checksum of what it holds and of what it is about. A result that fails it is not used: it was cut short,
+edited, or moved to another's name. Whoever reads a result checks it all the same, as any input."""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 __all__ = ["keep", "kept"]
+
+LARGEST = 1 << 20  # bytes of a file that is read
 
 
 def _file(name: str, about: object) -> Path | None:
@@ -31,10 +36,19 @@ def _file(name: str, about: object) -> Path | None:
 def kept(name: str, about: object) -> Any:
     """What was kept about something, as JSON has it; None if nothing was, or it cannot be read."""
     path = _file(name, about)
+    if path is None:
+        return None
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path else None
+        if path.stat().st_size > LARGEST:
+            return None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content["result"] if content["checksum"] == _checksum(path, content["result"]) else None
     except Exception:  # whatever somebody put there
         return None
+
+
+def _checksum(path: Path, result: Any) -> str:
+    return hashlib.sha256(f"{path.name} {json.dumps(result, sort_keys=True)}".encode()).hexdigest()
 
 
 def keep(name: str, about: object, result: Any) -> None:
@@ -45,7 +59,7 @@ def keep(name: str, about: object, result: Any) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-        new.write_text(json.dumps(result), encoding="utf-8")
+        new.write_text(json.dumps({"checksum": _checksum(path, result), "result": result}), encoding="utf-8")
         new.replace(path)
     except OSError:  # nothing depends on it
         pass

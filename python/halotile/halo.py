@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""halo="exact", halo="auto", phase=None, global_stats: from what inspection finds, and what was measured on the image.
+"""halo="exact", halo="auto", phase=None, global_stats: from what is known of the model, and measured on the image.
 
 `settled` turns them into numbers before a run is planned, and says why; `RunInfo` is what `TiledRestorer.last_run` is.
 """
@@ -87,10 +87,20 @@ def settled(options: Options, restorer: Any, image: Any) -> tuple[Options, RunIn
         info = restorer.inspected()
         return Settling(replace(options, phase=_phase(options, info)), restorer, image, info).settled()
     info = recalled(restorer.model)
+    if options.phase is None:
+        options = replace(options, phase=_quick_phase(options, restorer, info))
     if info is None:
         return options, RunInfo.given(options)
     judged = Settling(options, restorer, image, info).settled()[1]
     return options, judged
+
+
+def _quick_phase(options: Options, restorer: Any, info: Any) -> Pair:
+    """As an inspection found it, or operators alone tell; 1 where they do not. A multiple of what the file needs."""
+    known = restorer.quick_look() if info is None or None in info.phase else info
+    found = None if known is None else known.phase
+    rows, columns = found or restorer.multiple or (1, 1)
+    return options.needs.phase((rows or 1, columns or 1))
 
 
 def _phase(options: Options, info: Any) -> Pair:

@@ -10,7 +10,7 @@ import inspect
 import types
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,9 +18,14 @@ from .cache import keep, kept
 from .images import torch_if_loaded
 from .needs import Needs
 
-__all__ = ["about", "known_model", "recalled", "remember", "told_about"]
+if TYPE_CHECKING:
+    from .inspection.quick import Quick
+
+__all__ = ["about", "known_model", "known_quick", "recalled", "remember", "told_about"]
 
 _seen: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # what was found out in this process
+# What a quick look told, and about which weights.
+_looked_at: weakref.WeakKeyDictionary[Any, tuple[Any, Quick]] = weakref.WeakKeyDictionary()
 _told: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
 
 
@@ -59,9 +64,53 @@ def known_model(model: Any, device: Any = None, dtype: Any = None) -> Any:
         except Exception:  # nothing, or something else, was kept
             pass
     info = inspect_model(model, device=device, dtype=dtype)
-    if what is not None and info.deterministic:
+    if what is not None and info.certain:  # what failed here may succeed elsewhere
         keep("model", what, info.to_json())
     return info
+
+
+def known_quick(model: Any, channels: tuple[int, ...]) -> Quick | None:
+    """`quick_look`, or what it found before about a module of the same structure; None for what is no
+    torch module.
+
+    Args:
+        channels: that it may take, likeliest first.
+    """
+    torch = torch_if_loaded()
+    if torch is None or not isinstance(model, torch.nn.Module):
+        return None
+    from .inspection.quick import Quick, quick_look
+
+    what = _shape_of(model, channels, torch)
+    seen = _looked_at.get(model)
+    if seen is not None and seen[0] == what:
+        return seen[1]
+    try:
+        found = Quick.from_json(kept("quick", what)) if what is not None else None
+    except Exception:  # nothing, or something else, was kept
+        found = None
+    if found is None:
+        try:
+            found = quick_look(model, channels)
+        except Exception:  # a second opinion only, of a model that may be anything
+            found = Quick()
+        if what is not None and found.phase is not None:
+            keep("quick", what, found.to_json())
+    _looked_at[model] = what, found
+    return found
+
+
+def _shape_of(model: Any, channels: tuple[int, ...], torch: Any) -> tuple[object, ...] | None:
+    """What the operators of a module depend on: all that `about` looks at but the values of tensors, which may be far
+    away, on a device. None for what `about` cannot tell."""
+    from . import __version__
+
+    digest = None if isinstance(model, torch.jit.ScriptModule) else _structure(model, torch)
+    if digest is None:
+        return None
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    shapes = [(name, value.dtype, tuple(value.shape)) for name, value in tensors]
+    return __version__, torch.__version__, channels, digest.hexdigest(), repr(shapes)
 
 
 def about(model: Any, dtype: Any) -> tuple[object, ...] | None:
@@ -72,16 +121,24 @@ def about(model: Any, dtype: Any) -> tuple[object, ...] | None:
     torch = torch_if_loaded()
     if torch is None or not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return None
+    digest = _structure(model, torch)
+    if digest is None:
+        return None
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
+        digest.update(_bytes(value, torch))
+    return __version__, torch.__version__, str(dtype), digest.hexdigest()
+
+
+def _structure(model: Any, torch: Any) -> Any:
+    """A digest of a module's classes, their files, and settings; None where something does not print what it is."""
     digest = hashlib.sha256()
     try:
         for name, inner in model.named_modules():
             digest.update(repr((name, _settings(inner, torch))).encode() + _source(type(inner)))
     except Untold:
         return None
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
-        digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
-        digest.update(_bytes(value, torch))
-    return __version__, torch.__version__, str(dtype), digest.hexdigest()
+    return digest
 
 
 def _bytes(tensor: Any, torch: Any) -> memoryview:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -13,10 +13,13 @@ from typing import Any
 from .channels import Part, routes
 from .errors import ModelOutputError, TileError
 from .forward import Forward, tile_error
+from .model import TensorModel
+from .needs import Needs
 from .options import Options
-from .plan import TilePlan
+from .plan import Tile, TilePlan
+from .texts import full_text, named
 
-__all__ = ["Facts", "learn"]
+__all__ = ["Facts", "Sizes", "learn"]
 
 # What models say when they are given the wrong number of channels; anything else is a failure of another kind.
 ABOUT_CHANNELS = re.compile(r"channel|shape|dimension|size of tensor|broadcast|should contain", re.IGNORECASE)
@@ -40,8 +43,11 @@ class Facts:
 Planner = Callable[[Fraction | None, tuple[int, int]], TilePlan]
 
 
-def learn(forward: Forward, options: Options, planned: Planner) -> tuple[Facts, Any]:
+def learn(forward: Forward, options: Options, planned: Planner, known: Sizes | None = None) -> tuple[Facts, Any]:
     """Runs the model on the first batch. Returns the facts and the first part's outputs for that batch.
+
+    Args:
+        known: scale and loss, as far as anybody looked at the model; they are used where the first window agrees.
 
     Raises:
         TileError: the model fails on it. ValueError: the halo is smaller than what valid convolutions take.
@@ -49,10 +55,10 @@ def learn(forward: Forward, options: Options, planned: Planner) -> tuple[Facts, 
     failure: TileError | None = None
     for parts in routes(forward.image.channels, options.alpha, forward.model.in_channels):
         try:
-            return _learn_route(parts, forward, options, planned)
+            return _learn_route(parts, forward, options, planned, known)
         except TileError as error:
             failure = failure or error
-            if isinstance(error, ModelOutputError) or not ABOUT_CHANNELS.search(str(error.__cause__)):
+            if isinstance(error, ModelOutputError) or not ABOUT_CHANNELS.search(full_text(error.__cause__ or error)):
                 break
     assert failure is not None
     try:
@@ -61,20 +67,22 @@ def learn(forward: Forward, options: Options, planned: Planner) -> tuple[Facts, 
         del failure  # or the error and this frame, with all it holds, would keep each other
 
 
-def _learn_route(parts: tuple[Part, ...], forward: Forward, options: Options, planned: Planner) -> tuple[Facts, Any]:
-    plan = planned(options.scale, (0, 0))
-    look = Look(forward, parts[0], plan)
+def _learn_route(
+    parts: tuple[Part, ...], forward: Forward, options: Options, planned: Planner, known: Sizes | None
+) -> tuple[Facts, Any]:
+    look = Look(forward, parts[0], planned(options.scale, (0, 0)), options.needs)
+    look.check_format()
     output = look.first_batch(options.batch_size)
-    scale = options.scale or look.find_scale(output.shape[2:])
-    scaled = planned(scale, (0, 0))
-    if scaled.window != plan.window or scaled.grid != plan.grid:  # the scale's denominator has changed the phase
-        look = Look(forward, parts[0], scaled)
+    found = look.sizes(output.shape[2:], options.scale, known)
+    scaled = planned(found.scale, (0, 0))
+    if scaled.window != look.plan.window or scaled.grid != look.plan.grid:  # the denominator has changed the phase
+        look = Look(forward, parts[0], scaled, options.needs)
         output = look.first_batch(options.batch_size)
-    loss = look.find_loss(output.shape[2:], scale)
+        found = look.sizes(output.shape[2:], found.scale, found)
     _check_alpha(parts, options, scaled, output)
     forward.buffers.clear()  # some were for windows of another size
     out_channels = tuple(1 if part.repeated or part.how != "model" else output.shape[1] for part in parts)
-    return Facts(parts, out_channels, scale, loss), output
+    return Facts(parts, out_channels, found.scale, found.loss), output
 
 
 def _check_alpha(parts: tuple[Part, ...], options: Options, plan: TilePlan, output: Any) -> None:
@@ -89,98 +97,188 @@ def _check_alpha(parts: tuple[Part, ...], options: Options, plan: TilePlan, outp
 
 Size = tuple[int, int]
 LARGEST_GUESS = 16  # of numerators, relative to the denominator, and of denominators
-GROWTHS = (17, 37, 77, 157)  # of windows, in pixels: near fractions part only over many
+SMALLER = (24, 48, 96)  # sides of windows that are looked at beside the first, in pixels
+GROWTHS = (17, 37, 77, 157)  # of larger ones: near fractions part only over many pixels
+SAME = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}  # of the largest value: no more apart than rounding
 
 
 @dataclass(frozen=True)
-class Guess:
-    """output = scale * window - 2 * loss, rounded either way where that is no whole number."""
+class Sizes:
+    """How large a model's output is: scale * window - 2 * loss, rows and columns; rounded either way where there is no
+    loss and that is no whole number."""
 
     scale: Fraction
-    loss: int = 0
+    loss: Size = (0, 0)
 
-    def fits(self, window: Size, output: Size) -> bool:
-        expected = [side * self.scale - 2 * self.loss for side in window]
+    def fit(self, window: Size, output: Size) -> bool:
+        expected = [side * self.scale - 2 * lost for side, lost in zip(window, self.loss, strict=True)]
+        exactly = any(self.loss) or self.scale.denominator == 1
         return all(
-            want == got if want.denominator == 1 else abs(want - got) < 1
+            want == got if exactly or want.denominator == 1 else abs(want - got) < 1
             for want, got in zip(expected, output, strict=True)
         )
 
+    @classmethod
+    def with_scale(cls, scale: Fraction, window: Size, output: Size) -> Sizes | None:
+        """Those of a scale that fit; None where an output lacks less than nothing, or an odd number of pixels."""
+        missing = [side * scale - got for side, got in zip(window, output, strict=True)]
+        if any(side < 0 or side.denominator != 1 or side.numerator % 2 for side in missing):
+            return None
+        return cls(scale, (missing[0].numerator // 2, missing[1].numerator // 2))
 
-def _guesses(window: Size, output: Size) -> list[Guess]:
-    """All that fit: whole scales with a loss, and fractions without, simplest first."""
+
+def _readings(window: Size, output: Size) -> list[Sizes]:
+    """All that one window allows: whole scales with what they lose, and fractions that lose nothing, simplest first."""
+    whole = [Sizes.with_scale(Fraction(scale), window, output) for scale in range(1, LARGEST_GUESS + 1)]
     fractions = [
-        Guess(Fraction(numerator, denominator))
-        for denominator in range(1, LARGEST_GUESS + 1)
+        Sizes(Fraction(numerator, denominator))
+        for denominator in range(2, LARGEST_GUESS + 1)
         for numerator in range(1, LARGEST_GUESS * denominator + 1)
         if math.gcd(numerator, denominator) == 1
     ]
-    lossy = [
-        Guess(Fraction(scale), (scale * window[0] - output[0]) // 2)
-        for scale in range(1, LARGEST_GUESS + 1)
-        if 0 < scale * window[0] - output[0] < scale * window[0] // 2
-    ]
-    return [guess for guess in lossy + fractions if guess.fits(window, output)]
+    return [one for one in (*whole, *fractions) if one is not None and one.fit(window, output)]
 
 
 class Look:
     """What a model makes of windows, as far as their size goes."""
 
-    def __init__(self, forward: Forward, part: Part, plan: TilePlan):
-        self.forward, self.part, self.plan = forward, part, plan
+    def __init__(self, forward: Forward, part: Part, plan: TilePlan, needs: Needs):
+        self.forward, self.part, self.plan, self.needs = forward, part, plan, needs
 
     def first_batch(self, batch_size: int) -> Any:
         return self.forward(self.part, 0, self.plan, self.plan[: self.plan.batch(batch_size)])
 
-    def larger(self, growth: int, denominator: int) -> tuple[Size, Size]:
-        """A window larger by about `growth`, a multiple of phase and denominator, and the size of its output."""
-        tile, steps = self.plan[0], [math.lcm(phase, denominator) for phase in self.plan.phase]
-        height, width = (-(-(side + growth) // step) * step for side, step in zip(self.plan.window, steps, strict=True))
-        box = tile.window._replace(height=height, width=width)
-        return (height, width), self.forward(self.part, 0, self.plan, [replace(tile, window=box)]).shape[2:]
+    def size_of(self, window: Size) -> Size:
+        """The size of what the model makes of a window of any size. Raises TileError."""
+        model = self.forward.model.settled
+        if not isinstance(model, TensorModel):
+            return self.forward(self.part, 0, self.plan, [self._tile(window)]).shape[2:]
+        try:
+            return model.probed(self._windows(window)).shape[2:]
+        except Exception as error:  # whatever a model raises about windows that it does not take
+            text = f"the model raised {named(error)}"
+            raise tile_error(TileError, [self._tile(window)], text) from error
 
-    def find_scale(self, output: Size) -> Fraction:
-        """A whole factor, the same both ways, is the scale. Else larger windows are looked at until one guess is left:
-        only the scale makes the output grow with the window, what valid convolutions take stays."""
-        whole = self.whole_factor(output)
-        if whole is not None:
-            return whole
-        guesses, seen = _guesses(self.plan.window, output), [(self.plan.window, output)]
-        for growth in GROWTHS:
-            if not guesses:
+    def _windows(self, window: Size) -> Any:
+        return self.forward.read(self.part, 0, self.plan, [self._tile(window)])
+
+    def _tile(self, window: Size) -> Tile:
+        """One at the image's first corner."""
+        tile = self.plan[0]
+        return replace(tile, window=tile.window._replace(height=window[0], width=window[1]))
+
+    # ---- how windows lie in memory
+
+    def check_format(self) -> None:
+        """Windows lie in channels_last only where the model gives the same for one that lies so and one that does not:
+        what reads memory as it lies would make another picture of it, without a word."""
+        model = self.forward.model.settled
+        if not (getattr(model, "may_choose", False) and model.channels_last) or model.format_checked:
+            return
+        model.format_checked, keeps = True, None
+        for window in (*self._smaller(1), self.plan.window):
+            keeps = model.keeps_format(self._windows(window), SAME[model.dtype])
+            if keeps is not None:  # or it takes no such window
                 break
+        if not keeps:
+            model.channels_last = model.may_choose = False
+        self.forward.buffers.clear()
+
+    # ---- scale and loss
+
+    def sizes(self, output: Size, scale: Fraction | None, known: Sizes | None) -> Sizes:
+        """Scale and loss. Only the scale makes an output grow with its window, what valid convolutions take stays: so
+        one window never tells, be its output a whole multiple or not. What is known of the model decides where the
+        window agrees; else more windows are looked at until one reading is left.
+
+        Args:
+            output: of the plan's window. scale: as the user gave it, or None. known: of the model, or None.
+
+        Raises:
+            TileError: none is left.
+        """
+        seen = [(self.plan.window, output)]
+        if scale is not None:
+            given = Sizes.with_scale(scale, *seen[0]) or (Sizes(scale) if Sizes(scale).fit(*seen[0]) else None)
+            if given is None:
+                text = f"that is not scale {scale} times the window less as many pixels at one end as at the other"
+                raise self.failed(text, seen)
+            readings = [given]
+        else:
+            readings = _readings(*seen[0])
+        if known in readings:
+            return known
+        if (scale is not None and not any(readings[0].loss)) or self.needs.fixed:
+            return self._plainest(readings, seen)
+        return self._narrowed(readings, seen, scale)
+
+    def _narrowed(self, readings: list[Sizes], seen: list[tuple[Size, Size]], scale: Fraction | None) -> Sizes:
+        refused: TileError | None = None
+        for window in self._others(1 if scale is None else scale.denominator):
             try:
-                seen.append(self.larger(growth, guesses[0].scale.denominator))
+                seen.append((window, tuple(self.size_of(window))))
             except TileError as error:
-                raise self.failed("a larger window, which would tell the scale, failed; pass scale=", seen) from error
-            guesses = [guess for guess in guesses if guess.fits(*seen[-1])]
-            if len(guesses) == 1:
-                return guesses[0].scale
+                refused = error
+                continue
+            guesses = readings or (_by_growth(seen) if scale is None else [])
+            left = [one for one in guesses if one.fit(*seen[-1])]
+            if not left and min(window) < min(self.plan.window):  # small ones may be completed inside the model
+                seen.pop()
+                continue
+            readings = left
+            if len(left) == 1 and len(seen) > 1:
+                return left[0]
+        if len(seen) == 1 and refused is not None:
+            return self._plainest(readings, seen, refused)
         raise self.failed("no scale fits", seen)
 
-    def whole_factor(self, output: Size) -> Fraction | None:
-        factor, rest = divmod(output[0], self.plan.window[0])
-        return Fraction(factor) if rest == 0 and factor > 0 and output[1] == factor * self.plan.window[1] else None
+    def _others(self, denominator: int) -> Iterator[Size]:
+        """Windows beside the plan's that the model may take: smaller ones first, which cost little."""
+        yield from self._smaller(denominator)
+        for growth in GROWTHS:
+            height, width = self.plan.window
+            yield self._legal((height + growth, width + growth), denominator)
 
-    def find_loss(self, output: Size, scale: Fraction) -> Size:
-        """Output pixels missing at each end of a window: an even number in all, the same for windows of any size."""
-        missing = [side * scale - got for side, got in zip(self.plan.window, output, strict=True)]
-        seen = [(self.plan.window, output)]
-        text = f"that is not scale {scale} times the window less as many pixels at one end as at the other"
-        if any(side < 0 or side.denominator != 1 or side.numerator % 2 for side in missing):
-            raise self.failed(text, seen)
-        loss = missing[0].numerator // 2, missing[1].numerator // 2
-        if self.whole_factor(output) not in (None, scale):  # a scale that was given, and is wrong
-            raise self.failed(text, seen)
-        if any(loss):
-            try:
-                seen.append(self.larger(GROWTHS[0], scale.denominator))
-            except TileError:  # a model for windows of this size only: the scale was given, and stands
-                return loss
-            if any(s * scale - got != 2 * lost for s, got, lost in zip(*seen[-1], loss, strict=True)):
-                raise self.failed(text, seen)
-        return loss
+    def _smaller(self, denominator: int) -> Iterator[Size]:
+        for side in SMALLER:
+            window = self._legal((side, side), denominator)
+            if all(2 * one <= whole for one, whole in zip(window, self.plan.window, strict=True)):
+                yield window
+
+    def _legal(self, least: Size, denominator: int) -> Size:
+        """The smallest window from a size on that keeps the phase and what the model's file says."""
+        height, width = (
+            -(-max(side, lowest) // step) * step
+            for side, lowest, step in zip(
+                least, self.needs.least, (math.lcm(one, denominator) for one in self.plan.phase), strict=True
+            )
+        )
+        return (max(height, width),) * 2 if self.needs.square else (height, width)
+
+    def _plainest(
+        self, readings: list[Sizes], seen: list[tuple[Size, Size]], refused: TileError | None = None
+    ) -> Sizes:
+        """Of a model that takes windows of one size: that which loses nothing, or the one that there is."""
+        lossless = [one for one in readings if not any(one.loss)]
+        if lossless or len(readings) == 1:
+            return (lossless or readings)[0]
+        if refused is not None:
+            raise self.failed("another window, which would tell the scale, failed; pass scale=", seen) from refused
+        raise self.failed("no scale fits; pass scale=" if readings else "no scale fits", seen)
 
     def failed(self, text: str, seen: list[tuple[Size, Size]]) -> TileError:
         turned = ", ".join(f"a window of {w[0]}x{w[1]} into {o[0]}x{o[1]}" for w, o in seen)
         return tile_error(ModelOutputError, [self.plan[0]], f"the model turned {turned}: {text}; check scale and phase")
+
+
+def _by_growth(seen: list[tuple[Size, Size]]) -> list[Sizes]:
+    """A fraction with a loss, by how outputs grow from one window to another."""
+    (window, output), (larger, grown) = sorted(seen[-2:])
+    rates = {
+        Fraction(b - a, y - x) for x, y, a, b in zip(window, larger, output, grown, strict=True) if y != x and b > a
+    }
+    if len(rates) != 1:
+        return []
+    scale = rates.pop()
+    found = Sizes.with_scale(scale, window, output) if scale.denominator <= LARGEST_GUESS else None
+    return [] if found is None else [found]

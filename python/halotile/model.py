@@ -22,9 +22,20 @@ import numpy as np
 
 from .errors import frames_inside
 from .images import torch_if_loaded
-from .untouched import tensors_kept
+from .texts import full_text
+from .untouched import shell, tensors_kept, without_hooks
 
-__all__ = ["BadOutput", "Model", "TensorModel", "evaluating", "modules_of", "open_model", "usable_device"]
+__all__ = [
+    "BadOutput",
+    "EmptyOutput",
+    "Model",
+    "TensorModel",
+    "channels_of",
+    "evaluating",
+    "modules_of",
+    "open_model",
+    "usable_device",
+]
 
 NUMPY_WINDOWS = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}
 
@@ -35,6 +46,10 @@ ABOUT_LAYOUT = re.compile(r"view size is not compatible|contiguous", re.IGNORECA
 
 class BadOutput(Exception):
     """What the model returned is not a batch of outputs. Internal: users see ModelOutputError."""
+
+
+class EmptyOutput(BadOutput):
+    """It would be one if there were a pixel in it: the window was too small."""
 
 
 class Model:
@@ -86,7 +101,8 @@ def checked_array(output: Any, batch: int) -> np.ndarray:
     if not isinstance(output, np.ndarray):
         raise BadOutput(f"the model returned {_kind(output)}, not one array (batch, channels, height, width)")
     if output.ndim != 4 or output.shape[0] != batch or 0 in output.shape:
-        raise BadOutput(f"the model returned an array of shape {output.shape}, not ({batch}, channels, height, width)")
+        kind = EmptyOutput if output.ndim == 4 and output.shape[0] == batch else BadOutput
+        raise kind(f"the model returned an array of shape {output.shape}, not ({batch}, channels, height, width)")
     if output.dtype == np.float64:
         return output.astype(np.float32)
     if output.dtype not in (np.float32, np.float16):
@@ -108,6 +124,7 @@ class TensorModel(Model):
     double = False
     compiled: Any = None
     may_compile = True  # until that has failed
+    format_checked = False  # whether it was tried that windows in channels_last give the same
 
     def __init__(
         self, call: Callable[[Any], Any], modules: list[Any], device: Any, dtype: str, memory_format: str = "auto"
@@ -128,12 +145,13 @@ class TensorModel(Model):
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         torch = self.torch
-        tensor = torch.from_numpy(windows)
-        if self.dtype == "bfloat16":
-            tensor = tensor.view(torch.bfloat16)
         with torch.inference_mode():
-            output = self.run(tensor.to(self.device)).cpu()
+            output = self.run(self._tensor(windows).to(self.device)).cpu()
         return (output.view(torch.uint16) if output.dtype == torch.bfloat16 else output).numpy()
+
+    def _tensor(self, windows: np.ndarray) -> Any:
+        tensor = self.torch.from_numpy(windows)
+        return tensor.view(self.torch.bfloat16) if self.dtype == "bfloat16" else tensor
 
     def run(self, windows: Any) -> Any:
         """Outputs (batch, channels, height, width) for windows on the model's device: float32, float16 or bfloat16,
@@ -144,6 +162,48 @@ class TensorModel(Model):
             if isinstance(output, np.ndarray):
                 output = torch.from_numpy(checked_array(output, len(windows)))
             return self._checked(output, len(windows)).to(self.device)
+
+    @functools.cached_property
+    def twin(self) -> Callable[[Any], Any] | None:
+        """The module for windows that nobody asked for: the same weights, but attributes of its own, and no hooks of
+        the user's. None for what cannot be had twice."""
+        if not self.alone:
+            return None
+        with contextlib.suppress(Exception):  # whatever its parts say
+            return without_hooks(shell(self.modules[0])).eval()
+        return None
+
+    def probed(self, windows: np.ndarray | Any) -> Any:
+        """As `__call__` or `run`, by the twin where there is one: an array for an array, a tensor for a tensor."""
+        if self.twin is None:
+            return self(windows) if isinstance(windows, np.ndarray) else self.run(windows)
+        plain = copy.copy(self)
+        plain.call, plain.modules, plain.compiled = self.twin, [self.twin], None
+        return plain(windows) if isinstance(windows, np.ndarray) else plain.run(windows)
+
+    def keeps_format(self, windows: np.ndarray | Any, rounding: float) -> bool | None:
+        """Whether the model gives the same for windows in channels_last and for contiguous ones. None: it takes no such
+        windows."""
+        outputs = []
+        for channels_last in (True, False):
+            kind = self.torch.channels_last if channels_last else self.torch.contiguous_format
+            tensor = self._tensor(windows) if isinstance(windows, np.ndarray) else windows
+            plain = copy.copy(self)
+            plain.channels_last, plain.may_choose = channels_last, False
+            try:
+                outputs.append(plain.probed(tensor.contiguous(memory_format=kind)).float())
+            except Exception as error:  # whatever a model raises about windows that it does not take
+                if channels_last and ABOUT_LAYOUT.search(full_text(error)):
+                    return False
+                return None
+        last, plain_one = outputs
+        if last.shape != plain_one.shape:
+            return False
+        finite = plain_one.isfinite()
+        if not self.torch.equal(finite, last.isfinite()):
+            return False
+        apart, size = (last - plain_one)[finite].abs(), plain_one[finite].abs()
+        return not apart.numel() or float(apart.max()) <= rounding * max(float(size.max()), 1e-30)
 
     def compile(self) -> None:
         """Runs the module compiled from now on. The first call with windows of a shape takes seconds."""
@@ -168,7 +228,7 @@ class TensorModel(Model):
         try:
             return self.call(windows)
         except RuntimeError as error:
-            if not ABOUT_LAYOUT.search(str(error)):
+            if not ABOUT_LAYOUT.search(full_text(error)):
                 raise
         self.may_choose = self.channels_last = False
         return self.call(windows.contiguous())
@@ -178,7 +238,8 @@ class TensorModel(Model):
         if not isinstance(output, torch.Tensor):
             raise BadOutput(f"the model returned {_kind(output)}, not one tensor (batch, channels, height, width)")
         if output.ndim != 4 or output.shape[0] != batch or 0 in output.shape:
-            raise BadOutput(
+            kind = EmptyOutput if output.ndim == 4 and output.shape[0] == batch else BadOutput
+            raise kind(
                 f"the model returned a tensor of shape {tuple(output.shape)}, not ({batch}, channels, height, width)"
             )
         if output.layout != torch.strided:
@@ -375,6 +436,12 @@ def _first_convolution(module: Any) -> tuple[int | None, bool]:
             last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
             return getattr(inner, "in_channels", None), last
     return None, False
+
+
+def channels_of(model: Any) -> int | None:
+    """The channels that a torch module seems to take: those of its first convolution. None for others."""
+    torch = torch_if_loaded()
+    return _first_convolution(model)[0] if torch is not None and isinstance(model, torch.nn.Module) else None
 
 
 def _mostly_convolutions(module: Any) -> bool:

@@ -185,7 +185,7 @@ class Options:
     blend: str = "average"
     boundary: str = "reflect"
     scale: Any = None
-    phase: int | Pair | None = 1
+    phase: int | Pair | None = None
     tolerance: float | None = None
     global_stats: str | None = None
     verify: int = 0
@@ -245,13 +245,13 @@ class Options:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        if self.tile_size != "auto" and self.phase is not None:
+        if self.tile_size != "auto" and (self.phase is not None or self.overlap != "auto"):
             _ = self.overlap_pixels  # refused now, if it must be
 
     @property
     def asks_model(self) -> bool:
-        """Whether something about the model is to be found out: see halo.py."""
-        return self.unsettled or self.global_stats is not None
+        """Whether the model is to be inspected: see halo.py."""
+        return isinstance(self.halo, str) or self.global_stats is not None
 
     @property
     def model_dtype(self) -> str | None:

@@ -302,11 +302,11 @@ def plan_tiles(shape: Sequence[int], **options: Any) -> TilePlan:
 
     Args:
         shape: ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or as ``layout`` says.
-        options: as for `restore_tiled`. ``scale`` defaults to 1 here, since no model is asked. ``needs``, a
-            `halotile.needs.Needs`: what a model that was loaded from a file says about its windows.
+        options: as for `restore_tiled`. ``scale`` and ``phase`` default to 1 here, since no model is asked.
+            ``needs``, a `halotile.needs.Needs`: what a model that was loaded from a file says about its windows.
 
     Raises:
         ValueError, TypeError: naming the option, its value and what is allowed.
     """
-    checked = Options.of(options)
+    checked = Options.of({"phase": 1} | options)
     return make_plan(checked, _size_of(shape, checked.layout))

@@ -74,7 +74,7 @@ def _chosen(run: Any) -> tuple[Precision, TensorModel | None]:
     best, best_seconds, error = None, FASTER * seconds, 0.0
     for dtype in HALVES:
         model = open_model(
-            run.restorer.model, device=own.device, dtype=dtype, tensors=True, memory_format=run.options.memory_format
+            run.restorer.model, device=own.device, dtype=dtype, tensors=True, memory_format=own.window_format
         )
         try:
             took, got = _timed(run, model, plan, tiles)

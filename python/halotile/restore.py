@@ -18,7 +18,7 @@ from .halo import RunInfo
 from .images import Image, check_output_kind, open_image
 from .known import about, told_about
 from .learn import Facts
-from .model import Model
+from .model import Model, channels_of
 from .needs import needs_of
 from .options import IMAGE_DTYPES, Options, dtype_name
 from .progress import Progress
@@ -38,7 +38,7 @@ def restore_tiled(
     blend: str = "average",
     boundary: str = "reflect",
     scale: Any = None,
-    phase: int | tuple[int, int] | None = 1,
+    phase: int | tuple[int, int] | None = None,
     tolerance: float | None = None,
     global_stats: Literal["tile", "frozen", "exact"] | None = None,
     verify: int = 0,
@@ -90,7 +90,9 @@ def restore_tiled(
         scale: output pixels per input pixel: a number, fraction, or string such as "3/2". None: found from the first
             window.
         phase: multiple that window origins and sizes keep: the model's total stride or attention window; a number or
-            (rows, columns). None: as `inspect_model` finds it.
+            (rows, columns). None: for torch modules found from their operators, in a second or two the first time, and
+            kept; with halo="exact" or "auto" as `inspect_model` finds it; 1 where nothing is found. Where the first
+            window is refused, sizes are tried that the model takes.
         tolerance: for halo="auto": largest difference from an exact result, in units of the image's dtype. None: half
             an 8-bit step.
         global_stats: for models that pool or normalise over the whole image, where no halo is enough. "exact": what
@@ -178,6 +180,7 @@ class TiledRestorer:
         self._fitting: dict[tuple[int, int], tuple[Options, RunInfo]] = {}
         self._inspected: Any = None
         self._costs: dict[Any, Any] = {}  # what tuning has measured
+        self.multiple: tuple[int, int] | None = None  # of which the model takes windows, where that had to be tried
         self._precision: Any = None  # what dtype="auto" came to
         self.last_run: RunInfo | None = None
 
@@ -189,6 +192,13 @@ class TiledRestorer:
             self._inspected = known_model(self.model, self.options.first_device, self.options.model_dtype)
         return self._inspected
 
+    def quick_look(self) -> Any:
+        """What the model's operators tell at a glance, a `Quick`; None for what is no torch module."""
+        from .known import known_quick
+
+        in_channels = channels_of(self.model)
+        return known_quick(self.model, (*((in_channels,) if in_channels else ()), 3, 1, 4, 2))
+
     @cached_property
     def told_apart(self) -> Any:
         """What tells the model from others, also in other processes; None if nothing does."""
@@ -199,6 +209,7 @@ class TiledRestorer:
         other = TiledRestorer(self.model, **{field.name: getattr(options, field.name) for field in fields(options)})
         other._inspected, other._costs, other._precision = self._inspected, self._costs, self._precision
         other._opened = self._opened if self._precision is not None else {}
+        other.multiple = self.multiple
         other._others = self._others
         return other
 

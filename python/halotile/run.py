@@ -9,6 +9,8 @@ reads, accumulates and finishes is the engine's affair (engines.py).
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -32,12 +34,13 @@ from .forward import Forward, Resize, tile_error
 from .halo import RunInfo, settled
 from .host import OpaqueBand
 from .images import Image, check_output_dtype, delivered, new_image, open_output
-from .learn import Facts, learn
+from .learn import Facts, Sizes, learn
 from .model import Model, open_model, usable_device
 from .plan import Tile, TilePlan, make_plan
 from .progress import Progress
 from .rows import Rows
 from .team import HANDS, Team
+from .texts import full_text
 from .turn import turn
 from .values import Values
 
@@ -46,7 +49,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Run"]
 
+# What models say of windows whose sides they do not take.
+ABOUT_SIZES = re.compile(r"size|shape|divisible|multiple|must match|dimension|broadcast|split|stride", re.IGNORECASE)
 LARGEST_BATCH = 16  # that batch_size="auto" makes of windows which are small for an accelerator
+
+
+def _hint(error: Exception, window: tuple[int, int], phase: tuple[int, int]) -> None:
+    """Adds to a failure of the first window which option may be the cure."""
+    cause = error.__cause__
+    if isinstance(error, TileError) and cause is not None and ABOUT_SIZES.search(full_text(cause)):
+        text = f"{error}; windows of {window[0]}x{window[1]} are multiples of the phase, {max(phase)}: networks that "
+        error.args = (text + "halve their input, or cut it into windows, need phase= such as 8, 16 or 64",)
 
 
 class Run:
@@ -169,15 +182,43 @@ class Run:
         while facts is None:
             memory.warn_about_device(self.model.settled, self._windows(), self.engine)
             try:
-                facts, output = learn(self.forward, self.options, self._planned)
+                facts, output = learn(self.forward, self.options, self._planned, self._known_sizes())
                 self.ready[facts.parts[0]] = output
             except (RuntimeError, MemoryError) as error:
-                if not memory.is_out_of_memory(error):
+                if memory.is_out_of_memory(error):
+                    self._shrink(error)
+                elif not self._takes_multiples(error):
                     raise
-                self._shrink(error)
                 self.plan = self._planned(self.options.scale, (0, 0))
         self.restorer._facts[self.image.channels] = facts
         return facts
+
+    def _known_sizes(self) -> Sizes | None:
+        """Scale and loss, where the model was looked at."""
+        known = self.halo.model or (self.restorer.quick_look() if self.restorer.options.phase is None else None)
+        if known is None or known.scale is None or known.loss is None or min(known.loss) < 0:
+            return None
+        return Sizes(known.scale, known.loss)
+
+    def _takes_multiples(self, error: Exception) -> bool:
+        """After a first window that failed, with a phase that nobody gave: whether the model takes windows of certain
+        multiples only. Then the run has them."""
+        asked = self.restorer.options
+        if asked.phase is not None or self.restorer.multiple is not None:
+            _hint(error, self.plan.window, self.options.phase)
+            return False
+        from .inspection.measure import multiple_of
+
+        self.restorer.multiple = multiple_of(self.restorer.model, asked.first_device, asked.model_dtype)
+        phase = tuple(math.lcm(*pair) for pair in zip(self.options.phase, self.restorer.multiple, strict=True))
+        if phase == self.options.phase:
+            _hint(error, self.plan.window, phase)
+            return False
+        self.options = replace(self.options, phase=phase)
+        why = f"{self.halo.why}; the phase is the multiple of which the model takes windows"
+        self.halo = replace(self.halo, phase=phase, why=why)
+        self.forward.buffers.clear()
+        return True
 
     def _windows(self) -> tuple[int, int, int, int]:
         """The shape of a batch of windows."""

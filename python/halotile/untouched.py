@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A model is afterwards what it was: its parameters, buffers, attributes, hooks, mode, device, and random numbers.
 
-    shell          a copy with attributes of its own and the model's tensors: for passes that compute nothing
+    shell          a copy with attributes of its own and the model's tensors: for passes that nobody asked for
     preserved      a context that gives modules everything back: where the user's own modules must run
     tensors_kept   a context that gives them back the tensors that a forward pass replaced: around every run
     same_luck      a context after which random numbers go on as if none had been drawn
@@ -28,7 +28,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["own_grad_mode", "preserved", "same_luck", "shell", "tensors_kept", "tensors_of"]
+__all__ = ["own_grad_mode", "preserved", "same_luck", "shell", "tensors_kept", "tensors_of", "without_hooks"]
 
 MODE = "training"  # of a submodule; `model.evaluating` gives it back, also where several runs share a model
 DEPTH = 4  # of lists in dicts in lists
@@ -50,6 +50,17 @@ def shell(module: torch.nn.Module, device: str | None = None) -> torch.nn.Module
         for tensor in tensors_of(inner):
             memo[id(tensor)] = tensor if device is None else _moved(tensor, device, torch)
     return copy.deepcopy(module, memo)
+
+
+def without_hooks(module: torch.nn.Module) -> torch.nn.Module:
+    """The module, which must be a `shell`, without hooks of the user's: they watch what is run for the user. Those that
+    torch itself put there, as for normalised weights, are part of the model."""
+    for inner in module.modules():
+        for hooks in (inner._forward_hooks, inner._forward_pre_hooks):
+            for key, hook in list(hooks.items()):
+                if not (getattr(hook, "__module__", None) or "").startswith("torch."):
+                    del hooks[key]
+    return module
 
 
 def tensors_of(module: torch.nn.Module) -> Iterator[torch.Tensor]:

@@ -142,7 +142,8 @@ class Remade:
         restorer = _restorer(model, options)
         source = open_image(image, restorer.options.layout)
         known = None if run is None else run.halo
-        if run is None and restorer.options.asks_model:  # once: the run and the windows get the same halo
+        if run is None and (restorer.options.asks_model or restorer.options.unsettled):
+            # Once: the run and the windows get the same halo.
             settled = Run(restorer, source, restorer.options.out_dtype)
             restorer, known = restorer.like(replace(settled.options, verify=0)), settled.halo
         if result is None:

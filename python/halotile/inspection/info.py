@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ __all__ = ["Field", "GlobalOperation", "ModelInfo"]
 
 FORMAT = "halotile.ModelInfo"
 VERSION = 2
+AGAINST = ("contradicted", "receptive field could not be confirmed")  # doubts about the field itself
 
 Pair = tuple[int, int]
 
@@ -108,7 +109,7 @@ class ModelInfo:
         """Whether the field does not rest on noise alone, and nothing contradicted it."""
         established = self.how.get("receptive_field") or self.how.get("local_field") or ""
         shown = any(method in established for method in ("structure", "propagation"))
-        return shown and self.deterministic and not any("contradicted" in doubt for doubt in self.doubts)
+        return shown and self.deterministic and not any(word in one for one in self.doubts for word in AGAINST)
 
     def __str__(self) -> str:
         width = max(len(name) for name, _, _ in self._lines())
@@ -172,20 +173,87 @@ class ModelInfo:
 
 
 def restored(name: str, value: Any) -> Any:
-    """A field's value from what JSON made of it. Raises ValueError."""
+    """A field's value from what JSON made of it, which may be anything. Raises ValueError."""
     try:
-        if name in ("phase", "minimum_size", "multiple", "loss"):
-            rows, columns = (None if one is None and name == "phase" else int(one) for one in value)
-            return rows, columns
-        if name == "scale":
-            return Fraction(value)
-        if name in ("receptive_field", "local_field"):
-            return None if value is None else Field(*map(int, value))
-        if name == "global_operations":
-            return tuple(GlobalOperation(*one) for one in value)
-        return tuple(value) if isinstance(value, list) else value
-    except TypeError as error:
-        raise ValueError(f"{name} cannot be read from {value!r}: {error}") from error
+        found = RESTORED[name](value)
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
+        raise ValueError(f"{name} cannot be read from {value!r:.80}: {error}") from error
+    return found
+
+
+LARGEST = 1 << 20  # of any number of pixels or channels
+
+
+def _whole(value: Any, least: int = 0) -> int:
+    if type(value) is not int or not least <= value <= LARGEST:
+        raise ValueError(f"it must be a whole number from {least} to {LARGEST}")
+    return value
+
+
+def _sides(value: Any, least: int) -> Pair:
+    rows, columns = value
+    return _whole(rows, least), _whole(columns, least)
+
+
+def _phase(value: Any) -> tuple[int | None, int | None]:
+    rows, columns = (None if one is None else _whole(one, 1) for one in value)
+    return rows, columns
+
+
+def _field(value: Any) -> Field | None:
+    return None if value is None else Field(*map(_whole, value))
+
+
+def _scale(value: Any) -> Fraction:
+    scale = Fraction(_string(value))
+    if scale <= 0 or max(scale.numerator, scale.denominator) > 1024:
+        raise ValueError("it must be a positive fraction with terms up to 1024")
+    return scale
+
+
+def _range(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    low, high = map(float, value)
+    if not -1e30 < low < high < 1e30:
+        raise ValueError("it must be two numbers, the lower one first")
+    return low, high
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("it must be a string")
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("it must be true or false")
+    return value
+
+
+def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read(value)
+
+
+def _operation(value: Any) -> GlobalOperation:
+    return GlobalOperation(*map(_string, value))
+
+
+RESTORED: dict[str, Callable[[Any], Any]] = {
+    "scale": _scale,
+    **dict.fromkeys(("in_channels", "out_channels"), _optional(lambda value: _whole(value, 1))),
+    **dict.fromkeys(("receptive_field", "local_field"), _field),
+    "phase": _phase,
+    **dict.fromkeys(("minimum_size", "multiple"), lambda value: _sides(value, 1)),
+    "loss": lambda value: _sides(value, -LARGEST),
+    "global_operations": lambda value: tuple(map(_operation, value)),
+    "value_range": _range,
+    "clamps": _optional(_truth),
+    **dict.fromkeys(("deterministic", "batch_invariant", "edges_local"), _truth),
+    "how": lambda value: {_string(name): _string(one) for name, one in dict(value).items()},
+    "doubts": lambda value: tuple(map(_string, value)),
+}
 
 
 def known(value: int | None) -> str:

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from ..model import EitherModel, evaluating, modules_of, open_model
+from ..memory import is_out_of_memory
+from ..model import BadOutput, EitherModel, EmptyOutput, evaluating, modules_of, open_model
 from ..needs import needs_of
+from ..texts import named
 from ..untouched import own_grad_mode, preserved, same_luck
 from .info import Field, GlobalOperation
 from .perturbation import PHASES, Verdict, ends_agree, falsify, field_by_perturbation, repeats
@@ -27,6 +29,7 @@ __all__ = ["Measured", "Runner", "Shapes", "find_shapes", "measured"]
 SIDES = (16, 32, 64, 128, 24, 48, 56, 96, 112, 40, 72, 80, 140, 144, 188, 192, 224, 256, 384, 512, 572)
 CHANNELS = (3, 1, 4, 2, 6, 8, 12, 16)
 ROUNDING = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}  # relative differences that are no more than that
+UNCONFIRMED = "the receptive field could not be confirmed"
 RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-0.5, 0.5))
 
 Pair = tuple[int, int]
@@ -105,9 +108,14 @@ class Runner:
             return self(random(channels, height, width)).shape[1:]
         except MemoryError:
             raise
+        except EmptyOutput as error:  # valid convolutions, of a window that is too small for them
+            self.refusal = self.refusal or str(error)
+        except BadOutput as error:  # no image, whatever the window
+            text = "model must take and return one tensor or array (batch, channels, height, width) of floating-point"
+            raise ValueError(f"{text} numbers, but {error}") from error
         except Exception as error:  # whatever a model raises about sizes it does not take
-            self.refusal = self.refusal or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-            return None
+            self.refusal = self.refusal or f"it raised {named(error)}"
+        return None
 
 
 def random(channels: int, height: int, width: int, *, batch: int = 1, seed: int = 0) -> np.ndarray:
@@ -181,7 +189,7 @@ def _first(run: Runner, sample: Any, fixed: Pair | None) -> tuple[Pair, int, tup
             f"sample must be an input that the model takes, not one of {tuple(shape)}: it said {run.refusal}"
         )
     text = f"the model took no window, of {channels} channels and {SIDES[0]} to {SIDES[-1]} pixels: {run.refusal}; "
-    text += "it must take and return one tensor or array (batch, channels, height, width) of floating-point numbers"
+    text += "it must take one tensor or array (batch, channels, height, width) of floating-point numbers"
     raise ValueError(f"{text}; sample=, an input that it takes, says which size it needs")
 
 
@@ -325,6 +333,19 @@ def measured(
             return _measured(model, Runner(own, device, dtype), sample, expected)
 
 
+def multiple_of(model: Any, device: Any = None, dtype: str | None = None) -> Pair:
+    """The multiples (rows, columns) of which a model takes windows, by trying small ones; 1 where that cannot be told.
+    The model is left as it was."""
+    try:
+        with _one_thread(), same_luck(), own_grad_mode():
+            own = _own(model)
+            with preserved(_modules_in(model)) if own is model else contextlib.nullcontext():
+                shapes = find_shapes(Runner(own, device, dtype), fixed=fixed_window(model))
+    except Exception:  # nothing that it takes
+        return 1, 1
+    return (1, 1) if shapes.fixed else shapes.multiple
+
+
 def _own(model: Any) -> Any:
     """A copy to run, so that counters and caches of the model stay as they are; itself where it cannot be copied."""
     torch = sys.modules.get("torch")
@@ -358,10 +379,26 @@ def _measured(model: Any, run: Runner, sample: Any, expected: Callable[[Measured
         result.doubts.append("the model is not deterministic: nothing could be confirmed by perturbation")
         return result
     if result.local_field is None and not result.global_operations:
-        _perturbed(run, result)
-    _confirm_phase(run, result)
-    _confirm_field(model, run, result)
+        with _doubtful(result, "the receptive field could not be measured"):
+            _perturbed(run, result)
+    with _doubtful(result, "the phase could not be confirmed"):
+        _confirm_phase(run, result)
+    with _doubtful(result, UNCONFIRMED):
+        _confirm_field(model, run, result)
     return result
+
+
+@contextlib.contextmanager
+def _doubtful(result: Measured, what: str) -> Iterator[None]:
+    """What a model raises in windows that it is tried with is a doubt, and no reason to end the run."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # the model's own
+        if is_out_of_memory(error):
+            raise
+        result.doubts.append(f"{what}: with one of the windows that were tried the model raised {named(error)}")
 
 
 def fixed_window(model: Any) -> Pair | None:
@@ -372,7 +409,8 @@ def fixed_window(model: Any) -> Pair | None:
 
 def _behaviour(run: Runner, result: Measured) -> None:
     shapes = result.shapes
-    result.deterministic = repeatable(run, shapes)
+    with _doubtful(result, "whether the same input gives the same output twice is not known"):
+        result.deterministic = repeatable(run, shapes)
     result.how |= dict.fromkeys(("deterministic", "batch_invariant", "clamps"), "run")
     if result.deterministic:
         beside = alone_or_beside(run, shapes)
@@ -396,8 +434,7 @@ def _propagated(model: Any, result: Measured, expected: int) -> None:
         with _copied(model, torch) as (call, modules):
             found = propagate(call, result.shapes, modules, expected)
     except Exception as error:  # the model's own, on what it does not expect
-        reason = (str(error).splitlines() or [""])[0][:100]
-        result.doubts.append(f"positions could not be propagated through the model ({type(error).__name__}: {reason})")
+        result.doubts.append(f"positions could not be propagated through the model ({named(error)})")
         return
     result.doubts += found.notes
     result.unknown = tuple(name for name in found.unknown if name != "lost")

@@ -76,6 +76,12 @@ def floor_at(output: np.ndarray | int, sizes: Sizes, axis: int):
     return ((output + sizes.loss[axis]) * sizes.scale.denominator) // sizes.scale.numerator
 
 
+def ends(sizes: Sizes, reach: Pair, axis: int) -> Pair:
+    """Input pixels at each end of a window for which there is no output, or one that depends on the window's end."""
+    lost = -(-sizes.loss[axis] * sizes.scale.denominator // sizes.scale.numerator)
+    return max(reach[0], lost), max(reach[1], lost)
+
+
 def strip(run: Runs, sizes: Sizes, axis: int, length: int, thin: int = 8) -> list[int]:
     """A window (rows, columns) that is long along the axis, and across it as wide as time allows."""
     size = [0, 0]
@@ -117,8 +123,9 @@ def _name(axis: int) -> str:
 
 def _attempts(run: Runs, sizes: Sizes, field: Field, phase: Pair, axis: int) -> Iterator[str]:
     """In a short window at several phases; and once in a longer one, for what comes from far away."""
-    before, after = (field.top, field.bottom) if axis == 0 else (field.left, field.right)
-    size = strip(run, sizes, axis, before + after + 2 * phase[axis] + 4)
+    before, after = reach = (field.top, field.bottom) if axis == 0 else (field.left, field.right)
+    first, last = ends(sizes, reach, axis)
+    size = strip(run, sizes, axis, first + last + 2 * phase[axis] + 4)
     longer = size.copy()
     longer[axis] = sizes.legal(axis, max(size[axis], min(4 * size[axis] + 128, _affordable(run, size[1 - axis]))))
     steps = sorted({0, 1, phase[axis] // 2, phase[axis] - 1})
@@ -126,10 +133,10 @@ def _attempts(run: Runs, sizes: Sizes, field: Field, phase: Pair, axis: int) -> 
     for window, places, amplitudes in (*far, (size, steps, (*LOUD, math.nan))):
         image = noise(sizes, window, 1)
         output = run(image)
-        room = window[axis] - 1 - before - after
+        room = window[axis] - 1 - first - last
         middle = room // 2 // phase[axis] * phase[axis]
         for step in places:
-            target = before + min(middle + step, room)
+            target = first + min(middle + step, room)
             for loud in amplitudes:
                 changed = _changed_outside(image, axis, (target - before, target + after + 1), 2 + step, loud)
                 try:
@@ -172,6 +179,7 @@ def repeats(run: Runs, sizes: Sizes, reach: Pair, period: int, axis: int) -> boo
     Args:
         reach: of the field (before, after) along the axis.
     """
+    reach = ends(sizes, reach, axis)
     length = sum(reach) + 1 + 3 * period
     if length > LONGEST or (period * sizes.scale).denominator != 1:
         return None
@@ -197,7 +205,7 @@ def ends_agree(run: Runs, sizes: Sizes, field: Field, period: int, axis: int) ->
     Args:
         period: input pixels with which the output moves along the axis.
     """
-    reach = (field.top, field.bottom) if axis == 0 else (field.left, field.right)
+    reach = ends(sizes, (field.top, field.bottom) if axis == 0 else (field.left, field.right), axis)
     agreed = _agreeing(run, sizes, reach, period, axis, max(reach))  # all ends, but little to run
     return agreed if all(agreed) else _agreeing(run, sizes, reach, period, axis, sum(reach))
 
@@ -245,7 +253,7 @@ def field_by_perturbation(run: Runs, sizes: Sizes, *, seconds: float = 10.0) -> 
 
 
 def _side(run: Runs, sizes: Sizes, axis: int, until: float) -> Pair | None:
-    length = sizes.legal(axis, 64)
+    length = sizes.legal(axis, 64 + 3 * sum(ends(sizes, (0, 0), axis)))
     while True:
         size = strip(run, sizes, axis, length)
         found = _reach(run, sizes, axis, size, until)

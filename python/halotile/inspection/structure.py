@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..exported import FixedShape
 from ..model import evaluating
-from ..untouched import own_grad_mode, preserved, same_luck, shell, tensors_of
+from ..untouched import own_grad_mode, preserved, same_luck, shell, tensors_of, without_hooks
 from . import mixes, moves, operators  # noqa: F401 - they enter their rules into the table
 from .operators import RULES, Aligned, Operation
 from .rowmaps import (
@@ -89,7 +89,12 @@ class Structure:
 
 
 def analyse(
-    module: Any, *, channels: int = 3, size: tuple[int, int] = (64, 64), dtype: torch.dtype | None = None
+    module: Any,
+    *,
+    channels: int = 3,
+    size: tuple[int, int] = (64, 64),
+    dtype: torch.dtype | None = None,
+    looks: int = 3,
 ) -> Structure:
     """What the operators of a module say about it. It is run on tensors without data, in eval mode, and left as it was.
 
@@ -97,6 +102,7 @@ def analyse(
         module: a torch.nn.Module, also TorchScript, or a torch.export.ExportedProgram.
         channels: of the image. size: the smallest image (height, width) to look at, in pixels.
         dtype: of the image; by default that of the module's first floating-point parameter, else float32.
+        looks: at how many sizes it is looked at, at most, until two agree. 1: what depends on the size is not told.
 
     Returns:
         A Structure. A model that cannot be run this way is `unknown`, with the reason.
@@ -107,17 +113,17 @@ def analyse(
     module, fixed = _module_of(module)
     if channels < 1 or min(size) < 1:
         raise ValueError(f"channels and size must be positive, not {channels} and {size}")
-    with same_luck(), own_grad_mode(), _apart(module) as own:
-        return _analysed(own, fixed, channels, size, dtype)
+    with same_luck(), own_grad_mode(), _apart(module, hooks=looks > 1) as own:
+        return _analysed(own, fixed, channels, size, dtype, looks)
 
 
 @contextlib.contextmanager
-def _apart(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+def _apart(module: torch.nn.Module, hooks: bool) -> Iterator[torch.nn.Module]:
     """A copy that shares the module's tensors; the module itself where it cannot be copied, which gets all back."""
     own = module
     if not isinstance(module, torch.jit.ScriptModule):
         with contextlib.suppress(Exception):  # whatever its parts say
-            own = shell(module)
+            own = shell(module) if hooks else without_hooks(shell(module))
     with preserved([own], values=own is module):
         yield own
 
@@ -128,12 +134,13 @@ def _analysed(
     channels: int,
     size: tuple[int, int],
     dtype: torch.dtype | None,
+    most: int,
 ) -> Structure:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     looks: list[Look] = []
     failures: list[Failure] = []
     wanted, moved = fixed or size, False  # whether the size was made a multiple of the phase
-    while len(looks) < 3 and len(failures) <= len(MULTIPLES) and max(wanted) <= LARGEST_SIDE:
+    while len(looks) < most and len(failures) <= len(MULTIPLES) and max(wanted) <= LARGEST_SIDE:
         look = _look(module, fake, channels, wanted, dtype)
         if isinstance(look, Failure):
             failures.append(look)
@@ -149,7 +156,7 @@ def _analysed(
             wanted, moved = aligned, True
             continue
         looks.append(look)
-        if fixed:
+        if fixed or most == 1:
             return _structure(look, look)
         wanted = (wanted[0] * 2, wanted[1] * 2)
     return _not_settled(looks, failures)
@@ -299,7 +306,7 @@ class Tracer(TorchDispatchMode):
         dims = ((), opaque(channels), (Part(0, size[0], 1),), (Part(1, size[1], 1),))
         self._keep(image, Value(dims, (IDENTITY, IDENTITY)))
         call = Followed(self).run if isinstance(self.module, torch.fx.GraphModule) else self.module
-        with torch.no_grad(), _plain_kernels(), self._following():
+        with torch.no_grad(), _plain_kernels(), _plain_functions(), self._following():
             output = torch.func.functionalize(lambda given: call(given.clone()))(image)
         found = [leaf for leaf in _pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
         if len(found) != 1 or found[0].dim() != 4:
@@ -432,6 +439,25 @@ class Followed(torch.fx.Interpreter):
         stack = n.meta.get("nn_module_stack")
         self.tracer.path = list(stack.values())[-1][0] if stack else self.tracer.path
         return super().run_node(n)
+
+
+@contextlib.contextmanager
+def _plain_functions() -> Iterator[None]:
+    """Lets autograd functions run as what they compute: those that save tensors in ``forward`` take part in none of
+    torch's transforms, such as the one that does away with operations in place."""
+    kind, thread = torch.autograd.Function, threading.get_ident()
+    own = kind.__dict__["apply"]
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread or cls.setup_context is not kind.setup_context:
+            return own.__get__(None, cls)(*args, **kwargs)
+        return cls.forward(torch.autograd.function.FunctionCtx(), *args, **kwargs)
+
+    kind.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        kind.apply = own
 
 
 @contextlib.contextmanager
