@@ -561,7 +561,7 @@ def test_callables_of_unknown_kind_settle_on_the_device(fake_mps, monkeypatch):
     monkeypatch.setattr(models, "_default_device", lambda device: torch.device(DEVICE))
     want = restore_tiled(IMAGE, torch.nn.Hardtanh(0.2, 0.8), device="cpu", **TILES)
     fake_mps.reset_counts()
-    got = restore_tiled(IMAGE, lambda windows: torch.clamp(windows, 0.2, 0.8), **TILES)
+    got = restore_tiled(IMAGE, lambda windows: torch.clamp(windows, 0.2, 0.8), scale=1, **TILES)
     np.testing.assert_array_equal(got, want)
     assert fake_mps.launches()
     # the first window went up and came down to find out

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import halotile  # noqa: E402
-from halotile import SeamWarning, TiledRestorer, error_curve, plan_tiles, restore_tiled  # noqa: E402
+from halotile import SeamWarning, TiledRestorer, error_curve, inspect_model, plan_tiles, restore_tiled  # noqa: E402
 
 from .architectures import Coordinates, Noisy  # noqa: E402
 from .networks import Chain, Strided, on_arrays, seeded  # noqa: E402
@@ -60,6 +60,7 @@ def test_auto_takes_less_where_exact_is_dear():
 
 def test_a_given_halo_is_judged_when_the_model_is_known():
     model = seeded(lambda: Strided(2))
+    inspect_model(model)
     restorer = TiledRestorer(model, halo=2, phase=None, tile_size=48)
     restorer(IMAGE)
     assert (restorer.last_run.how, restorer.last_run.phase) == ("given", (2, 2))
@@ -84,7 +85,7 @@ def test_a_halo_that_is_too_small_is_reported_once():
     model = seeded(lambda: Chain(6))
     image = (IMAGE * 255).astype(np.uint8)
     assert not warned(lambda: restore_tiled(image, model, halo=2))  # nobody knows the model yet
-    halotile.inspect_model(model)
+    inspect_model(model)
     restorer = TiledRestorer(model, halo=2, tile_size=48)
     (text,) = warned(lambda: restorer(image))
     assert text.startswith("halo=2 is below the receptive field of 6: up to ")
@@ -100,7 +101,7 @@ def test_a_halo_that_is_too_small_is_reported_once():
 
 def test_a_phase_that_is_wrong_is_reported_once():
     model = seeded(lambda: Strided(4))
-    halotile.inspect_model(model)
+    inspect_model(model)
     restorer = TiledRestorer(model, halo=16, phase=2, tile_size=48, overlap=0)
     image = IMAGE[:96, :96]  # in windows that the model takes all the same
     (text,) = warned(lambda: restorer(image))
@@ -123,7 +124,9 @@ def test_exact_takes_the_phase_that_is_needed():
 
 
 def test_what_is_exact_is_not_blended():
-    plan = TiledRestorer(seeded(lambda: Chain(2)), halo=8, phase=None, tile_size=48)
+    model = seeded(lambda: Chain(2))
+    inspect_model(model)
+    plan = TiledRestorer(model, halo=8, phase=None, tile_size=48)
     plan(IMAGE)
     assert plan.last_run.how == "exact"
     calls = []

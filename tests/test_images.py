@@ -331,7 +331,7 @@ def test_bands_check_at_once_and_run_lazily(rng):
         iter_bands(random_image(rng, (2, 40, 40, 3), "uint8"), model)
     with pytest.raises(ValueError, match="out must be None"):
         iter_bands(image, model, out=np.zeros_like(image))
-    bands = iter_bands(image, model, tile_size=20, overlap=0, halo=2)
+    bands = iter_bands(image, model, tile_size=20, overlap=0, halo=2, scale=1)
     assert not calls
     next(bands)
     assert len(calls) == 2

@@ -398,7 +398,7 @@ def test_a_failing_model_leaves_what_was_there(rng, sink, at, error):
     path, image = f"out.{sink}", noise(rng, (120, 61, 3))
     restore_to(path, image, torch.nn.Identity(), **TILES)
     with pytest.raises((TileError, KeyboardInterrupt)):
-        restore_to(path, image, failing(at, error), **TILES)
+        restore_to(path, image, failing(at, error), scale=1, **TILES)
     np.testing.assert_array_equal(content(path), image)
     assert os.listdir() == [path]
 
@@ -449,7 +449,7 @@ def test_a_file_for_which_there_is_no_room_is_refused_at_once(rng, monkeypatch):
     calls = []
     monkeypatch.setattr(sinks.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(OSError, match="it takes 4800 bytes, 1000 are free"):
-        restore_to("out.npy", noise(rng, (40, 40, 3)), lambda x: calls.append(1) or x, **TILES)
+        restore_to("out.npy", noise(rng, (40, 40, 3)), lambda x: calls.append(1) or x, scale=1, **TILES)
     assert len(calls) == 1  # the first, which tells the size
 
 

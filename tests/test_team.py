@@ -55,7 +55,7 @@ def picture(rng, shape=(97, 131, 3), dtype=np.uint8):
 def test_the_bits_are_those_of_one_device(gpus, rng, make, options):
     image, log = picture(rng), []
     model = Where(seeded(make), log)
-    options = TILES | options | {"phase": 4}
+    options = TILES | options | {"phase": 4, "scale": model.inner.scale}  # given, so that all that is seen are tiles
     want = restore_tiled(image, model, device=TWO[0], **options)
     alone = len(log)
     log.clear()
@@ -159,7 +159,7 @@ def test_failures_name_the_tile_and_end_the_work(gpus, rng, devices):
     before = threading.active_count()
     model = Fails(ValueError("no"), 9)
     with pytest.raises(TileError, match="no") as caught:
-        restore_tiled(picture(rng), model, device=devices, **TILES)
+        restore_tiled(picture(rng), model, device=devices, scale=1, phase=1, **TILES)
     assert 0 < caught.value.rows_done < 97 and caught.value.tile > 6
     assert threading.active_count() == before and len(model.calls) <= 9 + 4
 

@@ -7,7 +7,9 @@ import contextlib
 import functools
 import hashlib
 import inspect
+import time
 import types
+import warnings
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["about", "known_model", "known_quick", "recalled", "remember", "told_about"]
 
 _seen: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # what was found out in this process
+WORTH_KEEPING = 0.3  # seconds that a quick look took, from which on a file is read faster
 # What a quick look told, and about which weights.
 _looked_at: weakref.WeakKeyDictionary[Any, tuple[Any, Quick]] = weakref.WeakKeyDictionary()
 _told: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
@@ -90,11 +93,14 @@ def known_quick(model: Any, channels: tuple[int, ...]) -> Quick | None:
     except Exception:  # nothing, or something else, was kept
         found = None
     if found is None:
+        start = time.monotonic()
         try:
-            found = quick_look(model, channels)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the model's own, which its first window gives as well
+                found = quick_look(model, channels)
         except Exception:  # a second opinion only, of a model that may be anything
             found = Quick()
-        if what is not None and found.phase is not None:
+        if what is not None and found.phase is not None and time.monotonic() - start > WORTH_KEEPING:
             keep("quick", what, found.to_json())
     _looked_at[model] = what, found
     return found

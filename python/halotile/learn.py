@@ -98,7 +98,8 @@ def _check_alpha(parts: tuple[Part, ...], options: Options, plan: TilePlan, outp
 Size = tuple[int, int]
 LARGEST_GUESS = 16  # of numerators, relative to the denominator, and of denominators
 SMALLER = (24, 48, 96)  # sides of windows that are looked at beside the first, in pixels
-GROWTHS = (17, 37, 77, 157)  # of larger ones: near fractions part only over many pixels
+GROWTHS = (16, 48, 37, 77, 157)  # of larger ones: near fractions part only over many pixels
+ALIKE = 16  # sides that differ by multiples of it leave the same rest over in strides
 SAME = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}  # of the largest value: no more apart than rounding
 
 
@@ -241,7 +242,8 @@ class Look:
 
     def _smaller(self, denominator: int) -> Iterator[Size]:
         for side in SMALLER:
-            window = self._legal((side, side), denominator)
+            height, width = (side + (whole - side) % ALIKE for whole in self.plan.window)
+            window = self._legal((height, width), denominator)
             if all(2 * one <= whole for one, whole in zip(window, self.plan.window, strict=True)):
                 yield window
 

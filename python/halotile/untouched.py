@@ -18,6 +18,7 @@ import random
 import sys
 import threading
 import types
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -49,7 +50,9 @@ def shell(module: torch.nn.Module, device: str | None = None) -> torch.nn.Module
     for inner in module.modules():
         for tensor in tensors_of(inner):
             memo[id(tensor)] = tensor if device is None else _moved(tensor, device, torch)
-    return copy.deepcopy(module, memo)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about what its programs consist of
+        return copy.deepcopy(module, memo)
 
 
 def without_hooks(module: torch.nn.Module) -> torch.nn.Module:
