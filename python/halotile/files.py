@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from .texts import full_text, quoted, shortened
+
 __all__ = [
     "MAX_PIXELS",
     "Header",
@@ -277,7 +279,7 @@ def import_pyvips() -> Any:
     try:
         import pyvips
     except (ImportError, OSError) as error:  # OSError: pyvips is there and libvips is not
-        message = f"image files need pyvips: pip install 'halotile[cli]' ({error})"
+        message = f"image files need pyvips: pip install 'halotile[cli]' ({quoted(error)})"
         raise ImportError(message) from error
     return pyvips
 
@@ -487,7 +489,7 @@ def replacing(path: str) -> Iterator[int]:
         try:
             descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
-            raise OSError(error.errno, f"cannot be written: {error.strerror}", path) from error
+            raise OSError(error.errno, f"cannot be written: {error.strerror or quoted(error)}", path) from error
         try:
             yield descriptor
             os.fsync(descriptor)
@@ -517,5 +519,5 @@ def _interruptible(image: Any, call: Callable[[], Any]) -> Any:
 
 def reason(error: Exception) -> str:
     """libvips' own words on one line, without pyvips' 'unable to call ...'."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(dict.fromkeys(lines[1:])) or "it is damaged or was cut short"
+    lines = [line.strip() for line in full_text(error).splitlines() if line.strip()]
+    return shortened("; ".join(dict.fromkeys(lines[1:]))) or "it is damaged or was cut short"
