@@ -599,7 +599,7 @@ def test_a_model_that_cannot_be_inspected_still_runs(place, network, monkeypatch
 
     monkeypatch.setattr(halotile.TiledRestorer, "inspected", fail)
     assert run("restore", "in.png", "-m", "model.pt", "-o", "a.png", "--tile", 32) == 0
-    text = "the model could not be inspected, halo and phase are 32 and 1: no idea"
+    text = "the model could not be inspected, halo and phase are 32 and 1: RuntimeError: no idea"
     assert capsys.readouterr().err == f"halotile: warning: {text}\n"
 
 
@@ -726,7 +726,7 @@ def test_memory_is_limited(place, network, capsys):
     assert tuning["limit"] == 4 * 2**20 and tuning["bytes"] <= tuning["limit"] and tuning["tile_size"] < [400, 300]
     os.unlink("out.npy")
     assert run(*command, "--memory-limit", "4K") == 1
-    assert_one_error(capsys, "for this model and image, not 4096")
+    assert_one_error(capsys, "for this model and image, not 4 KiB: pass memory_limit=1 << 20, or --memory-limit 1M")
 
 
 @pytest.mark.parametrize("inputs", [("in.png",), ("in.png", "other.png")])
@@ -856,7 +856,7 @@ def test_plan(place, capsys):
     assert shown["halo"] == "18x18"
     assert shown["overlap"] == "0x0"
     assert shown["processed"] == "9.66 megapixels for 8.29 megapixels: 1.16 times"
-    assert shown["memory: output"] == "398.1 MB"
+    assert shown["memory: output"] == "380 MiB"
 
 
 def test_plan_of_a_file(place, capsys, rng):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Model files of every kind: they load as what was saved, restore as it would, and hostile ones run nothing."""
 
+import importlib.metadata
 import importlib.util
 import io
 import os
@@ -19,6 +20,7 @@ torch = pytest.importorskip("torch")
 from halotile import catalog, restore_tiled  # noqa: E402
 from halotile.loading import load_model  # noqa: E402
 from halotile.needs import Needs  # noqa: E402
+from halotile.optional import torchvision_advice  # noqa: E402
 
 from .networks import Chain, seeded  # noqa: E402
 
@@ -192,7 +194,7 @@ def test_networks_that_cannot_be_used(architectures, place):
         ([1, 2], "it holds a list, not weights by name"),
         ({1: torch.zeros(1)}, "(names must be strings|does not hold weights by name)"),
         ({"a": torch.zeros(1), 2: torch.zeros(1)}, "(names must be strings|does not hold weights by name)"),
-        ({"w": torch.zeros(1).expand(10**12)}, "claims 4000000000000 bytes, and the file holds 4 of them"),
+        ({"w": torch.zeros(1).expand(10**12)}, "claims 3.6 TiB, and the file holds 4 bytes of it"),
         ({"w": torch.empty(10**9, device="meta")}, "is no plain tensor"),
         ({"w": torch.zeros(3, 3).to_sparse()}, "is no plain tensor"),
         ({"body.999999999.weight": torch.zeros(1)}, "counts further than its 1 weights can"),
@@ -711,8 +713,26 @@ def test_missing_packages(place, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("import torchvision", "spandrel, .* needs torchvision: pip install torchvision"),
-        ("raise RuntimeError('operator torchvision::nms does not exist')", "cannot be imported: operator torchvision"),
+        (
+            "import torchvision",
+            'spandrel, .* needs torchvision: pip install torchvision "torch==2.99.1" --extra-index-url',
+        ),
+        (
+            "raise RuntimeError('operator torchvision::nms does not exist')",
+            r"cannot be imported: operator torchvision::nms does not exist. torchvision 0.9.0, which is for "
+            r"torch 2.1.0, and torch 2.99.1\+cu126 do not fit together: pip install --upgrade torchvision "
+            '"torch==2.99.1" --extra-index-url https://download.pytorch.org/whl/cu126$',
+        ),
+        (
+            "raise ModuleNotFoundError('No module named x', name='torchvision.transforms.functional_tensor')",
+            r"cannot be imported: No module named x. torchvision 0.9.0, .* and torch 2.99.1\+cu126 do not fit",
+        ),
+        (
+            "raise OSError('libtorchvision.so: undefined symbol: _ZN3c10')",
+            r"0.9.0, .* and torch 2.99.1\+cu126 do not fit",
+        ),
+        ("raise ImportError('cannot import name X')", "cannot be imported: ImportError: cannot import name X$"),
+        ("import nothing_of_the_kind", "needs nothing_of_the_kind: pip install nothing_of_the_kind$"),
     ],
 )
 def test_a_spandrel_that_cannot_be_imported(place, monkeypatch, line, message):
@@ -722,4 +742,27 @@ def test_a_spandrel_that_cannot_be_imported(place, monkeypatch, line, message):
     monkeypatch.syspath_prepend(place)
     monkeypatch.delitem(sys.modules, "spandrel", raising=False)
     without(monkeypatch, "torchvision")
+    versions = {"torchvision": "0.9.0", "torch": "2.99.1+cu126"}
+    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["numpy", "torch==2.1.0"])
     refused("net.pth", message, ImportError)
+
+
+def test_versions_that_nobody_knows(monkeypatch):
+    def unknown(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", unknown)
+    monkeypatch.setattr(importlib.metadata, "requires", unknown)
+    monkeypatch.setitem(sys.modules, "torchvision", types.SimpleNamespace(__version__="0.1"))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    said = torchvision_advice(RuntimeError("operator torchvision::nms does not exist"))
+    text = "torchvision 0.1 and torch (unknown version) do not fit together: pip install --upgrade torchvision torch"
+    assert said == f"operator torchvision::nms does not exist. {text}"
+    assert torchvision_advice(RuntimeError("something else")) is None
+
+
+def test_a_module_of_a_user_in_which_torchvision_does_not_fit(place, monkeypatch):
+    (place / "of_a_user.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    with pytest.raises(ImportError, match=r"cannot be had: operator torchvision.* do not fit together: pip install"):
+        load_model("of_a_user:net")

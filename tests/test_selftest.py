@@ -36,8 +36,8 @@ def test_the_report_on_the_device(fake_mps):
     for line in (
         "engine: mps on fakemps",
         "engine mps, gaussian: from whole",
-        "MiB free",
-        "recommended_max_memory: 16384",
+        "GiB free",
+        "recommended_max_memory: 16 GiB",
     ):
         assert line in text
     fake_mps.take_violations()

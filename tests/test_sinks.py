@@ -448,7 +448,7 @@ def test_a_disk_that_fills(sink):
 def test_a_file_for_which_there_is_no_room_is_refused_at_once(rng, monkeypatch):
     calls = []
     monkeypatch.setattr(sinks.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(OSError, match="it takes 4800 bytes, 1000 are free"):
+    with pytest.raises(OSError, match="it takes 5 KiB, 1000 bytes are free"):
         restore_to("out.npy", noise(rng, (40, 40, 3)), lambda x: calls.append(1) or x, scale=1, **TILES)
     assert len(calls) == 1  # the first, which tells the size
 

@@ -4,6 +4,7 @@
 import math
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,12 +30,6 @@ class Shouting(str):
 
     def __getitem__(self, _):
         raise RuntimeError("getitem")
-
-    def __str__(self):
-        return self
-
-    def __format__(self, _):
-        raise RuntimeError("format")
 
 
 def raising(what):
@@ -130,7 +125,7 @@ def test_a_text_of_another_class_is_a_plain_one():
         ),
         ("scale factors e.g. 2.5 are no good. Use another.", "scale factors e.g. 2.5 are no good"),
         ("Use nn.Conv2d, e.g. Conv2d(3, 3). Not that.", "Use nn.Conv2d, e.g. Conv2d(3, 3)"),
-        ("\x1b[31mred\x1b[0m \udcff and \0 zero", "?[31mred?[0m ? and ? zero"),
+        ("\x1b[31mred\x1b[0m \udcff and \0 zero", r"\x1b[31mred\x1b[0m \udcff and \x00 zero"),
     ],
 )
 def test_the_first_sentence(text, sentence):
@@ -167,8 +162,8 @@ def test_any_text_is_one_line(text):
         (1024, "1 KiB"),
         (35_377_720, "34 MiB"),
         (1_288_490_189, "1.2 GiB"),
-        (5 * 2**20, "5.0 MiB"),
-        (2**30 - 1, "1.0 GiB"),
+        (5 * 2**20, "5 MiB"),
+        (2**30 - 1, "1 GiB"),
         (16 * 2**30, "16 GiB"),
         (3 * 2**50, "3072 TiB"),
     ],
@@ -179,4 +174,162 @@ def test_amounts_of_memory(count, text):
 
 def test_what_is_needed_is_more_than_what_is_given():
     assert bytes_text(35_377_720, math.ceil) == "34 MiB" and bytes_text(35_377_719, math.floor) == "33 MiB"
-    assert bytes_text(2**30 + 1, math.ceil) == "1.1 GiB" and bytes_text(2**30 + 1, math.floor) == "1.0 GiB"
+    assert bytes_text(2**30 + 1, math.ceil) == "1.1 GiB" and bytes_text(2**30 + 1, math.floor) == "1 GiB"
+
+
+# ---- exceptions of models -------------------------------------------------------------------------------------------
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+import halotile  # noqa: E402
+from halotile import TileError, inspect_model, iter_bands, restore_tiled, restore_to  # noqa: E402
+from halotile import model as models  # noqa: E402
+from halotile.testing import assert_seamless  # noqa: E402
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
+
+
+class Failing(nn.Module):
+    """Raises what `make` makes from the window that has so many calls before it on."""
+
+    def __init__(self, make, after=0):
+        super().__init__()
+        self.conv, self.make, self.calls, self.after = nn.Conv2d(3, 3, 3, padding=1), make, 0, after
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls > self.after:
+            raise self.make()
+        return self.conv(x)
+
+
+def with_text(what, kind=RuntimeError):
+    class Broken(kind):
+        def __str__(self):
+            return what()
+
+    return lambda: Broken("x")
+
+
+RAISED = {
+    "raises": with_text(fail),
+    "no text": with_text(lambda: 3),
+    "a value error": with_text(fail, ValueError),
+    "a type error": with_text(fail, TypeError),
+    "shouting": with_text(lambda: Shouting("no channels. At all")),
+    "a wall": lambda: RuntimeError(MPS * 10),
+}
+USES = {
+    "restore_tiled": lambda model, place: restore_tiled(IMAGE, model, tile_size=32),
+    "callable": lambda model, place: restore_tiled(IMAGE, lambda x: model(x) * 1, tile_size=32),
+    "tensors": lambda model, place: restore_tiled(torch.rand(3, 60, 50), model, tile_size=32),
+    "grey": lambda model, place: restore_tiled(IMAGE[..., 0], model, tile_size=32),
+    "iter_bands": lambda model, place: list(iter_bands(IMAGE, model, tile_size=32)),
+    "restore_to": lambda model, place: restore_to(place / "out.npy", IMAGE, model, tile_size=32),
+    "tile_size=auto": lambda model, place: restore_tiled(IMAGE, model, tile_size="auto"),
+    "memory_limit": lambda model, place: restore_tiled(IMAGE, model, tile_size=32, memory_limit=1 << 30),
+    "compile": lambda model, place: restore_tiled(IMAGE, model, tile_size=32, compile=True),
+    "dtype=auto": lambda model, place: restore_tiled(IMAGE, model, tile_size=32, dtype="auto"),
+    "engine=torch": lambda model, place: restore_tiled(IMAGE, model, tile_size=32, engine="torch"),
+    "channels_last": lambda model, place: restore_tiled(IMAGE, model, tile_size=32, memory_format="channels_last"),
+}
+ASKING = {
+    "inspect_model": lambda model, place: inspect_model(model),
+    "halo=exact": lambda model, place: restore_tiled(IMAGE, model, tile_size=32, halo="exact"),
+    "halo=auto": lambda model, place: restore_tiled(IMAGE, model, tile_size=32, halo="auto", phase=None),
+    "global_stats": lambda model, place: restore_tiled(IMAGE, model, tile_size=32, global_stats="exact"),
+    "error_curve": lambda model, place: halotile.error_curve(model, IMAGE),
+    "assert_seamless": lambda model, place: assert_seamless(model, IMAGE, tile_size=32),
+}
+
+
+@pytest.mark.parametrize("use", list(USES))
+@pytest.mark.parametrize("raised", list(RAISED))
+def test_whatever_a_model_raises_the_error_says_which_tile(tmp_path, use, raised):
+    with pytest.raises(TileError, match=r"tile.* 0.*: the model raised (Broken|RuntimeError): ") as error:
+        USES[use](Failing(RAISED[raised]).eval(), tmp_path)
+    assert len(str(error.value)) < 500 and "\n" not in str(error.value)
+    assert type(error.value.__cause__).__name__ in ("Broken", "RuntimeError")
+
+
+@pytest.mark.parametrize("use", list(ASKING))
+@pytest.mark.parametrize("raised", list(RAISED))
+def test_whatever_a_model_raises_while_it_is_looked_at(tmp_path, use, raised):
+    with pytest.raises((ValueError, TileError), match=r"Broken|RuntimeError|channels") as error:
+        ASKING[use](Failing(RAISED[raised]).eval(), tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
+
+
+def test_a_layout_error_without_a_text_is_no_layout_error():
+    with pytest.raises(TileError, match=r"the model raised Broken: .its text cannot be read"):
+        restore_tiled(IMAGE, nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), Failing(RAISED["raises"])).eval())
+
+
+def test_a_module_that_cannot_be_copied_says_so_in_a_sentence():
+    class Fixed(nn.Conv2d):
+        def __deepcopy__(self, memo):
+            raise RAISED["raises"]()
+
+    with pytest.raises(ValueError, match=r"cannot be copied: .its text cannot be read.; convert it yourself"):
+        restore_tiled(IMAGE, Fixed(3, 3, 3, padding=1).eval(), dtype="bfloat16")
+
+
+# ---- devices ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "device, why",
+    [
+        ("mps", "this torch sees no Apple GPU"),
+        ("mps:0", "this torch sees no Apple GPU"),
+        (torch.device("cuda"), "this torch sees no NVIDIA or AMD GPU"),
+        ("cuda:3", "this torch sees no NVIDIA or AMD GPU"),
+        ("xpu", "this torch sees no Intel GPU"),
+        ("mtia", "this torch sees no mtia device"),
+        ("meta", "meta tensors hold no values"),
+        ("warp", "torch has no such device"),
+        ("cpu:x", "torch has no such device"),
+        (object(), "torch has no such device"),
+        ("hpu", ""),
+        ("vulkan", ""),
+        ("xla", ""),
+    ],
+)
+def test_devices_that_are_not_there(monkeypatch, device, why):
+    for backend in (torch.backends.mps, torch.cuda, torch.xpu):
+        monkeypatch.setattr(backend, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"device must be one that torch can use here, not .*: {why}") as error:
+        restore_tiled(IMAGE, nn.Identity(), device=device)
+    assert len(str(error.value)) < 400 and "\n" not in str(error.value)
+
+
+def test_more_devices_than_there_are(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="not 'cuda:2': this torch sees 2 NVIDIA or AMD GPUs, counted from 0"):
+        models.usable_device("cuda:2")
+
+
+def test_a_driver_that_fails_is_quoted_by_its_first_sentence(monkeypatch):
+    def empty(*_, **__):
+        raise RuntimeError(MPS)
+
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", empty)
+    with pytest.raises(ValueError, match=r"not 'mps': Could not run 'aten::empty.memory_format' .*'MPS' backend$"):
+        models.usable_device("mps")
+
+
+def test_the_command_line_says_it_in_one_short_line(tmp_path, capsys):
+    pytest.importorskip("pyvips")
+    from halotile import cli, files
+
+    files.write_image(tmp_path / "in.png", IMAGE)
+    arguments = ["restore", str(tmp_path / "in.png"), "-o", str(tmp_path / "out.png"), "--device", "mps"]
+    if torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    assert cli.main(arguments) == 2
+    text = "device must be one that torch can use here, not 'mps': this torch sees no Apple GPU"
+    assert capsys.readouterr().err == f"halotile: error: {text}\n"

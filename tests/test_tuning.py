@@ -2,6 +2,7 @@
 """tile_size="auto", batch_size="auto", memory_limit: whatever is chosen, the result is the same, and it is said why."""
 
 import itertools
+import re
 import subprocess
 import sys
 import warnings
@@ -305,9 +306,23 @@ def test_the_process_stays_below_the_limit(limit, keep_heap):
     assert limit / 8 < int(done.stdout) <= limit
 
 
+TOO_LOW = (
+    r"memory_limit must be at least [\d.]+ MiB for this model and image, not {}: pass memory_limit=(\d+) << 20, or "
+    r"--memory-limit \1M$"
+)
+
+
+def test_a_limit_that_is_said_to_be_enough_is():
+    options = {"halo": 8, "tile_size": 256}
+    with pytest.raises(ValueError, match=TOO_LOW.format("97 KiB")) as raised:
+        restore_tiled(IMAGE, Hungry(20), memory_limit=100_000, **options)
+    megabytes = int(re.search(r"memory_limit=(\d+)", str(raised.value))[1])
+    restore_tiled(IMAGE, Hungry(20), memory_limit=megabytes << 20, **options)
+
+
 def test_a_limit_that_nothing_keeps_to():
     for options in ({"tile_size": "auto"}, {"tile_size": 256}):
-        with pytest.raises(ValueError, match=r"memory_limit must be at least \d+ for this model and image, not 100000"):
+        with pytest.raises(ValueError, match=TOO_LOW.format("97 KiB")):
             restore_tiled(IMAGE, Hungry(1000), halo=8, memory_limit=100_000, **options)
 
 
@@ -363,7 +378,7 @@ def test_what_is_known_counts_where_the_model_cannot_be_seen():
         found = restorer.last_run.tuning
         assert 17 * 3 * 4 * found.tile_size[0] * found.tile_size[1] + 16 * image.nbytes < limit
         assert "without what the model itself takes, which cannot be seen" in found.why
-        with pytest.raises(ValueError, match=r"memory_limit must be at least \d+ for"):
+        with pytest.raises(ValueError, match=TOO_LOW.format("16 MiB")):
             restore_tiled(image, model, halo=8, tile_size=tile, memory_limit=16 * image.nbytes, keep_heap=False)
 
 

@@ -24,6 +24,7 @@ from .images import open_image
 from .sinks import FORMATS, check_output, open_sink
 from .sources import open_source
 from .streaming import PictureSource
+from .texts import quoted
 from .to_file import write_restored
 
 __all__ = [
@@ -117,7 +118,7 @@ def _files_below(top: str, leave_out: str) -> Iterator[str]:
 
 
 def _say_unreadable(error: OSError) -> None:
-    warnings.warn(f"{error.filename}: {error.strerror}: what is below it is left out", stacklevel=3)
+    warnings.warn(f"{error.filename}: {error.strerror or quoted(error)}: what is below it is left out", stacklevel=3)
 
 
 def _is_image(path: str) -> bool:

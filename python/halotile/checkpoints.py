@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from .needs import Needs
+from .optional import install_torchvision, torchvision_advice
+from .texts import bytes_text, full_text, named, quoted, shortened
 
 __all__ = ["Checkpoint", "load_checkpoint", "why_not"]
 
@@ -122,7 +124,7 @@ def _read_safetensors(path: str) -> dict[str, Any]:
     try:
         return load_file(path)
     except Exception as error:  # SafetensorError, and whatever a header makes of torch
-        raise ValueError(f"it is no readable .safetensors file: {error}") from error
+        raise ValueError(f"it is no readable .safetensors file: {quoted(error)}") from error
 
 
 def _read_pickle(path: str) -> Any:
@@ -131,7 +133,7 @@ def _read_pickle(path: str) -> Any:
             warnings.simplefilter("ignore", UserWarning)  # about pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise anything
-        raise ValueError(why_not(str(error))) from error
+        raise ValueError(why_not(full_text(error))) from error
 
 
 def why_not(message: str, what: str = "checkpoint") -> str:
@@ -140,11 +142,12 @@ def why_not(message: str, what: str = "checkpoint") -> str:
         return f"{NO_NETWORK}, in the format of torch before 0.1.10, which is not read; load it and save it again"
     wanted = re.search(r"GLOBAL ([\w.]+)", message)
     if wanted:
-        return f"it is a pickle that would call {wanted[1]}, and only weights are read. Save its state_dict() alone"
+        text = f"it is a pickle that would call {shortened(wanted[1])}, and only weights are read"
+        return f"{text}. Save its state_dict() alone"
     wanted = re.search(r"WeightsUnpickler error:\s*(.+)", message)
     if wanted:
-        return f"it is a pickle of something else than weights, and only weights are read: {wanted[1][:200]}"
-    return f"it is no readable {what}: {message.splitlines()[0][:200] if message else 'it ends early'}"
+        return f"it is a pickle of something else than weights, and only weights are read: {shortened(wanted[1])}"
+    return f"it is no readable {what}: {quoted(ValueError(message)) if message else 'it ends early'}"
 
 
 def _spandrel() -> Any:
@@ -153,12 +156,21 @@ def _spandrel() -> Any:
     except ModuleNotFoundError as error:
         if error.name == "spandrel":
             text = f"{NO_NETWORK}. spandrel, which knows many networks, is missing: {INSTALL}"
-        else:
-            text = f"{NO_NETWORK}. spandrel, which knows many networks, needs {error.name}: pip install {error.name}"
-        raise ImportError(text) from error
+            raise ImportError(text) from error
+        raise _not_imported(error) from error
     except Exception as error:  # torchvision made for another torch raises RuntimeError
-        raise ImportError(f"{NO_NETWORK}, and spandrel cannot be imported: {error}") from error
+        raise _not_imported(error) from error
     return spandrel
+
+
+def _not_imported(error: Exception) -> ImportError:
+    """Of spandrel; where a module lacks only a part, an older or newer one is installed than spandrel knows."""
+    package = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
+    if package and "." not in package:
+        command = install_torchvision() if package == "torchvision" else f"pip install {package}"
+        return ImportError(f"{NO_NETWORK}. spandrel, which knows many networks, needs {package}: {command}")
+    said = torchvision_advice(error) or named(error)
+    return ImportError(f"{NO_NETWORK}, and spandrel cannot be imported: {said}")
 
 
 # ---- weights and networks --------------------------------------------------------------------------------------------
@@ -171,7 +183,7 @@ def _recognised(spandrel: Any, weights: Any) -> Any:
     try:
         weights = spandrel.canonicalize_state_dict(weights)
     except Exception as error:  # names that are no strings
-        raise ValueError(f"it does not hold weights by name: {error}") from error
+        raise ValueError(f"it does not hold weights by name: {quoted(error)}") from error
     _check(weights)
     try:
         with torch.random.fork_rng(devices=[]):  # networks start from random numbers
@@ -180,7 +192,7 @@ def _recognised(spandrel: Any, weights: Any) -> Any:
         raise ValueError(f"{NO_NETWORK}, and spandrel knows none for them. {BY_HAND}") from error
     except Exception as error:  # spandrel guesses by a few names; what is missing may raise anything
         text = f"{NO_NETWORK}, and they do not fit the network that spandrel takes them for"
-        raise ValueError(f"{text}: {type(error).__name__}: {str(error)[:300]}. {BY_HAND}") from error
+        raise ValueError(f"{text}: {named(error)}. {BY_HAND}") from error
 
 
 def _check(weights: Mapping[Any, Any]) -> None:
@@ -201,7 +213,8 @@ def _check_tensor(name: str, value: Tensor) -> None:
         raise ValueError(f"its weight {name[:80]!r} is no plain tensor")
     claimed, held = value.numel() * value.element_size(), value.untyped_storage().nbytes()
     if claimed > held:
-        raise ValueError(f"its weight {name[:80]!r} claims {claimed} bytes, and the file holds {held} of them")
+        text = f"its weight {name[:80]!r} claims {bytes_text(claimed)}"
+        raise ValueError(f"{text}, and the file holds {bytes_text(held)} of it")
 
 
 def _number(text: str) -> int:

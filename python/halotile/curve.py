@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from .halo import HOLDING
 from .images import peak_of
-from .options import integer
+from .options import HalolessOptions, RunOptions, integer
 from .plan import Box, TilePlan
 
 __all__ = ["ErrorCurve", "Probe", "error_curve"]
@@ -66,7 +66,12 @@ class ErrorCurve:
 
 
 def error_curve(
-    model: Any, image: Any, *, halos: Sequence[int] | None = None, windows: int = WINDOWS, **options: Any
+    model: Callable[..., Any],
+    image: Any,
+    *,
+    halos: Sequence[int] | None = None,
+    windows: int = WINDOWS,
+    **options: Unpack[HalolessOptions],
 ) -> ErrorCurve:
     """How far halos are from exact, measured where the image has most detail.
 
@@ -92,10 +97,10 @@ def error_curve(
         raise ValueError("halos must name at least one, not none")
     count = integer("windows", windows, 1)
     info = known_model(model, options.get("device"), options.get("dtype"))
-    phase = options.pop("phase", None) or info.phase
-    holds = options.pop("global_stats", None) in HOLDING and bool(info.global_operations)
-    options |= {"phase": tuple(one or 1 for one in np.broadcast_to(phase, 2).tolist()), "halo": 0}
-    restorer = TiledRestorer(model, **options | {"global_stats": "frozen" if holds else None})
+    holds = options.get("global_stats") in HOLDING and bool(info.global_operations)
+    rows, columns = (one or 1 for one in np.broadcast_to(options.get("phase") or info.phase, 2).tolist())
+    given: RunOptions = {**options, "halo": 0, "phase": (rows, columns), "global_stats": "frozen" if holds else None}
+    restorer = TiledRestorer(model, **given)
     restorer._inspected = info
     field = info.local_field if holds else info.receptive_field
     return measured_curve(restorer, image, field and max(field.halo), tried, count)

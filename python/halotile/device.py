@@ -28,6 +28,7 @@ from .channels import Part
 from .images import Image, as_words
 from .plan import Tile, TilePlan
 from .sources import Source
+from .texts import bytes_text
 from .turn import is_fragile
 from .values import Values
 
@@ -95,7 +96,7 @@ class DeviceEngine:
         channels, height, width = shape
         rows = (self.largest - 1) // (channels * width * itemsize)
         if rows == 0:
-            raise ValueError(f"image must not have rows of {channels * width * itemsize} bytes on {self.device}")
+            raise ValueError(f"image must not have rows of {bytes_text(channels * width * itemsize)} on {self.device}")
         for start in range(0, height, rows):
             yield start, min(start + rows, height)
 
@@ -107,7 +108,7 @@ class DeviceEngine:
         layout = torch.channels_last if model.channels_last and not self.fragile else torch.contiguous_format
         dtype = getattr(torch, model.dtype)
         if math.prod(shape) * dtype.itemsize >= self.largest:
-            raise ValueError(f"windows of shape {shape} have 2**31 bytes or more")
+            raise ValueError(f"windows of shape {shape} have 2 GiB or more")
         return torch.empty(shape, dtype=dtype, device=self.device, memory_format=layout)
 
     def read(
@@ -286,7 +287,7 @@ class DeviceBand:
         self.ring = plan.rows_in_progress(batch, first_row)
         columns = (engine.largest - 1) // (channels * self.ring * 4)
         if columns == 0:
-            raise ValueError(f"tile_size {plan.tile} makes columns of 2**31 bytes on {device}; make it smaller")
+            raise ValueError(f"tile_size {plan.tile} makes columns of 2 GiB on {device}; make it smaller")
         self.segments = [
             (x, torch.zeros((channels, self.ring, min(columns, width - x)), dtype=torch.float32, device=device))
             for x in range(0, width, columns)

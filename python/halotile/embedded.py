@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .needs import Needs
+from .texts import quoted
 
 __all__ = ["Restorer", "load_embedded"]
 
@@ -67,7 +68,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             values = np.frombuffer(data[first:last], "<f2").reshape(entry["shape"])
             tensors[name] = torch.from_numpy(values.astype(np.float32))
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a readable file of weights: {error}") from error
+        raise ValueError(f"{path} is not a readable file of weights: {quoted(error)}") from error
     return tensors
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 __all__ = [
     "ModelOutputError",
@@ -32,7 +33,7 @@ class TileError(RuntimeError):
         self.tile = tile
         self.box = box
         self.rows_done = rows_done
-        self.out = None
+        self.out: Any = None
 
 
 class ModelOutputError(TileError, ValueError):

@@ -18,6 +18,7 @@ import torch
 
 from .checkpoints import why_not
 from .needs import Needs
+from .texts import full_text
 
 __all__ = ["FixedShape", "load_exported", "open_exported"]
 
@@ -41,7 +42,7 @@ def load_exported(path: str) -> torch.nn.Module:
         try:
             program = torch.export.load(path)
         except Exception as error:  # a damaged program may raise anything
-            raise ValueError(why_not(str(told.error or error), "program")) from error
+            raise ValueError(why_not(full_text(told.error or error), "program")) from error
     return open_exported(program)
 
 

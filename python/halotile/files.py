@@ -20,6 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from .previews import START, frames_of_png, planes_of_tiff, reader_of, refusal
+from .texts import full_text, quoted, shortened
+from .tiff_tags import TIFF_MAGIC, ReadAt
+
 __all__ = [
     "MAX_PIXELS",
     "Header",
@@ -66,7 +70,6 @@ UNKEPT = {  # what libvips 8.18 does not write, or writes a quarter of
 }
 
 BY_SUFFIX = {".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".webp": WEBP, ".tif": TIFF, ".tiff": TIFF}
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 DTYPES = {"uchar": "uint8", "ushort": "uint16", "float": "float32"}  # libvips -> NumPy
 VIPS_FORMATS = {dtype: name for name, dtype in DTYPES.items()}
@@ -122,7 +125,8 @@ def read_image(path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | N
         A Picture.
 
     Raises:
-        OSError: the file cannot be opened. ValueError: it cannot be decoded, or has no such page.
+        OSError: the file cannot be opened. ValueError: it cannot be decoded, has no such page, or is a
+            camera raw file, or a stack that has one directory for many images.
     """
     with opened(path, max_pixels, page) as (stored, kind):
         # A rotation reads columns, which a file read in order cannot give.
@@ -277,7 +281,7 @@ def import_pyvips() -> Any:
     try:
         import pyvips
     except (ImportError, OSError) as error:  # OSError: pyvips is there and libvips is not
-        message = f"image files need pyvips: pip install 'halotile[cli]' ({error})"
+        message = f"image files need pyvips: pip install 'halotile[cli]' ({quoted(error)})"
         raise ImportError(message) from error
     return pyvips
 
@@ -291,7 +295,27 @@ def _recognise(start: bytes, path: str) -> Format:
         return WEBP
     if start.startswith(TIFF_MAGIC):
         return TIFF
-    raise ValueError(f"{path}: not a PNG, JPEG, WebP or TIFF file (it starts with {start!r})")
+    raise ValueError(f"{path}: not a PNG, JPEG, WebP or TIFF file (it starts with {start[:12]!r})")
+
+
+def _refuse_stack(path: str, pages: int, read_at: ReadAt) -> None:
+    planes, what = planes_of_tiff(read_at)
+    if planes > pages:
+        held = f"only the first {pages} can be read" if pages > 1 else "only the first can be read"
+        text = f"{what} of {planes} images, of which {held}: the others have no directory of their own"
+        advice = "save it with one for each, for example: tifffile.imwrite(new, tifffile.imread(old), metadata=None)"
+        raise ValueError(f"{path}: {text}; {advice}")
+
+
+def _warn_of_others(path: str, kind: Format, pages: int, read_at: ReadAt) -> None:
+    text = f"holds {pages} {'frames' if kind is WEBP else 'pages'}; the first is read" if pages > 1 else None
+    frames, is_first = frames_of_png(read_at) if kind is PNG else (1, True)
+    if not is_first:
+        text = f"holds an animation of {frames} frames; its still image is read"
+    elif frames > 1:
+        text = f"holds {frames} frames; the first is read"
+    if text is not None:
+        warnings.warn(f"{path}: {text}", stacklevel=5)
 
 
 @contextmanager
@@ -300,7 +324,11 @@ def opened(path: Path, max_pixels: int | None, page: int | None = None) -> Itera
     pyvips = import_pyvips()
     path = os.fspath(path)
     with open(path, "rb", buffering=0) as file:
-        kind = _recognise(file.read(12), path)
+        start, read_at = file.read(START), reader_of(file)
+        why_not = refusal(path, start, read_at)
+        if why_not is not None:
+            raise ValueError(f"{path}: {why_not}")
+        kind = _recognise(start, path)
         try:
             image = _loaded(file, kind)
             pages = _pages_of(image)
@@ -309,9 +337,10 @@ def opened(path: Path, max_pixels: int | None, page: int | None = None) -> Itera
             if page is not None and page > 1:
                 image = _loaded(file, kind, page=page - 1)
             _check_readable(image, path, max_pixels)
-            if page is None and pages > 1:
-                what = "frames" if kind is WEBP else "pages"
-                warnings.warn(f"{path}: holds {pages} {what}; the first is read", stacklevel=4)
+            if kind is TIFF:
+                _refuse_stack(path, pages, read_at)
+            if page is None:
+                _warn_of_others(path, kind, pages, read_at)
             yield image, kind
         except pyvips.Error as error:
             raise ValueError(f"{path}: not a readable {kind.name} file: {reason(error)}") from error
@@ -487,7 +516,7 @@ def replacing(path: str) -> Iterator[int]:
         try:
             descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
-            raise OSError(error.errno, f"cannot be written: {error.strerror}", path) from error
+            raise OSError(error.errno, f"cannot be written: {error.strerror or quoted(error)}", path) from error
         try:
             yield descriptor
             os.fsync(descriptor)
@@ -517,5 +546,5 @@ def _interruptible(image: Any, call: Callable[[], Any]) -> Any:
 
 def reason(error: Exception) -> str:
     """libvips' own words on one line, without pyvips' 'unable to call ...'."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(dict.fromkeys(lines[1:])) or "it is damaged or was cut short"
+    lines = [line.strip() for line in full_text(error).splitlines() if line.strip()]
+    return shortened("; ".join(dict.fromkeys(lines[1:]))) or "it is damaged or was cut short"

@@ -15,6 +15,7 @@ from .images import Image, torch_if_loaded
 from .memory import is_out_of_memory
 from .model import BadOutput, Model
 from .plan import Tile, TilePlan
+from .texts import named, quoted
 from .values import Values
 
 __all__ = ["Forward", "Resize", "tile_error"]
@@ -56,7 +57,7 @@ class Forward:
         except BadOutput as error:
             raise tile_error(ModelOutputError, tiles, str(error), image=self.which(index)) from error.__cause__
         except Exception as error:
-            text = f"the model raised {type(error).__name__}: {described(error)}"
+            text = f"the model raised {_described(error)}"
             raise tile_error(TileError, tiles, text, image=self.which(index)) from error
 
     def model_of(self, part: Part) -> Model:
@@ -84,19 +85,14 @@ class Forward:
             try:
                 self.buffers[part, shape] = self.engine.new_windows(model, shape)
             except (MemoryError, ValueError) as error:
-                text = f"windows of shape {shape} cannot be allocated: {error}; tile_size and halo make them smaller"
-                raise MemoryError(text) from error
+                text = f"windows of shape {shape} cannot be allocated: {quoted(error)}"
+                raise MemoryError(f"{text}; tile_size and halo make them smaller") from error
         return self.buffers[part, shape]
 
 
-def described(error: Exception) -> str:
-    try:
-        text = str(error)
-    except Exception:
-        return "(its text cannot be had)"
-    if is_out_of_memory(error):
-        text += "; a smaller tile_size needs less memory"
-    return text
+def _described(error: Exception) -> str:
+    advice = "; a smaller tile_size needs less memory" if is_out_of_memory(error) else ""
+    return named(error) + advice
 
 
 class Resize(Model):

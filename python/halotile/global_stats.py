@@ -27,6 +27,7 @@ from .errors import TileError
 from .forward import Forward, tile_error
 from .plan import Box, Tile, TilePlan
 from .pooled import Call, Statistic, Watching
+from .texts import quoted
 
 __all__ = ["GlobalStats", "Held"]
 
@@ -422,7 +423,7 @@ class GlobalStats:
         try:
             return self.forward.engine.run(self.forward.model_of(part), windows)
         except Exception as error:
-            raise tile_error(TileError, [tile or plan[0]], f"measuring global_stats, {error}") from error
+            raise tile_error(TileError, [tile or plan[0]], f"measuring global_stats, {quoted(error)}") from error
 
 
 def _cut(plan: TilePlan, axis: int, at: int) -> Cut:

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .images import peak_of
 from .known import recalled
 from .options import Options
 from .plan import make_plan
+
+if TYPE_CHECKING:
+    from .inspection import ModelInfo
+    from .precision import Precision
+    from .tuning import Tuning
+    from .verification import Verification
 
 __all__ = ["RunInfo", "settled"]
 
@@ -49,11 +55,11 @@ class RunInfo:
     how: str
     bound: float | None
     why: str
-    model: Any = None
+    model: ModelInfo | None = None
     global_stats: str | None = None
-    verified: Any = None
-    tuning: Any = None
-    precision: Any = None
+    verified: Verification | None = None
+    tuning: Tuning | None = None
+    precision: Precision | None = None
 
     @classmethod
     def given(cls, options: Options, model: Any = None) -> RunInfo:

@@ -20,6 +20,8 @@ from typing import Any
 
 from . import catalog
 from .needs import Needs
+from .optional import torchvision_advice
+from .texts import named, one_line, quoted
 
 __all__ = ["load_model"]
 
@@ -98,7 +100,7 @@ def _from_module(name: str, module: str, attribute: str) -> Callable[..., Any]:
         if is_factory:
             model = model()
     except Exception as error:  # whatever the module and the factory raise
-        raise ImportError(f"model {name!r} cannot be had: {type(error).__name__}: {error}") from error
+        raise ImportError(f"model {name!r} cannot be had: {torchvision_advice(error) or named(error)}") from error
     if isinstance(model, type):
         raise TypeError(f"model {name!r} is a class; write '{module}:{attribute}()' for an instance of it")
     if not callable(model):
@@ -147,9 +149,9 @@ def _opened(name: str, kind: str, opener: Callable[[], Callable[..., Any]]) -> A
     try:
         return opener()
     except ImportError as error:
-        raise ImportError(f"model {name!r} cannot be run as it is: {error}") from error
+        raise ImportError(f"model {name!r} cannot be run as it is: {one_line(error)}") from error
     except Exception as error:  # a damaged file may raise anything
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = one_line(error) if isinstance(error, ValueError) and kind != "TorchScript" else quoted(error)
         if kind in ("TorchScript", "torch.export"):
             raise ValueError(f"model {name!r} is not a readable {kind} file: {text}") from error
         raise ValueError(f"model {name!r} cannot be run as it is: {text}") from error

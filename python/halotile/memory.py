@@ -20,6 +20,7 @@ from .errors import TileSizeWarning
 from .images import torch_if_loaded
 from .model import Model, TensorModel
 from .options import DEFAULT_TILE
+from .texts import bytes_text, full_text
 from .untouched import own_grad_mode, same_luck, shell
 
 __all__ = [
@@ -57,7 +58,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, MemoryError) or "OutOfMemoryError" in type(error).__name__:
             return True
-        if isinstance(error, RuntimeError) and SAYS_SO.search(_text(error)):
+        if isinstance(error, RuntimeError) and SAYS_SO.search(full_text(error).lower()):
             return True
         error = error.__cause__
     return False
@@ -68,13 +69,6 @@ def forget_frames(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error).lower()
-    except Exception:
-        return ""
 
 
 def available_bytes() -> int | None:
@@ -271,10 +265,10 @@ def warn_about_device(model: Model, window: tuple[int, int, int, int], engine: A
     largest = _doubtful_bytes(model, window, engine)
     if largest:
         what = "aborts the process" if largest >= ABORTS else "may return wrong values"
-        limit = (ABORTS if largest >= ABORTS else DOUBTFUL) // GiB
+        limit = bytes_text(ABORTS if largest >= ABORTS else DOUBTFUL)
         text = (
-            f"{window[0]} windows of {window[2]}x{window[3]} make an activation of {largest / GiB:.1f} GiB, and from "
-            f"{limit} GiB on MPS {what}: make tile_size or batch_size smaller"
+            f"{window[0]} windows of {window[2]}x{window[3]} make an activation of {bytes_text(largest)}, and from "
+            f"{limit} on MPS {what}: make tile_size or batch_size smaller"
         )
         warnings.warn(text, TileSizeWarning, stacklevel=2)
 
@@ -294,4 +288,4 @@ def what_would_fit(
     side = int((free * window[2] * window[3] / (2 * largest)) ** 0.5)  # a layer's input and output at the least
     tile = side - 2 * max(halo)
     fits = f"a tile of {tile} would fit at most" if tile > 0 else f"no tile fits with a halo of {max(halo)}"
-    return f"; {free / 2**20:.0f} MiB are free on {'the CPU' if device is None else device}: {fits}"
+    return f"; {bytes_text(free)} are free on {'the CPU' if device is None else device}: {fits}"

@@ -21,6 +21,7 @@ import torch
 
 from . import __version__, _torch, torch_verbs
 from .cache import keep, kept
+from .texts import quoted
 
 __all__ = ["LIBRARIES", "keep_result", "operators", "prepare", "serves"]
 
@@ -92,7 +93,7 @@ def _failure(device: Any) -> str:
         if kept is None:
             keep_result(result)
     except Exception as error:  # whatever it is: torch operations are still there
-        return str(error) or type(error).__name__
+        return quoted(error)
     if not result:
         return ""
     return f"the self-test found differences in {', '.join(result)}; `python -m halotile selftest` says more"

@@ -22,7 +22,7 @@ import numpy as np
 
 from .errors import frames_inside
 from .images import torch_if_loaded
-from .texts import full_text
+from .texts import full_text, named, quoted
 from .untouched import shell, tensors_kept, without_hooks
 
 __all__ = [
@@ -215,8 +215,7 @@ class TensorModel(Model):
             try:
                 return self.compiled(windows if self.channels_last else windows.contiguous())
             except Exception as error:  # of torch's compilers: every kind
-                first = str(error).strip().partition("\n")[0]
-                text = f"compile=True failed, the model runs as it is: {type(error).__name__}: {first}"
+                text = f"compile=True failed, the model runs as it is: {named(error)}"
                 warnings.warn(text, RuntimeWarning, stacklevel=frames_inside())
                 self.compiled, self.may_compile = None, False
         return self._called_plainly(windows)
@@ -391,13 +390,36 @@ def usable_device(device: Any) -> Any:
     if device is None:
         return None
     torch = torch_if_loaded()
+    text = f"device must be one that torch can use here, not {device!r:.80}"
     try:
-        where = torch.empty(0, device=device).device
-        if where.type == "meta":
-            raise RuntimeError("meta tensors hold no values")
-        return where
-    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device must be one that torch can use here, not {device!r}: {error}") from error
+        asked = torch.device(device)
+    except Exception as error:  # whatever torch raises about names and things
+        raise ValueError(f"{text}: torch has no such device") from error
+    missing = _why_missing(asked)
+    if missing is not None:
+        raise ValueError(f"{text}: {missing}")
+    try:
+        return torch.empty(0, device=asked).device
+    except Exception as error:  # a driver may raise anything
+        raise ValueError(f"{text}: {quoted(error)}") from error
+
+
+ACCELERATORS = {"mps": "Apple GPU", "cuda": "NVIDIA or AMD GPU", "xpu": "Intel GPU"}
+
+
+def _why_missing(device: Any) -> str | None:
+    """Why torch cannot use a device, as far as it can be asked without trying."""
+    torch = torch_if_loaded()
+    if device.type == "meta":
+        return "meta tensors hold no values"
+    backend = torch.backends.mps if device.type == "mps" else getattr(torch, device.type, None)
+    name = ACCELERATORS.get(device.type, f"{device.type} device")
+    if hasattr(backend, "is_available") and not backend.is_available():
+        return f"this torch sees no {name}"
+    count = backend.device_count() if device.index is not None and hasattr(backend, "device_count") else None
+    if count is not None and device.index >= count:
+        return f"this torch sees {count} {name}{'' if count == 1 else 's'}, counted from 0"
+    return None
 
 
 def _default_device(device: Any) -> Any:
@@ -421,10 +443,10 @@ def _converted(module: Any, device: Any, dtype: str | None) -> Any:
         return module
     try:
         return copy.deepcopy(module).to(device=device, dtype=getattr(torch, dtype) if dtype else None)
-    except (RuntimeError, TypeError) as error:
+    except Exception as error:  # whatever a module does to stay as it is
         asked = " and ".join(f"{name}={value}" for name, value in (("device", device), ("dtype", dtype)) if value)
-        text = f"{asked} asks for a converted copy of model, which cannot be copied: {error}; convert it yourself"
-        raise ValueError(text) from error
+        text = f"{asked} asks for a converted copy of model, which cannot be copied: {quoted(error)}"
+        raise ValueError(f"{text}; convert it yourself") from error
 
 
 def _first_convolution(module: Any) -> tuple[int | None, bool]:

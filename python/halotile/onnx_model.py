@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .needs import Needs
+from .texts import quoted
 
 __all__ = ["OnnxModel", "load_onnx"]
 
@@ -88,7 +89,7 @@ def load_onnx(path: str, providers: Sequence[Provider] | None = None) -> OnnxMod
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError(f"ONNX files need onnxruntime: pip install 'halotile[onnx]' ({error})") from error
+        raise ImportError(f"ONNX files need onnxruntime: pip install 'halotile[onnx]' ({quoted(error)})") from error
     chosen = _chosen(providers, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
@@ -96,7 +97,7 @@ def load_onnx(path: str, providers: Sequence[Provider] | None = None) -> OnnxMod
     try:
         session = onnxruntime.InferenceSession(path, options, providers=chosen)
     except Exception as error:  # its classes have no common one
-        raise ValueError(f"it is no ONNX file that can be run: {' '.join(str(error).split())[:400]}") from error
+        raise ValueError(f"it is no ONNX file that can be run: {quoted(error)}") from error
     return OnnxModel(session)
 
 

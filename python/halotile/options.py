@@ -3,25 +3,51 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
+
+import numpy as np
 
 from .needs import Needs
 
-__all__ = ["ENGINES", "Options", "choice", "dtype_name", "integer"]
+if TYPE_CHECKING:
+    import torch
 
-BOUNDARIES = ("reflect", "native")
-BLENDS = ("average", "linear", "cosine", "gaussian")
-ALPHAS = ("restore", "resize", "opaque", "channel")
-NONFINITE = ("raise", "warn", "ignore")
-ENGINES = ("host", "torch", "mps")
-GLOBAL_STATS = ("tile", "frozen", "exact")
-MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
+__all__ = [
+    "ENGINES",
+    "HalolessOptions",
+    "JudgedOptions",
+    "Options",
+    "PlanOptions",
+    "RestoreOptions",
+    "RunOptions",
+    "choice",
+    "dtype_name",
+    "integer",
+    "signature_with_options",
+]
+
+Boundary = Literal["reflect", "native"]
+Blend = Literal["average", "linear", "cosine", "gaussian"]
+Alpha = Literal["restore", "resize", "opaque", "channel"]
+Nonfinite = Literal["raise", "warn", "ignore"]
+Engine = Literal["host", "torch", "mps"]
+GlobalStats = Literal["tile", "frozen", "exact"]
+MemoryFormat = Literal["auto", "channels_last", "contiguous"]
+
+BOUNDARIES: tuple[str, ...] = get_args(Boundary)
+BLENDS: tuple[str, ...] = get_args(Blend)
+ALPHAS: tuple[str, ...] = get_args(Alpha)
+NONFINITE: tuple[str, ...] = get_args(Nonfinite)
+ENGINES: tuple[str, ...] = get_args(Engine)
+GLOBAL_STATS: tuple[str, ...] = get_args(GlobalStats)
+MEMORY_FORMATS: tuple[str, ...] = get_args(MemoryFormat)
 LAYOUTS = ("HW", "HWC", "NHWC", "CHW", "NCHW")
 MODEL_DTYPES = ("float32", "float16", "bfloat16")
 IMAGE_DTYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
@@ -34,6 +60,72 @@ DEFAULT_TILE = 512
 NO_NEEDS = Needs()
 
 Pair = tuple[int, int]
+
+# ---- what may be passed, for type checkers ---------------------------------------------------------------------------
+
+Device: TypeAlias = "str | int | torch.device"
+Halo: TypeAlias = "int | Pair | Literal['exact', 'auto']"
+DType: TypeAlias = "str | type[np.generic] | np.dtype[Any] | torch.dtype"
+
+
+class SharedOptions(TypedDict, total=False):
+    """The options of `restore_tiled`, as they may be passed, but for halo, tolerance and what the result is like."""
+
+    tile_size: int | Pair | Literal["auto"]
+    overlap: int | Pair | Literal["auto"]
+    blend: Blend
+    boundary: Boundary
+    scale: float | str | Fraction | None
+    phase: int | Pair | None
+    global_stats: GlobalStats | None
+    batch_size: int | Literal["auto"]
+    device: Device | Sequence[Device] | None
+    dtype: DType | None
+    engine: Engine | None
+    value_range: tuple[float, float] | list[float] | None
+    layout: str | None
+    alpha: Alpha
+    on_nonfinite: Nonfinite
+    progress: bool | Callable[[int, int], object] | None
+    keep_heap: bool
+    memory_format: MemoryFormat
+    memory_limit: int | None
+    compile: bool
+
+
+class JudgedOptions(SharedOptions, total=False):
+    """Those of `halotile.testing`, which makes the result and has a tolerance of its own."""
+
+    halo: Halo
+
+
+class HalolessOptions(SharedOptions, total=False):
+    """Those of `error_curve`, which tries halos."""
+
+    tolerance: float | None
+    out_dtype: DType | None
+
+
+class RunOptions(HalolessOptions, total=False):
+    """Those of `iter_bands` and `restore_to`, which hold no result."""
+
+    halo: Halo
+
+
+class RestoreOptions(RunOptions, total=False):
+    """All of them."""
+
+    verify: int
+    out: Any
+
+
+class PlanOptions(RestoreOptions, total=False):
+    """Those of `plan_tiles`."""
+
+    needs: Needs
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
 
 
 def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
@@ -211,7 +303,10 @@ class Options:
         known = [field.name for field in fields(cls)]
         for name in options:
             if name not in known:
-                raise TypeError(f"there is no option {name!r}; options are {', '.join(known)}")
+                from difflib import get_close_matches  # not with every import of halotile
+
+                near = "".join(f", did you mean {one!r}?" for one in get_close_matches(name, known, n=1))
+                raise TypeError(f"there is no option {name!r}{near}; options are {', '.join(known)}")
         return cls(**options)
 
     def __post_init__(self) -> None:
@@ -309,3 +404,15 @@ class Options:
                     f"overlap must be below tile_size, not {lap} with tile_size {tile} ({('rows', 'columns')[side]})"
                 )
         return overlap
+
+
+def signature_with_options(function: Callable[..., Any]) -> inspect.Signature:
+    """A function's signature with the options of `restore_tiled` one by one in the place of ``**options``."""
+    own = inspect.signature(function)
+    kept = [one for one in own.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
+        for one in fields(Options)
+        if one.name != "needs"  # comes with the model
+    ]
+    return own.replace(parameters=[*kept, *options])

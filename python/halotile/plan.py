@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex, Unpack, overload
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from .options import (
     IMAGE_DTYPES,
     MODEL_DTYPES,
     Options,
+    PlanOptions,
     choice,
     dtype_name,
     integer,
@@ -147,7 +148,11 @@ class TilePlan(Sequence[Tile]):
     def __len__(self) -> int:
         return self.core.count
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Tile: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tile]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Tile | list[Tile]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = range(len(self))[index]  # negative indices and IndexError
@@ -297,7 +302,7 @@ def _size_of(shape: Any, layout: str | None) -> tuple[int, int]:
     return sides[layout.index("H")], sides[layout.index("W")]
 
 
-def plan_tiles(shape: Sequence[int], **options: Any) -> TilePlan:
+def plan_tiles(shape: Sequence[int], **options: Unpack[PlanOptions]) -> TilePlan:
     """The plan that `restore_tiled` would follow for an image of this shape; nothing is run.
 
     Args:
@@ -308,5 +313,5 @@ def plan_tiles(shape: Sequence[int], **options: Any) -> TilePlan:
     Raises:
         ValueError, TypeError: naming the option, its value and what is allowed.
     """
-    checked = Options.of({"phase": 1} | options)
+    checked = Options.of({"phase": 1, **options})
     return make_plan(checked, _size_of(shape, checked.layout))

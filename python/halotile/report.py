@@ -21,10 +21,10 @@ from .memory import auto_tile_size, free_bytes
 from .model import open_model, usable_device
 from .restore import restore_tiled
 from .selftest import compare
+from .texts import bytes_text, named, one_line, quoted, shortened
 
 __all__ = ["checked_device", "report"]
 
-MiB = 2**20
 HALO = 10
 
 
@@ -44,9 +44,13 @@ def report(device: Any, show: Callable[[str], Any] = print) -> bool:
             fine &= line_is_fine
             show(line)
     for warning in caught:
-        show(f"warning: {warning.message}")
+        show(f"warning: {_said(warning.message)}")
     show(f"result: {'all is right' if fine else 'NOT RIGHT'} on {device}")
     return fine
+
+
+def _said(message: Warning | str) -> str:
+    return shortened(message) if isinstance(message, str) else one_line(message)
 
 
 Line = tuple[str, bool]
@@ -58,7 +62,7 @@ def _lines(device: Any) -> Iterator[Line]:
             for line in section(device):
                 yield line if isinstance(line, tuple) else (line, True)
         except Exception as error:  # the rest of the report is wanted all the more
-            yield f"{section.__name__.removeprefix('_')}: {type(error).__name__}: {error}", False
+            yield f"{section.__name__.removeprefix('_')}: {named(error)}", False
 
 
 # ---- what runs -------------------------------------------------------------------------------------------------------
@@ -77,7 +81,7 @@ def _processor() -> str:
         ask = ["sysctl", "-n", "machdep.cpu.brand_string", "hw.memsize"]
         answer = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.split("\n")
         if len(answer) > 1 and answer[1].isdigit():
-            return f"{answer[0]}, {int(answer[1]) / 2**30:.0f} GiB"
+            return f"{answer[0]}, {bytes_text(int(answer[1]))}"
     return platform.machine()
 
 
@@ -106,7 +110,7 @@ def _kernels(device: Any) -> Iterator[Line]:
             ours = {result.kernel: result for result in compare(torch.ops.halotile, device)}
             metal.keep_result([kernel for kernel, result in ours.items() if not result.fine])
         except RuntimeError as error:
-            yield f"the Metal kernels cannot be used: {error}", False
+            yield f"the Metal kernels cannot be used: {quoted(error)}", False
     for kernel, result in theirs.items():
         results = ours.get(kernel), result
         fine = all(r is None or r.fine for r in results)
@@ -165,7 +169,7 @@ def _runs(device: Any) -> Iterator[Line]:
             try:
                 got = restore_tiled(image, on_device, engine=engine, blend=blend, **options)
             except (RuntimeError, ValueError) as error:
-                yield f"{name}: {error}", False
+                yield f"{name}: {one_line(error)}", False
                 continue
             beside_whole = float(np.abs(got - want).max())
             reference = restore_tiled(image, network, engine="host", device="cpu", blend=blend, **options)
@@ -223,8 +227,8 @@ def _wait(device: Any) -> None:
 def _memory(device: Any) -> Iterator[str]:
     free = free_bytes(device)
     if free is not None:
-        yield f"memory: {free / MiB:.0f} MiB free, tile_size='auto' would be {auto_tile_size(device)}"
+        yield f"memory: {bytes_text(free)} free, tile_size='auto' would be {auto_tile_size(device)}"
     module = getattr(torch, device.type, None)
     for name in ("recommended_max_memory", "driver_allocated_memory", "current_allocated_memory"):
         if hasattr(module, name):
-            yield f"  {name}: {getattr(module, name)() / MiB:.0f} MiB"
+            yield f"  {name}: {bytes_text(getattr(module, name)())}"

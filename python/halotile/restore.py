@@ -10,7 +10,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack, overload
+
+import numpy as np
 
 from . import heap
 from .errors import SeamWarning, TileError, frames_inside
@@ -20,44 +22,26 @@ from .known import about, told_about
 from .learn import Facts
 from .model import Model, channels_of
 from .needs import needs_of
-from .options import IMAGE_DTYPES, Options, dtype_name
+from .options import IMAGE_DTYPES, Options, RestoreOptions, RunOptions, dtype_name, signature_with_options
 from .progress import Progress
 from .run import Run
 from .untouched import tensors_kept
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .inspection import ModelInfo
+
 __all__ = ["TiledRestorer", "iter_bands", "restore_tiled"]
 
 
-def restore_tiled(
-    image: Any,
-    model: Any,
-    *,
-    tile_size: int | tuple[int, int] | Literal["auto"] = 512,
-    halo: int | tuple[int, int] | Literal["exact", "auto"] = 32,
-    overlap: int | tuple[int, int] | Literal["auto"] = "auto",
-    blend: str = "average",
-    boundary: str = "reflect",
-    scale: Any = None,
-    phase: int | tuple[int, int] | None = None,
-    tolerance: float | None = None,
-    global_stats: Literal["tile", "frozen", "exact"] | None = None,
-    verify: int = 0,
-    batch_size: int | Literal["auto"] = 1,
-    device: Any = None,
-    dtype: Any = None,
-    engine: Literal["host", "torch", "mps"] | None = None,
-    value_range: tuple[float, float] | None = None,
-    out: Any = None,
-    out_dtype: Any = None,
-    layout: str | None = None,
-    alpha: str = "restore",
-    on_nonfinite: str = "raise",
-    progress: bool | Callable[[int, int], Any] | None = None,
-    keep_heap: bool = True,
-    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto",
-    memory_limit: int | None = None,
-    compile: bool = False,
-) -> Any:
+@overload
+def restore_tiled(image: np.ndarray, model: Callable[..., Any], **options: Unpack[RestoreOptions]) -> np.ndarray: ...
+@overload
+def restore_tiled(image: Tensor, model: Callable[..., Any], **options: Unpack[RestoreOptions]) -> Tensor: ...
+@overload
+def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[RestoreOptions]) -> Any: ...
+def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[RestoreOptions]) -> Any:
     """Restores an image with a model that could not take it whole.
 
     With ``halo`` at least the model's receptive-field radius and the right ``phase`` the result equals whole-image
@@ -145,11 +129,23 @@ def restore_tiled(
             device, that is known when the image is done), or ran out of memory with the smallest tiles
             (`OutOfMemoryError`, also a MemoryError). Rows finished before stay in ``out``, as on KeyboardInterrupt.
     """
-    options = {name: value for name, value in locals().items() if name not in ("image", "model")}
     return TiledRestorer(model, **options)(image)
 
 
-def iter_bands(image: Any, model: Any, **options: Any) -> Iterator[tuple[int, Any]]:
+restore_tiled.__signature__ = signature_with_options(restore_tiled)  # type: ignore[attr-defined]
+
+
+@overload
+def iter_bands(
+    image: np.ndarray, model: Callable[..., Any], **options: Unpack[RunOptions]
+) -> Iterator[tuple[int, np.ndarray]]: ...
+@overload
+def iter_bands(
+    image: Tensor, model: Callable[..., Any], **options: Unpack[RunOptions]
+) -> Iterator[tuple[int, Tensor]]: ...
+@overload
+def iter_bands(image: Any, model: Callable[..., Any], **options: Unpack[RunOptions]) -> Iterator[tuple[int, Any]]: ...
+def iter_bands(image: Any, model: Callable[..., Any], **options: Unpack[RunOptions]) -> Iterator[tuple[int, Any]]:
     """Yields ``(y, rows)``: finished rows of the restored image, from the top, ``rows`` starting at output row ``y``.
 
     Takes one image and the options of `restore_tiled` except ``out``; bad ones are refused at once, the model runs as
@@ -170,7 +166,7 @@ class TiledRestorer:
             first.
     """
 
-    def __init__(self, model: Any, **options: Any):
+    def __init__(self, model: Callable[..., Any], **options: Unpack[RestoreOptions]):
         self.options = Options.of({"needs": needs_of(model)} | options)
         self.model = model
         self._opened: dict[bool, Model] = {}  # by whether it must take tensors
@@ -184,7 +180,7 @@ class TiledRestorer:
         self._precision: Any = None  # what dtype="auto" came to
         self.last_run: RunInfo | None = None
 
-    def inspected(self) -> Any:
+    def inspected(self) -> ModelInfo:
         """What is known of the model, a `ModelInfo`: found out once."""
         if self._inspected is None:
             from .known import known_model
@@ -225,6 +221,12 @@ class TiledRestorer:
             told.add(about)
             warnings.warn(text, SeamWarning, stacklevel=frames_inside())
 
+    @overload
+    def __call__(self, image: np.ndarray, *, out: Any = None) -> np.ndarray: ...
+    @overload
+    def __call__(self, image: Tensor, *, out: Any = None) -> Tensor: ...
+    @overload
+    def __call__(self, image: Any, *, out: Any = None) -> Any: ...
     def __call__(self, image: Any, *, out: Any = None) -> Any:
         """The restored image; ``out`` goes before the option of that name."""
         asked = self.options.out if out is None else out
@@ -270,6 +272,12 @@ class TiledRestorer:
             text = f"verify={self.options.verify}: above the tolerance of {tolerance:g}: {found}"
             warnings.warn(text, SeamWarning, stacklevel=frames_inside())
 
+    @overload
+    def iter_bands(self, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]: ...
+    @overload
+    def iter_bands(self, image: Tensor) -> Iterator[tuple[int, Tensor]]: ...
+    @overload
+    def iter_bands(self, image: Any) -> Iterator[tuple[int, Any]]: ...
     def iter_bands(self, image: Any) -> Iterator[tuple[int, Any]]:
         """See `halotile.iter_bands`."""
         if self.options.out is not None:

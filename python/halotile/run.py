@@ -40,7 +40,7 @@ from .plan import Tile, TilePlan, make_plan
 from .progress import Progress
 from .rows import Rows
 from .team import HANDS, Team
-from .texts import full_text
+from .texts import full_text, one_line, quoted
 from .turn import turn
 from .values import Values
 
@@ -489,7 +489,8 @@ class Run:
 
     def _does_not_fit(self, error: Exception) -> TileError:
         height, width = self.plan.window
-        text = f"out of memory with the smallest windows, {height}x{width} with halo {max(self.plan.halo)}: {error}"
+        said = one_line(error) if isinstance(error, TileError) else quoted(error)
+        text = f"out of memory with the smallest windows, {height}x{width} with halo {max(self.plan.halo)}: {said}"
         text += memory.what_would_fit(
             self.model.settled, self._windows(), self.plan.halo, self.engine.device, self.options.memory_limit
         )

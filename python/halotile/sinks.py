@@ -8,6 +8,7 @@ A sink takes rows from the top, `write(rows)`, until all are there. It appears u
 from __future__ import annotations
 
 import errno
+import math
 import os
 import secrets
 import shutil
@@ -20,6 +21,7 @@ import numpy as np
 from . import files
 from .files import Format
 from .sources import import_zarr
+from .texts import bytes_text, quoted
 
 __all__ = ["FORMATS", "NPY", "NpySink", "ZarrSink", "check_output", "held_bytes", "open_sink"]
 
@@ -98,7 +100,8 @@ def open_sink(path: files.Path, shape: Sequence[int], dtype: Any, **saved: Any) 
 def _check_room(path: str, size: int) -> None:
     free = shutil.disk_usage(os.path.dirname(os.path.realpath(path))).free
     if size > free:
-        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: it takes {size} bytes, {free} are free", path)
+        needed = f"it takes {bytes_text(size, math.ceil)}, {bytes_text(free, math.floor)} are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed}", path)
 
 
 @contextmanager
@@ -107,7 +110,7 @@ def _writing(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, f"cannot be written: {error.strerror}", path) from error
+        raise OSError(error.errno, f"cannot be written: {error.strerror or quoted(error)}", path) from error
 
 
 class NpySink:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .texts import quoted
+
 __all__ = ["ArraySource", "HeldRows", "NpySource", "Source", "as_source", "file_of", "import_zarr", "open_source"]
 
 MARGIN = 4  # a buffer has room for one in so many rows more than were asked for: not all windows take as many
@@ -56,7 +58,7 @@ class NpySource(Source):
         try:
             self.shape, self.fortran, stored = _npy_header(self.file)
         except ValueError as error:
-            raise ValueError(f"{path}: not a readable .npy file: {error}") from error
+            raise ValueError(f"{path}: not a readable .npy file: {quoted(error)}") from error
         self.dtype, self.foreign = stored.newbyteorder("="), not stored.isnative
         self.offset = self.file.tell()
         wanted = self.offset + int(np.prod(self.shape, dtype=object)) * stored.itemsize
@@ -135,14 +137,14 @@ def _opened_zarr(path: str) -> Any:
     try:
         return zarr.open_array(path, mode="r")
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ValueError(f"{path}: not a readable zarr array: {error}") from error
+        raise ValueError(f"{path}: not a readable zarr array: {quoted(error)}") from error
 
 
 def import_zarr() -> Any:
     try:
         import zarr
     except ImportError as error:
-        raise ImportError(f"zarr arrays need zarr: pip install 'halotile[zarr]' ({error})") from error
+        raise ImportError(f"zarr arrays need zarr: pip install 'halotile[zarr]' ({quoted(error)})") from error
     return zarr
 
 

@@ -7,9 +7,10 @@ def test_no_seams():
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Unpack
 
-from .options import integer, tolerance_of
+from .options import JudgedOptions, integer, tolerance_of
 from .verification import Remade, Verification
 
 __all__ = ["assert_exact", "assert_seamless"]
@@ -20,7 +21,13 @@ CLEARLY = 3  # times as large near tile edges as elsewhere: there is a seam
 
 
 def assert_seamless(
-    model: Any, image: Any, *, tolerance: float | None = None, windows: int = 8, seed: int = 0, **options: Any
+    model: Callable[..., Any],
+    image: Any,
+    *,
+    tolerance: float | None = None,
+    windows: int = 8,
+    seed: int = 0,
+    **options: Unpack[JudgedOptions],
 ) -> Verification:
     """Asserts that tiles do not show: restores the image in float32 and verifies random windows of it (see `verify`).
 
@@ -46,7 +53,9 @@ def assert_seamless(
     return _judged(remade, remade.compared(remade.places(count, seed)), allowed, "the result has seams")
 
 
-def assert_exact(model: Any, image: Any, *, tolerance: float | None = None, **options: Any) -> Verification:
+def assert_exact(
+    model: Callable[..., Any], image: Any, *, tolerance: float | None = None, **options: Unpack[JudgedOptions]
+) -> Verification:
     """Asserts that tiles equal whole-image inference: the model sees the image once as a whole, every pixel is
     compared. For small images.
 
@@ -71,11 +80,11 @@ def assert_exact(model: Any, image: Any, *, tolerance: float | None = None, **op
     return _judged(remade, remade.compared_with_whole(), allowed, "tiles do not equal whole-image inference")
 
 
-def _remade(model: Any, image: Any, options: dict[str, Any]) -> Remade:
+def _remade(model: Any, image: Any, options: JudgedOptions) -> Remade:
     for name in OWN:
         if name in options:
             raise TypeError(f"{name} must not be given: the result that is judged is made here, in float32")
-    remade = Remade(image, model, None, options | {"out_dtype": "float32"})
+    remade = Remade(image, model, None, {**options, "out_dtype": "float32"})
     if len(remade.plan) == 1:
         raise ValueError(
             f"image must need more than one tile to show anything, not be {remade.plan.image_size} (height, width) in "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-__all__ = ["LONGEST_QUOTE", "bytes_text", "full_text", "named", "one_line", "quoted", "shortened"]
+__all__ = ["LONGEST_LINE", "LONGEST_QUOTE", "bytes_text", "full_text", "named", "one_line", "quoted", "shortened"]
 
 LONGEST_QUOTE = 200  # characters
 LONGEST_LINE = 1000  # of an error that this package wrote itself
@@ -75,11 +75,16 @@ def _first_sentence(error: BaseException) -> str:
 def shortened(text: str, longest: int = LONGEST_QUOTE) -> str:
     """A text on one line that any terminal can show, cut between words where it is longer."""
     line = " ".join(text[: 20 * longest].split())
-    line = "".join(letter if letter.isprintable() else "?" for letter in line)
+    if not line.isprintable():
+        line = "".join(letter if letter.isprintable() else _escaped(letter) for letter in line)
     if len(line) <= longest:
         return line
     whole_words = line[: longest - 3].rpartition(" ")[0]
     return (whole_words if len(whole_words) > longest // 2 else line[: longest - 3]) + "..."
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
 
 
 def bytes_text(count: float, rounded: Callable[[float], int] = round) -> str:
@@ -94,4 +99,5 @@ def bytes_text(count: float, rounded: Callable[[float], int] = round) -> str:
     amount = count / 1024**power
     if power < 2 or rounded(amount) >= 10:
         return f"{rounded(amount)} {UNITS[power]}"
-    return f"{rounded(amount * 10) / 10:.1f} {UNITS[power]}"
+    tenths = f"{rounded(amount * 10) / 10:.1f}".removesuffix(".0")
+    return f"{tenths} {UNITS[power]}"

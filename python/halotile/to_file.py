@@ -13,14 +13,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from . import files, heap
 from .halo import RunInfo
 from .images import Image, open_image
-from .options import Options
+from .options import Options, RunOptions
 from .progress import Progress
 from .restore import TiledRestorer
 from .run import Run
@@ -34,12 +34,12 @@ __all__ = ["restore_to", "write_restored"]
 def restore_to(
     path: str | os.PathLike[str],
     image: Any,
-    model: Any,
+    model: Callable[..., Any],
     *,
     quality: int = 95,
     compression: int = 6,
     max_pixels: int | None = files.MAX_PIXELS,
-    **options: Any,
+    **options: Unpack[RunOptions],
 ) -> RunInfo:
     """Restores an image into a file, holding neither as a whole: rows are read when windows need them, and written when
     they are finished.
@@ -83,7 +83,7 @@ def restore_to(
     return restorer.last_run
 
 
-def _restorer(model: Any, options: dict[str, Any]) -> TiledRestorer:
+def _restorer(model: Any, options: RunOptions) -> TiledRestorer:
     if not isinstance(model, TiledRestorer):
         model = TiledRestorer(model, **options)
     elif options:

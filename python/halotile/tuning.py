@@ -34,6 +34,7 @@ from .images import torch_if_loaded
 from .options import DEFAULT_TILE
 from .plan import BYTES, TilePlan, make_plan
 from .rows import bytes_of_bands
+from .texts import bytes_text
 
 __all__ = ["Tuner", "Tuning", "by_free_memory"]
 
@@ -295,9 +296,7 @@ class Tuner:
             return fitting
         smallest = min(found.values(), key=lambda choice: choice.pixels)
         if self.asked.memory_limit is not None and self.limit == self.asked.memory_limit:
-            least = self._bytes(smallest) or self._held(smallest)
-            text = f"memory_limit must be at least {least} for this model and image, not"
-            raise ValueError(f"{text} {self.asked.memory_limit}")
+            raise _too_low(self.asked.memory_limit, self._bytes(smallest) or self._held(smallest))
         return [smallest]
 
     def _tiles(self) -> Iterator[Pair]:
@@ -494,7 +493,7 @@ class Tuner:
         if size is None and self.limit is not None:
             why += "; without what the model itself takes, which cannot be seen"
         elif self.limit is not None:
-            why += f"; {size / 2**20:.0f} MiB of {self.limit / 2**20:.0f} that may be used"
+            why += f"; {bytes_text(size)} of {bytes_text(self.limit)} that may be used"
         if self.probed:
             why += f"; {self.probed:.2g} s went to trying"
         tuning = Tuning(
@@ -518,6 +517,13 @@ def by_free_memory(run: Any, side: int) -> Tuning:
     who = "the device's free memory" if limit is None else "memory_limit or the device's free memory"
     why = f"{who} allows tiles of {side}x{side}"
     return Tuning(plan.tile, plan.batch(run.options.batch_size), kind, None, limit, None, 0.0, {}, why)
+
+
+def _too_low(limit: int, least: int) -> ValueError:
+    megabytes = -(-least >> 20)
+    text = f"memory_limit must be at least {bytes_text(megabytes << 20, math.ceil)} for this model and image, not "
+    text += bytes_text(limit, math.floor)
+    return ValueError(f"{text}: pass memory_limit={megabytes} << 20, or --memory-limit {megabytes}M")
 
 
 def _name(plan: TilePlan, batch: int, kind: str) -> str:

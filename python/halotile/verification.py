@@ -8,9 +8,9 @@ anywhere; what is near a tile edge and what is not are counted apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from .forward import tile_error
 from .halo import RunInfo
 from .images import Image, _layout_for, _shape_for, is_tensor, open_image
 from .known import recalled
-from .options import integer
+from .options import RestoreOptions, integer
 from .plan import Box, TilePlan
 from .progress import Progress
 from .restore import TiledRestorer
@@ -93,7 +93,13 @@ class Verification:
 
 
 def verify(
-    image: Any, model: Any, result: Any = None, *, windows: int = 8, seed: int = 0, **options: Any
+    image: Any,
+    model: Callable[..., Any],
+    result: Any = None,
+    *,
+    windows: int = 8,
+    seed: int = 0,
+    **options: Unpack[RestoreOptions],
 ) -> Verification:
     """Makes random windows of a restored image again and compares: is it what a much larger halo would give?
 
@@ -137,7 +143,7 @@ class Place(NamedTuple):
 class Remade:
     """A restored image, and its run's way through the model for windows anywhere."""
 
-    def __init__(self, image: Any, model: Any, result: Any, options: dict[str, Any], run: Run | None = None):
+    def __init__(self, image: Any, model: Any, result: Any, options: RestoreOptions, run: Run | None = None):
         """run: that made the result, if it is at hand."""
         restorer = _restorer(model, options)
         source = open_image(image, restorer.options.layout)
@@ -366,7 +372,7 @@ def beyond_rounding(got: np.ndarray, want: np.ndarray, dtype: str) -> np.ndarray
     return np.maximum(apart - np.where(np.isfinite(rounding), rounding, 0), 0)
 
 
-def _restorer(model: Any, options: dict[str, Any]) -> TiledRestorer:
+def _restorer(model: Any, options: RestoreOptions) -> TiledRestorer:
     if not isinstance(model, TiledRestorer):
         return TiledRestorer(model, **options)
     if options:

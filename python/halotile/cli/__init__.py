@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from .. import texts
 from .arguments import new_parser
 from .common import UsageError, debugging, one_line
 
@@ -46,4 +47,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"halotile: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    text = texts.one_line(message) if isinstance(message, Warning) else texts.shortened(message, texts.LONGEST_LINE)
+    print(f"halotile: warning: {text}", file=sys.stderr)

@@ -19,6 +19,7 @@ from ..images import peak_of
 from ..loading import load_model
 from ..options import ENGINES, Options
 from ..plan import TilePlan, plan_tiles
+from ..texts import bytes_text
 from .common import BIT_DTYPES, UsageError, checked_options, planned, shown, size_text, usage_errors
 
 __all__ = ["compare", "inspect", "selftest", "show_models", "show_plan", "show_versions"]
@@ -106,7 +107,7 @@ def show_plan(asked: argparse.Namespace) -> None:
         ("overlap", size_text(plan.overlap)),
         ("phase", size_text(plan.phase)),
         ("processed", f"{_megapixels(plan.processed_pixels)} for {_megapixels(plan.ideal_pixels)}: {ratio:.2f} times"),
-        *((f"memory: {part}", _bytes(count)) for part, count in memory.items()),
+        *((f"memory: {part}", bytes_text(count)) for part, count in memory.items()),
     ]
     print("sizes are width x height, in pixels; memory is without the model's own")
     for name, value in rows:
@@ -128,10 +129,6 @@ def _planned_image(asked: argparse.Namespace) -> tuple[tuple[int, int], int, str
 
 def _megapixels(count: int) -> str:
     return f"{count / 1e6:.2f} megapixels"
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 # ---- inspect ---------------------------------------------------------------------------------------------------------

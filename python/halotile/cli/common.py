@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .. import texts
+from ..errors import TileError
 from ..options import Options
 from ..plan import TilePlan, plan_tiles
 
@@ -66,13 +68,18 @@ def shown(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+# What halotile raises itself, with advice in several sentences; of anything else the first is shown.
+OURS = (UsageError, ValueError, TypeError, ImportError, OSError, TileError)
+
+
 def one_line(error: Exception) -> str:
+    """What a command line says of an error."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split())
     if isinstance(error, MemoryError):
-        return f"out of memory: {text}" if text else "out of memory"
-    return text or type(error).__name__
+        text = texts.one_line(error)
+        return f"out of memory: {text}" if text != type(error).__name__ else "out of memory"
+    return texts.one_line(error) if isinstance(error, OURS) else texts.named(error)
 
 
 def size_text(shape: Any) -> str:

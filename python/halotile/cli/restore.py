@@ -17,6 +17,7 @@ from typing import Any
 from .. import batch, sinks
 from ..images import torch_if_loaded
 from ..loading import load_model
+from ..model import usable_device
 from ..needs import needs_of
 from ..options import Options
 from ..restore import TiledRestorer
@@ -150,6 +151,10 @@ def _outcome(asked: argparse.Namespace, one: batch.FileRestorer, job: batch.Job,
 
 def _restorer(asked: argparse.Namespace, options: dict[str, Any]) -> TiledRestorer:
     model = load_model(asked.model, strength=asked.strength)
+    if torch_if_loaded() is not None:
+        with usage_errors():
+            for device in Options(device=asked.device).devices:
+                usable_device(device)
     if asked.compile and not _is_network(model):
         raise UsageError(f"--compile needs a torch module, and {asked.model} is a {type(model).__name__}")
     if asked.half:
@@ -191,7 +196,7 @@ def _settled(asked: argparse.Namespace, restorer: TiledRestorer) -> TiledRestore
             warnings.simplefilter("ignore")  # of what is tried; doubts are in what it returns
             info = restorer.inspected()
     except Exception as error:
-        warnings.warn(f"the model could not be inspected, halo and phase are 32 and 1: {error}", stacklevel=2)
+        warnings.warn(f"the model could not be inspected, halo and phase are 32 and 1: {one_line(error)}", stacklevel=2)
         return restorer
     found: dict[str, Any] = {}
     if "phase" in missing:

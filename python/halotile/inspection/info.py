@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from ..texts import quoted
+
 __all__ = ["Field", "GlobalOperation", "ModelInfo"]
 
 FORMAT = "halotile.ModelInfo"
@@ -177,7 +179,7 @@ def restored(name: str, value: Any) -> Any:
     try:
         found = RESTORED[name](value)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
-        raise ValueError(f"{name} cannot be read from {value!r:.80}: {error}") from error
+        raise ValueError(f"{name} cannot be read from {value!r:.80}: {quoted(error)}") from error
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..known import remember
 from ..options import MODEL_DTYPES, dtype_name
+from ..texts import named
 from .info import Field, GlobalOperation, ModelInfo
 from .measure import Measured, measured
 
@@ -95,7 +96,7 @@ class Structural:
         try:
             self.found = analyse(self.model, channels=result.shapes.channels, size=result.shapes.window)
         except Exception as error:  # a second opinion only
-            result.doubts.append(f"the structural pass failed ({type(error).__name__}: {error})")
+            result.doubts.append(f"the structural pass failed ({named(error)})")
             return 0
         return max(self.found.receptive_field or (0,))
 

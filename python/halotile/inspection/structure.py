@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..exported import FixedShape
 from ..model import evaluating
+from ..texts import named
 from ..untouched import own_grad_mode, preserved, same_luck, shell, tensors_of, without_hooks
 from . import mixes, moves, operators  # noqa: F401 - they enter their rules into the table
 from .operators import RULES, Aligned, Operation
@@ -243,9 +244,9 @@ def _look(
     except TooSmall:
         return Failure(tracer.path, f"{size[0]}x{size[1]} pixels become a single one inside", False)
     except FAKE_ERRORS as error:
-        return Failure(tracer.path, _first_line(error), True)
+        return Failure(tracer.path, named(error), True)
     except Exception as error:  # whatever a model raises
-        return Failure(tracer.path, _first_line(error), False)
+        return Failure(tracer.path, named(error), False)
     return Look(size, tuple(output.shape[2:]), value, tuple(tracer.numbers))
 
 
@@ -257,10 +258,6 @@ FAKE_ERRORS = (
     AttributeError,
     NotImplementedError,
 )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]
 
 
 def _plain(output: torch.Tensor, value: Value | None) -> Value:
@@ -418,7 +415,7 @@ class Tracer(TorchDispatchMode):
             event = op.event("corners are aligned: it depends on the size of the image", "coordinate")
             return [unknown_value(output.shape, sources, event) for output in op.outputs]
         except Exception as error:  # also what a rule did not expect: never taken for local
-            words = str(error) if isinstance(error, Unknown) else f"{type(error).__name__}: {error}"
+            words = str(error) if isinstance(error, Unknown) else named(error)
             return [unknown_value(output.shape, sources, op.event(words, "unknown")) for output in op.outputs]
         values = found if isinstance(found, list) else [found] * len(op.outputs)
         odd = op.event("a result of unexpected shape", "unknown")

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""Packages that need not be there: what to type where they are missing, or do not fit together."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import sys
+import traceback
+
+from .texts import full_text, quoted
+
+__all__ = ["install_torchvision", "torchvision_advice"]
+
+INDEXED = re.compile(r"cpu|xpu|cu\d+|rocm[\d.]+")  # builds of torch that have a package index of their own
+MADE_FOR = re.compile(r"torch\s*\(?==\s*([\w.+]+)")
+
+
+def torchvision_advice(error: BaseException) -> str | None:
+    """What an import that failed in torchvision says, and what to do: it works with the one torch that it was made for.
+
+    Returns:
+        None where the failure is about something else.
+    """
+    if not _is_about_torchvision(error):
+        return None
+    own, torch = _version("torchvision"), _version("torch")
+    if own is None and isinstance(error, ModuleNotFoundError):
+        return f"{quoted(error)}: {install_torchvision()}"
+    made_for = _torch_of_torchvision()
+    fit = f", which is for torch {made_for}," if made_for not in (None, (torch or "").partition("+")[0]) else ""
+    versions = f"torchvision {own or '(unknown version)'}{fit} and torch {torch or '(unknown version)'}"
+    return f"{quoted(error)}. {versions} do not fit together: {install_torchvision(upgrade=True)}"
+
+
+def _is_about_torchvision(error: BaseException) -> bool:
+    name = error.name if isinstance(error, ImportError) else None
+    if (name or "").partition(".")[0] == "torchvision" or "torchvision" in full_text(error):
+        return True
+    modules = (frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(isinstance(module, str) and module.partition(".")[0] == "torchvision" for module in modules)
+
+
+def _version(package: str) -> str | None:
+    """Without importing it: that may be what failed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        version = getattr(sys.modules.get(package), "__version__", None)
+        return None if version is None else str(version)
+
+
+def _torch_of_torchvision() -> str | None:
+    try:
+        wanted = importlib.metadata.requires("torchvision") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [match[1] for match in map(MADE_FOR.match, wanted) if match]
+    return found[0] if found else None
+
+
+def install_torchvision(upgrade: bool = False) -> str:
+    """The line to type. pip takes the torchvision that asks for this torch, and leaves torch as it is."""
+    version, _, build = (_version("torch") or "").partition("+")
+    pinned = f' "torch=={version}"' if version else " torch"
+    index = f" --extra-index-url https://download.pytorch.org/whl/{build}" if INDEXED.fullmatch(build) else ""
+    return f"pip install{' --upgrade' if upgrade else ''} torchvision{pinned}{index}"

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: MIT
+"""Image files of which what is read is not what they are about: camera raw files, stacks in one directory, animations.
+
+Their first image can be read, so they are told by what they hold besides: `refusal` names camera raw files and the
+like, `planes_of_tiff` and `frames_of_png` count what stacks and animations hold.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from .tiff_tags import TIFF_MAGIC, Directory, ReadAt, directories
+
+__all__ = ["START", "frames_of_png", "planes_of_tiff", "reader_of", "refusal"]
+
+START = 16  # bytes of a file that `refusal` wants
+
+# ---- camera raw files ------------------------------------------------------------------------------------------------
+
+# Where the first bytes say so: (offset, bytes, what it is).
+RAW_STARTS = (
+    (0, b"FUJIFILMCCD-RAW", "RAF"),
+    (0, b"FOVb", "X3F"),
+    (0, b"\0MRM", "MRW"),
+    (0, b"IIRO", "ORF"),
+    (0, b"IIRS", "ORF"),
+    (0, b"MMOR", "ORF"),
+    (0, b"IIU\0", "RW2"),
+    (4, b"ftypcrx ", "CR3"),
+    (6, b"HEAPCCDR", "CRW"),
+)
+RAW_TIFF_STARTS = (  # the same after a TIFF's first bytes, where other files may have pixels: so nothing less is taken
+    (re.compile(rb".{4}(\x10\0\0\0|\0\0\0\x10)CR\x02", re.DOTALL), "CR2"),
+    (re.compile(rb".{8}(IIII.waR|MMMMRaw)", re.DOTALL), "IIQ"),
+)
+RAW_SUFFIXES = {
+    *(".3fr", ".arq", ".arw", ".bay", ".cap", ".cr2", ".crw", ".dcr", ".dcs", ".dng", ".erf", ".fff", ".gpr", ".iiq"),
+    *(".k25", ".kdc", ".mdc", ".mef", ".mos", ".nef", ".nrw", ".orf", ".pef", ".ptx", ".raw", ".rw2", ".rwl", ".sr2"),
+    *(".srf", ".srw"),
+}
+NAMES_OF_MAKES = (  # how a camera's Make begins, and what its files are called
+    ("nikon", "NEF"),
+    ("sony", "ARW"),
+    ("canon", "CR2"),
+    ("pentax", "PEF"),
+    ("ricoh", "PEF"),
+    ("asahi", "PEF"),
+    ("olympus", "ORF"),
+    ("om digital", "ORF"),
+    ("panasonic", "RW2"),
+    ("leica", "RWL"),
+    ("samsung", "SRW"),
+    ("hasselblad", "3FR"),
+    ("phase one", "IIQ"),
+    ("leaf", "MOS"),
+    ("mamiya", "MEF"),
+    ("eastman kodak", "DCR"),
+    ("kodak", "DCR"),
+    ("seiko epson", "ERF"),
+)
+
+NEW_SUBFILE_TYPE, WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, DESCRIPTION, MAKE = 254, 256, 257, 259, 262, 270, 271
+REDUCED = 1  # a bit of NEW_SUBFILE_TYPE
+DNG_TAGS = (50706, 50707)  # DNGVersion, DNGBackwardVersion
+MOSAIC_TAGS = (33421, 33422, 34310)  # CFARepeatPatternDim, CFAPattern, Leaf's data
+MOSAICS = (32803, 34892)  # photometric interpretations: a colour filter array; values of a sensor, linear
+RAW_COMPRESSIONS = (262, 32767, 32769, 32770, 34713, 34892, 65000, 65535)  # of Kodak, Sony, Epson, Samsung, Nikon, ...
+PRIVATE_DATA = 50740  # where Sony keeps what its cameras' raw data needs
+SAMPLES = 277
+
+DEVELOP = (
+    "what can be read of it is a preview; develop it first, into a TIFF file of 16 bits, with a raw developer such as "
+    "darktable or RawTherapee"
+)
+
+
+def refusal(path: str, start: bytes, read_at: ReadAt) -> str | None:
+    """Why a file's image must not be taken for what it is about; None where it may.
+
+    Args:
+        path: of the file: its suffix is a second hint.
+        start: its first bytes, START of them.
+        read_at: reads it.
+    """
+    if not start.startswith(TIFF_MAGIC):
+        name = next((name for offset, magic, name in RAW_STARTS if start[offset:].startswith(magic)), None)
+        return None if name is None else f"a camera raw file ({name}): {DEVELOP}"
+    found = directories(read_at)
+    by_start = next((name for pattern, name in RAW_TIFF_STARTS if pattern.match(start)), None)
+    name = by_start or _name_by_tags(found, os.path.splitext(path)[1].lower())
+    return _hidden_in_tree(found) if name is None else f"a camera raw file ({name}): {DEVELOP}"
+
+
+def _name_by_tags(found: Sequence[Directory], suffix: str) -> str | None:
+    """What a TIFF file's camera calls its raw files; None where it is none."""
+    everything = [inner for one in found for inner in one.with_children()]
+    if any(tag in one.counts for one in everything for tag in DNG_TAGS):
+        return "DNG"
+    make = next((one.texts[MAKE].strip() for one in found if one.texts.get(MAKE, "").strip()), "")
+    is_named = suffix in RAW_SUFFIXES
+    is_raw = any(map(_is_mosaic, everything)) or (make and _hides_more(found))
+    if not is_raw and not (is_named and _may_be_raw(found, make)):
+        return None
+    by_make = next((name for begins, name in NAMES_OF_MAKES if make.lower().startswith(begins)), None)
+    return suffix[1:].upper() if is_named else by_make or "TIFF/EP"
+
+
+def _hides_more(found: Sequence[Directory]) -> bool:
+    """Whether an image lies under one that is smaller, or what a camera keeps for itself."""
+    larger = any(_pixels(child) > _pixels(one) for one in found for child in one.children)
+    return larger or any(PRIVATE_DATA in one.counts for one in found)
+
+
+def _may_be_raw(found: Sequence[Directory], make: str) -> bool:
+    """Of a file that is named as cameras name theirs: whether there is more than a plain image."""
+    return not found or bool(make) or _is_reduced(found[0]) or bool(found[0].children) or _hides_more(found)
+
+
+def _is_mosaic(one: Directory) -> bool:
+    return (
+        one.number(PHOTOMETRIC) in MOSAICS
+        or one.number(COMPRESSION) in RAW_COMPRESSIONS
+        or any(tag in one.counts for tag in MOSAIC_TAGS)
+    )
+
+
+def _is_reduced(one: Directory) -> bool:
+    return bool(one.number(NEW_SUBFILE_TYPE) & REDUCED)
+
+
+def _pixels(one: Directory) -> int:
+    return one.number(WIDTH) * one.number(HEIGHT)
+
+
+def _hidden_in_tree(found: Sequence[Directory]) -> str | None:
+    """Levels of a pyramid are smaller than the image under which they lie."""
+    for one in found:
+        for child in one.children:
+            if _pixels(child) > _pixels(one) > 0:
+                text = f"its image of {_size(child)} lies in a SubIFD, which is not read, under one of {_size(one)}"
+                return f"{text}; convert it first, into a TIFF file with the larger image alone"
+    return None
+
+
+def _size(one: Directory) -> str:
+    return f"{one.number(WIDTH)} x {one.number(HEIGHT)}"
+
+
+# ---- stacks in one directory -----------------------------------------------------------------------------------------
+
+IMAGEJ = re.compile(r"ImageJ=\S*\r?\n(?:[^\0]*\n)?images=(\d{1,18})\s", re.ASCII)
+METAMORPH = 33629  # its UIC2 tag has an entry for each plane
+MOST_PLANES = 2**32
+
+
+def planes_of_tiff(read_at: ReadAt) -> tuple[int, str]:
+    """How many images a TIFF file says that it holds, and what it calls itself by that; 1 where it says nothing.
+
+    ImageJ, MetaMorph and tifffile store stacks under one directory: ImageJ from 4 GiB on, tifffile when asked to."""
+    first = next(iter(directories(read_at, most=1)), Directory())
+    description = first.texts.get(DESCRIPTION, "")
+    match = IMAGEJ.match(description + "\n")
+    if match:
+        return int(match[1]), "an ImageJ stack"
+    if METAMORPH in first.counts:
+        return min(first.counts[METAMORPH], MOST_PLANES), "a MetaMorph stack"
+    return _planes_of_shape(first, description), "a tifffile stack"
+
+
+def _planes_of_shape(first: Directory, description: str) -> int:
+    """tifffile writes the shape of its array as JSON, and marks files with a directory for the first image alone."""
+    if not description.startswith('{"shape":'):
+        return 1
+    try:
+        said = json.loads(description)
+    except (ValueError, RecursionError):
+        return 1
+    shape = said.get("shape")
+    if said.get("truncated") is not True or not isinstance(shape, list):
+        return 1
+    values = 1
+    for side in shape:
+        if not isinstance(side, int) or not 0 < side < MOST_PLANES:
+            return 1
+        values *= side
+    page = _pixels(first) * max(1, first.number(SAMPLES))
+    return values // page if page else 1
+
+
+# ---- animations ------------------------------------------------------------------------------------------------------
+
+PNG_CHUNKS = 4096  # that are looked at before the pixels
+
+
+def frames_of_png(read_at: ReadAt) -> tuple[int, bool]:
+    """Frames of an animated PNG, and whether the first is the image that is read; (1, True) where it is not animated.
+
+    The chunk that says so comes before the pixels. A still image that is no frame has no frame control before it."""
+    frames, is_frame, offset = 0, False, 8
+    for _ in range(PNG_CHUNKS):
+        head = read_at(offset, 12)
+        if len(head) < 12 or head[4:8] in (b"IDAT", b"IEND"):
+            break
+        (length,) = struct.unpack(">I", head[:4])
+        if head[4:8] == b"acTL" and length >= 4 and not frames:
+            (frames,) = struct.unpack(">I", head[8:12])
+        is_frame |= head[4:8] == b"fcTL"
+        offset += 12 + length
+    return (frames, is_frame) if frames else (1, True)
+
+
+def reader_of(file: BinaryIO) -> ReadAt:
+    """Reads a file that is open: what lies beyond its end is nothing."""
+    end = os.fstat(file.fileno()).st_size
+
+    def read_at(offset: int, size: int) -> bytes:
+        if not 0 <= offset < end or size <= 0:
+            return b""
+        file.seek(offset)
+        return file.read(min(size, end - offset))
+
+    return read_at
