@@ -159,7 +159,9 @@ def test_batches_are_balanced_and_all_of_one_shape():
     image = pixels_of("uint8", (70, 110, 3))
     for engine in ("host", "torch"):
         shapes.clear()
-        restore_tiled(image, watched, device="cpu", tile_size=24, halo=2, overlap=4, batch_size=7, engine=engine, scale=1)
+        restore_tiled(
+            image, watched, device="cpu", tile_size=24, halo=2, overlap=4, batch_size=7, engine=engine, scale=1
+        )
         plan = plan_tiles(image.shape, tile_size=24, halo=2, overlap=4)
         assert len(plan) % 7
         assert set(shapes) == {(plan.batch(7), 3, *plan.window)}

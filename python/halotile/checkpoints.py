@@ -20,7 +20,7 @@ from .needs import Needs
 from .optional import install_torchvision, torchvision_advice
 from .texts import bytes_text, full_text, named, quoted, shortened
 
-__all__ = ["Checkpoint", "load_checkpoint", "why_not"]
+__all__ = ["Checkpoint", "load_checkpoint", "open_descriptor", "why_not"]
 
 NO_NETWORK = "it is a checkpoint: weights without the network"
 INSTALL = "pip install 'halotile[spandrel]'"
@@ -100,10 +100,22 @@ def load_checkpoint(path: str) -> Checkpoint:
     weights = _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
     spandrel = _spandrel()
     descriptor = _recognised(spandrel, weights)
-    if not isinstance(descriptor, spandrel.ImageModelDescriptor):
+    return open_descriptor(descriptor).eval().requires_grad_(False)
+
+
+def open_descriptor(descriptor: Any) -> Checkpoint:
+    """What spandrel describes as a module, in the mode, dtype and place that it has.
+
+    Raises:
+        ValueError: it takes more than an image.
+    """
+    if not isinstance(descriptor, _spandrel().ImageModelDescriptor):
         name = descriptor.architecture.name
         raise ValueError(f"it is a {name} network, which takes a mask beside the image, and only images can be given")
-    return Checkpoint(descriptor).eval().requires_grad_(False)
+    mode = descriptor.model.training
+    opened = Checkpoint(descriptor)
+    opened.training = mode
+    return opened
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

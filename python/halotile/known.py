@@ -18,7 +18,7 @@ import numpy as np
 
 from .cache import keep, kept
 from .images import torch_if_loaded
-from .needs import Needs
+from .needs import Needs, unwrapped
 
 if TYPE_CHECKING:
     from .inspection.quick import Quick
@@ -58,6 +58,7 @@ def known_model(model: Any, device: Any = None, dtype: Any = None) -> Any:
     """`inspect_model`, or what it found before about a module of the same structure and weights."""
     from .inspection import ModelInfo, inspect_model
 
+    model = unwrapped(model)
     what = about(model, dtype)
     if what is not None:
         try:

@@ -21,7 +21,7 @@ from .images import Image, check_output_kind, open_image
 from .known import about, told_about
 from .learn import Facts
 from .model import Model, channels_of
-from .needs import needs_of
+from .needs import needs_of, unwrapped
 from .options import IMAGE_DTYPES, Options, RestoreOptions, RunOptions, dtype_name, signature_with_options
 from .progress import Progress
 from .run import Run
@@ -56,7 +56,7 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             ``(H, W, C)``, which is read by rows.
         model: torch module, or callable on batches ``(N, C, H, W)`` of tensors or of NumPy arrays. Modules run in eval
             and inference mode and get their own mode back. A colour model takes grey images, a grey model colour ones,
-            channel by channel.
+            channel by channel. A spandrel descriptor stands for its module, scale and size requirements.
 
     Keyword Args:
         tile_size: largest tile, input pixels: a number or (rows, columns). Tiles are balanced, so they may be smaller.
@@ -167,8 +167,8 @@ class TiledRestorer:
     """
 
     def __init__(self, model: Callable[..., Any], **options: Unpack[RestoreOptions]):
-        self.options = Options.of({"needs": needs_of(model)} | options)
-        self.model = model
+        self.model = unwrapped(model)
+        self.options = Options.of({"needs": needs_of(self.model)} | options)
         self._opened: dict[bool, Model] = {}  # by whether it must take tensors
         self._others: dict[Any, Model] = {}  # on other devices, by which and dtype
         self._facts: dict[int, Facts] = {}  # by the image's channels

@@ -213,15 +213,19 @@ class _Kept:
         self.inner, self.users = inner, 0
         self.before = [(own, dict(own)) for own in _own_dicts(inner)]
         self.values = [(one, one.detach().clone(), one._version) for one in inner._buffers.values() if _counted(one)]
+        self.memory = [(one, one.data) for one in inner._parameters.values() if one is not None]
 
     def restore(self) -> None:
-        """Tensors that took the place of something give it back; buffers that were written to get their values back.
+        """Tensors that took the place of something give it back, parameters get their memory and buffers their values.
 
         What a pass kept would be tensors of inference mode, with which the model could not be trained any more."""
         import torch
 
         for own, before in self.before:
             _give_back(own, before)
+        for parameter, data in self.memory:
+            if parameter.data_ptr() != data.data_ptr() or parameter.shape != data.shape:
+                parameter.data = data
         for tensor, value, version in self.values:
             if tensor._version != version:
                 _write(tensor, value, torch)

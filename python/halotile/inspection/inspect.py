@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from ..known import remember
+from ..needs import unwrapped
 from ..options import MODEL_DTYPES, dtype_name
 from ..texts import named
 from .info import Field, GlobalOperation, ModelInfo
@@ -37,7 +38,8 @@ def inspect_model(model: Any, *, device: Any = None, dtype: Any = None, sample: 
     Raises:
         ValueError, TypeError: a bad option; or no window was found that the model takes.
     """
-    asked, model = model, opened(model)
+    asked = unwrapped(model)
+    model = opened(asked)
     structure = Structural(model)
     dtype = dtype_name("dtype", dtype, MODEL_DTYPES)
     result = measured(model, device=device, dtype=dtype, sample=sample, expected=structure.expected)
