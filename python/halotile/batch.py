@@ -370,14 +370,14 @@ class FileRestorer:
             made.like = made.like or image.like
         made.check_like_first(image.shape, number)
         sink_for = made.kept_for if self.verify else made.sink_for
-        write_restored(
-            self.restorer, open_image(image, None), check_output(made.job.output), sink_for, bool(self.verify)
-        )
+        of_file = None if is_array(made.job.input) else "HWC"[: len(image.shape)]
+        opened = self.restorer.open(image) if of_file is None else open_image(image, of_file)
+        write_restored(self.restorer, opened, check_output(made.job.output), sink_for, bool(self.verify))
         made.keep_farthest(self.restorer.last_run)
         if self.verify:
             from .verification import verify
 
-            made.keep_worst(verify(image, self.restorer, made.kept.rows, windows=self.verify))
+            made.keep_worst(verify(opened, self.restorer, made.kept.rows, windows=self.verify))
 
 
 class _Made:

@@ -64,7 +64,7 @@ class DeviceEngine:
             tensor = image.tensor[index].to(self.device)
             return DeviceImage(tuple(self._strips(_as_it_travels(tensor))), image.size)
         if image.by_rows:
-            return DeviceImage(tuple(self._uploaded_by_rows(image.original)), image.size)
+            return DeviceImage(tuple(self._uploaded_by_rows(image.original.single(image.layout, index))), image.size)
         pixels = image.pixels[index]
         travels = np.dtype(TRAVELS_AS.get(pixels.dtype.name, pixels.dtype.name))
         strips = []

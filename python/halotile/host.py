@@ -35,7 +35,7 @@ class HostEngine:
 
     def open(self, image: Image, index: int) -> Any:
         """Image `index` as what `read` takes."""
-        return image.held if image.by_rows else AllRows(image.pixels[index])
+        return image.held(index) if image.by_rows else AllRows(image.pixels[index])
 
     def pixels_of(self, result: Image) -> np.ndarray:
         return result.pixels

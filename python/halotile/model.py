@@ -22,8 +22,10 @@ import numpy as np
 
 from .errors import frames_inside
 from .images import torch_if_loaded
+from .known import recalled
+from .needs import Needs
 
-__all__ = ["BadOutput", "Model", "TensorModel", "evaluating", "open_model", "usable_device"]
+__all__ = ["BadOutput", "Model", "TensorModel", "channels_of", "evaluating", "open_model", "usable_device"]
 
 NUMPY_WINDOWS = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}
 
@@ -257,6 +259,18 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool, mem
         return on_tensors
     speaks_torch = bool(modules) or _mentions(model, "torch")
     return EitherModel(on_tensors, on_arrays) if speaks_torch else EitherModel(on_arrays, on_tensors)
+
+
+def channels_of(model: Any) -> int | None:
+    """How many channels a model takes: as inspection found, or its file says, or by the first convolution of the
+    modules that it carries, which something else may precede; None if none of them tells."""
+    known, torch = getattr(recalled(model), "in_channels", None), torch_if_loaded()
+    if known is None and isinstance(getattr(model, "needs", None), Needs):
+        known = getattr(model, "channels", None)
+    if known is None and torch is not None:
+        modules = [model] if isinstance(model, torch.nn.Module) else _found(model, torch.nn.Module)
+        known = _first_convolution(modules[0])[0] if modules else None
+    return known if isinstance(known, int) and known > 0 else None
 
 
 def _found(model: Any, kind: type) -> list[Any]:

@@ -11,6 +11,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal
 
+from .layouts import checked_layout
 from .needs import Needs
 
 __all__ = ["ENGINES", "Options", "choice", "dtype_name", "integer"]
@@ -22,7 +23,6 @@ NONFINITE = ("raise", "warn", "ignore")
 ENGINES = ("host", "torch", "mps")
 GLOBAL_STATS = ("tile", "frozen", "exact")
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
-LAYOUTS = ("HW", "HWC", "NHWC", "CHW", "NCHW")
 MODEL_DTYPES = ("float32", "float16", "bfloat16")
 IMAGE_DTYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
 
@@ -233,7 +233,7 @@ class Options:
             "engine": _optional("engine", self.engine, ENGINES),
             "value_range": _value_range(self.value_range),
             "out_dtype": dtype_name("out_dtype", self.out_dtype, IMAGE_DTYPES),
-            "layout": _optional("layout", self.layout, LAYOUTS),
+            "layout": checked_layout(self.layout),
             "alpha": choice("alpha", self.alpha, ALPHAS),
             "on_nonfinite": choice("on_nonfinite", self.on_nonfinite, NONFINITE),
             "progress": _progress(self.progress),

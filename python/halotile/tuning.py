@@ -368,7 +368,7 @@ class Tuner:
         if self.run.engine.name != "host":
             return whole
         plan = choice.plan
-        return self.run.image.held.bytes_for(plan.window[0] + (plan.rows_at_once(choice.batch) - 1) * plan.tile[0])
+        return self.run.image.held(0).bytes_for(plan.window[0] + (plan.rows_at_once(choice.batch) - 1) * plan.tile[0])
 
     def _predicted(self, choice: Choice) -> float:
         cost, _ = self.measured.cost(choice.plan, choice.batch, self.kind)

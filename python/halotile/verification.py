@@ -18,7 +18,7 @@ from .curve import as_floats
 from .errors import ModelOutputError
 from .forward import tile_error
 from .halo import RunInfo
-from .images import Image, _layout_for, _shape_for, is_tensor, open_image
+from .images import Image, is_tensor, open_image, shape_of_result
 from .known import recalled
 from .options import integer
 from .plan import Box, TilePlan
@@ -140,13 +140,13 @@ class Remade:
     def __init__(self, image: Any, model: Any, result: Any, options: dict[str, Any], run: Run | None = None):
         """run: that made the result, if it is at hand."""
         restorer = _restorer(model, options)
-        source = open_image(image, restorer.options.layout)
+        source = restorer.open(image)
         known = None if run is None else run.halo
         if run is None and restorer.options.asks_model:  # once: the run and the windows get the same halo
             settled = Run(restorer, source, restorer.options.out_dtype)
             restorer, known = restorer.like(replace(settled.options, verify=0)), settled.halo
         if result is None:
-            result = restorer(image)
+            result = restorer(source)
         kind = _kind_of(result)
         self.restorer, self.image = restorer, source
         self.run = Run(restorer, source, kind, known or RunInfo.given(restorer.options))
@@ -380,8 +380,7 @@ def _kind_of(result: Any) -> str:
 
 
 def _opened(result: Any, dtype: str, source: Image, channels: int, size: Pair) -> Image:
-    layout = _layout_for(source, channels)
-    shape = _shape_for(source, layout, channels, size)
+    layout, shape = shape_of_result(source, channels, size)
     if tuple(result.shape) != shape:
         raise ValueError(f"result must have shape {shape} for this image and model, not {tuple(result.shape)}")
     if is_tensor(result) != (source.device is not None):
