@@ -4,6 +4,8 @@
 from importlib import import_module
 
 from .errors import (
+    ColourWarning,
+    ModelInputError,
     ModelOutputError,
     NonFiniteError,
     NonFiniteWarning,
@@ -46,8 +48,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Box",
+    "ColourWarning",
     "ErrorCurve",
     "ModelInfo",
+    "ModelInputError",
     "ModelOutputError",
     "NonFiniteError",
     "NonFiniteWarning",

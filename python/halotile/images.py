@@ -22,6 +22,7 @@ from .sources import HeldRows, Source, as_source
 __all__ = [
     "Image",
     "as_words",
+    "bfloat16_bits",
     "check_output_dtype",
     "check_output_kind",
     "delivered",
@@ -81,6 +82,11 @@ class Image:
         return {}
 
     @cached_property
+    def alphas(self) -> dict[int, Any]:
+        """What `scan.alpha_of` found out, by image."""
+        return {}
+
+    @cached_property
     def pixels(self) -> np.ndarray:
         """(N, C, H, W) view on its memory (on a copy for tensors of other devices), any strides."""
         view = _array_view if self.device is None else _tensor_view
@@ -128,6 +134,12 @@ def as_words(tensor: Any) -> Any:
     """uint16 as int16: devices know little of it."""
     torch = torch_if_loaded()
     return tensor.view(torch.int16) if tensor.dtype == torch.uint16 else tensor
+
+
+def bfloat16_bits(value: float) -> int:
+    """The nearest bfloat16's, as a word of 16 bits; ties to even."""
+    bits = int(np.float32(value).view(np.uint32))
+    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
 
 
 def peak_of(dtype: str) -> int:

@@ -210,12 +210,14 @@ class TiledRestorer:
         unknown = options.dtype == "auto" and self._precision is None
         return self.with_options(replace(options, compile=False, dtype=None if unknown else options.dtype))
 
-    def tell_once(self, about: Any, text: str) -> None:
-        """A SeamWarning, once for each model and subject."""
-        told = told_about(self.model)
-        if about not in told:
-            told.add(about)
-            warnings.warn(text, SeamWarning, stacklevel=frames_inside())
+    def tell_once(self, about: Any, text: str, kind: type[Warning] = SeamWarning) -> None:
+        """A warning, once for each model and subject."""
+        if not self.is_told(about):
+            told_about(self.model).add(about)
+            warnings.warn(text, kind, stacklevel=frames_inside())
+
+    def is_told(self, about: Any) -> bool:
+        return about in told_about(self.model)
 
     def open(self, image: Any) -> Image:
         """Sees an image as these options and the model's channels say; an Image stays what it is."""

@@ -102,9 +102,9 @@ def verify(
     anywhere; their origins keep the run's phase and nothing else, so that one too small for the model shows, too. With
     boundary="native" windows are shifted inwards where the image ends.
 
-    Compared are the channels that go through the model (alpha with alpha="restore" or "channel", not with "resize" or
-    "opaque"), of the first image where there are several. A model that gives another output each time never agrees;
-    one that takes windows of one size only cannot be verified.
+    Compared are the channels that go through the model (alpha with alpha="channel", or with "restore" where it is not
+    the same everywhere), of the first image where there are several. A model that gives another output each time never
+    agrees; one that takes windows of one size only cannot be verified.
 
     Args:
         image, model: as for `restore_tiled`. The model may be a `TiledRestorer`, whose options are then the options;
@@ -156,6 +156,8 @@ class Remade:
             self.run.forward.held, self.run.held_for = run.forward.held, 0
         self.run.hold(0)
         self.plan: TilePlan = self.run.plan
+        with turn(self.run.engine.device):
+            self.parts = self.run.parts_of(0)
         self.result = _opened(result, kind, source, sum(self.run.facts.out_channels), self.plan.output_size)
         self.info = restorer._inspected or self.run.halo.model or recalled(restorer.model)
         self.step = tuple(math.lcm(*pair) for pair in zip(self.plan.phase, self._known_phase(), strict=True))
@@ -238,7 +240,7 @@ class Remade:
         tally = Tally()
         for place in places:
             box = self._box(place)
-            apart = [self._apart(part, place, box) for part in range(len(self.run.facts.parts))]
+            apart = [self._apart(part, place, box) for part in range(len(self.parts))]
             tally.add(np.concatenate([one for one in apart if one is not None]), box, *self._near(box))
         row, column, channel = tally.worst
         distance = min(_distance(edges, np.array([at]))[0] for edges, at in zip(self.edges, (row, column), strict=True))
@@ -268,7 +270,7 @@ class Remade:
 
     def _apart(self, index: int, place: tuple[Place, Place], box: Box) -> np.ndarray | None:
         """Differences (channels, height, width) of a part that the model makes; None for others."""
-        part, channels = self.run.facts.parts[index], self.run.facts.out_channels
+        part, channels = self.parts[index], self.run.facts.out_channels
         if part.how != "model":
             return None
         want = self._made(part, place, box)
@@ -313,10 +315,8 @@ class Remade:
 
     def _result_channel(self, channel: int) -> int:
         """Of the result, for one among those that were compared."""
-        facts, compared = self.run.facts, []
-        for part, count, first in zip(
-            facts.parts, facts.out_channels, np.cumsum([0, *facts.out_channels])[:-1], strict=True
-        ):
+        channels, compared = self.run.facts.out_channels, []
+        for part, count, first in zip(self.parts, channels, np.cumsum([0, *channels])[:-1], strict=True):
             compared += range(first, first + count) if part.how == "model" else []
         return int(compared[channel])
 
