@@ -48,7 +48,7 @@ def _alpha_of(image: Image, index: int) -> Alpha:
         hidden = hidden or bool((widened(alpha, image.dtype) == 0).any())
         if not constant and (hidden or image.by_rows):  # of a source, that is not worth another look
             return Alpha(None, True)
-    value = float(widened(np.asarray(first), image.dtype))
+    value = float(widened(np.asarray(first), image.dtype) if image.dtype == "bfloat16" else first)
     if constant and math.isfinite(value):
         return Alpha(value, False)  # nothing is seen, or everything
     return Alpha(None, hidden)
@@ -57,7 +57,8 @@ def _alpha_of(image: Image, index: int) -> Alpha:
 def _alpha_on_device(image: Image, index: int) -> Alpha:
     """A finite number is the constant; -infinity stands for hidden pixels."""
     torch = torch_if_loaded()
-    alpha = widened_tensor(image.tensor[index, -1])
+    alpha = image.tensor[index, -1]
+    alpha = alpha if image.dtype == "float64" else widened_tensor(alpha)
     first, infinity = alpha[0, 0], torch.full_like(alpha[0, 0], math.inf)
     told = torch.where((alpha == first).all(), first, torch.where((alpha == 0).any(), -infinity, infinity)).item()
     return Alpha(told, False) if math.isfinite(told) else Alpha(None, told < 0)
