@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .images import Image, as_words, peak_of, torch_if_loaded
-from .scan import widened, widened_tensor
+from .scan import is_zero, widened, widened_tensor
 from .sources import HeldRows, Source
 
 __all__ = ["REACH", "FilledSource", "with_colours"]
@@ -69,7 +69,7 @@ class FilledSource(Source):
         strip = slice(start, start + len(into))
         for left in range(0, width, COLUMNS):
             columns = slice(left, min(left + COLUMNS, width))
-            hidden = widened(seen[-1, strip, columns], self.image.dtype) == 0
+            hidden = is_zero(seen[-1, strip, columns], self.image.dtype)
             if not hidden.any():
                 continue
             low, high = max(0, left - REACH), min(left + COLUMNS + REACH, width)

@@ -71,7 +71,7 @@ def restore_tiled(
             modified. Or a zarr array, which is read by rows.
         model: torch module, or callable on batches ``(N, C, H, W)`` of tensors or of NumPy arrays. Modules run in eval
             and inference mode and get their own mode back. A colour model takes grey images, a grey model colour ones,
-            channel by channel.
+            channel by channel, or their grey if it makes several channels of it. docs/images.md has a table.
 
     Keyword Args:
         tile_size: largest tile, input pixels: a number or (rows, columns). Tiles are balanced, so they may be smaller.
@@ -116,8 +116,10 @@ def restore_tiled(
             channels, N, Z, T or B for images, as in "CHW", "NHWC", "ZYX" or "TYXC". None: the usual order, where it is
             plausible (at most four channels, or fewer than rows and columns); else the only one that the model's
             channels allow. Where they do not decide, the image is refused before any work. See docs/images.md.
-        alpha: what becomes of an alpha channel: "restore" (through the model, as grey), "resize" (bilinear), "opaque",
-            or "channel" (it is none: the model takes all channels).
+        alpha: what becomes of an alpha channel: "restore" (through the model, as grey; bilinear where the model makes
+            colour of grey, or grey of colour), "resize" (bilinear), "opaque" (white), or "channel" (it is none: the
+            model takes all channels as they are). Where alpha is 0, the model is shown the colours around, so that
+            hidden ones do not leak; alpha that is the same everywhere stays what it is, and nothing is run for it.
         on_nonfinite: "raise", "warn" or "ignore" when the model returns NaN or infinity.
         progress: True for a tqdm bar, or a callable ``(tiles done, tiles in all)``.
         keep_heap: whether models on the CPU run with the memory that they free kept by the process until the image is

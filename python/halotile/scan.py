@@ -15,7 +15,7 @@ import numpy as np
 
 from .images import Image, as_words, torch_if_loaded
 
-__all__ = ["Alpha", "alpha_of", "is_grey", "widened", "widened_tensor"]
+__all__ = ["Alpha", "alpha_of", "is_grey", "is_zero", "widened", "widened_tensor"]
 
 STRIP = 2**22  # bytes that are looked at together
 
@@ -45,7 +45,7 @@ def _alpha_of(image: Image, index: int) -> Alpha:
         alpha = rows[-1]
         first = alpha[0, 0] if first is None else first
         constant = constant and bool((alpha == first).all())
-        hidden = hidden or bool((widened(alpha, image.dtype) == 0).any())
+        hidden = hidden or bool(is_zero(alpha, image.dtype).any())
         if not constant and (hidden or image.by_rows):  # of a source, that is not worth another look
             return Alpha(None, True)
     value = float(widened(np.asarray(first), image.dtype) if image.dtype == "bfloat16" else first)
@@ -93,6 +93,11 @@ def _strips_of_source(image: Image, index: int) -> Iterator[np.ndarray]:
         strip = buffer[: min(rows, height - start)]
         source.read(start, strip)
         yield strip.transpose(2, 0, 1)
+
+
+def is_zero(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Where values of an image's dtype are 0; bfloat16 comes as uint16."""
+    return (values & 0x7FFF if dtype == "bfloat16" else values) == 0
 
 
 def widened(values: np.ndarray, dtype: str) -> np.ndarray:

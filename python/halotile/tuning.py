@@ -30,7 +30,7 @@ import numpy as np
 
 from . import memory
 from .cache import keep, kept
-from .hidden import with_colours
+from .hidden import REACH, with_colours
 from .images import torch_if_loaded
 from .options import DEFAULT_TILE
 from .plan import BYTES, TilePlan, make_plan
@@ -374,7 +374,8 @@ class Tuner:
         rows = plan.window[0] + (plan.rows_at_once(choice.batch) - 1) * plan.tile[0]
         if not filled:
             return run.image.held(0).bytes_for(rows)
-        return with_colours(run.image, 0).held(0).bytes_for(rows)
+        around = run.image.held(0).bytes_for(3 * REACH) if run.image.by_rows else 0
+        return around + with_colours(run.image, 0).held(0).bytes_for(rows)
 
     def _predicted(self, choice: Choice) -> float:
         cost, _ = self.measured.cost(choice.plan, choice.batch, self.kind)
