@@ -12,8 +12,8 @@ from torch import nn  # noqa: E402
 
 from halotile import TiledRestorer, files, iter_bands, restore_tiled, restore_to, verify  # noqa: E402
 from halotile.hidden import REACH, FilledSource, _filled_tensor  # noqa: E402
-from halotile.images import open_image  # noqa: E402
-from halotile.scan import Alpha, alpha_of  # noqa: E402
+from halotile.images import Alpha, open_image  # noqa: E402
+from halotile.scan import alpha_of  # noqa: E402
 from halotile.streaming import PictureSource  # noqa: E402
 
 from .fake_mps.attach import DEVICE  # noqa: E402

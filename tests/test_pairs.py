@@ -245,8 +245,18 @@ def test_latents_through_a_callable():
 
 def test_a_stack_that_looks_like_an_image():
     volume = np.zeros((30, 40, 20), np.float32)  # fewer columns than rows: an image of 20 channels, as it seems
-    with pytest.raises(ModelInputError, match="the image has 20 channels and the model takes 1"):
+    words = (
+        r"has 20 channels and the model takes 1; .* such as image\[\.\.\., :1\]; .* pass layout='NHW' \(30 images of 1"
+    )
+    with pytest.raises(ModelInputError, match=words):
         restore_tiled(volume, model_of(1, 1))
+    tensor = torch.zeros(6, 30, 40)
+    words = (
+        r"has 6 channels and the model takes 1; .* if shape \(6, 30, 40\) is not 'CHW', pass layout='NHW' \(6 images"
+    )
+    with pytest.raises(ModelInputError, match=words):
+        restore_tiled(tensor, model_of(1, 1))
+    assert restore_tiled(tensor, model_of(1, 1), layout="NHW").shape == tensor.shape
 
     def picky(x):
         if x.shape[1] != 1:

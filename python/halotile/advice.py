@@ -8,11 +8,12 @@ import re
 from .channels import KINDS
 from .errors import ModelInputError, TileError
 from .images import Image
+from .layouts import PICTURES, others_taken
 from .options import Options
 
 __all__ = ["explained"]
 
-ABOUT_CHANNELS = re.compile(r"channel|shape|dimension|size of tensor|broadcast|should contain", re.IGNORECASE)
+ABOUT_CHANNELS = re.compile(r"channel|shape|dimension 1\b|broadcast|should contain", re.IGNORECASE)
 # The same words, about rows and columns: parts of a network that do not meet.
 ABOUT_SIDES = re.compile(r"dimension [23]\b|except in dimension 1\b", re.IGNORECASE)
 
@@ -27,30 +28,34 @@ def explained(failure: TileError, image: Image, options: Options, takes: int | N
     if not ABOUT_CHANNELS.search(said):
         return failure
     if takes is not None and not _may_be_taken(takes, image.channels, options.alpha):
-        return _refused(failure, image, options.alpha, takes)
-    advice = "".join(f"; {one}" for one in (_about_alpha(image, options.alpha), _about_layout(image, options)) if one)
-    failure.args = (f"{failure}{advice}",)
+        return _refused(failure, image, options, takes)
+    failure.args = (f"{failure}{_about_alpha(image, options.alpha)}{_about_layout(image, options, takes)}",)
     return failure
 
 
 def _may_be_taken(takes: int, channels: int, alpha: str) -> bool:
-    pictures = alpha != "channel" and channels in KINDS and takes in (1, 3)
+    pictures = alpha != "channel" and channels in KINDS and takes in PICTURES
     return takes == channels or pictures
 
 
-def _refused(failure: TileError, image: Image, alpha: str, takes: int) -> TileError:
+def _refused(failure: TileError, image: Image, options: Options, takes: int) -> TileError:
     where, _, raised = str(failure).partition(": ")
-    kind = f" ({KINDS[image.channels]})" if image.channels in KINDS and alpha != "channel" else ""
-    cure = f"pass an image of {takes} channel{'s' if takes > 1 else ''}"
+    as_picture = options.alpha != "channel"
+    kind = f" ({KINDS[image.channels]})" if image.channels in KINDS and as_picture else ""
+    cure = f"pass an image of {_channels(takes)}"
     if takes < image.channels:
         cure += f", such as {_first_channels(image.layout, takes)}"
-    if takes in (2, 4) and alpha != "channel":
+    if takes in (2, 4) and as_picture:
         cure += f", and alpha='channel' with it if that is no {KINDS[takes].replace('and', 'with')}"
-    text = f"{where}: the image has {image.channels} channel{'s' if image.channels > 1 else ''}{kind} and the model "
-    text += f"takes {takes}; {cure} ({raised})"
+    text = f"{where}: the image has {_channels(image.channels)}{kind} and the model takes {takes}; {cure}"
+    text += f"{_about_layout(image, options, takes)} ({raised})"
     error = ModelInputError(text, tile=failure.tile, box=failure.box, rows_done=failure.rows_done)
     error.__cause__ = failure.__cause__
     return error
+
+
+def _channels(count: int) -> str:
+    return "1 channel" if count == 1 else f"{count} channels"
 
 
 def _first_channels(layout: str, count: int) -> str:
@@ -62,11 +67,12 @@ def _first_channels(layout: str, count: int) -> str:
 def _about_alpha(image: Image, alpha: str) -> str:
     if alpha == "channel" or image.channels not in (2, 4):
         return ""
-    return f"if the {image.channels} channels are not {KINDS[image.channels]}, pass alpha='channel'"
+    return f"; if the {image.channels} channels are not {KINDS[image.channels]}, pass alpha='channel'"
 
 
-def _about_layout(image: Image, options: Options) -> str:
+def _about_layout(image: Image, options: Options, takes: int | None) -> str:
     shape, certain = tuple(image.original.shape), getattr(image.original, "layout", None)
     if options.layout is not None or len(shape) < 3 or isinstance(certain, str):
         return ""
-    return f"if shape {shape} is not {image.layout!r}, pass layout="
+    others = [f"layout={one.layout!r} ({one})" for one in others_taken(shape, image.layout, takes)]
+    return f"; if shape {shape} is not {image.layout!r}, pass {' or '.join(others) or 'layout='}"

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from .images import torch_if_loaded
+from .layouts import PICTURES
 
 __all__ = ["KINDS", "Part", "Unfit", "apart", "arranged", "routes"]
 
-PICTURES = (1, 3)  # channels of models whose outputs are grey or colour
 RED, BLUE = 0.299, 0.114  # their shares of grey, after Rec. 601; the rest is green's
 KINDS = {1: "grey", 2: "grey and alpha", 3: "colour", 4: "colour and alpha"}
 

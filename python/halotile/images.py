@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from .options import IMAGE_DTYPES
 from .sources import HeldRows, Source, as_source
 
 __all__ = [
+    "Alpha",
     "Image",
     "as_words",
     "bfloat16_bits",
@@ -47,6 +48,18 @@ def torch_if_loaded() -> Any:
 def is_tensor(value: Any) -> bool:
     torch = torch_if_loaded()
     return torch is not None and isinstance(value, torch.Tensor)
+
+
+class Alpha(NamedTuple):
+    """Of the last channel of an image.
+
+    Attributes:
+        constant: its value, in the image's units, where it has one only; else None.
+        hidden: whether there may be pixels where it is 0.
+    """
+
+    constant: float | None
+    hidden: bool
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ class Image:
         return {}
 
     @cached_property
-    def alphas(self) -> dict[int, Any]:
+    def alphas(self) -> dict[int, Alpha]:
         """What `scan.alpha_of` found out, by image."""
         return {}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["checked_layout", "layout_of", "with_channels", "with_standard_names"]
+__all__ = ["PICTURES", "checked_layout", "layout_of", "others_taken", "with_channels", "with_standard_names"]
 
 STANDARD = {"H": "H", "Y": "H", "W": "W", "X": "W", "C": "C", "S": "C", "N": "N", "Z": "N", "T": "N", "B": "N"}
 ALLOWED = (
@@ -94,6 +94,15 @@ def layout_of(
     if len(fitting) == 1:
         return fitting[0].layout
     raise ValueError(_doubt(name, shape, readings, takes))
+
+
+def others_taken(shape: tuple[int, ...], layout: str, takes: int | None) -> list[Reading]:
+    """Other readings of a shape, with rows and columns, that a model of so many channels takes; none if that is not
+    known."""
+    if takes is None or len(shape) not in (3, 4):
+        return []
+    found = [one for one in _readings(shape, layout) if one.layout != layout and _is_taken_by(takes, one.channels)]
+    return [one for one in found if min(_side(shape, one.layout, axis) for axis in "HW") > FEW]
 
 
 def _readings(shape: tuple[int, ...], usual: str) -> list[Reading]:

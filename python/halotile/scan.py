@@ -9,27 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from .images import Image, as_words, torch_if_loaded
+from .images import Alpha, Image, as_words, torch_if_loaded
 
-__all__ = ["Alpha", "alpha_of", "is_grey", "is_zero", "widened", "widened_tensor"]
+__all__ = ["alpha_of", "is_grey", "is_zero", "widened", "widened_tensor"]
 
 STRIP = 2**22  # bytes that are looked at together
-
-
-class Alpha(NamedTuple):
-    """Of the last channel of an image.
-
-    Attributes:
-        constant: its value, in the image's units, where it has one only; else None.
-        hidden: whether there may be pixels where it is 0.
-    """
-
-    constant: float | None
-    hidden: bool
 
 
 def alpha_of(image: Image, index: int) -> Alpha:
