@@ -358,3 +358,17 @@ def test_a_volume_is_read_an_image_at_a_time(place, monkeypatch):
         at += size
     assert at == 128 + 3 * 400 * 50
     assert max(held) < 60
+
+
+def test_the_axes_of_image_files_are_certain(place):
+    """However narrow they are, and whatever the model seems to take."""
+    pytest.importorskip("pyvips")
+    from halotile import files
+
+    image = noise((2, 40, 4)) | 1
+    files.write_image("in.png", image)
+    restore_to("out.npy", "in.png", twice, halo=1)
+    np.testing.assert_array_equal(content("out.npy"), image.repeat(2, 0).repeat(2, 1))
+    restore_to("out.npy", "in.png", twice, layout="YXS", halo=1)
+    with pytest.raises(ValueError, match="layout must be 'HWC' for this image file, not 'CYX'"):
+        restore_to("out.npy", "in.png", twice, layout="CYX")
