@@ -775,6 +775,22 @@ def test_arrays(place, rng, kind, options):
         shutil.rmtree("in.zarr", ignore_errors=True)
 
 
+@pytest.mark.parametrize("options", [(), ("--verify", 2)])
+@pytest.mark.parametrize("kind", ["npy", "by columns", "zarr"])
+def test_arrays_in_other_orders(place, rng, capsys, kind, options):
+    image = rng.integers(0, 256, (3, 61, 83), np.uint8)
+    command = ("restore", saved(image, kind), "-m", "models:enlarge", "--tile", 32, "--halo", 2, "-o", "out.npy")
+    assert run(*command, *options) == 1
+    assert "would have 83 channels in layout 'HWC'; pass layout='CHW'" in capsys.readouterr().err
+    for layout in ("CHW", "CYX"):
+        assert run(*command, *options, "--layout", layout, "--force") == 0
+        np.testing.assert_array_equal(np.load("out.npy"), image.transpose(1, 2, 0).repeat(4, 0).repeat(4, 1))
+    assert run(*command, "--layout", "ZYX", "--force") == 1
+    assert "several images are for halotile.restore_to" in capsys.readouterr().err
+    assert run(*command, "--layout", "ZY", "--force") == 2
+    assert "layout must name each axis" in capsys.readouterr().err
+
+
 def test_arrays_are_read_by_rows(place, rng, monkeypatch):
     rows = []
     read = halotile.sources.NpySource.read

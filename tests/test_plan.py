@@ -227,7 +227,7 @@ def test_too_many_tiles_is_an_error_not_an_overflow():
         ({"value_range": 3}, ValueError, "value_range"),
         ({"dtype": "int8"}, ValueError, "dtype must be one of float32, float16, bfloat16, not 'int8'"),
         ({"out_dtype": "int64"}, ValueError, "out_dtype must be one of"),
-        ({"layout": "WH"}, ValueError, "layout must be one of"),
+        ({"layout": "WW"}, ValueError, "layout must name each axis by a capital letter"),
         ({"alpha": "drop"}, ValueError, "alpha must be one of"),
         ({"on_nonfinite": "stop"}, ValueError, "on_nonfinite must be one of"),
         ({"progress": 3}, TypeError, "progress must be True, None or a callable"),

@@ -5,6 +5,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .errors import (
+    ColourWarning,
+    ModelInputError,
     ModelOutputError,
     NonFiniteError,
     NonFiniteWarning,
@@ -54,8 +56,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Box",
+    "ColourWarning",
     "ErrorCurve",
     "ModelInfo",
+    "ModelInputError",
     "ModelOutputError",
     "NonFiniteError",
     "NonFiniteWarning",

@@ -20,7 +20,7 @@ import numpy as np
 
 from . import files
 from .files import Header
-from .images import open_image
+from .images import Image, open_image, shape_of_result
 from .sinks import FORMATS, check_output, open_sink
 from .sources import open_source
 from .streaming import PictureSource
@@ -141,21 +141,33 @@ def is_folder(path: str) -> bool:
     return os.path.isdir(path) and not is_array(path)
 
 
-def read_header(path: str, *, max_pixels: int | None, page: int | None) -> Header:
-    """What an image file or an array holds; nothing is decoded. Raises OSError, ValueError, or ImportError for what
-    reads it."""
+def read_header(path: str, *, max_pixels: int | None, page: int | None, layout: str | None = None) -> Header:
+    """What an image file or an array, in that layout, holds; nothing is decoded. Raises OSError, ValueError, or
+    ImportError for what reads it."""
     if not is_array(path):
         return files.read_header(path, max_pixels=max_pixels, page=page)
     if page not in (None, 1):
         raise ValueError(f"{path}: page={page}; must be from 1 to 1")
     source = _open_array(path)
     try:
-        image = open_image(source, None)
+        image = open_image(source, layout)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
     if "N" in image.layout:
-        raise ValueError(f"{path}: image must be (H, W) or (H, W, C), not of shape {tuple(source.shape)}")
-    return Header(tuple(source.shape), image.dtype, FORMATS[suffix_of(os.path.normpath(path))])
+        text = f"{path}: image must be (H, W) or (H, W, C), not of shape {tuple(source.shape)} in layout"
+        raise ValueError(f"{text} {image.layout!r}; several images are for halotile.restore_to")
+    return Header(_shape_of(image), image.dtype, FORMATS[suffix_of(os.path.normpath(path))])
+
+
+def _shape_of(image: Image) -> tuple[int, ...]:
+    """(H, W) or (H, W, C)."""
+    return (*image.size, image.channels) if "C" in image.layout else image.size
+
+
+def _as_result(rows: np.ndarray, image: Image) -> np.ndarray:
+    """A result (H, W) or (H, W, C), as `restore_tiled` would have returned it for the image."""
+    layout, _ = shape_of_result(image, (*rows.shape, 1)[2], image.size)
+    return rows.transpose(["HWC".index(axis) for axis in layout])
 
 
 def _open_array(path: str) -> Any:
@@ -330,7 +342,8 @@ class FileRestorer:
 
     def header(self, job: Job) -> Header:
         """What the input holds. Raises OSError or ValueError."""
-        return read_header(job.input, max_pixels=self.max_pixels, page=self.page)
+        layout = self.restorer.options.layout
+        return read_header(job.input, max_pixels=self.max_pixels, page=self.page, layout=layout)
 
     def __call__(self, job: Job, *, force: bool = False, bar: Bar | None = None) -> Outcome:
         """Restores one file, into a folder that is made if it is not there.
@@ -369,16 +382,16 @@ class FileRestorer:
         else:
             image = PictureSource(made.job.input, max_pixels=self.max_pixels, page=number)
             made.like = made.like or image.like
-        made.check_like_first(image.shape, number)
+        of_file = None if is_array(made.job.input) else "HWC"[: len(image.shape)]
+        opened = self.restorer.open(image) if of_file is None else open_image(image, of_file)
+        made.check_like_first(_shape_of(opened), number)
         sink_for = made.kept_for if self.verify else made.sink_for
-        write_restored(
-            self.restorer, open_image(image, None), check_output(made.job.output), sink_for, bool(self.verify)
-        )
+        write_restored(self.restorer, opened, check_output(made.job.output), sink_for, bool(self.verify))
         made.keep_farthest(self.restorer.last_run)
         if self.verify:
             from .verification import verify
 
-            made.keep_worst(verify(image, self.restorer, made.kept.rows, windows=self.verify))
+            made.keep_worst(verify(opened, self.restorer, _as_result(made.kept.rows, opened), windows=self.verify))
 
 
 class _Made:

@@ -38,6 +38,7 @@ class Checkpoint(nn.Module):
         network: the network itself.
         architecture: its name.
         scale: output pixels per input pixel.
+        channels: that it takes.
         needs: which windows it takes.
         purpose: "SR", "FaceSR" or "Restoration".
         tags: what else spandrel says of it, such as its size.
@@ -50,6 +51,7 @@ class Checkpoint(nn.Module):
         self.network: nn.Module = descriptor.model
         self.architecture: str = descriptor.architecture.name
         self.scale: int = descriptor.scale
+        self.channels: int = descriptor.input_channels
         self.needs = _needs(descriptor)
         self.purpose: str = descriptor.purpose
         self.tags: list[str] = list(descriptor.tags)

@@ -158,7 +158,6 @@ class Probe:
 
     def __init__(self, restorer: Any, image: Any, as_planned: bool = False):
         from .halo import RunInfo
-        from .images import open_image
         from .progress import Progress
         from .run import Run
 
@@ -167,7 +166,7 @@ class Probe:
         options = replace(restorer.options, batch_size=1, boundary="reflect", out=None, progress=None, verify=0)
         if not as_planned:
             options = replace(options, tile_size=tile, halo=0, overlap=0)
-        self.image = open_image(image, restorer.options.layout)
+        self.image = restorer.open(image)
         known = RunInfo.given(options, restorer.inspected() if options.global_stats else None)
         self.run = Run(restorer.like(options), self.image, restorer.options.out_dtype, known)
         self.run.start(Progress(None))

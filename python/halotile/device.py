@@ -65,7 +65,7 @@ class DeviceEngine:
             tensor = image.tensor[index].to(self.device)
             return DeviceImage(tuple(self._strips(_as_it_travels(tensor))), image.size)
         if image.by_rows:
-            return DeviceImage(tuple(self._uploaded_by_rows(image.original)), image.size)
+            return DeviceImage(tuple(self._uploaded_by_rows(image, index)), image.size)
         pixels = image.pixels[index]
         travels = np.dtype(TRAVELS_AS.get(pixels.dtype.name, pixels.dtype.name))
         strips = []
@@ -74,7 +74,8 @@ class DeviceEngine:
             strips.append((start, words.view(torch.bfloat16) if image.dtype == "bfloat16" else words))
         return DeviceImage(tuple(strips), image.size)
 
-    def _uploaded_by_rows(self, source: Source) -> Iterator[tuple[int, Tensor]]:
+    def _uploaded_by_rows(self, image: Image, index: int) -> Iterator[tuple[int, Tensor]]:
+        source: Source = image.original.single(image.layout, index)
         height, width, channels = (*source.shape, 1)[:3]
         travels = np.dtype(TRAVELS_AS.get(source.dtype.name, source.dtype.name))
         count = max(1, SLAB // (width * channels * source.dtype.itemsize))
@@ -86,6 +87,7 @@ class DeviceEngine:
                 source.read(y, rows)
                 words = torch.from_numpy(_dense_words(rows, travels)).view(-1, width, channels)
                 strip[y - start : y - start + len(rows)].copy_(words)
+            strip = strip.view(torch.bfloat16) if image.dtype == "bfloat16" else strip
             yield start, strip.permute(2, 0, 1)
 
     def _strips(self, tensor: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -7,6 +7,8 @@ import sys
 from typing import Any
 
 __all__ = [
+    "ColourWarning",
+    "ModelInputError",
     "ModelOutputError",
     "NonFiniteError",
     "NonFiniteWarning",
@@ -36,6 +38,10 @@ class TileError(RuntimeError):
         self.out: Any = None
 
 
+class ModelInputError(TileError, ValueError):
+    """The model does not take as many channels as the image has."""
+
+
 class ModelOutputError(TileError, ValueError):
     """The model returned something that is not an output for its window: wrong type, shape, scale or dtype."""
 
@@ -46,6 +52,10 @@ class NonFiniteError(TileError):
 
 class OutOfMemoryError(TileError, MemoryError):
     """Memory ran out with the smallest tiles there are."""
+
+
+class ColourWarning(UserWarning):
+    """A model makes nothing of an image's colours, or of a grey image something colourful that is not returned."""
 
 
 class TileSizeWarning(UserWarning):

@@ -11,10 +11,12 @@ import numpy as np
 
 from .channels import Part
 from .errors import ModelOutputError, TileError
+from .hidden import with_colours
 from .images import Image, torch_if_loaded
 from .memory import is_out_of_memory
 from .model import BadOutput, Model
 from .plan import Tile, TilePlan
+from .scan import alpha_of
 from .texts import named, quoted
 from .values import Values
 
@@ -43,7 +45,7 @@ class Forward:
         self.models: dict[Part, Model] = {}  # parts with a model of their own
         self.held: dict[Part, Any] = {}  # statistics of the image in work, for parts where some are held fixed
         self.buffers: dict[tuple, Any] = {}
-        self.sources: dict[int, Any] = {}  # what the engine made of the image in work
+        self.sources: dict[tuple[int, bool], Any] = {}  # what the engine made of the image in work
 
     def __call__(self, part: Part, index: int, plan: TilePlan, tiles: list[Tile]) -> Any:
         """Outputs (len(tiles), channels, height, width) of a part of image `index`, as the engine has them."""
@@ -66,21 +68,27 @@ class Forward:
     def read(self, part: Part, index: int, plan: TilePlan, tiles: list[Tile]) -> Any:
         """The tiles' windows of a part of image `index`, in a buffer that the next ones of their shape will be in."""
         windows = self._buffer(part, self.model_of(part), tiles)
-        self.engine.read(windows, self._source(index), part, plan, tiles, self.values)
-        return windows
+        self.engine.read(windows, self._source(part, index), part, plan, tiles, self.values)
+        return part.mixed(windows)
 
     def which(self, index: int) -> str:
         """Says which image a tile is of, where there are several."""
         return f" of image {index}" if self.image.count > 1 else ""
 
-    def _source(self, index: int) -> Any:
-        if index not in self.sources:
+    def _source(self, part: Part, index: int) -> Any:
+        key = index, self.fills(part, index)
+        if key not in self.sources:
             self.sources.clear()
-            self.sources[index] = self.engine.open(self.image, index)
-        return self.sources[index]
+            image, at = (with_colours(self.image, index), 0) if key[1] else (self.image, index)
+            self.sources[key] = self.engine.open(image, at)
+        return self.sources[key]
+
+    def fills(self, part: Part, index: int) -> bool:
+        """Whether pixels of image `index` get colours because alpha hides their own."""
+        return part.beside_alpha and alpha_of(self.image, index).hidden
 
     def _buffer(self, part: Part, model: Model, tiles: list[Tile]) -> Any:
-        shape = (len(tiles), part.feed, tiles[0].window.height, tiles[0].window.width)
+        shape = (len(tiles), part.reads, tiles[0].window.height, tiles[0].window.width)
         if (part, shape) not in self.buffers:
             try:
                 self.buffers[part, shape] = self.engine.new_windows(model, shape)

@@ -179,7 +179,7 @@ class Settling:
         from .curve import seam_error
 
         options = replace(self.options, halo=halo)
-        apart = seam_error(self._plain(options), self.image.original)
+        apart = seam_error(self._plain(options), self.image)
         names = ", ".join(one.path or "the model" for one in self.info.global_operations)
         why = (
             f"{why}; {names} of every tile for itself: where it was measured, tiles are {apart:.3g} of {self.white:g} "
@@ -256,7 +256,7 @@ class Settling:
 
         held = None if self.global_stats is None else "frozen"  # or windows would differ by their own statistics
         plain = self._plain(replace(self.options, halo=0, global_stats=held))
-        return measured_curve(plain, self.image.original, max(self.field), halos)
+        return measured_curve(plain, self.image, max(self.field), halos)
 
     def _plain(self, options: Options) -> Any:
         return self.restorer.like(replace(options, out=None, progress=None, verify=0))

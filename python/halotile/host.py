@@ -17,11 +17,11 @@ import numpy as np
 
 from . import _core
 from .channels import Part
-from .images import Image, as_words, peak_of
+from .images import Image, as_words, bfloat16_bits
 from .plan import Box, Tile, TilePlan
 from .values import Values
 
-__all__ = ["HostBand", "HostEngine", "OpaqueBand"]
+__all__ = ["ConstantBand", "HostBand", "HostEngine"]
 
 Position = tuple[int, int, int]
 Found = Iterator[tuple[Tile, Position | None]]
@@ -35,7 +35,7 @@ class HostEngine:
 
     def open(self, image: Image, index: int) -> Any:
         """Image `index` as what `read` takes."""
-        return image.held if image.by_rows else AllRows(image.pixels[index])
+        return image.held(index) if image.by_rows else AllRows(image.pixels[index])
 
     def pixels_of(self, result: Image) -> np.ndarray:
         return result.pixels
@@ -223,13 +223,17 @@ class HostBand:
         return _placed(self._finish(rows, _piece(tile, output, box), None, None), box.y, box.x)
 
 
-class OpaqueBand:
-    """An alpha channel that is white everywhere."""
+class ConstantBand:
+    """An alpha channel that has one value everywhere.
 
-    def __init__(self, plan: TilePlan, values: Values):
-        self.plan = plan
-        self.white = float(peak_of(values.dtype))
-        self.bits = np.uint16(0x3F80) if values.bfloat16 else None
+    value: in units of the image that it comes from, which has values `given`; None is white."""
+
+    def __init__(self, plan: TilePlan, values: Values, given: Values, value: float | None):
+        self.plan, white, (peak, _, _, clamp) = plan, given.numbers[0], values.numbers
+        self.value = peak if value is None else value / white * peak
+        if clamp:
+            self.value = min(max(self.value, 0.0), peak)
+        self.kind = values.dtype
 
     def add(self, tiles: list[Tile], outputs: None, rows: dict[int, Any]) -> Found:
         for tile in tiles:
@@ -239,12 +243,14 @@ class OpaqueBand:
 
     def _fill(self, rows: Any) -> None:
         """rows: an array, or a tensor on the device."""
-        if isinstance(rows, np.ndarray):
-            rows[:] = self.white if self.bits is None else self.bits
-        elif as_words(rows) is rows:
-            rows.fill_(self.white)
+        if not isinstance(rows, np.ndarray):
+            words = as_words(rows)
+            word = round(self.value) if self.kind.startswith("uint") else self.value
+            words.fill_(word - 65536 if words is not rows and word > 32767 else word)
+        elif self.kind == "bfloat16":
+            rows[:] = bfloat16_bits(self.value)
         else:
-            as_words(rows).fill_(-1)  # 65535
+            rows[:] = round(self.value) if self.kind.startswith("uint") else self.value
 
     def nonfinite(self) -> None:
         pass

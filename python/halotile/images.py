@@ -8,18 +8,22 @@ seen as uint16, and `Image.dtype` says what the bits mean.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .layouts import layout_of, with_channels, with_standard_names
 from .options import IMAGE_DTYPES
 from .sources import HeldRows, Source, as_source
 
 __all__ = [
+    "Alpha",
     "Image",
     "as_words",
+    "bfloat16_bits",
     "check_output_dtype",
     "check_output_kind",
     "delivered",
@@ -28,7 +32,7 @@ __all__ = [
     "open_image",
     "open_output",
     "peak_of",
-    "refuse_swapped_channels",
+    "shape_of_result",
     "torch_if_loaded",
 ]
 
@@ -46,6 +50,18 @@ def is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+class Alpha(NamedTuple):
+    """Of the last channel of an image.
+
+    Attributes:
+        constant: its value, in the image's units, where it has one only; else None.
+        hidden: whether there may be pixels where it is 0.
+    """
+
+    constant: float | None
+    hidden: bool
+
+
 @dataclass(frozen=True)
 class Image:
     """An array or tensor as the engines see it.
@@ -53,7 +69,7 @@ class Image:
     Attributes:
         original: what the user passed, or will get; a Source for what is read by rows.
         dtype: one of uint8, uint16, float16, bfloat16, float32, float64.
-        layout: the order of the original's axes.
+        layout: the order of the original's axes, spelled with N, C, H and W.
         device: the tensor's device; None for NumPy arrays.
     """
 
@@ -67,9 +83,21 @@ class Image:
         """Whether it is read by rows: `held` has them, and `pixels` would be all of it."""
         return isinstance(self.original, Source)
 
+    def held(self, index: int) -> HeldRows:
+        """The rows of image `index`, where it is read by rows; those of other images are let go."""
+        if index not in self._held:
+            self._held.clear()
+            self._held[index] = HeldRows(self.original.single(self.layout, index))
+        return self._held[index]
+
     @cached_property
-    def held(self) -> HeldRows:
-        return HeldRows(self.original)
+    def _held(self) -> dict[int, HeldRows]:
+        return {}
+
+    @cached_property
+    def alphas(self) -> dict[int, Alpha]:
+        """What `scan.alpha_of` found out, by image."""
+        return {}
 
     @cached_property
     def pixels(self) -> np.ndarray:
@@ -81,7 +109,7 @@ class Image:
         """Rows [start, stop) of image `index`: (C, rows, W). Valid until the next call."""
         stop = min(stop, self.size[0])
         if self.by_rows:
-            rows, first = self.held.holding(start, stop)
+            rows, first = self.held(index).holding(start, stop)
             return rows[:, start - first : stop - first]
         return self.pixels[index, :, start:stop]
 
@@ -121,57 +149,68 @@ def as_words(tensor: Any) -> Any:
     return tensor.view(torch.int16) if tensor.dtype == torch.uint16 else tensor
 
 
+def bfloat16_bits(value: float) -> int:
+    """The nearest bfloat16's, as a word of 16 bits; ties to even."""
+    bits = int(np.float32(value).view(np.uint32))
+    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+
+
 def peak_of(dtype: str) -> int:
     """The value that stands for white: floats count from 0 to 1."""
     return INTEGER_PEAK.get(dtype, 1)
 
 
-def open_image(image: Any, layout: str | None) -> Image:
-    """Sees `image` as an Image, without changing it."""
-    source = as_source(image, layout)
+def open_image(image: Any, layout: str | None, channels_of_model: Callable[[], int | None] = lambda: None) -> Image:
+    """Sees `image` as an Image, without changing it; an Image stays what it is.
+
+    Args:
+        layout: the order of its axes in any spelling; None: as `layouts.layout_of` finds it.
+        channels_of_model: how many channels its model takes, or None; asked only where the layout is in doubt.
+
+    Raises:
+        TypeError, ValueError: it is no image, or not in that layout, or its layout is doubtful.
+    """
+    if isinstance(image, Image):
+        return image
+    source = as_source(image)
+    tensor = is_tensor(image)
     if source is not None:
-        image, dtype, device, usual = source, source.dtype.name, None, {2: "HW", 3: "HWC"}
-        if layout is not None and layout != usual.get(source.ndim):
-            raise ValueError(f"layout must be 'HW' or 'HWC' for an image that is read by rows, not {layout!r}")
-    elif is_tensor(image):
-        dtype, device = str(image.dtype).removeprefix("torch."), image.device
-        usual = {2: "HW", 3: "CHW", 4: "NCHW"}
+        image = source
+    elif tensor:
         _refuse_tensor_without_memory("image", image)
     elif isinstance(image, np.ma.MaskedArray):
         raise TypeError("image must not be a masked array: its mask would be lost; fill it first")
-    elif isinstance(image, np.ndarray):
-        dtype, device = image.dtype.name, None
-        usual = {2: "HW", 3: "HWC", 4: "NHWC"}
-    else:
+    elif not isinstance(image, np.ndarray):
         raise TypeError(
             "image must be a NumPy array, a torch tensor or a zarr array, "
             f"not {type(image).__name__}; numpy.asarray(image) may help"
         )
+    dtype = str(image.dtype).removeprefix("torch.") if tensor else image.dtype.name
     if dtype not in IMAGE_DTYPES:
         raise TypeError(f"image must have one of the dtypes {', '.join(IMAGE_DTYPES)}, not {image.dtype}")
-    if layout is None:
-        layout = usual.get(image.ndim)
-        refuse_swapped_channels("image", image.shape, layout)
-    if layout is None or len(layout) != image.ndim:
-        most = 4 if source is None else 3
-        wanted = f"the {len(layout)} dimensions of layout {layout!r}" if layout else f"2 to {most} dimensions"
-        raise ValueError(f"image must have {wanted}, not shape {tuple(image.shape)}")
     if 0 in image.shape:
         raise ValueError(f"image must not be empty, not shape {tuple(image.shape)}")
-    return Image(image, dtype, layout, device)
+    standard = _layout(image, layout, tensor, channels_of_model)
+    if source is not None:
+        image = source.laid(standard)
+    return Image(image, dtype, standard, image.device if tensor else None)
 
 
-def refuse_swapped_channels(name: str, shape: tuple[int, ...], layout: str | None) -> None:
-    """Shape (3, H, W) is hardly an array of three rows with W channels, nor (H, W, 3) a tensor of H channels."""
-    if layout not in ("HWC", "CHW"):
-        return
-    other = "CHW" if layout == "HWC" else "HWC"
-    channels, elsewhere = shape[layout.index("C")], shape[other.index("C")]
-    if channels > 4 >= elsewhere:
-        raise ValueError(
-            f"{name} of shape {tuple(shape)} would have {channels} channels in layout {layout!r}; pass "
-            f"layout={other!r}, or layout={layout!r} if that is meant"
-        )
+def _layout(image: Any, asked: str | None, channels_first: bool, channels_of_model: Callable[[], int | None]) -> str:
+    """The layout that was asked for, or is certain, or is found. Raises ValueError."""
+    shape = tuple(image.shape)
+    certain = image.layout if isinstance(image, Source) else None
+    if asked is None:
+        found = certain or layout_of("image", shape, channels_first, channels_of_model)
+        if found is None:
+            raise ValueError(f"image must have 2 to 4 dimensions, not shape {shape}")
+        return found
+    if len(asked) != len(shape):
+        raise ValueError(f"image must have the {len(asked)} dimensions of layout {asked!r}, not shape {shape}")
+    standard = with_standard_names(asked)
+    if certain not in (None, standard):
+        raise ValueError(f"layout must be {certain!r} for this image file, not {asked!r}")
+    return standard
 
 
 def _refuse_tensor_without_memory(name: str, tensor: Any) -> None:
@@ -203,23 +242,19 @@ def _to_nchw(array: np.ndarray, layout: str) -> np.ndarray:
     return view
 
 
-def _layout_for(source: Image, channels: int) -> str:
-    """The source's layout, with a channel axis if there is more than one channel."""
-    if source.layout != "HW" or channels == 1:
-        return source.layout
-    return "HWC" if source.device is None else "CHW"
-
-
-def _shape_for(source: Image, layout: str, channels: int, size: tuple[int, int]) -> tuple[int, ...]:
+def shape_of_result(source: Image, channels: int, size: tuple[int, int]) -> tuple[str, tuple[int, ...]]:
+    """Layout and shape of a result: the source's axes, and one for channels where there are several."""
+    layout = source.layout
+    if "C" not in layout and channels > 1:
+        layout = with_channels(layout, channels_first=source.device is not None)
     sides = {"N": source.count, "C": channels, "H": size[0], "W": size[1]}
-    return tuple(sides[axis] for axis in layout)
+    return layout, tuple(sides[axis] for axis in layout)
 
 
 def new_image(source: Image, channels: int, size: tuple[int, int], dtype: str, device: Any) -> Image:
     """An uninitialised result of the source's kind: on `device` if that is where the source is, else in host memory,
     from where `delivered` brings it."""
-    layout = _layout_for(source, channels)
-    shape = _shape_for(source, layout, channels, size)
+    layout, shape = shape_of_result(source, channels, size)
     if source.device is None:
         return Image(np.empty(shape, dtype), dtype, layout)
     torch = torch_if_loaded()
@@ -288,8 +323,7 @@ def _extent(tensor: Any) -> tuple[int, int]:
 def open_output(out: Any, source: Image, channels: int, size: tuple[int, int], device: Any) -> Image:
     """Sees the user's `out`, which `check_output_kind` has passed, as an Image to write to. Of a tensor that is neither
     in host memory nor on `device` it is a copy: what no run reaches stays as it was."""
-    layout = _layout_for(source, channels)
-    shape = _shape_for(source, layout, channels, size)
+    layout, shape = shape_of_result(source, channels, size)
     if tuple(out.shape) != shape:
         raise ValueError(f"out must have shape {shape}, not {tuple(out.shape)}")
     dtype = str(out.dtype).removeprefix("torch.")

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from .channels import Part, routes
+from .advice import explained
+from .channels import Part, Unfit, apart, arranged, routes
 from .errors import ModelOutputError, TileError
 from .forward import Forward, tile_error
-from .model import TensorModel
+from .model import TensorModel, channels_of
 from .needs import Needs
 from .options import Options
 from .plan import Tile, TilePlan
@@ -32,12 +33,14 @@ class Facts:
     out_channels: of each part.
     scale: output pixels per input pixel.
     loss: output pixels missing at each end of a window (rows, columns).
+    colourful: how far the channels that it makes of a grey picture are apart, on average, as a share of white.
     """
 
     parts: tuple[Part, ...]
     out_channels: tuple[int, ...]
     scale: Fraction
     loss: tuple[int, int]
+    colourful: float = 0.0
 
 
 Planner = Callable[[Fraction | None, tuple[int, int]], TilePlan]
@@ -61,6 +64,7 @@ def learn(forward: Forward, options: Options, planned: Planner, known: Sizes | N
             if isinstance(error, ModelOutputError) or not ABOUT_CHANNELS.search(full_text(error.__cause__ or error)):
                 break
     assert failure is not None
+    failure = explained(failure, forward.image, options, channels_of(forward.model.call))
     try:
         raise failure
     finally:
@@ -79,18 +83,21 @@ def _learn_route(
         look = Look(forward, parts[0], scaled, options.needs)
         output = look.first_batch(options.batch_size)
         found = look.sizes(output.shape[2:], found.scale, found)
-    _check_alpha(parts, options, scaled, output)
+    parts, out_channels = _arranged(parts, options, scaled, output)
     forward.buffers.clear()  # some were for windows of another size
-    out_channels = tuple(1 if part.repeated or part.how != "model" else output.shape[1] for part in parts)
-    return Facts(parts, out_channels, found.scale, found.loss), output
+    if parts[0].count != look.part.count:  # not the grey of one colour, but of all
+        output = Look(forward, parts[0], scaled, options.needs).first_batch(options.batch_size)
+    colourful = apart(output) / forward.values.numbers[1] if parts[0].averaged else 0.0
+    return Facts(parts, out_channels, found.scale, found.loss, colourful), parts[0].reduced(output)
 
 
-def _check_alpha(parts: tuple[Part, ...], options: Options, plan: TilePlan, output: Any) -> None:
-    """A model of four channels may be one for RGBA, or for colour and something else."""
-    count = parts[0].count
-    if options.alpha != "channel" and len(parts) == 1 and count in (2, 4) and output.shape[1] != count:
-        text = f"the model takes {count} channels and returns {output.shape[1]}; pass alpha='channel' if that is meant"
-        raise tile_error(ModelOutputError, [plan[0]], text)
+def _arranged(
+    parts: tuple[Part, ...], options: Options, plan: TilePlan, output: Any
+) -> tuple[tuple[Part, ...], tuple[int, ...]]:
+    try:
+        return arranged(parts, output.shape[1], options.alpha)
+    except Unfit as error:
+        raise tile_error(ModelOutputError, [plan[0]], str(error)) from None
 
 
 # ---- scale and loss --------------------------------------------------------------------------------------------------

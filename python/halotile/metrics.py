@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .images import Image, is_tensor, open_image, peak_of
+from .layouts import checked_layout
 from .plan import TilePlan
 
 __all__ = ["Comparison", "Largest", "compare", "heatmap", "largest_difference", "mae", "psnr", "seam_score", "ssim"]
@@ -112,7 +113,7 @@ def psnr(a: Any, b: Any, white: float | None = None) -> float:
     Raises:
         ValueError: shapes or dtypes differ, or white is not above 0. TypeError: no image.
     """
-    first, second, white = _both(a, b, white)
+    first, second, white = _both(a, b, white, _any_layout(a))
     error = float(np.mean(np.square(first - second)))
     if error == 0:
         return math.inf
@@ -124,32 +125,39 @@ def mae(a: Any, b: Any) -> float:
 
     Args and Raises: as for `psnr`.
     """
-    first, second, _ = _both(a, b, None)
+    first, second, _ = _both(a, b, None, _any_layout(a))
     return float(np.mean(np.abs(first - second)))
 
 
-def largest_difference(a: Any, b: Any) -> Largest:
+def largest_difference(a: Any, b: Any, *, layout: str | None = None) -> Largest:
     """The largest absolute difference, in units of the images, and where it is first; NaN counts as largest.
 
-    Args and Raises: as for `psnr`.
+    Args:
+        a, b: as for `psnr`.
+        layout: the order of their axes, as for `restore_tiled`.
+
+    Raises:
+        ValueError, TypeError: as for `psnr`; ValueError also if the layout is doubtful.
     """
-    first, second, _ = _both(a, b, None)
+    first, second, _ = _both(a, b, None, layout)
     difference = np.abs(first - second)
     image, channel, row, column = (int(i) for i in np.unravel_index(np.argmax(difference), difference.shape))
     return Largest(float(difference[image, channel, row, column]), image, row, column, channel)
 
 
-def ssim(a: Any, b: Any, white: float | None = None) -> float:
+def ssim(a: Any, b: Any, white: float | None = None, *, layout: str | None = None) -> float:
     """Structural similarity as in Wang et al. 2004: Gaussian windows of 11 pixels with sigma 1.5, K1 0.01, K2 0.03,
     without the sample covariance; the mean over channels, and over images of a batch.
 
     Args:
         a, b, white: as for `psnr`.
+        layout: the order of their axes, as for `restore_tiled`.
 
     Raises:
-        ValueError: also for images smaller than 11 pixels a side. ImportError: without scikit-image.
+        ValueError: also if the layout is doubtful, and for images smaller than 11 pixels a side. ImportError: without
+            scikit-image.
     """
-    first, second, white = _both(a, b, white)
+    first, second, white = _both(a, b, white, layout)
     if min(first.shape[2:]) < SSIM_WINDOW:
         size = f"{first.shape[2]}x{first.shape[3]}"
         raise ValueError(f"images must have at least {SSIM_WINDOW} pixels a side for SSIM, not {size} (height x width)")
@@ -162,28 +170,34 @@ def ssim(a: Any, b: Any, white: float | None = None) -> float:
     return float(np.mean([structural_similarity(one, other, **options) for one, other in planes]))
 
 
-def compare(a: Any, b: Any, *, white: float | None = None, plan: TilePlan | None = None) -> Comparison:
+def compare(
+    a: Any, b: Any, *, white: float | None = None, plan: TilePlan | None = None, layout: str | None = None
+) -> Comparison:
     """All of it.
 
     Args:
         a, b, white: as for `psnr`; `a` is what should be.
         plan: of the run that made `b`, for its seam score.
+        layout: the order of their axes, as for `restore_tiled`.
 
     Raises:
         ValueError, TypeError: as for `psnr` and `seam_score`.
     """
-    _, _, value = _both(a, b, white)
+    _, _, value = _both(a, b, white, layout)
     similarity = None
     with contextlib.suppress(ImportError, ValueError):  # not installed, too small
-        similarity = ssim(a, b, value)
-    seams = None if plan is None else (seam_score(a, plan), seam_score(b, plan))
-    return Comparison(psnr(a, b, value), similarity, mae(a, b), largest_difference(a, b), value, seams)
+        similarity = ssim(a, b, value, layout=layout)
+    seams = None if plan is None else (seam_score(a, plan, layout=layout), seam_score(b, plan, layout=layout))
+    largest = largest_difference(a, b, layout=layout)
+    return Comparison(psnr(a, b, value), similarity, mae(a, b), largest, value, seams)
 
 
 # ---- seams -----------------------------------------------------------------------------------------------------------
 
 
-def seam_score(image: Any, edges: TilePlan | tuple[Sequence[int], Sequence[int]]) -> float:
+def seam_score(
+    image: Any, edges: TilePlan | tuple[Sequence[int], Sequence[int]], *, layout: str | None = None
+) -> float:
     """How much more an image changes at tile edges than beside them; 1.0: no more.
 
     With the step ``s[y] = a[y] - a[y - 1]`` between two rows, the gradient difference at row y is
@@ -202,11 +216,13 @@ def seam_score(image: Any, edges: TilePlan | tuple[Sequence[int], Sequence[int]]
     Args:
         image: array or tensor, as for `restore_tiled`.
         edges: the plan of the run that made the image, or (rows, columns) at which tiles begin or end, output pixels.
+        layout: the order of the image's axes, as for `restore_tiled`.
 
     Raises:
-        ValueError: the plan is for an image of another size, or an edge lies outside. TypeError: no image.
+        ValueError: the layout is doubtful, the plan is for an image of another size, or an edge lies outside.
+        TypeError: no image.
     """
-    pixels = _floats(open_image(image, None))
+    pixels = _floats(open_image(image, checked_layout(layout)))
     size = pixels.shape[2], pixels.shape[3]
     rows, columns = _edges_of(edges, size) if isinstance(edges, TilePlan) else edges
     at = beside = 0.0
@@ -265,12 +281,13 @@ def _at_and_beside(found: np.ndarray, edges: set[int]) -> tuple[float, float]:
 # ---- a picture of them -----------------------------------------------------------------------------------------------
 
 
-def heatmap(a: Any, b: Any, scale: float | None = None) -> tuple[np.ndarray, float]:
+def heatmap(a: Any, b: Any, scale: float | None = None, *, layout: str | None = None) -> tuple[np.ndarray, float]:
     """A picture of the differences: of each pixel the largest over its channels, from dark blue to yellow (viridis).
 
     Args:
         a, b: as for `psnr`, single images.
         scale: the difference that is yellow. None: the largest.
+        layout: the order of their axes, as for `restore_tiled`.
 
     Returns:
         The picture, uint8 of shape (H, W, 3), and the scale.
@@ -278,7 +295,7 @@ def heatmap(a: Any, b: Any, scale: float | None = None) -> tuple[np.ndarray, flo
     Raises:
         ValueError: also for several images, or a scale that is not above 0.
     """
-    first, second, _ = _both(a, b, None)
+    first, second, _ = _both(a, b, None, layout)
     if len(first) != 1:
         raise ValueError(f"images must be single ones for a picture, not {len(first)}")
     if scale is not None and not 0 < scale < math.inf:
@@ -301,9 +318,15 @@ def _viridis() -> np.ndarray:
 # ---- images of any kind ----------------------------------------------------------------------------------------------
 
 
-def _both(a: Any, b: Any, white: float | None) -> tuple[np.ndarray, np.ndarray, float]:
+def _any_layout(image: Any) -> str | None:
+    """For what does not depend on the order of axes: one with as many."""
+    return {2: "HW", 3: "HWC", 4: "NHWC"}.get(getattr(image, "ndim", 0))
+
+
+def _both(a: Any, b: Any, white: float | None, layout: str | None) -> tuple[np.ndarray, np.ndarray, float]:
     """Both images as float64 (N, C, H, W), and white."""
-    first, second = open_image(a, None), open_image(b, None)
+    layout = checked_layout(layout)
+    first, second = open_image(a, layout), open_image(b, layout)
     if is_tensor(a) != is_tensor(b):
         raise TypeError(f"images must both be arrays or both be tensors, not {type(a).__name__} and {type(b).__name__}")
     if tuple(a.shape) != tuple(b.shape):

@@ -22,6 +22,8 @@ import numpy as np
 
 from .errors import frames_inside
 from .images import torch_if_loaded
+from .known import recalled
+from .needs import Needs
 from .texts import full_text, named, quoted
 from .untouched import shell, tensors_kept, without_hooks
 
@@ -323,6 +325,18 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool, mem
     return EitherModel(on_tensors, on_arrays) if speaks_torch else EitherModel(on_arrays, on_tensors)
 
 
+def channels_of(model: Any) -> int | None:
+    """How many channels a model takes: as inspection found, or its file says, or by the first convolution of the
+    modules that it carries, which something else may precede; None if none of them tells."""
+    known, torch = getattr(recalled(model), "in_channels", None), torch_if_loaded()
+    if known is None and isinstance(getattr(model, "needs", None), Needs):
+        known = getattr(model, "channels", None)
+    if known is None and torch is not None:
+        modules = [model] if isinstance(model, torch.nn.Module) else modules_of(model)
+        known = _first_convolution(modules[0])[0] if modules else None
+    return known if isinstance(known, int) and known > 0 else None
+
+
 def modules_of(model: Any) -> list[Any]:
     """The torch modules that a callable carries: its owner, those that it closes over, binds or names."""
     kind = torch_if_loaded().nn.Module
@@ -458,12 +472,6 @@ def _first_convolution(module: Any) -> tuple[int | None, bool]:
             last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
             return getattr(inner, "in_channels", None), last
     return None, False
-
-
-def channels_of(model: Any) -> int | None:
-    """The channels that a torch module seems to take: those of its first convolution. None for others."""
-    torch = torch_if_loaded()
-    return _first_convolution(model)[0] if torch is not None and isinstance(model, torch.nn.Module) else None
 
 
 def _mostly_convolutions(module: Any) -> bool:

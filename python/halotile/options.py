@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 
+from .layouts import checked_layout
 from .needs import Needs
 
 if TYPE_CHECKING:
@@ -48,7 +49,6 @@ NONFINITE: tuple[str, ...] = get_args(Nonfinite)
 ENGINES: tuple[str, ...] = get_args(Engine)
 GLOBAL_STATS: tuple[str, ...] = get_args(GlobalStats)
 MEMORY_FORMATS: tuple[str, ...] = get_args(MemoryFormat)
-LAYOUTS = ("HW", "HWC", "NHWC", "CHW", "NCHW")
 MODEL_DTYPES = ("float32", "float16", "bfloat16")
 IMAGE_DTYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
 
@@ -328,7 +328,7 @@ class Options:
             "engine": _optional("engine", self.engine, ENGINES),
             "value_range": _value_range(self.value_range),
             "out_dtype": dtype_name("out_dtype", self.out_dtype, IMAGE_DTYPES),
-            "layout": _optional("layout", self.layout, LAYOUTS),
+            "layout": checked_layout(self.layout),
             "alpha": choice("alpha", self.alpha, ALPHAS),
             "on_nonfinite": choice("on_nonfinite", self.on_nonfinite, NONFINITE),
             "progress": _progress(self.progress),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, SupportsIndex, Unpack, overload
 import numpy as np
 
 from . import _core
-from .images import refuse_swapped_channels
+from .layouts import layout_of, with_standard_names
 from .options import (
     BLENDS,
     BOUNDARIES,
@@ -294,19 +294,17 @@ def _size_of(shape: Any, layout: str | None) -> tuple[int, int]:
         sides = tuple(operator.index(side) for side in shape)
     except TypeError:
         raise TypeError(f"shape must be a tuple such as (height, width, channels), not {shape!r}") from None
-    if layout is None:
-        layout = {2: "HW", 3: "HWC", 4: "NHWC"}.get(len(sides))
-        refuse_swapped_channels("shape", sides, layout)
-    if layout is None or len(layout) != len(sides):
-        raise ValueError(f"shape must have {len(layout) if layout else '2 to 4'} sides, not {shape!r}")
-    return sides[layout.index("H")], sides[layout.index("W")]
+    found = layout_of("shape", sides, channels_first=False) if layout is None else with_standard_names(layout)
+    if found is None or len(found) != len(sides):
+        raise ValueError(f"shape must have {len(found) if found else '2 to 4'} sides, not {shape!r}")
+    return sides[found.index("H")], sides[found.index("W")]
 
 
 def plan_tiles(shape: Sequence[int], **options: Unpack[PlanOptions]) -> TilePlan:
     """The plan that `restore_tiled` would follow for an image of this shape; nothing is run.
 
     Args:
-        shape: ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or as ``layout`` says.
+        shape: ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or as ``layout`` says; refused where it is doubtful.
         options: as for `restore_tiled`. ``scale`` and ``phase`` default to 1 here, since no model is asked.
             ``needs``, a `halotile.needs.Needs`: what a model that was loaded from a file says about its windows.
 

@@ -52,11 +52,12 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         image: NumPy array ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or torch tensor ``(H, W)``, ``(C, H, W)`` or
             ``(N, C, H, W)`` on any device; uint8, uint16, float16, bfloat16 (tensors), float32 or float64; any strides.
             Integers reach the model as [0, 1] and come back rounded and clamped; floats pass as they are. Two channels
-            are grey with alpha, four are colour with alpha. The image is never modified. Or a zarr array ``(H, W)`` or
-            ``(H, W, C)``, which is read by rows.
+            are grey with alpha, four are colour with alpha. Axes in another order: see ``layout``. The image is never
+            modified. Or a zarr array, which is read by rows.
         model: torch module, or callable on batches ``(N, C, H, W)`` of tensors or of NumPy arrays. Modules run in eval
             and inference mode and get their own mode back. A colour model takes grey images, a grey model colour ones,
-            channel by channel. A spandrel descriptor stands for its module, scale and size requirements.
+            channel by channel, or their grey if it makes several channels of it. docs/images.md has a table. A spandrel
+            descriptor stands for its module, scale and size requirements.
 
     Keyword Args:
         tile_size: largest tile, input pixels: a number or (rows, columns). Tiles are balanced, so they may be smaller.
@@ -99,9 +100,14 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             to it, and its output back and clamped.
         out: array or tensor to write to, of the result's shape; may be a memmap. Its dtype stands in for out_dtype.
         out_dtype: dtype of the result. None: the image's.
-        layout: order of the image's axes if not the usual one: "HW", "HWC", "NHWC", "CHW" or "NCHW".
-        alpha: what becomes of an alpha channel: "restore" (through the model, as grey), "resize" (bilinear), "opaque",
-            or "channel" (it is none: the model takes all channels).
+        layout: order of the image's axes, each named by a letter: H or Y for rows, W or X for columns, C or S for
+            channels, N, Z, T or B for images, as in "CHW", "NHWC", "ZYX" or "TYXC". None: the usual order, where it is
+            plausible (at most four channels, or fewer than rows and columns); else the only one that the model's
+            channels allow. Where they do not decide, the image is refused before any work. See docs/images.md.
+        alpha: what becomes of an alpha channel: "restore" (through the model, as grey; bilinear where the model makes
+            colour of grey, or grey of colour), "resize" (bilinear), "opaque" (white), or "channel" (it is none: the
+            model takes all channels as they are). Where alpha is 0, the model is shown the colours around, so that
+            hidden ones do not leak; alpha that is the same everywhere stays what it is, and nothing is run for it.
         on_nonfinite: "raise", "warn" or "ignore" when the model returns NaN or infinity.
         progress: True for a tqdm bar, or a callable ``(tiles done, tiles in all)``.
         keep_heap: whether models on the CPU run with the memory that they free kept by the process until the image is
@@ -119,7 +125,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
 
     Returns:
         The restored image: an array for an array (also of zarr), a tensor on the same device for a tensor, in the
-        image's layout; or ``out``.
+        image's layout, with an axis for channels where there are several and it has none (last for arrays, before rows
+        and columns for tensors); or ``out``.
 
     Raises:
         ValueError, TypeError: a bad option or image: its name, value and what is allowed. Before any work, except for
@@ -214,12 +221,18 @@ class TiledRestorer:
         unknown = options.dtype == "auto" and self._precision is None
         return self.with_options(replace(options, compile=False, dtype=None if unknown else options.dtype))
 
-    def tell_once(self, about: Any, text: str) -> None:
-        """A SeamWarning, once for each model and subject."""
-        told = told_about(self.model)
-        if about not in told:
-            told.add(about)
-            warnings.warn(text, SeamWarning, stacklevel=frames_inside())
+    def tell_once(self, about: Any, text: str, kind: type[Warning] = SeamWarning) -> None:
+        """A warning, once for each model and subject."""
+        if not self.is_told(about):
+            told_about(self.model).add(about)
+            warnings.warn(text, kind, stacklevel=frames_inside())
+
+    def is_told(self, about: Any) -> bool:
+        return about in told_about(self.model)
+
+    def open(self, image: Any) -> Image:
+        """Sees an image as these options and the model's channels say; an Image stays what it is."""
+        return open_image(image, self.options.layout, lambda: channels_of(self.model))
 
     @overload
     def __call__(self, image: np.ndarray, *, out: Any = None) -> np.ndarray: ...
@@ -230,7 +243,7 @@ class TiledRestorer:
     def __call__(self, image: Any, *, out: Any = None) -> Any:
         """The restored image; ``out`` goes before the option of that name."""
         asked = self.options.out if out is None else out
-        source = open_image(image, self.options.layout)
+        source = self.open(image)
         if asked is not None:
             check_output_kind(asked, source, self.options.out_dtype)
         own_dtype = None if asked is None else dtype_name("out", asked.dtype, IMAGE_DTYPES)
@@ -256,13 +269,13 @@ class TiledRestorer:
                 delivery = None if result is None else run.delivered(result, asked)
         self.last_run = run.halo
         if self.options.verify:
-            self._verify(run, image, delivery)
+            self._verify(run, delivery)
         return delivery
 
-    def _verify(self, run: Run, image: Any, result: Any) -> None:
+    def _verify(self, run: Run, result: Any) -> None:
         from .verification import Remade
 
-        remade = Remade(image, self.like(run.options), result, {}, run)
+        remade = Remade(run.image, self.like(run.options), result, {}, run)
         found = remade.compared(remade.places(self.options.verify, 0))
         self.last_run = replace(run.halo, verified=found)
         tolerance = run.options.within(found.white)
@@ -284,7 +297,7 @@ class TiledRestorer:
             raise ValueError("out must be None for iter_bands, which yields new rows")
         if self.options.verify:
             raise ValueError(f"verify must be 0 for iter_bands, which holds no result, not {self.options.verify}")
-        source = open_image(image, self.options.layout)
+        source = self.open(image)
         if source.count != 1:
             raise ValueError(f"image must be a single one for iter_bands, not {source.count}")
         run = Run(self, source, out_dtype=self.options.out_dtype)

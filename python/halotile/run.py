@@ -22,6 +22,7 @@ from . import memory
 from .channels import Part
 from .engines import asked_engine, engine_beside, engine_for
 from .errors import (
+    ColourWarning,
     ModelOutputError,
     NonFiniteError,
     NonFiniteWarning,
@@ -32,13 +33,14 @@ from .errors import (
 )
 from .forward import Forward, Resize, tile_error
 from .halo import RunInfo, settled
-from .host import OpaqueBand
+from .host import ConstantBand
 from .images import Image, check_output_dtype, delivered, new_image, open_output
 from .learn import Facts, Sizes, learn
 from .model import Model, open_model, usable_device
 from .plan import Tile, TilePlan, make_plan
 from .progress import Progress
 from .rows import Rows
+from .scan import alpha_of, is_grey
 from .team import HANDS, Team
 from .texts import full_text, one_line, quoted
 from .turn import turn
@@ -51,6 +53,7 @@ __all__ = ["Run"]
 
 # What models say of windows whose sides they do not take.
 ABOUT_SIZES = re.compile(r"size|shape|divisible|multiple|must match|dimension|broadcast|split|stride", re.IGNORECASE)
+COLOURFUL = 8 / 255  # of white: what channels made of grey may be apart on average
 LARGEST_BATCH = 16  # that batch_size="auto" makes of windows which are small for an accelerator
 
 
@@ -276,6 +279,24 @@ class Run:
         resize = Resize(self.facts.scale, self.facts.loss)
         self.forward.models = {part: resize for part in self.facts.parts if part.how == "resize"}
 
+    def parts_of(self, index: int) -> tuple[Part, ...]:
+        """Those of image `index`: alpha that is the same everywhere stays as it is, and nothing is run for it."""
+        parts = self.facts.parts
+        if not parts[-1].alpha or parts[-1].how == "constant":
+            return parts
+        constant = alpha_of(self.image, index).constant
+        return parts if constant is None else (*parts[:-1], replace(parts[-1], how="constant", value=constant))
+
+    def _tell_of_colours(self, index: int) -> None:
+        """Where the model makes nothing of colours, or something colourful of grey that is not returned."""
+        first = self.facts.parts[0]
+        if self.facts.colourful > COLOURFUL:
+            text = "the model makes colours of a grey image, and their mean is returned: pass the image as RGB, "
+            self.restorer.tell_once("colourful", f"{text}numpy.dstack([image] * 3), to get them", ColourWarning)
+        if first.reads > first.feed and not self.restorer.is_told("colours") and not is_grey(self.image, index):
+            text = "the model takes grey images and makes several channels of them: it is given the image's grey, and "
+            self.restorer.tell_once("colours", f"{text}the image's own colours are not used", ColourWarning)
+
     # ---- results -----------------------------------------------------------------------------------------------------
 
     def new_result(self, asked: Any) -> Image:
@@ -301,6 +322,9 @@ class Run:
         destination(start, stop) gives the array or tensor (C, rows, W) that they go to, asked for in order, once each.
         Where memory runs out, it goes on below the rows that are done with smaller tiles."""
         self.index, self.rows_done = index, 0
+        with turn(self.engine.device):
+            self.parts = self.parts_of(index)
+            self._tell_of_colours(index)
         while self.rows_done < self.plan.output_size[0]:
             try:
                 yield from self._bands(index, destination)
@@ -329,7 +353,7 @@ class Run:
         self.forward.held.clear()
         stats = GlobalStats(self.forward, self.halo.global_stats, self.halo.model)
         with turn(self.engine.device):
-            parts = [part for part in self.facts.parts if part.how == "model"]
+            parts = [part for part in self.parts_of(index) if part.how == "model"]
             sweeps = sum(stats.sweeps(part, index, self.plan) for part in parts)
             self.progress.begin(self.progress.total + sweeps * len(self.plan))
             held = {part: stats.measured(part, index, self.plan, self.progress.advance) for part in parts}
@@ -361,7 +385,7 @@ class Run:
             return
         if self.ready:
             yield next(batches)
-        parts = [part for part in self.facts.parts if part.how != "opaque"]
+        parts = [part for part in self.parts if part.how != "constant"]
         yield from self.team.ahead(index, self.plan, parts, ((tiles, self._full(tiles)) for tiles in batches))
 
     def _full(self, tiles: list[Tile]) -> list[Tile]:
@@ -374,7 +398,7 @@ class Run:
             if tile.column == 0:
                 rows.open(tile.row)
         first = 0
-        for part, channels, band in zip(self.facts.parts, self.facts.out_channels, bands, strict=True):
+        for part, channels, band in zip(self.parts, self.facts.out_channels, bands, strict=True):
             outputs = self._outputs(part, channels, index, tiles)
             for tile, position in band.add(tiles, outputs, rows.channels(first, channels)):
                 self._check_finite(tile, position)
@@ -395,14 +419,14 @@ class Run:
     def _new_bands(self, first_row: int) -> list[Any]:
         values = Values(self.out_dtype, self.options.value_range)
         return [
-            OpaqueBand(self.plan, values)
-            if part.how == "opaque"
+            ConstantBand(self.plan, values, self.forward.values, part.value)
+            if part.how == "constant"
             else self.engine.new_band(self.plan, channels, values, self.batch, first_row)
-            for part, channels in zip(self.facts.parts, self.facts.out_channels, strict=True)
+            for part, channels in zip(self.parts, self.facts.out_channels, strict=True)
         ]
 
     def _outputs(self, part: Part, channels: int, index: int, tiles: list[Tile]) -> Any:
-        if part.how == "opaque":
+        if part.how == "constant":
             return None
         output = self.ready.pop(part, None)
         if output is None and self.team is not None:

@@ -23,12 +23,13 @@ from .files import Format
 from .sources import import_zarr
 from .texts import bytes_text, quoted
 
-__all__ = ["FORMATS", "NPY", "NpySink", "ZarrSink", "check_output", "held_bytes", "open_sink"]
+__all__ = ["FORMATS", "NPY", "STACKS", "NpySink", "ZarrSink", "check_output", "held_bytes", "open_sink"]
 
 SIDE = 2**40
 DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
 NPY = Format("NumPy", "npy", SIDE, None, DTYPES)
 ZARR = Format("Zarr", "zarr", SIDE, None, DTYPES, folder=True)
+STACKS = (NPY, ZARR)  # what has room for several images
 FORMATS = files.BY_SUFFIX | {".npy": NPY, ".zarr": ZARR}
 
 CHUNK = 256  # rows and columns of a zarr array that are compressed together
@@ -63,10 +64,14 @@ def held_bytes(kind: Format, shape: Sequence[int], dtype: Any) -> int:
 
 
 @contextmanager
-def open_sink(path: files.Path, shape: Sequence[int], dtype: Any, **saved: Any) -> Iterator[Any]:
+def open_sink(
+    path: files.Path, shape: Sequence[int], dtype: Any, *, images: int | None = None, **saved: Any
+) -> Iterator[Any]:
     """A sink for an image (H, W) or (H, W, C), in the format that its suffix says.
 
     Args:
+        images: how many of that shape come, one after the other, for a file with an axis for them (see `STACKS`); None:
+            one, for a file without.
         saved: like, quality, compression, pages: as for `files.write_image`, and for image files alone.
 
     Raises:
@@ -77,11 +82,12 @@ def open_sink(path: files.Path, shape: Sequence[int], dtype: Any, **saved: Any) 
     kind = check_output(path, shape, dtype)
     if kind is ZARR:
         with _replacing_folder(path) as folder:
-            sink = ZarrSink(path, folder, shape, dtype)
+            sink = ZarrSink(path, folder, shape, dtype, images)
             yield sink
             sink.close()
         return
     if kind is NPY:
+        shape = shape if images is None else (images, *shape)
         _check_room(path, int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize)
     with files.replacing(path) as descriptor:
         if kind is NPY:
@@ -137,23 +143,25 @@ class NpySink:
 class ZarrSink:
     """A zarr v3 array in a folder: chunks of 256x256 pixels, shards of 256x4096, each written once and whole.
 
-    Rows wait in memory until a row of shards is complete."""
+    Rows wait in memory until a row of shards is complete. Of several images one comes after the other."""
 
     overlaps = True
 
-    def __init__(self, path: str, folder: str, shape: Sequence[int], dtype: Any):
-        self.path, channels = path, tuple(shape[2:])
+    def __init__(self, path: str, folder: str, shape: Sequence[int], dtype: Any, images: int | None = None):
+        self.path, self.height, channels = path, shape[0], tuple(shape[2:])
         columns = min(SHARD_COLUMNS, -(-shape[1] // CHUNK) * CHUNK)
+        several, one, name = ((), (), ()) if images is None else ((images,), (1,), ("image",))
         self.array = import_zarr().create_array(
             store=folder,
-            shape=tuple(shape),
+            shape=(*several, *shape),
             dtype=np.dtype(dtype),
-            chunks=(CHUNK, CHUNK, *channels),
-            shards=(CHUNK, columns, *channels),
-            dimension_names=("y", "x", "channel")[: len(shape)],
+            chunks=(*one, CHUNK, CHUNK, *channels),
+            shards=(*one, CHUNK, columns, *channels),
+            dimension_names=(*name, *("y", "x", "channel")[: len(shape)]),
         )
         self.waiting = np.empty((CHUNK, *shape[1:]), dtype)
-        self.written, self.held = 0, 0  # rows
+        self.held = self.written = 0  # rows; of the image in work
+        self.image: tuple[int, ...] = (0,) * len(one)
 
     def write(self, rows: np.ndarray) -> None:
         while len(rows):
@@ -165,7 +173,7 @@ class ZarrSink:
             self.waiting[self.held : self.held + len(taken)] = taken
             self.held += len(taken)
             rows = rows[len(taken) :]
-            if self.held == CHUNK:
+            if self.held == CHUNK or self.written + self.held == self.height:
                 self.close()
 
     def close(self) -> None:
@@ -176,8 +184,10 @@ class ZarrSink:
 
     def _store(self, rows: np.ndarray) -> None:
         with _writing(self.path):
-            self.array[self.written : self.written + len(rows)] = rows
+            self.array[(*self.image, slice(self.written, self.written + len(rows)))] = rows
         self.written += len(rows)
+        if self.written == self.height:
+            self.image, self.written = tuple(index + 1 for index in self.image), 0
 
     def abandon(self) -> None:
         """Nothing needs to be stopped."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .layouts import with_standard_names
 from .texts import quoted
 
 __all__ = ["ArraySource", "HeldRows", "NpySource", "Source", "as_source", "file_of", "import_zarr", "open_source"]
@@ -21,17 +22,19 @@ MARGIN = 4  # a buffer has room for one in so many rows more than were asked for
 
 
 class Source:
-    """An image on disk, or far away.
+    """An image on disk, or far away; or several of one size.
 
     Attributes:
-        shape: (H, W) or (H, W, C).
+        shape: of all of it, in the order of its axes.
         dtype: of its rows, in native byte order.
         step: rows that are best read together, from multiples of it on.
+        layout: the order of its axes where that is certain, as it is for image files.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     step = 1
+    layout: str | None = None
 
     @property
     def ndim(self) -> int:
@@ -39,8 +42,18 @@ class Source:
 
     def read(self, start: int, rows: np.ndarray) -> None:
         """Fills rows, (n, W) or (n, W, C) and contiguous, with the image's from `start` on; any order, from any thread,
-        one at a time. Raises ValueError or OSError."""
+        one at a time. Of other layouts: what there is along the first axis. Raises ValueError or OSError."""
         raise NotImplementedError
+
+    def laid(self, layout: str) -> Source | np.ndarray:
+        """What gives the rows of images in that layout; an array where rows cannot be read. Raises ValueError."""
+        if layout not in ("HW", "HWC"):
+            raise ValueError(f"layout must be 'HW' or 'HWC' for an image that is read by rows, not {layout!r}")
+        return self
+
+    def single(self, layout: str, index: int) -> Source:
+        """One of its images, (H, W) or (H, W, C), for a layout that `laid` has passed."""
+        return self
 
     def whole(self) -> np.ndarray:
         rows = np.empty(self.shape, self.dtype)
@@ -66,15 +79,29 @@ class NpySource(Source):
             raise ValueError(f"{path}: was cut short: it should have {wanted} bytes")
 
     def read(self, start: int, rows: np.ndarray) -> None:
-        self.file.seek(self.offset + start * rows[0].nbytes)
-        left = memoryview(rows).cast("B")
+        self.read_at(self.offset + start * rows[0].nbytes, rows)
+
+    def read_at(self, offset: int, values: np.ndarray) -> None:
+        """Fills contiguous values with what is in the file from a byte on."""
+        self.file.seek(offset)
+        left = memoryview(values).cast("B")
         while left:
             count = self.file.readinto(left)
             if not count:
                 raise ValueError(f"{self.path}: was cut short while it was read")
             left = left[count:]
         if self.foreign:
-            rows.byteswap(inplace=True)
+            values.byteswap(inplace=True)
+
+    def laid(self, layout: str) -> Source | np.ndarray:
+        """Rows can be read where those of an image, or of each of its channels, lie together."""
+        below_rows = layout[layout.index("H") + 1 :]
+        if "W" in below_rows and "N" not in below_rows and not self.fortran:
+            return self
+        return np.load(self.path, mmap_mode="r")
+
+    def single(self, layout: str, index: int) -> Source:
+        return self if layout in ("HW", "HWC") else _NpyImage(self, layout, index)
 
 
 def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -84,36 +111,98 @@ def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     return np.lib.format.read_array_header_2_0(file)
 
 
-class ArraySource(Source):
-    """What gives rows as arrays do: a memory map in foreign byte order, a zarr array (by rows of its chunks)."""
+class _NpyImage(Source):
+    """One image of a .npy file in any layout that `NpySource.laid` has passed."""
 
-    def __init__(self, array: Any, step: int = 1):
-        self.array, self.step = array, step
+    def __init__(self, file: NpySource, layout: str, index: int):
+        self.file, self.axes, self.index = file, layout, index
+        self.dtype = file.dtype
+        self.shape = _image_shape(file.shape, layout)
+
+    def read(self, start: int, rows: np.ndarray) -> None:
+        at = self.axes.index("H")
+        below = self.file.shape[at + 1 :]
+        if "C" not in self.axes[:at]:
+            values = rows if self.axes[at:] in ("HW", "HWC") else np.empty((len(rows), *below), self.dtype)
+            self._read_rows(start, 0, values)
+            if values is not rows:
+                rows[...] = _in_order(values, self.axes[at:])
+            return
+        values = np.empty((len(rows), *below), self.dtype)
+        for channel in range(rows.shape[2]):
+            self._read_rows(start, channel, values)
+            rows[..., channel] = values
+
+    def _read_rows(self, start: int, channel: int, values: np.ndarray) -> None:
+        place = {"N": self.index, "C": channel, "H": start}
+        element = 0
+        for axis, side in zip(self.axes, self.file.shape, strict=True):
+            if axis == "H":
+                break
+            element = element * side + place[axis]
+        element = element * self.file.shape[self.axes.index("H")] + start
+        self.file.read_at(self.file.offset + element * values[0].nbytes, values)
+
+
+class ArraySource(Source):
+    """What gives rows as arrays do: a memory map in foreign byte order, a zarr array (by rows of its chunks).
+
+    chunks: how many elements of each axis are best read together; None: any."""
+
+    def __init__(self, array: Any, chunks: tuple[int, ...] | None = None):
+        self.array, self.chunks = array, chunks or (1,) * array.ndim
         self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype).newbyteorder("=")
+        self.step = self.chunks[0] if self.chunks else 1
 
     def read(self, start: int, rows: np.ndarray) -> None:
         rows[...] = self.array[start : start + len(rows)]
 
+    def laid(self, layout: str) -> Source:
+        return self
 
-def as_source(image: Any, layout: str | None = None) -> Source | None:
+    def single(self, layout: str, index: int) -> Source:
+        return self if layout in ("HW", "HWC") else _ArrayImage(self, layout, index)
+
+
+class _ArrayImage(Source):
+    """One image of an array in any layout."""
+
+    def __init__(self, source: ArraySource, layout: str, index: int):
+        self.array, self.axes, self.index = source.array, layout, index
+        self.dtype, self.step = source.dtype, source.chunks[layout.index("H")]
+        self.shape = _image_shape(source.shape, layout)
+
+    def read(self, start: int, rows: np.ndarray) -> None:
+        where = {"N": self.index, "H": slice(start, start + len(rows))}
+        values = np.asarray(self.array[tuple(where.get(axis, slice(None)) for axis in self.axes)])
+        rows[...] = _in_order(values, self.axes.replace("N", ""))
+
+
+def _image_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    """(H, W) or (H, W, C) of each image."""
+    return tuple(shape[layout.index(axis)] for axis in "HWC" if axis in layout)
+
+
+def _in_order(values: np.ndarray, layout: str) -> np.ndarray:
+    """A view (H, W) or (H, W, C) of one image."""
+    return values.transpose([layout.index(axis) for axis in "HWC" if axis in layout])
+
+
+def as_source(image: Any) -> Source | None:
     """What is to be read by rows: a Source, zarr array, or memory map in foreign byte order; None for anything else."""
     if isinstance(image, Source):
         return image
     zarr = sys.modules.get("zarr")  # nobody holds an array of it without
     if zarr is not None and isinstance(image, zarr.Array):
-        return ArraySource(image, image.chunks[0] if image.ndim else 1)
-    if isinstance(image, np.memmap) and not image.dtype.isnative and _has_rows(image.ndim, layout):
+        return ArraySource(image, image.chunks)
+    if isinstance(image, np.memmap) and not image.dtype.isnative:
         return ArraySource(image)
     return None
 
 
-def _has_rows(sides: int, layout: str | None) -> bool:
-    return sides in (2, 3) and layout in (None, "HW", "HWC")
-
-
 def open_source(path: str, layout: str | None, max_pixels: int | None) -> Any:
     """The image in a .npy file, a zarr array's folder or an image file: a Source, or a memory map of a .npy file that
-    rows cannot be read of.
+    rows cannot be read of in the layout, where that is known.
 
     Raises:
         OSError: it cannot be opened. ValueError: it is no image. ImportError: what reads it is not installed.
@@ -121,10 +210,11 @@ def open_source(path: str, layout: str | None, max_pixels: int | None) -> Any:
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".npy":
         source = NpySource(path)
-        by_rows = _has_rows(source.ndim, layout) and not source.fortran
-        return source if by_rows else np.load(path, mmap_mode="r")
+        fits = layout is not None and len(layout) == source.ndim
+        return source.laid(with_standard_names(layout)) if fits else source
     if suffix == ".zarr" or os.path.isdir(path):
-        return as_source(_opened_zarr(path))
+        zarr_array = _opened_zarr(path)
+        return ArraySource(zarr_array, zarr_array.chunks)
     from .streaming import PictureSource
 
     return PictureSource(path, max_pixels=max_pixels)

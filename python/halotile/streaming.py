@@ -43,6 +43,7 @@ class PictureSource(Source):
         self.path, self.max_pixels, self.page = os.fspath(path), max_pixels, page
         self._open()
         self.shape = files.shape_of(self.image)
+        self.layout = "HWC"[: len(self.shape)]
         self.dtype = np.dtype(files.DTYPES[self.image.format])
         self.like = files.picture_of(self.image, self.kind, np.empty(0))
         self.page = page or 1  # without another warning of there being more

@@ -19,12 +19,12 @@ import numpy as np
 
 from . import files, heap
 from .halo import RunInfo
-from .images import Image, open_image
+from .images import Image
 from .options import Options, RunOptions
 from .progress import Progress
 from .restore import TiledRestorer
 from .run import Run
-from .sinks import NPY, check_output, held_bytes, open_sink
+from .sinks import NPY, STACKS, check_output, held_bytes, open_sink
 from .sources import file_of, open_source
 from .untouched import tensors_kept
 
@@ -46,12 +46,13 @@ def restore_to(
 
     Args:
         path: .npy; .zarr, a zarr v3 array in chunks of 256x256 and shards of 256x4096 pixels; .tif or .tiff (a BigTIFF
-            from nearly 4 GiB on); .png, .jpg, .jpeg or .webp. It is (H, W) or (H, W, C) whatever the image's layout.
+            from nearly 4 GiB on); .png, .jpg, .jpeg or .webp. It is (H, W) or (H, W, C) whatever the image's layout;
+            of several images, which .npy and .zarr can hold, (N, H, W) or (N, H, W, C).
             The result appears under this name when it is complete, in place of what was there; until then it is beside
             it under a temporary name, which errors and Ctrl-C remove.
-        image: as for `restore_tiled`, one; or a zarr array (H, W) or (H, W, C); or the path of a .npy file, a zarr
-            array's folder or an image file. Those and zarr arrays are read by rows. Image files pass their metadata on
-            to image files.
+        image: as for `restore_tiled`; or the path of a .npy file, a zarr array's folder or an image file. Those and
+            zarr arrays are read by rows, several images one after the other. Image files pass their metadata on to
+            image files.
         model: as for `restore_tiled`; or a `TiledRestorer`, whose options are then the options.
 
     Keyword Args:
@@ -74,9 +75,12 @@ def restore_to(
     files.save_options(kind, 0, "uint8", quality, compression)  # refused now, if they must be
     is_path = isinstance(image, str | os.PathLike)
     source = open_source(os.fspath(image), restorer.options.layout, max_pixels) if is_path else image
-    opened = open_image(source, restorer.options.layout)
+    opened = restorer.open(source)
     _check(path, kind, opened, restorer.options)
+    named = opened.count > 1 or restorer.options.layout is not None
     saved = {"like": getattr(source, "like", None), "quality": quality, "compression": compression}
+    if kind in STACKS and "N" in opened.layout and named:
+        saved["images"] = opened.count
     with heap.kept(restorer.options.keep_heap), ExitStack() as stack:  # what a sink held goes back as well
         write_restored(restorer, opened, kind, lambda *what: stack.enter_context(open_sink(path, *what, **saved)))
     assert restorer.last_run is not None
@@ -96,8 +100,9 @@ def _restorer(model: Any, options: RunOptions) -> TiledRestorer:
 
 
 def _check(path: files.Path, kind: files.Format, image: Image, options: Options) -> None:
-    if image.count != 1:
-        raise ValueError(f"image must be a single one for restore_to, not {image.count}")
+    if image.count != 1 and kind not in STACKS:
+        text = f"path must be that of a .npy file or a .zarr array for {image.count} images, not {os.fspath(path)!r}"
+        raise ValueError(f"{text}: {kind.name} holds one")
     dtype = options.out_dtype or image.dtype
     if dtype not in kind.dtypes:
         raise ValueError(f"out_dtype must be one of {', '.join(kind.dtypes)} for {kind.name}, not {dtype!r}")
@@ -115,8 +120,8 @@ def write_restored(
     sink_for: Callable[[tuple[int, ...], str], Any],
     holds_result: bool = False,
 ) -> None:
-    """Restores one image into the sink that sink_for(shape, dtype) gives when the result's shape is known; which
-    whoever gave it closes.
+    """Restores an image, or several one after the other, into the sink that sink_for(shape, dtype) gives when the shape
+    of a result is known; which whoever gave it closes.
 
     kind: of the sink. holds_result: whether what sink_for gives holds all of the result as well."""
     run = Run(restorer, image, out_dtype=restorer.options.out_dtype)
@@ -129,8 +134,9 @@ def write_restored(
     ):
         run.start(progress)
         with Bands(run, sink_for) as bands:
-            for start, _ in run.bands(0, bands.open):
-                bands.close(start)
+            for index in range(image.count):
+                for start, _ in run.bands(index, bands.open):
+                    bands.close(start)
     restorer.last_run = run.halo
 
 

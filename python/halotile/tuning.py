@@ -30,6 +30,7 @@ import numpy as np
 
 from . import memory
 from .cache import keep, kept
+from .hidden import REACH, with_colours
 from .images import torch_if_loaded
 from .options import DEFAULT_TILE
 from .plan import BYTES, TilePlan, make_plan
@@ -362,12 +363,18 @@ class Tuner:
 
     def _rows_read(self, choice: Choice, whole: int) -> int:
         """Bytes of the image that the run holds, besides one that is in memory already."""
-        if not self.run.image.by_rows:
+        run, plan = self.run, choice.plan
+        facts = run.restorer._facts.get(run.image.channels)
+        filled = facts is not None and run.forward.fills(facts.parts[0], 0)
+        if not (run.image.by_rows or filled):
             return 0
-        if self.run.engine.name != "host":
-            return whole
-        plan = choice.plan
-        return self.run.image.held.bytes_for(plan.window[0] + (plan.rows_at_once(choice.batch) - 1) * plan.tile[0])
+        if run.engine.name != "host":
+            return whole if run.image.by_rows else 0
+        rows = plan.window[0] + (plan.rows_at_once(choice.batch) - 1) * plan.tile[0]
+        if not filled:
+            return run.image.held(0).bytes_for(rows)
+        around = run.image.held(0).bytes_for(3 * REACH) if run.image.by_rows else 0
+        return around + with_colours(run.image, 0).held(0).bytes_for(rows)
 
     def _predicted(self, choice: Choice) -> float:
         cost, _ = self.measured.cost(choice.plan, choice.batch, self.kind)

@@ -18,7 +18,7 @@ from .curve import as_floats
 from .errors import ModelOutputError
 from .forward import tile_error
 from .halo import RunInfo
-from .images import Image, _layout_for, _shape_for, is_tensor, open_image
+from .images import Image, is_tensor, open_image, shape_of_result
 from .known import recalled
 from .options import RestoreOptions, integer
 from .plan import Box, TilePlan
@@ -108,9 +108,9 @@ def verify(
     anywhere; their origins keep the run's phase and nothing else, so that one too small for the model shows, too. With
     boundary="native" windows are shifted inwards where the image ends.
 
-    Compared are the channels that go through the model (alpha with alpha="restore" or "channel", not with "resize" or
-    "opaque"), of the first image where there are several. A model that gives another output each time never agrees;
-    one that takes windows of one size only cannot be verified.
+    Compared are the channels that go through the model (alpha with alpha="channel", or with "restore" where it is not
+    the same everywhere), of the first image where there are several. A model that gives another output each time never
+    agrees; one that takes windows of one size only cannot be verified.
 
     Args:
         image, model: as for `restore_tiled`. The model may be a `TiledRestorer`, whose options are then the options;
@@ -146,14 +146,14 @@ class Remade:
     def __init__(self, image: Any, model: Any, result: Any, options: RestoreOptions, run: Run | None = None):
         """run: that made the result, if it is at hand."""
         restorer = _restorer(model, options)
-        source = open_image(image, restorer.options.layout)
+        source = restorer.open(image)
         known = None if run is None else run.halo
         if run is None and (restorer.options.asks_model or restorer.options.unsettled):
             # Once: the run and the windows get the same halo.
             settled = Run(restorer, source, restorer.options.out_dtype)
             restorer, known = restorer.like(replace(settled.options, verify=0)), settled.halo
         if result is None:
-            result = restorer(image)
+            result = restorer(source)
         kind = _kind_of(result)
         self.restorer, self.image = restorer, source
         self.run = Run(restorer, source, kind, known or RunInfo.given(restorer.options))
@@ -163,6 +163,8 @@ class Remade:
             self.run.forward.held, self.run.held_for = run.forward.held, 0
         self.run.hold(0)
         self.plan: TilePlan = self.run.plan
+        with turn(self.run.engine.device):
+            self.parts = self.run.parts_of(0)
         self.result = _opened(result, kind, source, sum(self.run.facts.out_channels), self.plan.output_size)
         self.info = restorer._inspected or self.run.halo.model or recalled(restorer.model)
         self.step = tuple(math.lcm(*pair) for pair in zip(self.plan.phase, self._known_phase(), strict=True))
@@ -245,7 +247,7 @@ class Remade:
         tally = Tally()
         for place in places:
             box = self._box(place)
-            apart = [self._apart(part, place, box) for part in range(len(self.run.facts.parts))]
+            apart = [self._apart(part, place, box) for part in range(len(self.parts))]
             tally.add(np.concatenate([one for one in apart if one is not None]), box, *self._near(box))
         row, column, channel = tally.worst
         distance = min(_distance(edges, np.array([at]))[0] for edges, at in zip(self.edges, (row, column), strict=True))
@@ -275,7 +277,7 @@ class Remade:
 
     def _apart(self, index: int, place: tuple[Place, Place], box: Box) -> np.ndarray | None:
         """Differences (channels, height, width) of a part that the model makes; None for others."""
-        part, channels = self.run.facts.parts[index], self.run.facts.out_channels
+        part, channels = self.parts[index], self.run.facts.out_channels
         if part.how != "model":
             return None
         want = self._made(part, place, box)
@@ -320,10 +322,8 @@ class Remade:
 
     def _result_channel(self, channel: int) -> int:
         """Of the result, for one among those that were compared."""
-        facts, compared = self.run.facts, []
-        for part, count, first in zip(
-            facts.parts, facts.out_channels, np.cumsum([0, *facts.out_channels])[:-1], strict=True
-        ):
+        channels, compared = self.run.facts.out_channels, []
+        for part, count, first in zip(self.parts, channels, np.cumsum([0, *channels])[:-1], strict=True):
             compared += range(first, first + count) if part.how == "model" else []
         return int(compared[channel])
 
@@ -387,8 +387,7 @@ def _kind_of(result: Any) -> str:
 
 
 def _opened(result: Any, dtype: str, source: Image, channels: int, size: Pair) -> Image:
-    layout = _layout_for(source, channels)
-    shape = _shape_for(source, layout, channels, size)
+    layout, shape = shape_of_result(source, channels, size)
     if tuple(result.shape) != shape:
         raise ValueError(f"result must have shape {shape} for this image and model, not {tuple(result.shape)}")
     if is_tensor(result) != (source.device is not None):

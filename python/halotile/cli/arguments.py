@@ -84,12 +84,14 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("--value-range", type=float, nargs=2, metavar=("LO", "HI"), help="its black and white (default: 0 1)")
     add("--global-stats", choices=GLOBAL_STATS, help="where it pools or normalises over the whole image")
     add("--tolerance", type=float, metavar="X", help="for --halo auto and --verify (default: half an 8-bit step)")
-    add("--alpha", choices=ALPHAS, default="restore", help="what becomes of an alpha channel (default: restore)")
+    text = "what becomes of an alpha channel: through the model, bilinear, white, or it is none (default: restore)"
+    add("--alpha", choices=ALPHAS, default="restore", help=text)
     add("--on-nonfinite", choices=NONFINITE, default="raise", help="at NaN or infinity (default: raise)")
     add = parser.add_argument_group("files").add_argument
     add("--quality", type=_number(1, 100), default=95, metavar="N", help="of JPEG and WebP, 1 to 100 (default: 95)")
     add("--compression", type=_number(0, 9), default=6, metavar="N", help="of PNG and TIFF, 0 to 9 (default: 6)")
     _add_max_pixels(add)
+    add("--layout", metavar="AXES", help="of .npy files and zarr arrays, as HWC or CYX (default: the usual one)")
     add("--page", type=_number(1), metavar="N", help="of TIFFs with several pages, from 1 on (default: all)")
     add("--format", choices=FORMATS, help="of what goes into a folder (default: each file's own)")
     add("--force", action="store_true", help="overwrite existing outputs")

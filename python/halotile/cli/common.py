@@ -56,7 +56,7 @@ def checked_options(asked: argparse.Namespace) -> dict[str, Any]:
 
 def planned(size: tuple[int, int], options: dict[str, Any]) -> TilePlan:
     with usage_errors():
-        return plan_tiles(size, **options)
+        return plan_tiles(size, **options | {"layout": None})
 
 
 def debugging() -> bool:

@@ -94,7 +94,7 @@ def _split(asked: argparse.Namespace, work: batch.Work, alone: bool) -> tuple[li
 
 
 def _check_alone(asked: argparse.Namespace, job: batch.Job, options: dict[str, Any]) -> None:
-    header = batch.read_header(job.input, max_pixels=asked.max_pixels, page=asked.page)
+    header = batch.read_header(job.input, max_pixels=asked.max_pixels, page=asked.page, layout=asked.layout)
     with usage_errors():
         batch.check_holds(job.output, header, out_dtype=BIT_DTYPES.get(asked.bits), alpha=asked.alpha)
     if not Options(**options).asks_model:
@@ -126,7 +126,7 @@ def _restore_all(asked: argparse.Namespace, options: dict[str, Any], todo: list[
 def _pixels_of(asked: argparse.Namespace, job: batch.Job) -> int:
     """For the progress bar: of a file that cannot be read, which is said when its turn comes, none."""
     with suppress(OSError, ValueError):
-        header = batch.read_header(job.input, max_pixels=asked.max_pixels, page=asked.page)
+        header = batch.read_header(job.input, max_pixels=asked.max_pixels, page=asked.page, layout=asked.layout)
         return header.shape[0] * header.shape[1] * header.pages
     return 0
 
