@@ -192,7 +192,7 @@ def test_what_is_visible_is_given_as_it_is():
         seen.append(x.copy())
         return x * 1
 
-    restore_tiled(image, model, halo=0)
+    restore_tiled(image, model, halo=0, scale=1)
     visible = image[..., 3] != 0
     np.testing.assert_array_equal(seen[0][0].transpose(1, 2, 0)[visible], (image[..., :3] / np.float32(255))[visible])
     assert len(seen) == 2 and (seen[1][0, 0] == image[..., 3] / np.float32(255)).all()

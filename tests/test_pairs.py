@@ -278,7 +278,7 @@ def test_parts_of_a_network_that_do_not_meet_are_another_matter():
 
     for image in (np.zeros((31, 41, 4), np.uint8), np.zeros((31, 41, 3), np.uint8)):
         with pytest.raises(TileError) as caught:
-            restore_tiled(image, UNet(), halo=1)
+            restore_tiled(image, UNet(), halo=1, phase=1)
         assert "alpha=" not in str(caught.value) and "pass layout" not in str(caught.value)
 
 

@@ -84,6 +84,39 @@ def test_progress_counts_tiles_and_may_cancel():
         restore_tiled(IMAGE, np.array, progress=cancel, **OPTIONS)
 
 
+WAYS = {
+    "restore_tiled": lambda progress, path: restore_tiled(IMAGE, np.array, progress=progress, **OPTIONS),
+    "iter_bands": lambda progress, path: list(iter_bands(IMAGE, np.array, progress=progress, **OPTIONS)),
+    "restore_to": lambda progress, path: restore_to(path, IMAGE, np.array, progress=progress, **OPTIONS),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("mine"), StopIteration(), GeneratorExit(), RuntimeError("out of memory"), KeyError("k"), SystemExit(3)],
+    ids=repr,
+)
+def test_what_progress_raises_is_not_the_model_s(error, way, tmp_path):
+    """It ends the run as it is, also where it looks like running out of memory, and leaves nothing behind."""
+    cause, calls = ArithmeticError("why"), []
+
+    def progress(done, total):
+        calls.append(done)
+        if done == 5:
+            raise error from cause
+
+    kind = RuntimeError if way == "iter_bands" and isinstance(error, StopIteration) else type(error)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(kind) as caught:
+            WAYS[way](progress, tmp_path / "out.npy")
+    if kind is type(error):
+        assert caught.value is error and error.__cause__ is cause
+    assert calls == [1, 2, 3, 4, 5] and not list(tmp_path.glob("*out*"))
+    WAYS[way](None, tmp_path / "out.npy")
+
+
 def test_a_progress_bar(capsys):
     pytest.importorskip("tqdm")
     restore_tiled(IMAGE, np.array, progress=True, **OPTIONS)

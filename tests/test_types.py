@@ -29,8 +29,10 @@ import torch
 import halotile
 from halotile import (
     Box,
+    ColourWarning,
     ErrorCurve,
     ModelInfo,
+    ModelInputError,
     ModelOutputError,
     NonFiniteError,
     NonFiniteWarning,
@@ -142,11 +144,11 @@ assert_type(metrics.psnr(photo, photo), float)
 assert_type(halotile.metrics.ssim(photo, photo), float)
 try:
     restorer(photo)
-except (ModelOutputError, NonFiniteError, OutOfMemoryError) as error:
+except (ModelInputError, ModelOutputError, NonFiniteError, OutOfMemoryError) as error:
     print(error.tile, error.box, error.rows_done, error.out)
 except TileError as error:
     partial: np.ndarray = error.out
-kinds: list[type[Warning]] = [SeamWarning, NonFiniteWarning, TileSizeWarning]
+kinds: list[type[Warning]] = [SeamWarning, NonFiniteWarning, TileSizeWarning, ColourWarning]
 print(about(inspect_model(module), plan, RunInfo((1, 1), (1, 1), "given", None, ""), found, curve), assert_seamless)
 """
 

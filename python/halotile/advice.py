@@ -10,6 +10,7 @@ from .errors import ModelInputError, TileError
 from .images import Image
 from .layouts import PICTURES, others_taken
 from .options import Options
+from .texts import full_text
 
 __all__ = ["explained"]
 
@@ -22,8 +23,8 @@ def explained(failure: TileError, image: Image, options: Options, takes: int | N
     """A failure of the first window, with what would help if its cause speaks of channels.
 
     takes: channels that the model takes, as far as that is known."""
-    said = str(failure.__cause__)
-    if failure.__cause__ is None or isinstance(failure, ValueError) or ABOUT_SIDES.search(said):
+    said = "" if failure.__cause__ is None else full_text(failure.__cause__)
+    if not said or isinstance(failure, ValueError) or ABOUT_SIDES.search(said):
         return failure
     if not ABOUT_CHANNELS.search(said):
         return failure

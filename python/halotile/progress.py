@@ -9,8 +9,17 @@ from typing import Any
 __all__ = ["Progress"]
 
 
+class Cancelled(BaseException):
+    """The user's callable raised `error`. No Exception, so that nobody on the way takes it for the model's."""
+
+    def __init__(self, error: Exception):
+        super().__init__()
+        self.error = error
+
+
 class Progress:
-    """A context in which tiles are counted. `wanted` is None, True or a callable (done, total)."""
+    """A context in which tiles are counted. `wanted` is None, True or a callable (done, total): whatever that raises ends
+    the run, and leaves the context as it is."""
 
     def __init__(self, wanted: Any):
         self.wanted, self.bar = wanted, None
@@ -40,10 +49,15 @@ class Progress:
         if self.bar is not None:
             self.bar.update(tiles)
         elif self.wanted is not None:
-            self.wanted(self.done, self.total)
+            try:
+                self.wanted(self.done, self.total)
+            except Exception as error:
+                raise Cancelled(error) from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self.bar is not None:
             self.bar.close()
+        if isinstance(error, Cancelled):
+            raise error.error from error.error.__cause__

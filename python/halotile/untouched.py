@@ -36,7 +36,7 @@ DEPTH = 4  # of lists in dicts in lists
 
 
 def shell(module: torch.nn.Module, device: str | None = None) -> torch.nn.Module:
-    """A copy of a module with the same tensors but attributes, hooks, lists and dicts of its own; it costs no memory.
+    """A copy of a module whose tensors share its memory, with attributes, hooks, lists and dicts of its own.
 
     Args:
         device: "meta" for tensors without memory in place of the module's own.
@@ -49,7 +49,7 @@ def shell(module: torch.nn.Module, device: str | None = None) -> torch.nn.Module
     memo: dict[int, Any] = {}
     for inner in module.modules():
         for tensor in tensors_of(inner):
-            memo[id(tensor)] = tensor if device is None else _moved(tensor, device, torch)
+            memo[id(tensor)] = _twin(tensor, device, torch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about what its programs consist of
         return copy.deepcopy(module, memo)
@@ -78,9 +78,10 @@ def tensors_of(module: torch.nn.Module) -> Iterator[torch.Tensor]:
             yield value
 
 
-def _moved(tensor: torch.Tensor, device: str, torch: Any) -> torch.Tensor:
-    moved = tensor.detach().to(device)
-    return torch.nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else moved
+def _twin(tensor: torch.Tensor, device: str | None, torch: Any) -> torch.Tensor:
+    """Another tensor of the same memory, or of none on the device "meta": some networks give theirs other memory."""
+    twin = tensor.detach() if device is None else tensor.detach().to(device)
+    return torch.nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else twin
 
 
 def _leaves(value: Any, depth: int = DEPTH) -> Iterator[Any]:
