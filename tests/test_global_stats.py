@@ -303,3 +303,94 @@ def test_parts_add_up(kind):
         np.testing.assert_allclose(total.variance(1)[..., 0, 0], want.var((2, 3), ddof=1), rtol=1e-5)
     if kind == "most":
         np.testing.assert_array_equal(total.second[..., 0, 0], want.min((2, 3)).astype(np.float32))
+
+
+# ---- what is no statistic --------------------------------------------------------------------------------------------
+
+
+class Looking(torch.nn.Module):
+    """A convolution, a norm over space, and something that looks at everything in another way."""
+
+    def __init__(self, look, norm=True):
+        super().__init__()
+        self.into, self.out = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 3, 1)
+        self.norm = torch.nn.GroupNorm(2, 8) if norm else torch.nn.Identity()
+        self.look = look
+
+    def forward(self, x):
+        x = self.into(x)
+        return self.out(self.norm(x + self.look(x)))
+
+
+def tokens(x):
+    return x.flatten(2).transpose(1, 2).unsqueeze(1)
+
+
+def image_again(t, x):
+    return t.squeeze(1).transpose(1, 2).reshape(x.shape)
+
+
+def fused_attention(x):
+    t = tokens(x)
+    return image_again(torch.nn.functional.scaled_dot_product_attention(t, t, t), x)
+
+
+def plain_attention(x):
+    t = tokens(x)
+    return image_again(torch.softmax(t @ t.transpose(2, 3) / 3, -1) @ t, x)
+
+
+def decoder_attention(x):
+    """As in the decoders of latent diffusion: a norm of its own, channels taken apart by strides."""
+    t = torch.nn.functional.group_norm(x.flatten(2), 2).transpose(1, 2)[:, None]
+    return image_again(torch.nn.functional.scaled_dot_product_attention(t, t, t), x)
+
+
+LOOKS = {
+    "fused attention": (fused_attention, "attention"),
+    "plain attention": (plain_attention, "attention"),
+    "attention in a decoder": (decoder_attention, "attention"),
+    "softmax over space": (lambda x: x * torch.softmax(x.flatten(2), -1).reshape(x.shape), "attention"),
+    "spectrum": (lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * 0.9, s=x.shape[2:]), "fft"),
+    "running sum": (lambda x: torch.cumsum(x, -1) * 0.01, "reduction"),
+}
+
+
+@pytest.mark.parametrize("phase", [1, None])
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("how", ["exact", "frozen"])
+@pytest.mark.parametrize("name", LOOKS)
+def test_what_is_no_statistic_is_refused_by_name(name, how, norm, phase):
+    """Before any sweep: what a norm beside it takes could be held, and the result would be wrong without a word."""
+    look, kind = LOOKS[name]
+    torch.manual_seed(0)
+    model, tiles = Looking(look, norm).eval(), []
+    with pytest.raises(ValueError, match=rf"global_stats must be 'tile' or None .* the model \({kind}\)"):
+        restore_tiled(
+            torch.rand(1, 3, 96, 88),
+            model,
+            tile_size=32,
+            halo=4,
+            phase=phase,
+            boundary="native",
+            global_stats=how,
+            progress=lambda done, total: tiles.append(done),
+        )
+    assert not tiles
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda x: x.flatten(2).median(-1)[0][..., None, None],
+        lambda x: torch.nn.functional.interpolate(torch.nn.functional.adaptive_avg_pool2d(x, 4), x.shape[2:]),
+        lambda x: x.flatten(2).sort(-1)[0].reshape(x.shape),
+    ],
+    ids=["median", "cells", "sorted"],
+)
+def test_what_else_depends_on_the_window_is_refused(look):
+    torch.manual_seed(0)
+    model = Looking(look).eval()
+    for how in ("exact", "frozen"):
+        with pytest.raises(ValueError, match="global_stats must be 'tile'"):
+            restore_tiled(torch.rand(1, 3, 96, 88), model, tile_size=32, halo=4, boundary="native", global_stats=how)

@@ -168,3 +168,127 @@ def test_nothing_is_kept_where_it_is_not_wanted_or_cannot_be(inspected, monkeypa
     known_model(seeded(lambda: Chain(1, width=4)))
     assert len(inspected) == 2
     assert blocked.read_text() == ""
+
+
+# ---- what may not be believed ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("HALOTILE_CACHE", str(tmp_path / "kept"))
+
+    def read():
+        (path,) = files(tmp_path / "kept")
+        return path, json.loads(path.read_text())
+
+    return read
+
+
+def test_an_entry_that_was_edited_is_not_believed(inspected, kept):
+    """A field of 0 would be a wrong picture that is called exact."""
+    want = known_model(seeded(lambda: Chain(2, width=4)))
+    path, content = kept()
+    info = json.loads(content["result"])
+    info["receptive_field"] = info["local_field"] = [0, 0, 0, 0]
+    path.write_text(json.dumps(content | {"result": json.dumps(info)}))
+    assert known_model(seeded(lambda: Chain(2, width=4))) == want
+    assert len(inspected) == 2
+
+
+def test_an_entry_of_another_name_is_not_believed(inspected, kept):
+    known_model(seeded(lambda: Chain(1, width=4)))
+    path, _ = kept()
+    text = path.read_text()
+    path.unlink()
+    want = known_model(seeded(lambda: Chain(2, width=4)))
+    path, _ = kept()
+    path.write_text(text)
+    assert known_model(seeded(lambda: Chain(2, width=4))) == want
+    assert want.receptive_field[0] == 2
+
+
+SPOILT = {
+    "receptive_field": [[-4] * 4, [10**29] * 4, [0.5] * 4, [True] * 4, [1, 2, 3], "1111", ["1"] * 4],
+    "local_field": [[-1, 0, 0, 0]],
+    "phase": [[0, 1], [1], [1.5, 1], ["a", 1], 3, None],
+    "scale": ["0", "-1", "1/0", "nan", 2, None, "4096", [1]],
+    "minimum_size": [[0, 1], None, [1, 1, 1]],
+    "multiple": [[0, 0], "11"],
+    "loss": [["a", "b"], [1e300, 0], [1]],
+    "in_channels": [0, -3, 1.5, "3", True],
+    "value_range": [[1, 0], [0], ["a", "b"], [float("nan"), 1]],
+    "global_operations": [[["a", "b"]], [[1, 2, 3]], 5],
+    "deterministic": ["yes", 1, None],
+    "edges_local": [0],
+    "clamps": ["no"],
+    "how": [[["a", 1]], "x", None, {"a": 1}],
+    "doubts": [[1], None],
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_entries_are_checked_like_any_input(inspected, kept, name):
+    """Also where somebody has made the checksum anew."""
+    from halotile import cache
+    from halotile.inspection import ModelInfo
+
+    want = known_model(seeded(lambda: Chain(1, width=4)))
+    path, content = kept()
+    for number, value in enumerate(SPOILT[name]):
+        spoilt = json.dumps(json.loads(content["result"]) | {name: value})
+        with pytest.raises(ValueError):
+            ModelInfo.from_json(spoilt)
+        path.write_text(json.dumps({"checksum": cache._checksum(path, spoilt), "result": spoilt}))
+        assert known_model(seeded(lambda: Chain(1, width=4))) == want
+        assert len(inspected) == number + 2
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+@pytest.mark.parametrize("built", [torch.inference_mode, torch.no_grad])
+def test_inspection_is_the_same_in_every_grad_mode(kept, mode, built):
+    from halotile import inspect_model, restore_tiled
+
+    want = inspect_model(seeded(lambda: Chain(2, width=4)))
+    with built():
+        model = seeded(lambda: Chain(2, width=4))
+    with mode():
+        assert inspect_model(model) == want
+        assert known_model(model) == want
+        restore_tiled(np.zeros((40, 50, 3), np.uint8), model, halo="exact", tile_size=24)
+    assert kept()[1]["result"] == want.to_json()
+    assert known_model(seeded(lambda: Chain(2, width=4))) == want
+
+
+def test_what_failed_is_not_kept(kept, tmp_path):
+    """Elsewhere, or with more memory, it may succeed."""
+
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            if x.shape[2] > 5 * x.shape[3]:
+                raise ArithmeticError("no such windows")
+            return torch.nn.functional.max_pool2d(x, 3, 1, 1)
+
+    info = known_model(Odd())
+    assert not info.certain
+    assert not files(tmp_path / "kept")
+
+
+def test_a_quick_look_is_kept_where_it_took_long(kept, monkeypatch):
+    from halotile import known
+    from halotile.inspection import quick
+
+    calls, own = [], quick.quick_look
+    monkeypatch.setattr(quick, "quick_look", lambda *args: calls.append(1) or own(*args))
+    monkeypatch.setattr(known, "WORTH_KEEPING", -1)
+    for _ in range(2):
+        model = seeded(lambda: Chain(2, width=4))
+        assert known.known_quick(model, (3,)).phase == (1, 1)
+        assert known.known_quick(model, (3,)).loss == (0, 0)
+    assert len(calls) == 1
+    path, content = kept()
+    for spoilt in ('{"phase": [0, 1], "scale": "1", "loss": [0, 0]}', '{"phase": 3}', "[]", '{"phase": null}', None):
+        from halotile import cache
+
+        path.write_text(json.dumps({"checksum": cache._checksum(path, spoilt), "result": spoilt}))
+        assert known.known_quick(seeded(lambda: Chain(2, width=4)), (3,)).phase == (1, 1)
+    assert len(calls) == 6

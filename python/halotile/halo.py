@@ -91,6 +91,7 @@ def settled(options: Options, restorer: Any, image: Any) -> tuple[Options, RunIn
     """
     if options.asks_model:
         info = restorer.inspected()
+        _refuse_unheld(options, info)
         return Settling(replace(options, phase=_phase(options, info)), restorer, image, info).settled()
     info = recalled(restorer.model)
     if options.phase is None:
@@ -107,6 +108,23 @@ def _quick_phase(options: Options, restorer: Any, info: Any) -> Pair:
     found = None if known is None else known.phase
     rows, columns = found or restorer.multiple or (1, 1)
     return options.needs.phase((rows or 1, columns or 1))
+
+
+# Operations that take a few numbers of the whole image, which can be held fixed.
+STATISTICS = ("global pooling", "squeeze-and-excite", "instance norm", "group norm", "norm over space")
+STATISTICS += ("matrix product over space",)
+
+
+def _refuse_unheld(options: Options, info: Any) -> None:
+    """Raises ValueError where statistics are to be held fixed, and the model looks at the whole image in other ways."""
+    if options.global_stats not in HOLDING or info.local_field is not None:
+        return
+    text = f"global_stats must be 'tile' or None for this model, not {options.global_stats!r}"
+    others = [one for one in info.global_operations if one.kind not in STATISTICS] or info.global_operations
+    if others:
+        names = ", ".join(f"{one.path or 'the model'} ({one.kind})" for one in others)
+        raise ValueError(f"{text}: it looks at the whole image in {names}, which is no statistic that could be held fixed")
+    raise ValueError(f"{text}: how it looks at the whole image was not found. {' '.join(info.doubts)}")
 
 
 def _phase(options: Options, info: Any) -> Pair:
