@@ -214,7 +214,7 @@ class Look:
             readings = [given]
         else:
             readings = _readings(*seen[0])
-        if known in readings:
+        if known is not None and known.fit(*seen[0]) and scale in (None, known.scale):
             return known
         if (scale is not None and not any(readings[0].loss)) or self.needs.fixed:
             return self._plainest(readings, seen)
@@ -228,7 +228,7 @@ class Look:
             except TileError as error:
                 refused = error
                 continue
-            guesses = readings or (_by_growth(seen) if scale is None else [])
+            guesses = readings if scale is not None else list(dict.fromkeys((*readings, *_by_growth(seen))))
             left = [one for one in guesses if one.fit(*seen[-1])]
             if not left and min(window) < min(self.plan.window):  # small ones may be completed inside the model
                 seen.pop()
@@ -268,7 +268,9 @@ class Look:
         self, readings: list[Sizes], seen: list[tuple[Size, Size]], refused: TileError | None = None
     ) -> Sizes:
         """Of a model that takes windows of one size: that which loses nothing, or the one that there is."""
-        lossless = [one for one in readings if not any(one.loss)]
+        window, output = seen[0]
+        exact = [tuple(side * one.scale for side in window) == tuple(output) for one in readings]
+        lossless = [one for one, is_exact in zip(readings, exact, strict=True) if is_exact]
         if lossless or len(readings) == 1:
             return (lossless or readings)[0]
         if refused is not None:
@@ -281,8 +283,10 @@ class Look:
 
 
 def _by_growth(seen: list[tuple[Size, Size]]) -> list[Sizes]:
-    """A fraction with a loss, by how outputs grow from one window to another."""
-    (window, output), (larger, grown) = sorted(seen[-2:])
+    """A fraction with a loss, by how outputs grow from the first window to the second."""
+    if len(seen) != 2:
+        return []
+    (window, output), (larger, grown) = sorted(seen)
     rates = {
         Fraction(b - a, y - x) for x, y, a, b in zip(window, larger, output, grown, strict=True) if y != x and b > a
     }
