@@ -123,7 +123,9 @@ def _refuse_unheld(options: Options, info: Any) -> None:
     others = [one for one in info.global_operations if one.kind not in STATISTICS] or info.global_operations
     if others:
         names = ", ".join(f"{one.path or 'the model'} ({one.kind})" for one in others)
-        raise ValueError(f"{text}: it looks at the whole image in {names}, which is no statistic that could be held fixed")
+        raise ValueError(
+            f"{text}: it looks at the whole image in {names}, which is no statistic that could be held fixed"
+        )
     raise ValueError(f"{text}: how it looks at the whole image was not found. {' '.join(info.doubts)}")
 
 

@@ -21,7 +21,7 @@ from .images import torch_if_loaded
 from .model import Model, TensorModel
 from .options import DEFAULT_TILE
 from .texts import bytes_text, full_text
-from .untouched import own_grad_mode, same_luck, shell
+from .untouched import own_grad_mode, same_luck, shell, without_memory
 
 __all__ = [
     "SMALLEST_TILE",
@@ -226,7 +226,7 @@ def largest_activation(model: Model, window: tuple[int, int, int, int]) -> int |
             warnings.simplefilter("ignore")
             empty = shell(module, "meta").eval()
             windows = torch.empty(window, dtype=getattr(torch, model.dtype), device="meta")
-            with watching() as watch:
+            with without_memory(), watching() as watch:
                 empty(windows)
     except Exception:  # whatever a model does that tensors without values cannot
         return None

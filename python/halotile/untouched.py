@@ -5,6 +5,7 @@
     preserved      a context that gives modules everything back: where the user's own modules must run
     tensors_kept   a context that gives them back the tensors that a forward pass replaced: around every run
     same_luck      a context after which random numbers go on as if none had been drawn
+    without_memory a context in which no model reads the memory of tensors that have none
     own_grad_mode  a context in which inspection is the same whatever the caller's grad mode is
 
 Nothing here imports torch: where it is not loaded, there is no model of its kind.
@@ -29,10 +30,21 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["own_grad_mode", "preserved", "same_luck", "shell", "tensors_kept", "tensors_of", "without_hooks"]
+__all__ = [
+    "own_grad_mode",
+    "preserved",
+    "same_luck",
+    "shell",
+    "tensors_kept",
+    "tensors_of",
+    "without_hooks",
+    "without_memory",
+]
 
 MODE = "training"  # of a submodule; `model.evaluating` gives it back, also where several runs share a model
 DEPTH = 4  # of lists in dicts in lists
+# Methods of tensors that lead to their memory.
+ADDRESSES = {"data_ptr", "untyped_storage", "storage", "_typed_storage", "numpy", "__array__", "__dlpack__", "tolist"}
 
 
 def shell(module: torch.nn.Module, device: str | None = None) -> torch.nn.Module:
@@ -295,6 +307,25 @@ def _device_luck(torch: Any) -> Iterator[tuple[Any, Any]]:
     if torch.backends.mps.is_available():
         with contextlib.suppress(RuntimeError, AttributeError):  # a device without random numbers of its own
             yield torch.mps, torch.mps.get_rng_state()
+
+
+def without_memory() -> contextlib.AbstractContextManager[Any]:
+    """A context for tensors that have none: a model that asks where theirs is gets an error, not an address to read."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    def has_none(tensor: Any) -> bool:
+        inside = torch._from_functional_tensor(tensor) if torch._is_functional_tensor(tensor) else tensor
+        return inside.device.type == "meta" or type(inside).__name__ == "FakeTensor"
+
+    class NoAddress(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = getattr(function, "__name__", "")
+            if name in ADDRESSES and args and isinstance(args[0], torch.Tensor) and has_none(args[0]):
+                raise RuntimeError("the model reads the memory of a tensor that has none here")
+            return function(*args, **(kwargs or {}))
+
+    return NoAddress()
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..exported import FixedShape
 from ..model import evaluating
 from ..texts import named
-from ..untouched import own_grad_mode, preserved, same_luck, shell, tensors_of, without_hooks
+from ..untouched import own_grad_mode, preserved, same_luck, shell, tensors_of, without_hooks, without_memory
 from . import mixes, moves, operators  # noqa: F401 - they enter their rules into the table
 from .operators import RULES, Aligned, Operation
 from .rowmaps import (
@@ -303,7 +303,7 @@ class Tracer(TorchDispatchMode):
         dims = ((), opaque(channels), (Part(0, size[0], 1),), (Part(1, size[1], 1),))
         self._keep(image, Value(dims, (IDENTITY, IDENTITY)))
         call = Followed(self).run if isinstance(self.module, torch.fx.GraphModule) else self.module
-        with torch.no_grad(), _plain_kernels(), _plain_functions(), self._following():
+        with torch.no_grad(), _plain_kernels(), _plain_functions(), self._following(), without_memory():
             output = torch.func.functionalize(lambda given: call(given.clone()))(image)
         found = [leaf for leaf in _pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
         if len(found) != 1 or found[0].dim() != 4:

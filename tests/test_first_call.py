@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: MIT
+"""restore_tiled(image, model) without an option: phases that are found, windows that lie right, errors with a cure."""
+
+import time
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from halotile import TiledRestorer, TileError, iter_bands, plan_tiles, restore_tiled, restore_to  # noqa: E402
+from halotile.known import known_quick  # noqa: E402
+
+from . import reference  # noqa: E402
+from .architectures import KNOWN, UNet  # noqa: E402
+from .networks import on_arrays, seeded  # noqa: E402
+
+SIZES = [(1, 1), (7, 200), (101, 203), (64, 64), (301, 95)]
+
+
+def image_of(height, width):
+    return np.random.default_rng(height + width).random((height, width, 3), np.float32)
+
+
+def whole(model, image, phase, halo):
+    planes = image.transpose(2, 0, 1)
+    return reference.whole(planes, on_arrays(model), halo=halo, phase=phase).transpose(1, 2, 0)
+
+
+# ---- phases ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name, known in KNOWN.items() if known.phase > 1])
+def test_the_phase_of_a_module_is_found(name):
+    known = KNOWN[name]
+    restorer = TiledRestorer(seeded(known.make), tile_size=64)
+    restorer(image_of(101, 87))
+    assert all(step % known.phase == 0 for step in restorer.last_run.phase)
+    assert restorer.last_run.how == "given" and "not inspected" in restorer.last_run.why
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: lambda x: m(x) * 1], ids=["module", "callable"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_u_net_needs_no_option(depth, size, wrap):
+    """And is exact where the halo is no less than its field, 5, 13 or 29."""
+    model = seeded(lambda: UNet(depth))
+    image = image_of(*size)
+    got = restore_tiled(image, wrap(model), tile_size=64)
+    np.testing.assert_allclose(got, whole(model, image, 2**depth, 32), rtol=0, atol=2e-5)
+
+
+def test_a_callable_on_arrays_is_tried_at_other_sizes():
+    """Nothing of it can be seen: windows that it takes tell the phase, once for a restorer."""
+    model = seeded(lambda: UNet(2))
+    calls = []
+
+    def on_numpy(x):
+        calls.append(x.shape)
+        return on_arrays(model)(np.asarray(x))
+
+    restorer = TiledRestorer(on_numpy, tile_size=40)
+    image = image_of(101, 87)
+    np.testing.assert_allclose(restorer(image), whole(model, image, 4, 32), rtol=0, atol=2e-5)
+    assert restorer.last_run.phase == (4, 4) and "multiple of which the model takes windows" in restorer.last_run.why
+    tried = len(calls)
+    other = image_of(55, 61)
+    np.testing.assert_allclose(restorer(other), whole(model, other, 4, 32), rtol=0, atol=2e-5)
+    plan = plan_tiles(other.shape, tile_size=40, phase=4)
+    assert len(calls) - tried == len(plan)
+
+
+def test_every_way_of_running_finds_it(tmp_path):
+    model, image = seeded(lambda: UNet(2)), image_of(101, 87)
+    want = restore_tiled(image, model, tile_size=48)
+    np.testing.assert_array_equal(np.concatenate([rows for _, rows in iter_bands(image, model, tile_size=48)]), want)
+    restore_to(tmp_path / "out.npy", image, model, tile_size=48)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), want)
+    for options in ({"tile_size": "auto"}, {"memory_limit": 1 << 28}, {"verify": 2}, {"engine": "torch"}):
+        np.testing.assert_allclose(restore_tiled(image, model, **options), want, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: lambda x: m(x) * 1], ids=["module", "callable"])
+def test_a_phase_that_is_given_and_too_small_is_named(wrap):
+    with pytest.raises(TileError, match=r"windows of 165x267 are multiples of the phase, 1: .* need phase= such as 8"):
+        restore_tiled(image_of(101, 203), wrap(seeded(lambda: UNet(2))), phase=1)
+
+
+def test_another_failure_is_not_blamed_on_the_phase():
+    def failing(x):
+        raise ArithmeticError("no such number")
+
+    for options in ({}, {"phase": 1}):
+        with pytest.raises(TileError, match="no such number") as caught:
+            restore_tiled(image_of(30, 30), failing, **options)
+        assert "phase" not in str(caught.value)
+
+
+def test_the_phase_of_what_a_file_needs_is_kept_to():
+    from halotile.needs import Needs
+
+    model = seeded(lambda: UNet(1))
+    model.needs = Needs(multiple=3)
+    restorer = TiledRestorer(model, tile_size=60)
+    restorer(image_of(101, 87))
+    assert restorer.last_run.phase == (6, 6)
+
+
+def test_it_is_found_in_a_second_or_two_and_then_at_once():
+    """Loose bounds: figures are in benchmarks/."""
+    model = seeded(lambda: UNet(4))
+    start = time.monotonic()
+    assert known_quick(model, (3,)).phase == (16, 16)
+    first = time.monotonic()
+    for _ in range(5):
+        known_quick(model, (3,))
+    assert time.monotonic() - first < 5 * max(first - start, 0.2)
+
+
+def test_what_the_operators_do_not_tell_is_one():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.from_numpy(x.numpy() * 1)
+
+    restorer = TiledRestorer(Odd())
+    restorer(image_of(40, 50))
+    assert restorer.last_run.phase == (1, 1)
+
+
+def test_hooks_see_what_the_user_asked_for():
+    """Not the operators being looked at, nor windows that are tried."""
+    seen = []
+    model = seeded(lambda: UNet(1))
+    model.register_forward_hook(lambda module, args, output: seen.append(type(output)))
+    restore_tiled(image_of(40, 50), model)
+    assert seen == [torch.Tensor]
+
+
+def test_weight_norm_is_part_of_the_model():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warnings.warn", lambda *args, **kwargs: None)
+        model = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 8, 2, 2)), nn.ConvTranspose2d(8, 3, 2, 2)).eval()
+    restorer = TiledRestorer(model)
+    restorer(image_of(41, 51))
+    assert restorer.last_run.phase == (2, 2)
+
+
+# ---- windows in memory -----------------------------------------------------------------------------------------------
+
+
+class Raw(nn.Module):
+    """Reads memory as it lies: right for contiguous tensors only."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.conv, self.read = nn.Conv2d(3, 3, 3, padding=1), read
+
+    def forward(self, x):
+        return self.read(self.conv(x))
+
+
+def strided(y):
+    return torch.as_strided(y, y.shape, (y[0].numel(), y.shape[2] * y.shape[3], y.shape[3], 1))
+
+
+def through_numpy(y):
+    flat = np.frombuffer(y.untyped_storage().tolist().__class__.__name__.encode() and bytes(y.untyped_storage()), "f4")
+    return torch.from_numpy(flat.reshape(y.shape).copy())
+
+
+def by_pointer(y):
+    import ctypes
+
+    values = (ctypes.c_float * y.numel()).from_address(y.data_ptr())
+    return torch.tensor(list(values)).view(y.shape)
+
+
+def by_strides(y):
+    return y * (1 if y.stride(1) > 1 else -1)
+
+
+READS = [strided, by_pointer, by_strides, through_numpy]
+
+
+@pytest.mark.parametrize("engine", ["host", "torch"])
+@pytest.mark.parametrize("read", READS, ids=lambda read: read.__name__)
+def test_a_model_that_reads_raw_memory_is_right(read, engine):
+    model, image = seeded(lambda: Raw(read)), image_of(60, 50)
+    want = whole(model, image, 1, 8)
+    for options in ({}, {"tile_size": 40}, {"tile_size": "auto"}, {"batch_size": 2, "tile_size": 40}, {"phase": 1}):
+        got = restore_tiled(image, model, halo=8, engine=engine, **options)
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+    for dtype in ("bfloat16", "auto"):
+        got = restore_tiled(image, seeded(lambda: Raw(strided)), halo=8, engine=engine, dtype=dtype)
+        np.testing.assert_allclose(got, whole(seeded(lambda: Raw(strided)), image, 1, 8), rtol=0, atol=0.05)
+
+
+def test_others_keep_channels_last():
+    class Lies(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.seen = nn.Conv2d(3, 3, 3, padding=1), []
+
+        def forward(self, x):
+            self.seen.append(x.is_contiguous(memory_format=torch.channels_last))
+            return self.conv(x)
+
+    model = seeded(Lies)
+    restore_tiled(image_of(60, 50), model, tile_size=40, halo=8)
+    assert all(model.seen) and len(model.seen) == 4
+
+
+def test_rounding_is_no_reason():
+    """Deep networks round otherwise in another format."""
+
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(40))
+            self.into, self.out, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 3, 3, padding=1), []
+
+        def forward(self, x):
+            self.last.append(x.is_contiguous(memory_format=torch.channels_last))
+            y = self.into(x)
+            for layer in self.layers:
+                y = y + F.leaky_relu(layer(y), 0.2)
+            return self.out(y)
+
+    model = seeded(Deep)
+    restore_tiled(image_of(60, 50), model)
+    assert all(model.last)
