@@ -77,7 +77,19 @@ def assert_exact(
     """
     allowed = _allowed(tolerance)
     remade = _remade(model, image, options)
-    return _judged(remade, remade.compared_with_whole(), allowed, "tiles do not equal whole-image inference")
+    claim = f"tiles do not equal whole-image inference, which is {_whole(remade)}"
+    return _judged(remade, remade.compared_with_whole(), allowed, claim)
+
+
+def _whole(remade: Remade) -> str:
+    """What the result was compared with, in the words of the documentation."""
+    plan = remade.plan
+    if plan.boundary == "reflect":
+        return f'crop(model(reflect_pad(image, {_option(plan.halo)}))) with boundary="reflect"'
+    seen = tuple(stop - start for start, stop in remade.domain)
+    if seen == plan.image_size:
+        return 'model(image) with boundary="native"'
+    return f'crop(model(image completed by reflection to {seen[0]}x{seen[1]})) with boundary="native"'
 
 
 def _remade(model: Any, image: Any, options: JudgedOptions) -> Remade:
