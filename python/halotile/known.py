@@ -23,7 +23,7 @@ from .needs import Needs, unwrapped
 if TYPE_CHECKING:
     from .inspection.quick import Quick
 
-__all__ = ["about", "known_model", "known_quick", "recalled", "remember", "told_about"]
+__all__ = ["FORMATS", "about", "known_model", "known_quick", "recalled", "remember", "told_about"]
 
 _seen: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # what was found out in this process
 WORTH_KEEPING = 0.3  # seconds that a quick look took, from which on a file is read faster
@@ -105,6 +105,25 @@ def known_quick(model: Any, channels: tuple[int, ...]) -> Quick | None:
             keep("quick", what, found.to_json())
     _looked_at[model] = what, found
     return found
+
+
+class Formats:
+    """Which modules give the same for windows in channels_last, in this process: each is tried once, while it is what
+    it was."""
+
+    def __init__(self) -> None:
+        self.tried: weakref.WeakKeyDictionary[Any, tuple[Any, bool]] = weakref.WeakKeyDictionary()
+
+    def recall(self, module: Any) -> bool | None:
+        """None: it was not tried, or has changed since."""
+        what, keeps = self.tried.get(module, (None, False))
+        return keeps if what is not None and what == _shape_of(module, (), torch_if_loaded()) else None
+
+    def remember(self, module: Any, keeps: bool) -> None:
+        self.tried[module] = _shape_of(module, (), torch_if_loaded()), keeps
+
+
+FORMATS = Formats()
 
 
 def _shape_of(model: Any, channels: tuple[int, ...], torch: Any) -> tuple[object, ...] | None:

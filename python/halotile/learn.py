@@ -14,6 +14,7 @@ from .advice import explained
 from .channels import Part, Unfit, apart, arranged, routes
 from .errors import ModelOutputError, TileError
 from .forward import Forward, tile_error
+from .known import FORMATS
 from .model import TensorModel, channels_of
 from .needs import Needs
 from .options import Options
@@ -183,14 +184,20 @@ class Look:
         model = self.forward.model.settled
         if not (getattr(model, "may_choose", False) and model.channels_last) or model.format_checked:
             return
-        model.format_checked, keeps = True, None
-        for window in (*self._smaller(1), self.plan.window):
-            keeps = model.keeps_format(self._windows(window), SAME[model.dtype])
-            if keeps is not None:  # or it takes no such window
-                break
+        model.format_checked, keeps = True, FORMATS.recall(model.modules[0])
+        if keeps is None:
+            keeps = self._keeps_format(model)
+            FORMATS.remember(model.modules[0], keeps)
         if not keeps:
             model.channels_last = model.may_choose = False
         self.forward.buffers.clear()
+
+    def _keeps_format(self, model: TensorModel) -> bool:
+        for window in (*self._smaller(1), self.plan.window):
+            keeps = model.keeps_format(self._windows(window), SAME[model.dtype])
+            if keeps is not None:  # or it takes no such window
+                return keeps
+        return False
 
     # ---- scale and loss
 
