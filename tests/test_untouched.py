@@ -86,7 +86,7 @@ def quietly(call):
 
 
 ACTIVITIES = {
-    "inspect": lambda model: inspect_model(model),
+    "inspect": inspect_model,
     "inspect, double": lambda model: inspect_model(model, dtype="bfloat16"),
     "inspect a wrapper": lambda model: inspect_model(lambda x: model(x)),
     "inspect in inference mode": lambda model: inspect_model(torch.inference_mode()(lambda x: model(x))),
