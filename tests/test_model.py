@@ -45,7 +45,7 @@ def test_kinds_of_callables_agree():
 
     for model in [
         net,
-        lambda x: net(x),  # noqa: PLW0108
+        lambda x: net(x),
         net.forward,
         functools.partial(net),
         Wrapper(net),
