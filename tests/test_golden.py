@@ -2,8 +2,8 @@
 """The rails on which the house is rebuilt: bytes of results and counts of model calls, as they were before.
 
 Models here consist of operations that give the same bits on every processor (products, sums of two, maxima, copies), so
-hashes do not depend on the machine. ``python -m tests.test_golden`` writes golden.json anew; what a mended fault changes
-there, the commit names.
+hashes do not depend on the machine. ``python -m tests.test_golden`` writes golden.json anew; what a mended fault
+changes there, the commit names.
 """
 
 from __future__ import annotations

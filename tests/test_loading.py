@@ -23,6 +23,7 @@ from halotile.needs import Needs  # noqa: E402
 from halotile.optional import torchvision_advice  # noqa: E402
 
 from .networks import Chain, seeded  # noqa: E402
+from .published import spandrel_imported  # noqa: E402
 
 
 def needs_extra(name):
@@ -35,18 +36,9 @@ with_safetensors = needs_extra("safetensors")
 
 @pytest.fixture(scope="module")
 def architectures():
-    """spandrel's, by name. torchvision, which it imports for two of them, is stood in for where it is missing."""
-    for name in ("spandrel", "einops", "safetensors"):
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(f"{name} is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        if importlib.util.find_spec("torchvision") is None:
-            for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
-                patch.setitem(sys.modules, name, types.ModuleType(name))
-            for name in ("InterpolationMode", "rotate", "normalize"):
-                setattr(sys.modules["torchvision.transforms.functional"], name, None)
-        import spandrel
-    return lambda name: importlib.import_module(f"{spandrel.__name__}.architectures.{name}")
+    """spandrel's, by name."""
+    with spandrel_imported() as module_of:
+        yield module_of
 
 
 @pytest.fixture

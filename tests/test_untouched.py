@@ -345,3 +345,19 @@ def test_parameters_without_dimensions(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SeamWarning)
         error_curve(model, IMAGE, halos=(0,))
+
+
+def test_what_is_tried_draws_no_random_numbers():
+    """A model that draws some, draws them for the windows that it was asked for."""
+    model = seeded(lambda: Keeping(lucky))
+    for options in ({}, {"phase": 1}, {"scale": 1}):
+        torch.manual_seed(3)
+        random.seed(3)
+        np.random.seed(3)
+        restore_tiled(IMAGE[:32, :32], model, halo=8, **options)
+        found = luck()
+        torch.manual_seed(3)
+        random.seed(3)
+        np.random.seed(3)
+        torch.rand(3), random.random(), np.random.rand()
+        assert found == luck()

@@ -25,7 +25,7 @@ from .images import torch_if_loaded
 from .known import recalled
 from .needs import Needs
 from .texts import full_text, named, quoted
-from .untouched import shell, tensors_kept, without_hooks
+from .untouched import same_luck, shell, tensors_kept, without_hooks
 
 __all__ = [
     "BadOutput",
@@ -177,11 +177,12 @@ class TensorModel(Model):
 
     def probed(self, windows: np.ndarray | Any) -> Any:
         """As `__call__` or `run`, by the twin where there is one: an array for an array, a tensor for a tensor."""
-        if self.twin is None:
-            return self(windows) if isinstance(windows, np.ndarray) else self.run(windows)
         plain = copy.copy(self)
-        plain.call, plain.modules, plain.compiled = self.twin, [self.twin], None
-        return plain(windows) if isinstance(windows, np.ndarray) else plain.run(windows)
+        plain.compiled = None
+        if self.twin is not None:
+            plain.call, plain.modules = self.twin, [self.twin]
+        with same_luck():
+            return plain(windows) if isinstance(windows, np.ndarray) else plain.run(windows)
 
     def keeps_format(self, windows: np.ndarray | Any, rounding: float) -> bool | None:
         """Whether the model gives the same for windows in channels_last and for contiguous ones. None: it takes no such
