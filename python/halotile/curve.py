@@ -13,6 +13,7 @@ from .halo import HOLDING
 from .images import peak_of
 from .options import HalolessOptions, RunOptions, integer
 from .plan import Box, TilePlan
+from .values import as_floats
 
 __all__ = ["ErrorCurve", "Probe", "error_curve"]
 
@@ -224,12 +225,3 @@ class Probe:
         at = int(halo * self.plan.scale)
         height, width = (int((side - 2 * halo) * self.plan.scale) for side in size)
         return whole[:, at : at + height, at : at + width]
-
-
-def as_floats(output: Any) -> np.ndarray:
-    """A model's output, an array or tensor of any of its dtypes, as a float32 array."""
-    if not isinstance(output, np.ndarray):
-        return output.float().cpu().numpy()
-    if output.dtype == np.uint16:  # bfloat16
-        return (output.astype(np.uint32) << 16).view(np.float32)
-    return output.astype(np.float32)

@@ -22,12 +22,12 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_iter
 
-from .curve import as_floats
 from .errors import TileError
 from .forward import Forward, tile_error
 from .plan import Box, Tile, TilePlan
 from .pooled import Call, Statistic, Watching
 from .texts import quoted
+from .values import as_floats
 
 __all__ = ["GlobalStats", "Held"]
 

@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .curve import as_floats
 from .images import peak_of
 from .model import TensorModel, open_model
 from .plan import Tile, TilePlan, make_plan
+from .values import as_floats
 
 __all__ = ["Precision", "choose"]
 

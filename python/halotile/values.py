@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+
+import numpy as np
 
 from .images import peak_of
 
-__all__ = ["Values"]
+__all__ = ["Values", "as_floats"]
 
 
 @dataclass(frozen=True)
@@ -33,3 +36,12 @@ class Values:
     @property
     def bfloat16(self) -> bool:
         return self.dtype == "bfloat16"
+
+
+def as_floats(output: Any) -> np.ndarray:
+    """A model's output, an array or tensor of any of its dtypes, as a float32 array."""
+    if not isinstance(output, np.ndarray):
+        return output.float().cpu().numpy()
+    if output.dtype == np.uint16:  # bfloat16
+        return (output.astype(np.uint32) << 16).view(np.float32)
+    return output.astype(np.float32)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
-from .curve import as_floats
 from .errors import ModelOutputError
 from .forward import tile_error
 from .halo import RunInfo
@@ -26,7 +25,7 @@ from .progress import Progress
 from .restore import TiledRestorer
 from .run import Run
 from .turn import turn
-from .values import Values
+from .values import Values, as_floats
 
 __all__ = ["Remade", "Verification", "verify"]
 
