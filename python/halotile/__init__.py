@@ -18,6 +18,7 @@ from .errors import (
 from .halo import RunInfo
 from .plan import Box, Tile, TilePlan, plan_tiles
 from .restore import TiledRestorer, iter_bands, restore_tiled
+from .version import __version__
 
 if TYPE_CHECKING:
     from . import metrics as metrics
@@ -51,8 +52,6 @@ else:  # where a type checker would take any name for one of them
     def __dir__() -> list[str]:
         return sorted({*globals(), *_LATER})
 
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Box",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .channels import Part
-from .errors import ModelOutputError, TileError
+from .errors import ModelOutputError, TileError, tile_error
 from .hidden import with_colours
 from .images import Image, torch_if_loaded
 from .memory import is_out_of_memory
@@ -20,18 +20,7 @@ from .scan import alpha_of
 from .texts import named, quoted
 from .values import Values
 
-__all__ = ["Forward", "Resize", "tile_error"]
-
-
-def tile_error(
-    kind: type[TileError], tiles: list[Tile], text: str, *, rows_done: int = 0, image: str = ""
-) -> TileError:
-    first, last = tiles[0], tiles[-1]
-    which = f"tile {first.index}" if first.index == last.index else f"tiles {first.index} to {last.index}"
-    which += image
-    box = first.window
-    where = f"row {first.row}, column {first.column}; window rows {box.y}:{box.y_stop}, columns {box.x}:{box.x_stop}"
-    return kind(f"{which} ({where}): {text}", tile=first.index, box=tuple(box), rows_done=rows_done)
+__all__ = ["Forward", "Resize"]
 
 
 class Forward:

@@ -22,8 +22,8 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_iter
 
-from .errors import TileError
-from .forward import Forward, tile_error
+from .errors import TileError, tile_error
+from .forward import Forward
 from .plan import Box, Tile, TilePlan
 from .pooled import Call, Statistic, Watching
 from .texts import quoted

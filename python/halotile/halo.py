@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .images import peak_of
-from .known import recalled
 from .options import Options
 from .plan import make_plan
+from .recalled import recalled
 
 if TYPE_CHECKING:
     from .inspection import ModelInfo

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import inspect
@@ -17,41 +16,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .cache import keep, kept
+from .descriptor import unwrapped
 from .images import torch_if_loaded
-from .needs import Needs, unwrapped
+from .needs import Needs
+from .recalled import remember
+from .version import __version__
 
 if TYPE_CHECKING:
     from .inspection.quick import Quick
 
-__all__ = ["FORMATS", "about", "known_model", "known_quick", "recalled", "remember", "told_about"]
+__all__ = ["FORMATS", "about", "known_model", "known_quick"]
 
-_seen: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # what was found out in this process
 WORTH_KEEPING = 0.3  # seconds that a quick look took, from which on a file is read faster
 # What a quick look told, and about which weights.
 _looked_at: weakref.WeakKeyDictionary[Any, tuple[Any, Quick]] = weakref.WeakKeyDictionary()
-_told: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
-
-
-def remember(model: Any, info: Any) -> None:
-    """So that later runs can say what they lack."""
-    with contextlib.suppress(TypeError):  # cannot be hashed, or referred to weakly
-        _seen[model] = info
-
-
-def recalled(model: Any) -> Any:
-    """What was found out about a model in this process, for whatever reason; or None."""
-    try:
-        return _seen.get(model)
-    except TypeError:
-        return None
-
-
-def told_about(model: Any) -> set[Any]:
-    """What the user was told about a model."""
-    try:
-        return _told.setdefault(model, set())
-    except TypeError:
-        return set()
 
 
 def known_model(model: Any, device: Any = None, dtype: Any = None) -> Any:
@@ -129,8 +107,6 @@ FORMATS = Formats()
 def _shape_of(model: Any, channels: tuple[int, ...], torch: Any) -> tuple[object, ...] | None:
     """What the operators of a module depend on: all that `about` looks at but the values of tensors, which may be far
     away, on a device. None for what `about` cannot tell."""
-    from . import __version__
-
     digest = None if isinstance(model, torch.jit.ScriptModule) else _structure(model, torch)
     if digest is None:
         return None
@@ -142,8 +118,6 @@ def _shape_of(model: Any, channels: tuple[int, ...], torch: Any) -> tuple[object
 def about(model: Any, dtype: Any) -> tuple[object, ...] | None:
     """What tells a module from others: its classes and the files they are written in, settings, weights. None for what
     is no module, or has hooks. A function that a class calls in yet another file is not looked at."""
-    from . import __version__
-
     torch = torch_if_loaded()
     if torch is None or not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return None

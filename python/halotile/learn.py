@@ -12,8 +12,8 @@ from typing import Any
 
 from .advice import explained
 from .channels import Part, Unfit, apart, arranged, routes
-from .errors import ModelOutputError, TileError
-from .forward import Forward, tile_error
+from .errors import ModelOutputError, TileError, tile_error
+from .forward import Forward
 from .known import FORMATS
 from .model import TensorModel, channels_of
 from .needs import Needs

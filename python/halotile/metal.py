@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
-from . import __version__, _torch, torch_verbs
+from . import _torch, torch_verbs
 from .cache import keep, kept
 from .texts import quoted
+from .version import __version__
 
 __all__ = ["LIBRARIES", "keep_result", "operators", "prepare", "serves"]
 

@@ -22,8 +22,8 @@ import numpy as np
 
 from .errors import frames_inside
 from .images import torch_if_loaded
-from .known import recalled
 from .needs import Needs
+from .recalled import recalled
 from .texts import full_text, named, quoted
 from .untouched import same_luck, shell, tensors_kept, without_hooks
 

@@ -4,13 +4,11 @@
 from __future__ import annotations
 
 import math
-import sys
-import weakref
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-__all__ = ["Needs", "needs_of", "unwrapped"]
+__all__ = ["Needs", "needs_of"]
 
 Pair = tuple[int, int]
 SIDES = ("rows", "columns")
@@ -103,25 +101,6 @@ class Needs:
             text = f"with halo {halo} and phase {phase}, not {overlap}"
             raise ValueError(f"overlap must be at most {tile - phase} {windows}, {text}")
         return tile
-
-
-_unwrapped: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # by descriptor
-
-
-def unwrapped(model: Any) -> Any:
-    """The module of a spandrel descriptor, which says what windows it needs; any other model as it is.
-
-    Raises:
-        ValueError: the descriptor's network takes more than an image.
-    """
-    spandrel = sys.modules.get("spandrel")  # nobody holds a descriptor without
-    if spandrel is None or not isinstance(model, (spandrel.ImageModelDescriptor, spandrel.MaskedImageModelDescriptor)):
-        return model
-    if model not in _unwrapped:
-        from .checkpoints import open_descriptor
-
-        _unwrapped[model] = open_descriptor(model)
-    return _unwrapped[model]
 
 
 def needs_of(model: Any) -> Needs:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import __version__, _core, metal, torch_verbs
+from . import _core, metal, torch_verbs
 from .device import DeviceEngine
 from .engines import engine_for
 from .memory import auto_tile_size, free_bytes
@@ -22,6 +22,7 @@ from .model import open_model, usable_device
 from .restore import restore_tiled
 from .selftest import compare
 from .texts import bytes_text, named, one_line, quoted, shortened
+from .version import __version__
 
 __all__ = ["checked_device", "report"]
 

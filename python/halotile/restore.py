@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 import numpy as np
 
 from . import heap
+from .descriptor import unwrapped
 from .errors import SeamWarning, TileError, frames_inside
 from .halo import RunInfo
 from .images import Image, check_output_kind, open_image
-from .known import about, told_about
+from .known import about
 from .learn import Facts
 from .model import Model, channels_of
-from .needs import needs_of, unwrapped
+from .needs import needs_of
 from .options import IMAGE_DTYPES, Options, RestoreOptions, RunOptions, dtype_name, signature_with_options
 from .progress import Progress
+from .recalled import told_about
 from .run import Run
 from .untouched import tensors_kept
 

@@ -30,8 +30,9 @@ from .errors import (
     TileError,
     TileSizeWarning,
     frames_inside,
+    tile_error,
 )
-from .forward import Forward, Resize, tile_error
+from .forward import Forward, Resize
 from .halo import RunInfo, settled
 from .host import ConstantBand
 from .images import Image, check_output_dtype, delivered, new_image, open_output

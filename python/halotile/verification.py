@@ -14,14 +14,13 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
-from .errors import ModelOutputError
-from .forward import tile_error
+from .errors import ModelOutputError, tile_error
 from .halo import RunInfo
 from .images import Image, is_tensor, open_image, shape_of_result
-from .known import recalled
 from .options import RestoreOptions, integer
 from .plan import Box, TilePlan
 from .progress import Progress
+from .recalled import recalled
 from .restore import TiledRestorer
 from .run import Run
 from .turn import turn

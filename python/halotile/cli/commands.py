@@ -14,12 +14,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .. import __version__, _core, batch, catalog, files
+from .. import _core, batch, catalog, files
 from ..images import peak_of
 from ..loading import load_model
 from ..options import ENGINES, Options
 from ..plan import TilePlan, plan_tiles
 from ..texts import bytes_text
+from ..version import __version__
 from .common import BIT_DTYPES, UsageError, checked_options, planned, shown, size_text, usage_errors
 
 __all__ = ["compare", "inspect", "selftest", "show_models", "show_plan", "show_versions"]

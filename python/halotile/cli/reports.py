@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from .. import __version__, batch
+from .. import batch
+from ..version import __version__
 from .common import shown, size_text
 
 __all__ = ["Reports"]

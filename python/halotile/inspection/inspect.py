@@ -6,9 +6,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from ..known import remember
-from ..needs import unwrapped
+from ..descriptor import unwrapped
 from ..options import MODEL_DTYPES, dtype_name
+from ..recalled import remember
 from ..texts import named
 from .info import Field, GlobalOperation, ModelInfo
 from .measure import Measured, measured
