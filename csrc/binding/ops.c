@@ -3,6 +3,7 @@
  * read, accumulate, finish, heap: parse, check, call with the GIL released, wrap.
  */
 #include "binding.h"
+#include "heap.h"
 
 #include <math.h>
 
