@@ -3,7 +3,7 @@
  * ACCUMULATE: what more than one tile contributes to is summed, weighted.
  */
 #include "array.h"
-#include "position.h"
+#include "nonfinite.h"
 
 enum ht_status ht_accumulate_check(const struct ht_array *sums, const struct ht_array *source)
 {

@@ -3,7 +3,7 @@
  * FINISH: sums, or a model's output where one tile stands alone, become pixels of the restored image.
  */
 #include "array.h"
-#include "position.h"
+#include "nonfinite.h"
 
 static bool is_integer(enum ht_dtype dtype) { return dtype == HT_U8 || dtype == HT_U16; }
 

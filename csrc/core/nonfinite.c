@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "position.h"
+#include "nonfinite.h"
 
 #include <math.h>
 

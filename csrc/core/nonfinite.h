@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef HALOTILE_POSITION_H
-#define HALOTILE_POSITION_H
+#ifndef HALOTILE_NONFINITE_H
+#define HALOTILE_NONFINITE_H
 
 #include "halotile.h"
 
