@@ -9,6 +9,10 @@
  *   - Pointers must not be NULL unless a parameter says so. Buffers belong to the caller; nothing is kept or allocated.
  *   - Destination and source must not overlap unless a function says so.
  *   - Every function is safe to call from several threads at once on different destinations.
+ *   - What can fail returns an ht_status. With HT_OK and HT_NONFINITE it has done all of its work; with any other
+ *     status it has written nothing, unless it says so. Sizes, strides and pointers of arrays are trusted.
+ *   - bad: filled with the first NaN or infinity where HT_NONFINITE is returned, and left alone otherwise; NULL if that
+ *     is not wanted.
  */
 #ifndef HALOTILE_H
 #define HALOTILE_H
@@ -34,6 +38,8 @@ enum ht_status {
     HT_NATIVE_LOSS,   /* boundary native with a model that loses pixels at its edges */
     HT_TOO_LARGE,     /* a size above HT_MAX_SIDE, or a product that does not fit 64 bits */
     HT_BAD_ARRAY,     /* shapes or dtypes of two arrays do not fit together */
+    HT_BAD_VALUES,    /* peak not above 0, gain 0, or a number that is not finite */
+    HT_NONFINITE,     /* a NaN or an infinity was met; what was asked for is done all the same */
     HT_STATUS_COUNT
 };
 
@@ -156,7 +162,8 @@ struct ht_array {
 /* How image values and model values correspond:
  *     model = image / peak * gain + offset       image = (model - offset) / gain * peak, then clamped if clamp is set
  * every step in f32, rounded once each; a step that changes nothing (peak 1, gain 1 with offset 0) is left out.
- * peak > 0, gain != 0. An integer destination is always clamped, and its peak is at most its dtype's largest value. */
+ * peak > 0, gain != 0, all finite, or HT_BAD_VALUES. An integer destination is always clamped, and its peak is at most
+ * its dtype's largest value. */
 struct ht_values {
     float peak, gain, offset;
     bool clamp; /* to [0, peak] */
@@ -165,26 +172,23 @@ struct ht_values {
 struct ht_position { int64_t c, y, x; };
 
 /* READ  window <- the image box that starts at input pixel (y, x) and has the window's size, reflected where it leaves
- * the image. window: f32, f16 or bf16, any layout; image: any dtype; same channels, all sizes >= 1. */
+ * the image. window: f32, f16 or bf16, any layout; image: any dtype; same channels, all sizes >= 1. |y|, |x| <=
+ * HT_MAX_SIDE. What the image holds is not looked at: NaN and infinity are read as they are. */
 enum ht_status ht_read(const struct ht_array *window, const struct ht_array *image, int64_t y, int64_t x,
                        const struct ht_values *values);
 
-/* ACCUMULATE  sums += (wy[y] * wx[x]) * source, rounded at each of the three steps. sums: f32; source: f32, f16 or bf16
- * of the same shape. Returns true and fills *first with the first position (channel, row, column order within the
- * array) of a NaN or infinity in source if there is one; the sums are complete either way. first may be NULL.
- * sums rows are contiguous (stride_x 1). ht_accumulate_check says whether the arrays fit together. */
-enum ht_status ht_accumulate_check(const struct ht_array *sums, const struct ht_array *source);
-bool ht_accumulate(const struct ht_array *sums, const struct ht_array *source, const float *wy, const float *wx,
-                   struct ht_position *first);
+/* ACCUMULATE  sums += (wy[y] * wx[x]) * source, rounded at each of the three steps. sums: f32, rows contiguous
+ * (stride_x 1); source: f32, f16 or bf16 of the same shape. bad: the first in source, in the order channel, row,
+ * column, as a position within the array. */
+enum ht_status ht_accumulate(const struct ht_array *sums, const struct ht_array *source, const float *wy,
+                             const float *wx, struct ht_position *bad);
 
 /* FINISH  destination <- source / (ny[y] * nx[x]), mapped from model to image values, clamped, rounded half to even.
  * source: f32, f16 or bf16 of the destination's shape; destination: any dtype. ny and nx may both be NULL: no division.
- * -0 becomes +0 (a sum never is -0). NaN becomes 0 where values are clamped. Returns true and fills *first if a
- * quotient (before mapping) is NaN or infinite, as ht_accumulate does. */
-enum ht_status ht_finish_check(const struct ht_array *destination, const struct ht_array *source,
-                               const struct ht_values *values);
-bool ht_finish(const struct ht_array *destination, const struct ht_array *source, const float *ny, const float *nx,
-               const struct ht_values *values, struct ht_position *first);
+ * -0 becomes +0 (a sum never is -0). NaN becomes 0 where values are clamped. bad: the first quotient (before mapping),
+ * as ht_accumulate. */
+enum ht_status ht_finish(const struct ht_array *destination, const struct ht_array *source, const float *ny,
+                         const float *nx, const struct ht_values *values, struct ht_position *bad);
 
 /* ---- row kernels ------------------------------------------------------------------------------------------------ */
 

@@ -4,8 +4,9 @@
 
 #include "halotile.h"
 
-/* The first position where source / (ny[y] * nx[x]) is NaN or infinite; ny and nx both NULL: source itself. There is
- * one: this is slow, and called once a row kernel has seen it. */
-void ht_find_nonfinite(const struct ht_array *source, const float *ny, const float *nx, struct ht_position *first);
+/* The status of a verb whose row kernels have found a NaN or an infinity in source / (ny[y] * nx[x]), or have not; ny
+ * and nx both NULL: in source itself. If there is one and *bad is wanted, it looks for the first, which is slow. */
+enum ht_status ht_nonfinite(bool found, const struct ht_array *source, const float *ny, const float *nx,
+                            struct ht_position *bad);
 
 #endif
