@@ -21,6 +21,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* ---- status ----------------------------------------------------------------------------------------------------- */
 
 enum ht_status {
@@ -71,6 +75,32 @@ struct ht_axis_options {
     int64_t least;   /* windows are at least this long, rounded up to the phase, input pixels; 0: any length will do */
 };
 
+struct ht_range { int64_t start, stop; };
+
+/* What the tiles of one side keep, in output pixels. Tile i, moved by i * step + min(i, longer) * phase, keeps
+ *     [start + moved, start + length + moved)
+ * but for the image's ends: the first tile keeps everything from 0 on, the last one everything up to size. The model's
+ * output for it starts at origin + moved. Kernels on devices are given these eight numbers, in this order. */
+struct ht_kept { int64_t start, length, origin, step, phase, longer, count, size; };
+
+static inline int64_t ht_kept_moved(const struct ht_kept *kept, int64_t i)
+{
+    return i * kept->step + (i < kept->longer ? i : kept->longer) * kept->phase;
+}
+
+static inline struct ht_range ht_kept_range(const struct ht_kept *kept, int64_t i)
+{
+    struct ht_range range;
+    range.start = i == 0 ? 0 : kept->start + ht_kept_moved(kept, i);
+    range.stop = i == kept->count - 1 ? kept->size : kept->start + kept->length + ht_kept_moved(kept, i);
+    return range;
+}
+
+static inline int64_t ht_kept_origin(const struct ht_kept *kept, int64_t i)
+{
+    return kept->origin + ht_kept_moved(kept, i);
+}
+
 /* The cut of one side. All windows are `window` input pixels; window i starts at the input pixel
  *     origin + i * step + min(i, longer) * phase
  * so that steps differ by at most one phase. phase and halo are the effective ones: phase is the least common multiple
@@ -85,9 +115,8 @@ struct ht_axis {
     int64_t window;            /* input pixels, a multiple of phase */
     int64_t origin, step, longer;
     int64_t halo, phase, scale_num, scale_den, loss;
+    struct ht_kept kept; /* the same in output pixels */
 };
-
-struct ht_range { int64_t start, stop; };
 
 /* Fills *axis. On failure *axis is unspecified. */
 enum ht_status ht_axis_init(struct ht_axis *axis, const struct ht_axis_options *options);
@@ -137,6 +166,14 @@ struct ht_tile ht_plan_tile(const struct ht_plan *plan, int64_t index);
 
 /* How many output rows, from the top, are complete once tiles 0 .. index have been accumulated. -1 <= index < count. */
 int64_t ht_plan_rows_complete(const struct ht_plan *plan, int64_t index);
+
+/* The most output rows that are finished with one tile row. */
+int64_t ht_plan_tallest_band(const struct ht_plan *plan);
+
+/* The most output rows from the first unfinished one to the last that a batch adds to, where tiles come in order,
+ * `batch` at a time, from tile row first_row on: what a ring of full rows of sums has to hold. batch >= 1,
+ * 0 <= first_row < plan->y.count. Takes time in proportion to the number of batches. */
+int64_t ht_plan_rows_in_progress(const struct ht_plan *plan, int64_t batch, int64_t first_row);
 
 /* ---- reflect ---------------------------------------------------------------------------------------------------- */
 
@@ -200,4 +237,7 @@ bool ht_rows_init(const char **unknown);
 /* "scalar", "avx2", "avx512" or "neon". */
 const char *ht_rows_name(void);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -177,15 +177,11 @@ class TilePlan(Sequence[Tile]):
 
     def rows_in_progress(self, batch: int, first_row: int = 0) -> int:
         """Most output rows from the first unfinished one to the last that a batch adds to."""
-        columns, most = self.grid[1], 0
-        for start in range(first_row * columns, len(self), batch):
-            last = min(start + batch, len(self)) - 1
-            most = max(most, self.core.keep(0, last // columns)[1] - self.core.keep(0, start // columns)[0])
-        return most
+        return self.core.rows_in_progress(batch, first_row)
 
     def tallest_band(self) -> int:
         """Most output rows that are finished with one tile row."""
-        return max(stop - start for start, stop in (self.core.done(0, row) for row in range(self.grid[0])))
+        return self.core.tallest_band()
 
     def rows_at_once(self, batch: int) -> int:
         """Tile rows that tiles of one batch are in, at most."""
