@@ -47,6 +47,10 @@ def test_plan(tmp_path):
     assert "ok" in run(build(tmp_path / "check_plan", "check_plan", "-O2", *SANITIZE))
 
 
+def test_band(tmp_path):
+    assert "ok" in run(build(tmp_path / "check_band", "check_band", "-O1", *SANITIZE))
+
+
 def test_every_row_kernel_gives_the_bits_of_scalar(tmp_path):
     print(run(build(tmp_path / "check_rows", "check_rows", "-O3")))
     print(run(build(tmp_path / "check_rows_sanitized", "check_rows", "-O1", *SANITIZE)))

@@ -42,6 +42,7 @@ enum ht_status {
     HT_NATIVE_LOSS,   /* boundary native with a model that loses pixels at its edges */
     HT_TOO_LARGE,     /* a size above HT_MAX_SIDE, or a product that does not fit 64 bits */
     HT_BAD_ARRAY,     /* shapes or dtypes of two arrays do not fit together */
+    HT_BAD_ORDER,     /* a tile that is not the plan's next one, or a tile row that it has not */
     HT_BAD_VALUES,    /* peak not above 0, gain 0, or a number that is not finite */
     HT_NONFINITE,     /* a NaN or an infinity was met; what was asked for is done all the same */
     HT_STATUS_COUNT
@@ -226,6 +227,55 @@ enum ht_status ht_accumulate(const struct ht_array *sums, const struct ht_array 
  * as ht_accumulate. */
 enum ht_status ht_finish(const struct ht_array *destination, const struct ht_array *source, const float *ny,
                          const float *nx, const struct ht_values *values, struct ht_position *bad);
+
+/* ---- band: the rows still being made ---------------------------------------------------------------------------- */
+
+/* Lengths in output pixels that a band's buffer is made of. */
+struct ht_band_sizes {
+    int64_t width;   /* of the output image */
+    int64_t ring;    /* most rows of a tile row that it shares with others */
+    int64_t middle;  /* most rows of a tile row that are its own */
+    int64_t tallest; /* most rows that a tile keeps */
+    int64_t shared;  /* shared columns in all */
+    int64_t weights; /* columns that all tiles of a row keep, together */
+};
+
+/* Takes the model's outputs tile by tile and fills finished rows. Float sums are kept of those pixels only to which
+ * more than one tile contributes; all else goes straight from output to rows. A plain value over the caller's buffer:
+ * nothing has to be released. What it holds is private. */
+struct ht_band {
+    struct ht_plan plan;
+    struct ht_values values;
+    struct ht_band_sizes sizes;
+    int64_t channels, next; /* next: the tile that is to come */
+    float *rows, *columns, *nx, *wx, *wy, *ny;
+    struct ht_range keep, sole, done;   /* of the tile row in work */
+    int64_t first_slot;                 /* shared rows that lay above its keep range */
+    int64_t columns_left, weights_left; /* shared columns, and weights, of the tiles left of the next one */
+    bool opened; /* whether a tile row was begun */
+    bool bad;    /* whether NaN or infinity was added: sums may hold it from then on */
+};
+
+/* How many floats the buffer holds; -1 if channels is below 1 or the number does not fit 64 bits. It says nothing of
+ * bytes: four times as many may not fit. */
+int64_t ht_band_floats(const struct ht_plan *plan, int64_t channels);
+
+/* Begins with tile row first_row, 0 <= first_row < plan->y.count, or HT_BAD_ORDER. Where that is not 0, rows that it
+ * shares with tile rows above are incomplete when they are finished: a run that is taken up again begins with the
+ * first tile row that adds to a row which is not done. values: those of the rows. buffer: ht_band_floats of them in any
+ * state; it belongs to the band until that is no longer used. HT_TOO_LARGE where ht_band_floats is -1. */
+enum ht_status ht_band_init(struct ht_band *band, const struct ht_plan *plan, int64_t channels,
+                            const struct ht_values *values, float *buffer, int64_t first_row);
+
+/* Takes the model's output for a tile. Tiles come in the plan's order, or HT_BAD_ORDER.
+ * output: f32, f16 or bf16, of window * scale - 2 * loss pixels, in any layout.
+ * rows: where the finished rows of this tile row go: ht_axis_done(&plan->y, tile row) of the output image over its full
+ * width, in any dtype and layout; the same for all tiles of a tile row. They are complete once its last tile was added.
+ * bad: the first NaN or infinity in what is kept of this output, in output coordinates: of each part of it that lies in
+ * one piece the first by channel, row, column, and of those the first by row, column, channel. With the last tile of a
+ * row also sums are looked at: they may be too large for float32 where all that was ever added is finite. */
+enum ht_status ht_band_add(struct ht_band *band, int64_t tile, const struct ht_array *output,
+                           const struct ht_array *rows, struct ht_position *bad);
 
 /* ---- row kernels ------------------------------------------------------------------------------------------------ */
 
