@@ -11,6 +11,8 @@ typedef struct {
 
 static struct ht_plan *plan_of(PyObject *self) { return &((PlanObject *)self)->plan; }
 
+const struct ht_plan *plan_from_object(PyObject *plan) { return plan_of(plan); }
+
 /* ---- construction ----------------------------------------------------------------------------------------------- */
 
 static PyObject *refuse(enum ht_status status, int axis, const struct ht_axis_options *sides)
@@ -182,6 +184,18 @@ static PyObject *plan_rows_in_progress(PyObject *self, PyObject *args)
     return PyLong_FromLongLong(rows);
 }
 
+static PyObject *plan_band_floats(PyObject *self, PyObject *channels_object)
+{
+    long long channels = PyLong_AsLongLong(channels_object);
+    if (channels == -1 && PyErr_Occurred())
+        return NULL;
+    int64_t floats = ht_band_floats(plan_of(self), channels);
+    if (floats < 0)
+        return PyErr_Format(PyExc_ValueError, "channels must be at least 1 and few enough for 64 bits, not %lld",
+                            channels);
+    return PyLong_FromLongLong(floats);
+}
+
 static PyObject *new_floats(int64_t n)
 {
     npy_intp shape[1] = {(npy_intp)n};
@@ -240,6 +254,7 @@ static PyMethodDef plan_methods[] = {
     {"tallest_band", plan_tallest_band, METH_NOARGS, "tallest_band() -> most output rows finished with one tile row"},
     {"rows_in_progress", plan_rows_in_progress, METH_VARARGS,
      "rows_in_progress(batch, first_row) -> most output rows from the first unfinished one to a batch's last"},
+    {"band_floats", plan_band_floats, METH_O, "band_floats(channels) -> floats that a Band holds"},
     {"weights", plan_weights, METH_VARARGS, "weights(axis, i) -> float32 blend weights over keep(axis, i)"},
     {"normaliser", plan_normaliser, METH_VARARGS, "normaliser(axis, start, stop) -> float32 sums of weights"},
     {NULL, NULL, 0, NULL}};
