@@ -215,13 +215,6 @@ class TilePlan(Sequence[Tile]):
         """Input pixels of the image."""
         return self.image_size[0] * self.image_size[1]
 
-    def shared(self) -> tuple[int, int]:
-        """Most shared rows within one tile row, and shared columns in all: what sums are kept for, output pixels."""
-        keeps = [(self.core.keep(0, i), self.core.sole(0, i)) for i in range(self.grid[0])]
-        rows = max((k[1] - k[0]) - (s[1] - s[0]) for k, s in keeps)
-        soles = [self.core.sole(1, j) for j in range(self.grid[1])]
-        return rows, self.output_size[1] - sum(stop - start for start, stop in soles)
-
     def estimate_bytes(
         self,
         *,
@@ -249,9 +242,7 @@ class TilePlan(Sequence[Tile]):
             "model output": int(window * self.scale**2) * out_channels,
         }
         if choice("engine", engine, ENGINES) == "host":
-            shared_rows, shared_columns = self.shared()
-            tile_height = max(self.core.keep(0, i)[1] - self.core.keep(0, i)[0] for i in range(self.grid[0]))
-            parts["sums"] = (shared_rows * self.output_size[1] + tile_height * shared_columns) * out_channels * 4
+            parts["sums"] = self.core.band_floats(out_channels) * 4
         else:
             ring = self.rows_in_progress(self.batch(batch_size))
             row = self.output_size[1] * out_channels
