@@ -6,7 +6,8 @@
  *   - Coordinates and sizes are int64_t, rows before columns, half-open ranges [start, stop).
  *   - "input" pixels are pixels of the image, "output" pixels those of the restored image.
  *   - Strides are in elements and may be zero or negative.
- *   - Pointers must not be NULL unless a parameter says so. Buffers belong to the caller; nothing is kept or allocated.
+ *   - Pointers must not be NULL unless a parameter says so. Buffers belong to the caller; nothing is kept, and nothing
+ *     allocated but by ht_restore.
  *   - Destination and source must not overlap unless a function says so.
  *   - Every function is safe to call from several threads at once on different destinations.
  *   - What can fail returns an ht_status. With HT_OK and HT_NONFINITE it has done all of its work; with any other
@@ -44,6 +45,9 @@ enum ht_status {
     HT_BAD_ARRAY,     /* shapes or dtypes of two arrays do not fit together */
     HT_BAD_ORDER,     /* a tile that is not the plan's next one, or a tile row that it has not */
     HT_BAD_VALUES,    /* peak not above 0, gain 0, or a number that is not finite */
+    HT_MODEL_FAILED,  /* the model returned something else than 0 */
+    HT_NO_MEMORY,     /* malloc gave none */
+    HT_BAD_CPU,       /* the environment variable HALOTILE_CPU holds an unknown name */
     HT_NONFINITE,     /* a NaN or an infinity was met; what was asked for is done all the same */
     HT_STATUS_COUNT
 };
@@ -210,8 +214,8 @@ struct ht_values {
 struct ht_position { int64_t c, y, x; };
 
 /* READ  window <- the image box that starts at input pixel (y, x) and has the window's size, reflected where it leaves
- * the image. window: f32, f16 or bf16, any layout; image: any dtype; same channels, all sizes >= 1. |y|, |x| <=
- * HT_MAX_SIDE. What the image holds is not looked at: NaN and infinity are read as they are. */
+ * the image. window: f32, f16 or bf16, any layout; image: any dtype; same channels, all sizes >= 1. |y|, |x| <
+ * 2^61. What the image holds is not looked at: NaN and infinity are read as they are. */
 enum ht_status ht_read(const struct ht_array *window, const struct ht_array *image, int64_t y, int64_t x,
                        const struct ht_values *values);
 
@@ -276,6 +280,52 @@ enum ht_status ht_band_init(struct ht_band *band, const struct ht_plan *plan, in
  * row also sums are looked at: they may be too large for float32 where all that was ever added is finite. */
 enum ht_status ht_band_add(struct ht_band *band, int64_t tile, const struct ht_array *output,
                            const struct ht_array *rows, struct ht_position *bad);
+
+/* ---- restore: the whole loop ------------------------------------------------------------------------------------ */
+
+/* Those of images of a dtype for models that work in [0, 1]: peak 255, 65535 or, for floats, 1; integers clamped. */
+struct ht_values ht_values_of(enum ht_dtype dtype);
+
+/* Windows on their way through the model. Both buffers are float32, contiguous, (count, channels, height, width), and
+ * hold model values: those of options->input and options->output. */
+struct ht_batch {
+    const float *windows;
+    float *outputs;            /* to be filled, every element */
+    int64_t count;             /* the same in all calls of a run */
+    int64_t channels, height, width;             /* of windows: the image's channels, the plan's window */
+    int64_t out_channels, out_height, out_width; /* of outputs: window * scale - 2 * loss */
+    int64_t first_tile;        /* window k is that of tile first_tile + k */
+};
+
+/* The model. Returns 0, or any other number to end the run: what went wrong, it may leave in its context. It may do
+ * what it likes, also use threads, but must have written outputs when it returns, and keep no pointer to either buffer.
+ * Windows come in the plan's order; those of the last call may have come before, so that it has as many. */
+typedef int ht_model(void *context, const struct ht_batch *batch);
+
+struct ht_restore_options {
+    const struct ht_plan *plan;     /* of the image's size */
+    struct ht_values input, output; /* how values of the image, and of the output, correspond to those of the model */
+    int64_t batch; /* most windows in a call of the model, spread evenly over the calls; below 1: one */
+    float *memory; /* ht_restore_floats of them, in any state; NULL: one malloc of as many, freed before the return */
+};
+
+/* How many floats a run needs beside image, output and what the model takes; -1 if that does not fit 64 bits or there
+ * is not a channel. */
+int64_t ht_restore_floats(const struct ht_restore_options *options, int64_t channels, int64_t out_channels);
+
+/* Restores an image: output <- the model's outputs for all tiles of the plan, blended. One thread.
+ *
+ * image: any dtype and layout, of the plan's size; output: any dtype and layout, of the plan's output size; any number
+ * of channels each. They must not overlap. context is passed to the model. Calls ht_rows_init, so that where several
+ * threads restore images somebody has to have called it before.
+ *
+ * HT_NONFINITE: the output is complete, and *bad as ht_band_add tells it of the first tile that has a NaN or infinity.
+ * HT_MODEL_FAILED: the run has ended; rows that were complete before that call of the model are, others may be partly
+ * written. HT_BAD_ARRAY, HT_BAD_VALUES, HT_BAD_CPU, HT_TOO_LARGE (ht_restore_floats is -1), HT_NO_MEMORY: nothing was
+ * run. */
+enum ht_status ht_restore(const struct ht_array *image, const struct ht_array *output,
+                          const struct ht_restore_options *options, ht_model *model, void *context,
+                          struct ht_position *bad);
 
 /* ---- row kernels ------------------------------------------------------------------------------------------------ */
 
