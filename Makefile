@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: demo test test-slow core sanitize check-macos lint clean
+.PHONY: demo test test-slow core install-core sanitize check-macos lint clean
 
 $(VENV)/torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -38,10 +38,23 @@ test: $(VENV)/test
 test-slow: $(VENV)/test
 	$(BIN)/python -m pytest -m slow
 
-# The C core knows neither Python nor torch: this one command compiles it alone.
+# The C core knows neither Python nor torch: this compiles it alone, into a library.
+CORE = $(CURDIR)/csrc/core
+CORE_BUILD ?= build/core
+CORE_CFLAGS ?= -O3 -Wall -Wextra -Werror
 core:
-	mkdir -p build/core
-	cd build/core && $(CC) -std=c11 -O3 -Wall -Wextra -Werror -ffp-contract=off -I../../csrc/core -c ../../csrc/core/*.c ../../csrc/core/rows/*.c
+	mkdir -p $(CORE_BUILD)
+	cd $(CORE_BUILD) && rm -f *.o libhalotile.a && $(CC) -std=c11 $(CORE_CFLAGS) -fPIC -ffp-contract=off -I$(CORE) -c $(CORE)/*.c $(CORE)/rows/*.c
+	cd $(CORE_BUILD) && $(AR) rcs libhalotile.a *.o
+
+# libhalotile.a, halotile.h and halotile.pc for C and C++ programs: pkg-config --cflags --libs halotile
+PREFIX ?= /usr/local
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+install-core: core
+	mkdir -p $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include
+	cp $(CORE_BUILD)/libhalotile.a $(DESTDIR)$(PREFIX)/lib/
+	cp $(CORE)/halotile.h $(DESTDIR)$(PREFIX)/include/
+	sed -e 's|@PREFIX@|$(abspath $(PREFIX))|' -e 's|@VERSION@|$(VERSION)|' $(CORE)/halotile.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/halotile.pc
 
 # The extension with AddressSanitizer and UBSan, in an environment of its own, under the tests of every C stage.
 SANITIZED = .venv-sanitize
@@ -52,7 +65,7 @@ sanitize:
 	cp python/halotile/*.py build/sanitize/halotile/
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	PYTHONPATH=build/sanitize $(SANITIZED)/bin/python -m pytest -q -p no:cacheprovider \
-		tests/test_plan.py tests/test_verbs.py tests/test_binding.py tests/test_images.py
+		tests/test_plan.py tests/test_verbs.py tests/test_binding.py tests/test_band.py tests/test_images.py
 
 # Builds both extensions for macOS arm64 and looks for every symbol in torch's macOS wheels (downloads a few hundred MB).
 check-macos: $(VENV)/test

@@ -46,7 +46,7 @@ core = Extension(
 shim = Extension(
     "halotile._torch",
     sources=sorted(glob("csrc/torch/*.cpp")),
-    include_dirs=["csrc/torch", "build"],
+    include_dirs=["csrc/torch", "csrc/core", "build"],
     extra_compile_args=["-std=c++17", *flags],
     libraries=["dl"] if sys.platform == "linux" else [],
     language="c++",

@@ -190,7 +190,7 @@ def cross_build(target):
     # Linked as C: otherwise a C++ library of the cross-compiler's would be put in.
     objects = [target / f"{source.stem}.o" for source in sorted(SHIM.glob("*.cpp"))]
     for source, made in zip(sorted(SHIM.glob("*.cpp")), objects, strict=True):
-        zig("c++", "-std=c++17", *flags, f"-I{SHIM}", "-c", source, "-o", made)
+        zig("c++", "-std=c++17", *flags, f"-I{SHIM}", f"-I{ROOT / 'csrc' / 'core'}", "-c", source, "-o", made)
     zig("cc", *link, *objects, "-o", target / "_torch.so")
     return [target / "_core.so", target / "_torch.so"]
 

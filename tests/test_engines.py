@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from halotile import ModelOutputError, plan_tiles, restore_tiled, torch_verbs  # noqa: E402
-from halotile.device import kept_numbers, spelled  # noqa: E402
+from halotile.device import spelled  # noqa: E402
 from halotile.selftest import compare, differing  # noqa: E402
 
 from .networks import Chain, Half, Strided, ThreeHalves, seeded  # noqa: E402
@@ -133,7 +133,7 @@ def test_any_combination(name, size, tile, overlap, blend, native, batch):
 def test_the_arithmetic_of_kernels_is_the_plan(size, tile, halo, phase, scale, boundary):
     plan = plan_tiles(size, tile_size=tile, halo=halo, phase=phase, scale=scale, boundary=boundary)
     for axis in (0, 1):
-        starts, kept = plan.core.starts(axis), kept_numbers(plan, axis)
+        starts, kept = plan.core.starts(axis), plan.core.kept(axis)
         for i in range(plan.grid[axis]):
             tile = plan[i * plan.grid[1]] if axis == 0 else plan[i]
             assert torch_verbs._start(starts, i) == tile.window[axis]

@@ -15,13 +15,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 METAL = ROOT / "csrc" / "torch" / "tiles.metal"
 PROGRAM = ROOT / "tests" / "c" / "check_tiles.cpp"
+CORE = ROOT / "csrc" / "core"
 TYPES = ROOT / "tests" / "c" / "metal_types.h"
 VARIANTS = {"packed": [], "bytes": ["-DHALOTILE_ARGUMENT_BYTES=1"]}  # how numbers are passed: see tiles.metal
 
 CXX = os.environ.get("CXX") or shutil.which("g++") or "clang++"
 CLANG = "clang++"
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
-FLAGS = ["-std=c++17", "-ffp-contract=off", f"-I{PROGRAM.parent}", *WARNINGS, "-Wno-attributes"]
+FLAGS = ["-std=c++17", "-ffp-contract=off", f"-I{PROGRAM.parent}", f"-I{CORE}", *WARNINGS, "-Wno-attributes"]
 SANITIZE = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
 
 variants = pytest.mark.parametrize("variant", VARIANTS)
@@ -61,6 +62,7 @@ def test_kernels_do_what_they_say_and_touch_nothing_else(tmp_path, variant):
     [
         ("int(y) % n[SUM_RING]", "int(y)", "AddressSanitizer"),
         ("2 * (size - 1)", "2 * size", "check_tiles"),
+        ("i == n[6] - 1", "i == n[6]", "check_tiles"),
     ],
 )
 def test_a_wrong_kernel_is_caught(tmp_path, old, new, told):

@@ -19,12 +19,16 @@
 #include "halotile.h"
 
 struct module_state {
-    PyTypeObject *plan_type;
+    PyTypeObject *plan_type, *band_type;
 };
 
-/* module.c */
+/* What module.c puts together. */
 int plan_type_init(PyObject *module, struct module_state *state);
+int band_type_init(PyObject *module, struct module_state *state);
 extern PyMethodDef ops_methods[];
+
+/* plan_type.c: the plan of a _core.Plan, which lives as long as that. */
+const struct ht_plan *plan_from_object(PyObject *plan);
 
 /* errors.c: the only place where a status becomes an exception: ValueError. Returns NULL. detail may be NULL. */
 PyObject *raise_status(enum ht_status status, const char *detail);

@@ -15,13 +15,15 @@ static int module_exec(PyObject *module)
     }
     if (PyArray_ImportNumPyAPI() < 0)
         return -1;
-    return plan_type_init(module, PyModule_GetState(module));
+    struct module_state *state = PyModule_GetState(module);
+    return plan_type_init(module, state) < 0 ? -1 : band_type_init(module, state);
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     struct module_state *state = PyModule_GetState(module);
     Py_VISIT(state->plan_type);
+    Py_VISIT(state->band_type);
     return 0;
 }
 
@@ -29,6 +31,7 @@ static int module_clear(PyObject *module)
 {
     struct module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->plan_type);
+    Py_CLEAR(state->band_type);
     return 0;
 }
 

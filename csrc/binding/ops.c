@@ -3,23 +3,16 @@
  * read, accumulate, finish, heap: parse, check, call with the GIL released, wrap.
  */
 #include "binding.h"
+#include "heap.h"
 
-#include <math.h>
-
-static int values_checked(const struct ht_values *v)
+/* What verbs that look for NaN and infinity return: a position or None. fit: what arrays have to be. */
+static PyObject *position_or_none(enum ht_status status, const struct ht_position *bad, const char *fit)
 {
-    if (!(v->peak > 0) || !isfinite(v->peak) || !isfinite(v->gain) || v->gain == 0 || !isfinite(v->offset)) {
-        PyErr_SetString(PyExc_ValueError, "values must be (peak > 0, gain != 0, offset, clamp), all finite");
-        return -1;
-    }
-    return 0;
-}
-
-static PyObject *position_or_none(bool found, const struct ht_position *at)
-{
-    if (!found)
-        Py_RETURN_NONE;
-    return Py_BuildValue("(LLL)", (long long)at->c, (long long)at->y, (long long)at->x);
+    if (status == HT_NONFINITE)
+        return Py_BuildValue("(LLL)", (long long)bad->c, (long long)bad->y, (long long)bad->x);
+    if (status != HT_OK)
+        return raise_status(status, status == HT_BAD_ARRAY ? fit : NULL);
+    Py_RETURN_NONE;
 }
 
 static PyObject *py_read(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
@@ -35,7 +28,7 @@ static PyObject *py_read(PyObject *Py_UNUSED(module), PyObject *args, PyObject *
     struct ht_array window, image;
     if (array_from_object(&window, window_object, "window", ARRAY_WRITE, HT_BF16) < 0 ||
         array_from_object(&image, image_object, "image", ARRAY_READ, bfloat16 ? HT_BF16 : HT_U16) < 0 ||
-        arrays_are_apart(window_object, "window", image_object, "image") < 0 || values_checked(&v) < 0)
+        arrays_are_apart(window_object, "window", image_object, "image") < 0)
         return NULL;
     if (y < -HT_MAX_SIDE || y > HT_MAX_SIDE || x < -HT_MAX_SIDE || x > HT_MAX_SIDE)
         return PyErr_Format(PyExc_ValueError, "y and x must be within 2^40 of zero, not %lld and %lld", y, x);
@@ -44,9 +37,7 @@ static PyObject *py_read(PyObject *Py_UNUSED(module), PyObject *args, PyObject *
     Py_BEGIN_ALLOW_THREADS
     status = ht_read(&window, &image, y, x, &v);
     Py_END_ALLOW_THREADS
-    if (status != HT_OK)
-        return raise_status(status, "window must be float32, float16 or bfloat16 with as many channels as image");
-    Py_RETURN_NONE;
+    return position_or_none(status, NULL, "window must be float32, float16 or bfloat16 with as many channels as image");
 }
 
 static PyObject *py_accumulate(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
@@ -61,21 +52,18 @@ static PyObject *py_accumulate(PyObject *Py_UNUSED(module), PyObject *args, PyOb
         array_from_object(&source, source_object, "source", ARRAY_READ, HT_BF16) < 0 ||
         arrays_are_apart(sums_object, "sums", source_object, "source") < 0)
         return NULL;
-    enum ht_status status = ht_accumulate_check(&sums, &source);
-    if (status != HT_OK)
-        return raise_status(status, "sums must be float32 with contiguous rows, source float32, float16 or bfloat16, "
-                                    "both of one shape");
     const float *wy = floats_from_object(wy_object, "wy", source.height);
     const float *wx = wy ? floats_from_object(wx_object, "wx", source.width) : NULL;
     if (!wx)
         return NULL;
 
-    bool found;
-    struct ht_position first;
+    enum ht_status status;
+    struct ht_position bad;
     Py_BEGIN_ALLOW_THREADS
-    found = ht_accumulate(&sums, &source, wy, wx, &first);
+    status = ht_accumulate(&sums, &source, wy, wx, &bad);
     Py_END_ALLOW_THREADS
-    return position_or_none(found, &first);
+    return position_or_none(status, &bad, "sums must be float32 with contiguous rows, source float32, float16 or "
+                                          "bfloat16, both of one shape");
 }
 
 /* Both None, or both float32 arrays of the right length. */
@@ -105,21 +93,17 @@ static PyObject *py_finish(PyObject *Py_UNUSED(module), PyObject *args, PyObject
     enum ht_dtype uint16_means = bfloat16 ? HT_BF16 : HT_U16;
     if (array_from_object(&destination, destination_object, "destination", ARRAY_WRITE, uint16_means) < 0 ||
         array_from_object(&source, source_object, "source", ARRAY_READ, HT_BF16) < 0 ||
-        arrays_are_apart(destination_object, "destination", source_object, "source") < 0 || values_checked(&v) < 0)
-        return NULL;
-    enum ht_status status = ht_finish_check(&destination, &source, &v);
-    if (status != HT_OK)
-        return raise_status(status, "source must be float32, float16 or bfloat16 of destination's shape, and peak at "
-                                    "most the largest value of an integer destination");
-    if (normalisers(ny_object, nx_object, &source, &ny, &nx) < 0)
+        arrays_are_apart(destination_object, "destination", source_object, "source") < 0 ||
+        normalisers(ny_object, nx_object, &source, &ny, &nx) < 0)
         return NULL;
 
-    bool found;
-    struct ht_position first;
+    enum ht_status status;
+    struct ht_position bad;
     Py_BEGIN_ALLOW_THREADS
-    found = ht_finish(&destination, &source, ny, nx, &v, &first);
+    status = ht_finish(&destination, &source, ny, nx, &v, &bad);
     Py_END_ALLOW_THREADS
-    return position_or_none(found, &first);
+    return position_or_none(status, &bad, "source must be float32, float16 or bfloat16 of destination's shape, and "
+                                          "peak at most the largest value of an integer destination");
 }
 
 static PyObject *py_rows_name(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))

@@ -11,6 +11,8 @@ typedef struct {
 
 static struct ht_plan *plan_of(PyObject *self) { return &((PlanObject *)self)->plan; }
 
+const struct ht_plan *plan_from_object(PyObject *plan) { return plan_of(plan); }
+
 /* ---- construction ----------------------------------------------------------------------------------------------- */
 
 static PyObject *refuse(enum ht_status status, int axis, const struct ht_axis_options *sides)
@@ -147,6 +149,53 @@ static PyObject *plan_starts(PyObject *self, PyObject *args)
     return Py_BuildValue("(LLLL)", (long long)a->origin, (long long)a->step, (long long)a->phase, (long long)a->longer);
 }
 
+static PyObject *plan_kept(PyObject *self, PyObject *args)
+{
+    int which;
+    if (!PyArg_ParseTuple(args, "i:kept", &which))
+        return NULL;
+    const struct ht_axis *axis = axis_of(self, which);
+    if (!axis)
+        return NULL;
+    const struct ht_kept *k = &axis->kept;
+    return Py_BuildValue("(LLLLLLLL)", (long long)k->start, (long long)k->length, (long long)k->origin,
+                         (long long)k->step, (long long)k->phase, (long long)k->longer, (long long)k->count,
+                         (long long)k->size);
+}
+
+static PyObject *plan_tallest_band(PyObject *self, PyObject *Py_UNUSED(args))
+{
+    return PyLong_FromLongLong(ht_plan_tallest_band(plan_of(self)));
+}
+
+static PyObject *plan_rows_in_progress(PyObject *self, PyObject *args)
+{
+    long long batch, first_row;
+    if (!PyArg_ParseTuple(args, "LL:rows_in_progress", &batch, &first_row))
+        return NULL;
+    if (batch < 1)
+        return PyErr_Format(PyExc_ValueError, "batch must be at least 1, not %lld", batch);
+    if (index_checked(first_row, 0, plan_of(self)->y.count) < 0)
+        return NULL;
+    int64_t rows;
+    Py_BEGIN_ALLOW_THREADS
+    rows = ht_plan_rows_in_progress(plan_of(self), batch, first_row);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLongLong(rows);
+}
+
+static PyObject *plan_band_floats(PyObject *self, PyObject *channels_object)
+{
+    long long channels = PyLong_AsLongLong(channels_object);
+    if (channels == -1 && PyErr_Occurred())
+        return NULL;
+    int64_t floats = ht_band_floats(plan_of(self), channels);
+    if (floats < 0)
+        return PyErr_Format(PyExc_ValueError, "channels must be at least 1 and few enough for 64 bits, not %lld",
+                            channels);
+    return PyLong_FromLongLong(floats);
+}
+
 static PyObject *new_floats(int64_t n)
 {
     npy_intp shape[1] = {(npy_intp)n};
@@ -200,6 +249,12 @@ static PyMethodDef plan_methods[] = {
     {"done", plan_done, METH_VARARGS, "done(axis, i) -> (start, stop): no later tile contributes"},
     {"starts", plan_starts, METH_VARARGS,
      "starts(axis) -> (origin, step, phase, longer): window i starts at origin + i * step + min(i, longer) * phase"},
+    {"kept", plan_kept, METH_VARARGS,
+     "kept(axis) -> (start, length, origin, step, phase, longer, count, size): what tiles keep, in output pixels"},
+    {"tallest_band", plan_tallest_band, METH_NOARGS, "tallest_band() -> most output rows finished with one tile row"},
+    {"rows_in_progress", plan_rows_in_progress, METH_VARARGS,
+     "rows_in_progress(batch, first_row) -> most output rows from the first unfinished one to a batch's last"},
+    {"band_floats", plan_band_floats, METH_O, "band_floats(channels) -> floats that a Band holds"},
     {"weights", plan_weights, METH_VARARGS, "weights(axis, i) -> float32 blend weights over keep(axis, i)"},
     {"normaliser", plan_normaliser, METH_VARARGS, "normaliser(axis, start, stop) -> float32 sums of weights"},
     {NULL, NULL, 0, NULL}};

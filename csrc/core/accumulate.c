@@ -3,13 +3,12 @@
  * ACCUMULATE: what more than one tile contributes to is summed, weighted.
  */
 #include "array.h"
-#include "position.h"
+#include "nonfinite.h"
 
-enum ht_status ht_accumulate_check(const struct ht_array *sums, const struct ht_array *source)
+static bool can_accumulate(const struct ht_array *sums, const struct ht_array *source)
 {
-    bool fits = ht_array_fits(sums, source) && sums->dtype == HT_F32 && sums->stride_x == 1 &&
-                ht_dtype_is_model(source->dtype);
-    return fits ? HT_OK : HT_BAD_ARRAY;
+    return ht_array_fits(sums, source) && sums->dtype == HT_F32 && sums->stride_x == 1 &&
+           ht_dtype_is_model(source->dtype);
 }
 
 /* Returns whether the source holds a NaN or an infinity here. */
@@ -26,18 +25,18 @@ static bool accumulate_piece(const struct ht_array *sums, const struct ht_array 
     return bad;
 }
 
-bool ht_accumulate(const struct ht_array *sums, const struct ht_array *source, const float *wy, const float *wx,
-                   struct ht_position *first)
+enum ht_status ht_accumulate(const struct ht_array *sums, const struct ht_array *source, const float *wy,
+                             const float *wx, struct ht_position *bad)
 {
+    if (!can_accumulate(sums, source))
+        return HT_BAD_ARRAY;
     struct ht_piece piece = {.group = ht_array_group(source, source)};
-    bool bad = false;
+    bool found = false;
     for (piece.c = 0; piece.c < source->channels; piece.c += piece.group)
         for (piece.y = 0; piece.y < source->height; piece.y++)
             for (piece.x = 0; piece.x < source->width; piece.x += HT_PIECE) {
                 piece.n = ht_piece_length(source->width - piece.x);
-                bad |= accumulate_piece(sums, source, wy[piece.y], wx, &piece);
+                found |= accumulate_piece(sums, source, wy[piece.y], wx, &piece);
             }
-    if (bad && first)
-        ht_find_nonfinite(source, NULL, NULL, first);
-    return bad;
+    return ht_nonfinite(found, source, NULL, NULL, bad);
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "array.h"
 
+#include <math.h>
+
 int64_t ht_dtype_size(enum ht_dtype dtype)
 {
     static const int64_t sizes[HT_DTYPE_COUNT] = {
@@ -9,6 +11,11 @@ int64_t ht_dtype_size(enum ht_dtype dtype)
 }
 
 bool ht_dtype_is_model(enum ht_dtype dtype) { return dtype == HT_F32 || dtype == HT_F16 || dtype == HT_BF16; }
+
+bool ht_values_are_valid(const struct ht_values *v)
+{
+    return v->peak > 0 && isfinite(v->peak) && isfinite(v->gain) && v->gain != 0 && isfinite(v->offset);
+}
 
 bool ht_array_fits(const struct ht_array *a, const struct ht_array *b)
 {

@@ -25,6 +25,12 @@ void *ht_array_at(const struct ht_array *array, int64_t c, int64_t y, int64_t x)
 /* Windows, model outputs and sums: f32, f16 or bf16. */
 bool ht_dtype_is_model(enum ht_dtype dtype);
 
+/* Whether peak is above 0, gain is not 0 and all are finite. */
+bool ht_values_are_valid(const struct ht_values *values);
+
+/* Whether a destination of that dtype can hold the peak; finish.c. */
+bool ht_values_fit(const struct ht_values *values, enum ht_dtype destination);
+
 /* Whether shapes are equal, no side is below 1 and dtypes exist. */
 bool ht_array_fits(const struct ht_array *a, const struct ht_array *b);
 

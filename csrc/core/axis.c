@@ -88,6 +88,23 @@ static void cut(struct ht_axis *a, int64_t length, int64_t tile, int64_t overlap
     a->longer = phases % (a->count - 1);
 }
 
+/* at is a multiple of the scale's denominator. */
+static int64_t to_output(const struct ht_axis *axis, int64_t at) { return at / axis->scale_den * axis->scale_num; }
+
+static struct ht_kept kept_by(const struct ht_axis *a)
+{
+    return (struct ht_kept){
+        .start = to_output(a, a->origin + a->halo),
+        .length = to_output(a, a->window - 2 * a->halo),
+        .origin = to_output(a, a->origin) + a->loss,
+        .step = to_output(a, a->step),
+        .phase = to_output(a, a->phase),
+        .longer = a->longer,
+        .count = a->count,
+        .size = a->output_size,
+    };
+}
+
 enum ht_status ht_axis_init(struct ht_axis *axis, const struct ht_axis_options *options)
 {
     enum ht_status status = check(options);
@@ -106,6 +123,7 @@ enum ht_status ht_axis_init(struct ht_axis *axis, const struct ht_axis_options *
     int64_t end = native ? axis->size : axis->size + axis->halo;
     int64_t length = round_up(end - axis->origin, axis->phase), least = round_up(options->least, axis->phase);
     cut(axis, length > least ? length : least, options->tile, options->overlap, least);
+    axis->kept = kept_by(axis);
     return HT_OK;
 }
 
@@ -114,34 +132,17 @@ int64_t ht_axis_window(const struct ht_axis *axis, int64_t i)
     return axis->origin + i * axis->step + smaller(i, axis->longer) * axis->phase;
 }
 
-/* at is a multiple of the scale's denominator. */
-static int64_t to_output(const struct ht_axis *axis, int64_t at) { return at / axis->scale_den * axis->scale_num; }
-
-static int64_t keep_start(const struct ht_axis *axis, int64_t i)
-{
-    return i == 0 ? 0 : to_output(axis, ht_axis_window(axis, i) + axis->halo);
-}
-
-static int64_t keep_stop(const struct ht_axis *axis, int64_t i)
-{
-    return i == axis->count - 1 ? axis->output_size
-                                : to_output(axis, ht_axis_window(axis, i) + axis->window - axis->halo);
-}
-
-struct ht_range ht_axis_keep(const struct ht_axis *axis, int64_t i)
-{
-    return (struct ht_range){keep_start(axis, i), keep_stop(axis, i)};
-}
+struct ht_range ht_axis_keep(const struct ht_axis *axis, int64_t i) { return ht_kept_range(&axis->kept, i); }
 
 struct ht_range ht_axis_sole(const struct ht_axis *axis, int64_t i)
 {
-    int64_t start = i == 0 ? 0 : keep_stop(axis, i - 1);
-    int64_t stop = i == axis->count - 1 ? axis->output_size : keep_start(axis, i + 1);
+    int64_t start = i == 0 ? 0 : ht_axis_keep(axis, i - 1).stop;
+    int64_t stop = i == axis->count - 1 ? axis->output_size : ht_axis_keep(axis, i + 1).start;
     return (struct ht_range){start, stop > start ? stop : start};
 }
 
 struct ht_range ht_axis_done(const struct ht_axis *axis, int64_t i)
 {
-    int64_t stop = i == axis->count - 1 ? axis->output_size : keep_start(axis, i + 1);
-    return (struct ht_range){keep_start(axis, i), stop};
+    int64_t stop = i == axis->count - 1 ? axis->output_size : ht_axis_keep(axis, i + 1).start;
+    return (struct ht_range){ht_axis_keep(axis, i).start, stop};
 }

@@ -3,16 +3,22 @@
  * FINISH: sums, or a model's output where one tile stands alone, become pixels of the restored image.
  */
 #include "array.h"
-#include "position.h"
+#include "nonfinite.h"
 
 static bool is_integer(enum ht_dtype dtype) { return dtype == HT_U8 || dtype == HT_U16; }
 
-enum ht_status ht_finish_check(const struct ht_array *destination, const struct ht_array *source,
-                               const struct ht_values *values)
+bool ht_values_fit(const struct ht_values *values, enum ht_dtype destination)
 {
-    bool fits = ht_array_fits(destination, source) && ht_dtype_is_model(source->dtype);
-    if (fits && is_integer(destination->dtype))
-        fits = values->peak <= (destination->dtype == HT_U8 ? 255.0f : 65535.0f);
+    return !is_integer(destination) || values->peak <= (destination == HT_U8 ? 255.0f : 65535.0f);
+}
+
+static enum ht_status check(const struct ht_array *destination, const struct ht_array *source,
+                            const struct ht_values *values)
+{
+    if (!ht_values_are_valid(values))
+        return HT_BAD_VALUES;
+    bool fits = ht_array_fits(destination, source) && ht_dtype_is_model(source->dtype) &&
+                ht_values_fit(values, destination->dtype);
     return fits ? HT_OK : HT_BAD_ARRAY;
 }
 
@@ -41,12 +47,15 @@ static bool finish_piece(struct job *job)
     return bad;
 }
 
-bool ht_finish(const struct ht_array *destination, const struct ht_array *source, const float *ny, const float *nx,
-               const struct ht_values *values, struct ht_position *first)
+enum ht_status ht_finish(const struct ht_array *destination, const struct ht_array *source, const float *ny,
+                         const float *nx, const struct ht_values *values, struct ht_position *bad)
 {
+    enum ht_status status = check(destination, source, values);
+    if (status != HT_OK)
+        return status;
     struct job job = {.destination = *destination, .source = *source, .ny = ny, .nx = nx, .values = *values};
     struct ht_piece *piece = &job.piece;
-    bool bad = false;
+    bool found = false;
     job.values.clamp |= is_integer(destination->dtype);
     if (!nx)
         ht_array_flatten(&job.destination, &job.source);
@@ -55,9 +64,7 @@ bool ht_finish(const struct ht_array *destination, const struct ht_array *source
         for (piece->y = 0; piece->y < job.source.height; piece->y++)
             for (piece->x = 0; piece->x < job.source.width; piece->x += HT_PIECE) {
                 piece->n = ht_piece_length(job.source.width - piece->x);
-                bad |= finish_piece(&job);
+                found |= finish_piece(&job);
             }
-    if (bad && first)
-        ht_find_nonfinite(source, ny, nx, first);
-    return bad;
+    return ht_nonfinite(found, source, ny, nx, bad);
 }

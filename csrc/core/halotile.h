@@ -6,9 +6,14 @@
  *   - Coordinates and sizes are int64_t, rows before columns, half-open ranges [start, stop).
  *   - "input" pixels are pixels of the image, "output" pixels those of the restored image.
  *   - Strides are in elements and may be zero or negative.
- *   - Pointers must not be NULL unless a parameter says so. Buffers belong to the caller; nothing is kept or allocated.
+ *   - Pointers must not be NULL unless a parameter says so. Buffers belong to the caller; nothing is kept, and nothing
+ *     allocated but by ht_restore.
  *   - Destination and source must not overlap unless a function says so.
  *   - Every function is safe to call from several threads at once on different destinations.
+ *   - What can fail returns an ht_status. With HT_OK and HT_NONFINITE it has done all of its work; with any other
+ *     status it has written nothing, unless it says so. Sizes, strides and pointers of arrays are trusted.
+ *   - bad: filled with the first NaN or infinity where HT_NONFINITE is returned, and left alone otherwise; NULL if that
+ *     is not wanted.
  */
 #ifndef HALOTILE_H
 #define HALOTILE_H
@@ -16,6 +21,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /* ---- status ----------------------------------------------------------------------------------------------------- */
 
@@ -34,6 +43,12 @@ enum ht_status {
     HT_NATIVE_LOSS,   /* boundary native with a model that loses pixels at its edges */
     HT_TOO_LARGE,     /* a size above HT_MAX_SIDE, or a product that does not fit 64 bits */
     HT_BAD_ARRAY,     /* shapes or dtypes of two arrays do not fit together */
+    HT_BAD_ORDER,     /* a tile that is not the plan's next one, or a tile row that it has not */
+    HT_BAD_VALUES,    /* peak not above 0, gain 0, or a number that is not finite */
+    HT_MODEL_FAILED,  /* the model returned something else than 0 */
+    HT_NO_MEMORY,     /* malloc gave none */
+    HT_BAD_CPU,       /* the environment variable HALOTILE_CPU holds an unknown name */
+    HT_NONFINITE,     /* a NaN or an infinity was met; what was asked for is done all the same */
     HT_STATUS_COUNT
 };
 
@@ -65,6 +80,32 @@ struct ht_axis_options {
     int64_t least;   /* windows are at least this long, rounded up to the phase, input pixels; 0: any length will do */
 };
 
+struct ht_range { int64_t start, stop; };
+
+/* What the tiles of one side keep, in output pixels. Tile i, moved by i * step + min(i, longer) * phase, keeps
+ *     [start + moved, start + length + moved)
+ * but for the image's ends: the first tile keeps everything from 0 on, the last one everything up to size. The model's
+ * output for it starts at origin + moved. Kernels on devices are given these eight numbers, in this order. */
+struct ht_kept { int64_t start, length, origin, step, phase, longer, count, size; };
+
+static inline int64_t ht_kept_moved(const struct ht_kept *kept, int64_t i)
+{
+    return i * kept->step + (i < kept->longer ? i : kept->longer) * kept->phase;
+}
+
+static inline struct ht_range ht_kept_range(const struct ht_kept *kept, int64_t i)
+{
+    struct ht_range range;
+    range.start = i == 0 ? 0 : kept->start + ht_kept_moved(kept, i);
+    range.stop = i == kept->count - 1 ? kept->size : kept->start + kept->length + ht_kept_moved(kept, i);
+    return range;
+}
+
+static inline int64_t ht_kept_origin(const struct ht_kept *kept, int64_t i)
+{
+    return kept->origin + ht_kept_moved(kept, i);
+}
+
 /* The cut of one side. All windows are `window` input pixels; window i starts at the input pixel
  *     origin + i * step + min(i, longer) * phase
  * so that steps differ by at most one phase. phase and halo are the effective ones: phase is the least common multiple
@@ -79,9 +120,8 @@ struct ht_axis {
     int64_t window;            /* input pixels, a multiple of phase */
     int64_t origin, step, longer;
     int64_t halo, phase, scale_num, scale_den, loss;
+    struct ht_kept kept; /* the same in output pixels */
 };
-
-struct ht_range { int64_t start, stop; };
 
 /* Fills *axis. On failure *axis is unspecified. */
 enum ht_status ht_axis_init(struct ht_axis *axis, const struct ht_axis_options *options);
@@ -132,6 +172,14 @@ struct ht_tile ht_plan_tile(const struct ht_plan *plan, int64_t index);
 /* How many output rows, from the top, are complete once tiles 0 .. index have been accumulated. -1 <= index < count. */
 int64_t ht_plan_rows_complete(const struct ht_plan *plan, int64_t index);
 
+/* The most output rows that are finished with one tile row. */
+int64_t ht_plan_tallest_band(const struct ht_plan *plan);
+
+/* The most output rows from the first unfinished one to the last that a batch adds to, where tiles come in order,
+ * `batch` at a time, from tile row first_row on: what a ring of full rows of sums has to hold. batch >= 1,
+ * 0 <= first_row < plan->y.count. Takes time in proportion to the number of batches. */
+int64_t ht_plan_rows_in_progress(const struct ht_plan *plan, int64_t batch, int64_t first_row);
+
 /* ---- reflect ---------------------------------------------------------------------------------------------------- */
 
 /* The index inside [0, size) that `index` is reflected to, without repeating the edge pixel, bouncing as often as
@@ -156,7 +204,8 @@ struct ht_array {
 /* How image values and model values correspond:
  *     model = image / peak * gain + offset       image = (model - offset) / gain * peak, then clamped if clamp is set
  * every step in f32, rounded once each; a step that changes nothing (peak 1, gain 1 with offset 0) is left out.
- * peak > 0, gain != 0. An integer destination is always clamped, and its peak is at most its dtype's largest value. */
+ * peak > 0, gain != 0, all finite, or HT_BAD_VALUES. An integer destination is always clamped, and its peak is at most
+ * its dtype's largest value. */
 struct ht_values {
     float peak, gain, offset;
     bool clamp; /* to [0, peak] */
@@ -165,26 +214,118 @@ struct ht_values {
 struct ht_position { int64_t c, y, x; };
 
 /* READ  window <- the image box that starts at input pixel (y, x) and has the window's size, reflected where it leaves
- * the image. window: f32, f16 or bf16, any layout; image: any dtype; same channels, all sizes >= 1. */
+ * the image. window: f32, f16 or bf16, any layout; image: any dtype; same channels, all sizes >= 1. |y|, |x| <
+ * 2^61. What the image holds is not looked at: NaN and infinity are read as they are. */
 enum ht_status ht_read(const struct ht_array *window, const struct ht_array *image, int64_t y, int64_t x,
                        const struct ht_values *values);
 
-/* ACCUMULATE  sums += (wy[y] * wx[x]) * source, rounded at each of the three steps. sums: f32; source: f32, f16 or bf16
- * of the same shape. Returns true and fills *first with the first position (channel, row, column order within the
- * array) of a NaN or infinity in source if there is one; the sums are complete either way. first may be NULL.
- * sums rows are contiguous (stride_x 1). ht_accumulate_check says whether the arrays fit together. */
-enum ht_status ht_accumulate_check(const struct ht_array *sums, const struct ht_array *source);
-bool ht_accumulate(const struct ht_array *sums, const struct ht_array *source, const float *wy, const float *wx,
-                   struct ht_position *first);
+/* ACCUMULATE  sums += (wy[y] * wx[x]) * source, rounded at each of the three steps. sums: f32, rows contiguous
+ * (stride_x 1); source: f32, f16 or bf16 of the same shape. bad: the first in source, in the order channel, row,
+ * column, as a position within the array. */
+enum ht_status ht_accumulate(const struct ht_array *sums, const struct ht_array *source, const float *wy,
+                             const float *wx, struct ht_position *bad);
 
 /* FINISH  destination <- source / (ny[y] * nx[x]), mapped from model to image values, clamped, rounded half to even.
  * source: f32, f16 or bf16 of the destination's shape; destination: any dtype. ny and nx may both be NULL: no division.
- * -0 becomes +0 (a sum never is -0). NaN becomes 0 where values are clamped. Returns true and fills *first if a
- * quotient (before mapping) is NaN or infinite, as ht_accumulate does. */
-enum ht_status ht_finish_check(const struct ht_array *destination, const struct ht_array *source,
-                               const struct ht_values *values);
-bool ht_finish(const struct ht_array *destination, const struct ht_array *source, const float *ny, const float *nx,
-               const struct ht_values *values, struct ht_position *first);
+ * -0 becomes +0 (a sum never is -0). NaN becomes 0 where values are clamped. bad: the first quotient (before mapping),
+ * as ht_accumulate. */
+enum ht_status ht_finish(const struct ht_array *destination, const struct ht_array *source, const float *ny,
+                         const float *nx, const struct ht_values *values, struct ht_position *bad);
+
+/* ---- band: the rows still being made ---------------------------------------------------------------------------- */
+
+/* Lengths in output pixels that a band's buffer is made of. */
+struct ht_band_sizes {
+    int64_t width;   /* of the output image */
+    int64_t ring;    /* most rows of a tile row that it shares with others */
+    int64_t middle;  /* most rows of a tile row that are its own */
+    int64_t tallest; /* most rows that a tile keeps */
+    int64_t shared;  /* shared columns in all */
+    int64_t weights; /* columns that all tiles of a row keep, together */
+};
+
+/* Takes the model's outputs tile by tile and fills finished rows. Float sums are kept of those pixels only to which
+ * more than one tile contributes; all else goes straight from output to rows. A plain value over the caller's buffer:
+ * nothing has to be released. What it holds is private. */
+struct ht_band {
+    struct ht_plan plan;
+    struct ht_values values;
+    struct ht_band_sizes sizes;
+    int64_t channels, next; /* next: the tile that is to come */
+    float *rows, *columns, *nx, *wx, *wy, *ny;
+    struct ht_range keep, sole, done;   /* of the tile row in work */
+    int64_t first_slot;                 /* shared rows that lay above its keep range */
+    int64_t columns_left, weights_left; /* shared columns, and weights, of the tiles left of the next one */
+    bool opened; /* whether a tile row was begun */
+    bool bad;    /* whether NaN or infinity was added: sums may hold it from then on */
+};
+
+/* How many floats the buffer holds; -1 if channels is below 1 or the number does not fit 64 bits. It says nothing of
+ * bytes: four times as many may not fit. */
+int64_t ht_band_floats(const struct ht_plan *plan, int64_t channels);
+
+/* Begins with tile row first_row, 0 <= first_row < plan->y.count, or HT_BAD_ORDER. Where that is not 0, rows that it
+ * shares with tile rows above are incomplete when they are finished: a run that is taken up again begins with the
+ * first tile row that adds to a row which is not done. values: those of the rows. buffer: ht_band_floats of them in any
+ * state; it belongs to the band until that is no longer used. HT_TOO_LARGE where ht_band_floats is -1. */
+enum ht_status ht_band_init(struct ht_band *band, const struct ht_plan *plan, int64_t channels,
+                            const struct ht_values *values, float *buffer, int64_t first_row);
+
+/* Takes the model's output for a tile. Tiles come in the plan's order, or HT_BAD_ORDER.
+ * output: f32, f16 or bf16, of window * scale - 2 * loss pixels, in any layout.
+ * rows: where the finished rows of this tile row go: ht_axis_done(&plan->y, tile row) of the output image over its full
+ * width, in any dtype and layout; the same for all tiles of a tile row. They are complete once its last tile was added.
+ * bad: the first NaN or infinity in what is kept of this output, in output coordinates: of each part of it that lies in
+ * one piece the first by channel, row, column, and of those the first by row, column, channel. With the last tile of a
+ * row also sums are looked at: they may be too large for float32 where all that was ever added is finite. */
+enum ht_status ht_band_add(struct ht_band *band, int64_t tile, const struct ht_array *output,
+                           const struct ht_array *rows, struct ht_position *bad);
+
+/* ---- restore: the whole loop ------------------------------------------------------------------------------------ */
+
+/* Those of images of a dtype for models that work in [0, 1]: peak 255, 65535 or, for floats, 1; integers clamped. */
+struct ht_values ht_values_of(enum ht_dtype dtype);
+
+/* Windows on their way through the model. Both buffers are float32, contiguous, (count, channels, height, width), and
+ * hold model values: those of options->input and options->output. */
+struct ht_batch {
+    const float *windows;
+    float *outputs;            /* to be filled, every element */
+    int64_t count;             /* the same in all calls of a run */
+    int64_t channels, height, width;             /* of windows: the image's channels, the plan's window */
+    int64_t out_channels, out_height, out_width; /* of outputs: window * scale - 2 * loss */
+    int64_t first_tile;        /* window k is that of tile first_tile + k */
+};
+
+/* The model. Returns 0, or any other number to end the run: what went wrong, it may leave in its context. It may do
+ * what it likes, also use threads, but must have written outputs when it returns, and keep no pointer to either buffer.
+ * Windows come in the plan's order; those of the last call may have come before, so that it has as many. */
+typedef int ht_model(void *context, const struct ht_batch *batch);
+
+struct ht_restore_options {
+    const struct ht_plan *plan;     /* of the image's size */
+    struct ht_values input, output; /* how values of the image, and of the output, correspond to those of the model */
+    int64_t batch; /* most windows in a call of the model, spread evenly over the calls; below 1: one */
+    float *memory; /* ht_restore_floats of them, in any state; NULL: one malloc of as many, freed before the return */
+};
+
+/* How many floats a run needs beside image, output and what the model takes; -1 if that does not fit 64 bits or there
+ * is not a channel. */
+int64_t ht_restore_floats(const struct ht_restore_options *options, int64_t channels, int64_t out_channels);
+
+/* Restores an image: output <- the model's outputs for all tiles of the plan, blended. One thread.
+ *
+ * image: any dtype and layout, of the plan's size; output: any dtype and layout, of the plan's output size; any number
+ * of channels each. They must not overlap. context is passed to the model. Calls ht_rows_init, so that where several
+ * threads restore images somebody has to have called it before.
+ *
+ * HT_NONFINITE: the output is complete, and *bad as ht_band_add tells it of the first tile that has a NaN or infinity.
+ * HT_MODEL_FAILED: the run has ended; rows that were complete before that call of the model are, others may be partly
+ * written. HT_BAD_ARRAY, HT_BAD_VALUES, HT_BAD_CPU, HT_TOO_LARGE (ht_restore_floats is -1), HT_NO_MEMORY: nothing was
+ * run. */
+enum ht_status ht_restore(const struct ht_array *image, const struct ht_array *output,
+                          const struct ht_restore_options *options, ht_model *model, void *context,
+                          struct ht_position *bad);
 
 /* ---- row kernels ------------------------------------------------------------------------------------------------ */
 
@@ -196,22 +337,7 @@ bool ht_rows_init(const char **unknown);
 /* "scalar", "avx2", "avx512" or "neon". */
 const char *ht_rows_name(void);
 
-/* ---- heap ------------------------------------------------------------------------------------------------------- */
-
-/* glibc maps every block above a threshold (at most 32 MiB) anew and unmaps it when it is freed: a model that makes one
- * large activation after the other spends its time in page faults. ht_heap_keep lets malloc serve such blocks from the
- * heap, and hand nothing back: the process then stays at its high-water mark. Threads other than the first have heaps
- * of 64 MiB each: larger blocks are mapped there as ever.
- *
- * All change the whole process and count nothing: the caller sees to it that keep and release alternate, from one
- * thread at a time. Other threads may allocate meanwhile.
- *
- * ht_heap_keep: returns whether it was done; false, with nothing changed, where the C library is not glibc.
- * ht_heap_pause: what is large and allocated from now on is mapped, until ht_heap_keep: for what outlives the run.
- * ht_heap_release: sets the thresholds at which glibc's own adaptation would end (it cannot be turned on again), and
- * gives free memory of all threads back to the system. */
-bool ht_heap_keep(void);
-void ht_heap_pause(void);
-void ht_heap_release(void);
-
+#ifdef __cplusplus
+}
+#endif
 #endif

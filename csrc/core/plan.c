@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "halotile.h"
+#include "kinds.h"
 
 enum ht_status ht_plan_init(struct ht_plan *plan, const struct ht_axis_options *y, const struct ht_axis_options *x,
                             enum ht_blend blend, int *failed_axis)
@@ -30,9 +30,9 @@ static struct ht_box box_of(struct ht_range y, struct ht_range x)
 }
 
 /* Where the keep range starts inside the output for window i. */
-static int64_t crop_of(const struct ht_axis *axis, int64_t i, int64_t keep_start)
+static int64_t crop_of(const struct ht_kept *kept, int64_t i)
 {
-    return keep_start - ht_axis_window(axis, i) / axis->scale_den * axis->scale_num - axis->loss;
+    return ht_kept_range(kept, i).start - ht_kept_origin(kept, i);
 }
 
 struct ht_tile ht_plan_tile(const struct ht_plan *plan, int64_t index)
@@ -42,8 +42,8 @@ struct ht_tile ht_plan_tile(const struct ht_plan *plan, int64_t index)
     tile.window = (struct ht_box){ht_axis_window(y, tile.row), ht_axis_window(x, tile.column), y->window, x->window};
     tile.keep = box_of(ht_axis_keep(y, tile.row), ht_axis_keep(x, tile.column));
     tile.sole = box_of(ht_axis_sole(y, tile.row), ht_axis_sole(x, tile.column));
-    tile.crop_y = crop_of(y, tile.row, tile.keep.y);
-    tile.crop_x = crop_of(x, tile.column, tile.keep.x);
+    tile.crop_y = crop_of(&y->kept, tile.row);
+    tile.crop_x = crop_of(&x->kept, tile.column);
     return tile;
 }
 
@@ -51,4 +51,28 @@ int64_t ht_plan_rows_complete(const struct ht_plan *plan, int64_t index)
 {
     int64_t finished_rows = (index + 1) / plan->x.count; /* tile rows */
     return finished_rows == 0 ? 0 : ht_axis_done(&plan->y, finished_rows - 1).stop;
+}
+
+int64_t ht_plan_tallest_band(const struct ht_plan *plan)
+{
+    struct ht_kind kinds[HT_KINDS];
+    int64_t tallest = 0;
+    for (int k = ht_axis_kinds(&plan->y, kinds); k-- > 0;) {
+        struct ht_range done = ht_axis_done(&plan->y, kinds[k].i);
+        tallest = done.stop - done.start > tallest ? done.stop - done.start : tallest;
+    }
+    return tallest;
+}
+
+int64_t ht_plan_rows_in_progress(const struct ht_plan *plan, int64_t batch, int64_t first_row)
+{
+    int64_t columns = plan->x.count, most = 0;
+    for (int64_t left = plan->count - first_row * columns; left > 0; left -= batch) {
+        int64_t first = plan->count - left, last = first + (batch < left ? batch : left) - 1;
+        int64_t rows = ht_axis_keep(&plan->y, last / columns).stop - ht_axis_keep(&plan->y, first / columns).start;
+        most = rows > most ? rows : most;
+        if (batch >= left)
+            break;
+    }
+    return most;
 }

@@ -81,6 +81,8 @@ enum ht_status ht_read(const struct ht_array *window, const struct ht_array *ima
     if (!ht_dtype_is_model(window->dtype) || !ht_array_fits(window, window) || !ht_array_fits(image, image) ||
         window->channels != image->channels)
         return HT_BAD_ARRAY;
+    if (!ht_values_are_valid(values))
+        return HT_BAD_VALUES;
     struct job job = {.window = *window, .image = *image, .values = values};
     job.pixel = ht_array_flatten(&job.window, &job.image);
     job.piece.group = ht_array_group(&job.window, &job.image);

@@ -21,6 +21,12 @@ const char *ht_status_text(enum ht_status status)
         return "a size is too large: sides, tile_size, halo, overlap and phase end at 2^40, and the number of tiles "
                "must fit 64 bits";
     case HT_BAD_ARRAY: return "the arrays do not fit together";
+    case HT_BAD_ORDER: return "tiles must come in the plan's order";
+    case HT_BAD_VALUES: return "values must be (peak > 0, gain != 0, offset, clamp), all finite";
+    case HT_MODEL_FAILED: return "the model failed";
+    case HT_NO_MEMORY: return "there is not enough memory";
+    case HT_BAD_CPU: return "the environment variable HALOTILE_CPU must be scalar, avx2, avx512 or neon";
+    case HT_NONFINITE: return "there is a NaN or an infinity";
     case HT_STATUS_COUNT: break;
     }
     return "unknown status";

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "halotile.h"
 #include "torch_shim.h"
 
 namespace halotile {
@@ -18,7 +19,7 @@ const char *const SCHEMAS[] = {
     "int across, float peak, float gain, float offset) -> ()",
     // band (c, ring, w) += weighted outputs (k, c, h, w) of tiles first .. first + k - 1 inside box (y, x, height,
     // width) of the output image. band_x: the band's first column. wy, wx: one row of weights for each row (column) of
-    // tiles. rows, columns: what tiles keep: start, length, origin, step, phase, longer, tiles, output size.
+    // tiles. rows, columns: what tiles keep: the numbers of struct ht_kept (halotile.h), in its order.
     "accumulate(Tensor(a!) band, Tensor outputs, Tensor wy, Tensor wx, int[] box, int band_x, int[] rows, "
     "int[] columns, int first) -> ()",
     // rows (c, h, w) <- the band from output pixel (y, x) on, whose sums become 0. ny, nx: of the whole output image.
@@ -147,23 +148,15 @@ private:
     size_t count_ = 0;
 };
 
-// What a tile of an axis keeps, as tiles.metal's kept(): start, stop, and where its output starts.
-struct Kept {
-    int64_t start, stop, origin;
-};
-
-Kept kept(const Ints &n, int64_t i)
-{
-    int64_t moved = i * n[3] + (i < n[5] ? i : n[5]) * n[4];
-    return {i == 0 ? 0 : n[0] + moved, i == n[6] - 1 ? n[7] : n[0] + n[1] + moved, n[2] + moved};
-}
+ht_kept kept(const Ints &n) { return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]}; }
 
 // Tile i's weights are in the table, and what it keeps is inside its output.
-void require_kept(const Ints &axis, int64_t i, const Tensor &weights, int64_t output)
+void require_kept(const ht_kept &axis, int64_t i, const Tensor &weights, int64_t output)
 {
-    Kept k = kept(axis, i);
-    require(i < weights.size(0) && k.stop - k.start <= weights.size(1), "weights must cover what tiles keep");
-    require(k.stop <= k.start || (k.start >= k.origin && k.stop <= k.origin + output),
+    ht_range keep = ht_kept_range(&axis, i);
+    int64_t origin = ht_kept_origin(&axis, i);
+    require(i < weights.size(0) && keep.stop - keep.start <= weights.size(1), "weights must cover what tiles keep");
+    require(keep.stop <= keep.start || (keep.start >= origin && keep.stop <= origin + output),
             "outputs must cover what tiles keep");
 }
 
@@ -215,8 +208,8 @@ void accumulate(StableIValue *stack, uint64_t, uint64_t)
     require_small(box[0], box[2]);
     require(first >= 0 && across > 0 && rows[6] > 0 && first + tiles <= rows[6] * across, "tiles must be of the plan");
     for (int64_t k = first; k < first + tiles; k++) {
-        require_kept(rows, k / across, wy, outputs.size(2));
-        require_kept(columns, k % across, wx, outputs.size(3));
+        require_kept(kept(rows), k / across, wy, outputs.size(2));
+        require_kept(kept(columns), k % across, wx, outputs.size(3));
     }
     Layout layout;
     layout.add({channels, box[2], box[3], box[0], box[1]}).add({band.size(1), band.stride(0), band.stride(1), band_x});

@@ -177,8 +177,8 @@ struct Kept {
     long weight, output; // index into the tile's weights, and into its output
 };
 
-// What tile i of an axis keeps: first and last tile reach the image's ends.
-// n: start, length, origin of its output, step, phase, longer, tiles, output size; all in output pixels.
+// What tile i of an axis keeps: first and last tile reach the image's ends. n: struct ht_kept of halotile.h, in its
+// order.
 static inline Kept kept(thread const int *n, long i, long at)
 {
     long longer = n[5];

@@ -17,7 +17,6 @@ import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from .texts import bytes_text
 from .turn import is_fragile
 from .values import Values
 
-__all__ = ["DeviceBand", "DeviceEngine", "kept_numbers", "spelled"]
+__all__ = ["DeviceBand", "DeviceEngine", "spelled"]
 
 Tensor = torch.Tensor
 Position = tuple[int, int, int]
@@ -215,17 +214,6 @@ def _inverse(order: list[int]) -> list[int]:
 # ---- sums ------------------------------------------------------------------------------------------------------------
 
 
-def kept_numbers(plan: TilePlan, axis: int) -> list[int]:
-    """What tiles of an axis keep, as the operators take it: start, length, origin of the output, step, phase, longer,
-    tiles, output size; output pixels."""
-    origin, step, phase, longer = plan.core.starts(axis)
-    halo, window = plan.halo[axis], plan.window[axis]
-    scaled = [int(Fraction(at) * plan.scale) for at in (origin + halo, window - 2 * halo, origin, step, phase)]
-    start, length, output_origin, step, phase = scaled
-    loss, tiles, size = plan.loss[axis], plan.grid[axis], plan.output_size[axis]
-    return [start, length, output_origin + loss, step, phase, longer, tiles, size]
-
-
 def spelled(values: np.ndarray, device: torch.device) -> Tensor:
     """A 1-D float32 array on the device, made there run by run: no memory is copied from the host.
 
@@ -295,7 +283,7 @@ class DeviceBand:
             for x in range(0, width, columns)
         ]
         self.wy, self.wx, self.ny, self.nx = _tables(plan, device)
-        self.kept = kept_numbers(plan, 0), kept_numbers(plan, 1)
+        self.kept = plan.core.kept(0), plan.core.kept(1)
         self.bad = torch.zeros((plan.grid[0] * len(self.segments), 2), dtype=torch.int32, device=device)
         self.bad.narrow(1, 1, 1).copy_(torch.full((), -1, dtype=torch.int32, device=device))
         self.pieces: list[tuple[int, int, int, int]] = []  # (first row, first column, width, tile row), as in `bad`

@@ -177,15 +177,11 @@ class TilePlan(Sequence[Tile]):
 
     def rows_in_progress(self, batch: int, first_row: int = 0) -> int:
         """Most output rows from the first unfinished one to the last that a batch adds to."""
-        columns, most = self.grid[1], 0
-        for start in range(first_row * columns, len(self), batch):
-            last = min(start + batch, len(self)) - 1
-            most = max(most, self.core.keep(0, last // columns)[1] - self.core.keep(0, start // columns)[0])
-        return most
+        return self.core.rows_in_progress(batch, first_row)
 
     def tallest_band(self) -> int:
         """Most output rows that are finished with one tile row."""
-        return max(stop - start for start, stop in (self.core.done(0, row) for row in range(self.grid[0])))
+        return self.core.tallest_band()
 
     def rows_at_once(self, batch: int) -> int:
         """Tile rows that tiles of one batch are in, at most."""
@@ -219,13 +215,6 @@ class TilePlan(Sequence[Tile]):
         """Input pixels of the image."""
         return self.image_size[0] * self.image_size[1]
 
-    def shared(self) -> tuple[int, int]:
-        """Most shared rows within one tile row, and shared columns in all: what sums are kept for, output pixels."""
-        keeps = [(self.core.keep(0, i), self.core.sole(0, i)) for i in range(self.grid[0])]
-        rows = max((k[1] - k[0]) - (s[1] - s[0]) for k, s in keeps)
-        soles = [self.core.sole(1, j) for j in range(self.grid[1])]
-        return rows, self.output_size[1] - sum(stop - start for start, stop in soles)
-
     def estimate_bytes(
         self,
         *,
@@ -253,9 +242,7 @@ class TilePlan(Sequence[Tile]):
             "model output": int(window * self.scale**2) * out_channels,
         }
         if choice("engine", engine, ENGINES) == "host":
-            shared_rows, shared_columns = self.shared()
-            tile_height = max(self.core.keep(0, i)[1] - self.core.keep(0, i)[0] for i in range(self.grid[0]))
-            parts["sums"] = (shared_rows * self.output_size[1] + tile_height * shared_columns) * out_channels * 4
+            parts["sums"] = self.core.band_floats(out_channels) * 4
         else:
             ring = self.rows_in_progress(self.batch(batch_size))
             row = self.output_size[1] * out_channels

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "halotile.h"
+#include "kinds.h"
 
 #define CHECK(condition)                                                                                            \
     do {                                                                                                            \
@@ -60,6 +60,54 @@ static void check_fixed(struct ht_axis_options o)
     }
 }
 
+static bool same_length(struct ht_range a, struct ht_range b) { return a.stop - a.start == b.stop - b.start; }
+
+/* Every tile has the lengths of exactly as many tiles of one kind as that kind counts. */
+static void check_kinds(const struct ht_axis_options o, const struct ht_axis *a)
+{
+    struct ht_kind kinds[HT_KINDS];
+    int64_t i = -1, counted = 0, kept = 0, soles = 0;
+    int found = ht_axis_kinds(a, kinds);
+    for (int k = 0; k < found; k++) {
+        struct ht_range keep = ht_axis_keep(a, kinds[k].i), sole = ht_axis_sole(a, kinds[k].i);
+        struct ht_range done = ht_axis_done(a, kinds[k].i);
+        CHECK(kinds[k].count >= 1 && kinds[k].i == (k == 0 ? 0 : k == found - 1 ? a->count - 1 : counted));
+        for (i = counted; i < counted + kinds[k].count; i++)
+            CHECK(same_length(ht_axis_keep(a, i), keep) && same_length(ht_axis_sole(a, i), sole) &&
+                  same_length(ht_axis_done(a, i), done));
+        counted += kinds[k].count;
+        kept += kinds[k].count * (keep.stop - keep.start);
+        soles += kinds[k].count * (sole.stop - sole.start);
+    }
+    CHECK(counted == a->count && soles <= a->output_size && kept >= a->output_size);
+}
+
+/* The plan of an axis with itself, against the definitions. */
+static void check_schedule(const struct ht_axis_options o)
+{
+    struct ht_plan plan;
+    int64_t i = -1;
+    CHECK(ht_plan_init(&plan, &o, &o, HT_AVERAGE, NULL) == HT_OK);
+    int64_t columns = plan.x.count, tallest = 0;
+    for (i = 0; i < plan.y.count; i++) {
+        struct ht_range done = ht_axis_done(&plan.y, i);
+        tallest = done.stop - done.start > tallest ? done.stop - done.start : tallest;
+    }
+    CHECK(ht_plan_tallest_band(&plan) == tallest);
+    for (int64_t batch = 1; batch <= 4; batch++)
+        for (int64_t first_row = 0; first_row < plan.y.count; first_row += 2) {
+            int64_t most = 0;
+            for (int64_t first = first_row * columns; first < plan.count; first += batch)
+                for (i = first; i < first + batch && i < plan.count; i++) {
+                    struct ht_tile from = ht_plan_tile(&plan, first), tile = ht_plan_tile(&plan, i);
+                    int64_t rows = tile.keep.y + tile.keep.height - from.keep.y;
+                    most = rows > most ? rows : most;
+                }
+            CHECK(ht_plan_rows_in_progress(&plan, batch, first_row) == most);
+        }
+    CHECK(ht_plan_rows_in_progress(&plan, INT64_MAX, 0) == plan.y.output_size);
+}
+
 static void check_axis(const struct ht_axis_options o)
 {
     struct ht_axis a;
@@ -68,6 +116,9 @@ static void check_axis(const struct ht_axis_options o)
     if (status == HT_TILE_TOO_SMALL)
         return;
     CHECK(status == HT_OK && a.output_size <= MOST);
+    check_kinds(o, &a);
+    if (a.count <= 5)
+        check_schedule(o);
     static int covered[MOST], left[MOST];
     static float weights[MOST], sums[MOST];
     static double expected[MOST];

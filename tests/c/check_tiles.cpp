@@ -12,6 +12,7 @@
 #include <functional>
 #include <sys/mman.h>
 
+#include "halotile.h"
 #include "tile_values.h"
 
 #include "metal_for_check.h" // behind all other headers
@@ -221,6 +222,31 @@ struct Side {
     }
 };
 
+// kept() is the core's formula for the same numbers: struct ht_kept, as the operators pass it.
+static void check_kept(long times)
+{
+    for (long t = 0; t < times; t++) {
+        running = "kept() case " + std::to_string(t);
+        long count = between(1, 5);
+        Steps steps(count);
+        const ht_kept core = {between(-9, 20), between(1, 20), between(-20, 9), steps.step,
+                              steps.phase,     steps.longer,   count,           between(1, 60)};
+        const int64_t numbers[] = {core.start, core.length, core.origin, core.step,
+                                   core.phase, core.longer, core.count,  core.size};
+        static_assert(sizeof core == sizeof numbers, "every number is told");
+        CHECK(std::memcmp(&core, numbers, sizeof core) == 0); // in the struct's order
+        const std::vector<int> told(numbers, numbers + 8);
+        for (long i = 0; i < count; i++)
+            for (long at = -40; at < 100; at++) {
+                ht_range keep = ht_kept_range(&core, i);
+                Kept metal = kept(told.data(), i, at);
+                CHECK(metal.inside == (at >= keep.start && at < keep.stop));
+                CHECK(metal.weight == at - keep.start && metal.output == at - ht_kept_origin(&core, i));
+            }
+    }
+    std::printf("kept(): %ld cases\n", times);
+}
+
 // A ring of rows of sums, from some output column on.
 struct Ring {
     long rows, x, c_stride, y_stride, length;
@@ -408,6 +434,7 @@ int main(int argc, char **argv)
     repeat(read_kernels, check_read, times);
     repeat(accumulate_kernels, check_accumulate, 3 * times);
     repeat(finish_kernels, check_finish, 2 * times);
+    check_kept(times);
     check_large();
     std::puts("ok");
 }

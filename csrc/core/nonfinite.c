@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include "position.h"
+#include "nonfinite.h"
 
 #include <math.h>
 
 #include "array.h"
 
-void ht_find_nonfinite(const struct ht_array *source, const float *ny, const float *nx, struct ht_position *first)
+static void find(const struct ht_array *source, const float *ny, const float *nx, struct ht_position *first)
 {
     for (int64_t c = 0; c < source->channels; c++)
         for (int64_t y = 0; y < source->height; y++)
@@ -19,4 +19,12 @@ void ht_find_nonfinite(const struct ht_array *source, const float *ny, const flo
                     return;
                 }
             }
+}
+
+enum ht_status ht_nonfinite(bool found, const struct ht_array *source, const float *ny, const float *nx,
+                            struct ht_position *bad)
+{
+    if (found && bad)
+        find(source, ny, nx, bad);
+    return found ? HT_NONFINITE : HT_OK;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "halotile.h"
+#include "heap.h"
 
 #include <stdlib.h> /* says whether this is glibc */
 
