@@ -70,14 +70,16 @@ def assert_exact(
         options: as for `restore_tiled`, except for out and out_dtype.
 
     Returns:
-        The verification, of one window.
+        The verification, of one window; its attribute `whole` and its text say which whole image was compared.
 
     Raises:
         AssertionError, ValueError, TypeError, TileError: as `assert_seamless`.
     """
     allowed = _allowed(tolerance)
     remade = _remade(model, image, options)
-    return _judged(remade, remade.compared_with_whole(), allowed, "tiles do not equal whole-image inference")
+    found = remade.compared_with_whole()
+    claim = f"tiles do not equal whole-image inference, {found.whole} with boundary={remade.plan.boundary!r}"
+    return _judged(remade, found, allowed, claim)
 
 
 def _remade(model: Any, image: Any, options: JudgedOptions) -> Remade:
