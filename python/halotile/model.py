@@ -258,6 +258,7 @@ class EitherModel(Model):
         super().__init__(likely.call)
         self.candidates = [likely, other]
         self.modules = [*likely.modules, *other.modules]
+        self.in_channels = likely.in_channels or other.in_channels
 
     @property
     def settled(self) -> Model:
