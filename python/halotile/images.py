@@ -71,12 +71,14 @@ class Image:
         dtype: one of uint8, uint16, float16, bfloat16, float32, float64.
         layout: the order of the original's axes, spelled with N, C, H and W.
         device: the tensor's device; None for NumPy arrays.
+        by_model: whether what its model seems to take has decided the layout.
     """
 
     original: Any
     dtype: str
     layout: str
     device: Any = None
+    by_model: bool = False
 
     @property
     def by_rows(self) -> bool:
@@ -190,10 +192,16 @@ def open_image(image: Any, layout: str | None, channels_of_model: Callable[[], i
         raise TypeError(f"image must have one of the dtypes {', '.join(IMAGE_DTYPES)}, not {image.dtype}")
     if 0 in image.shape:
         raise ValueError(f"image must not be empty, not shape {tuple(image.shape)}")
-    standard = _layout(image, layout, tensor, channels_of_model)
+    asked: list[int | None] = []
+
+    def asked_model() -> int | None:
+        asked.append(channels_of_model())
+        return asked[-1]
+
+    standard = _layout(image, layout, tensor, asked_model)
     if source is not None:
         image = source.laid(standard)
-    return Image(image, dtype, standard, image.device if tensor else None)
+    return Image(image, dtype, standard, image.device if tensor else None, by_model=bool(asked))
 
 
 def _layout(image: Any, asked: str | None, channels_first: bool, channels_of_model: Callable[[], int | None]) -> str:
