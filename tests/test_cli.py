@@ -775,6 +775,27 @@ def test_arrays(place, rng, kind, options):
         shutil.rmtree("in.zarr", ignore_errors=True)
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_arrays_of_a_zarr_group(place, rng, capsys, version):
+    """As microscopes write them: a group of levels, and no suffix on any of them."""
+    zarr = pytest.importorskip("zarr")
+    image = rng.integers(0, 256, (83, 61, 3), np.uint8)
+    levels = zarr.open_group("slide.zarr", mode="w", zarr_format=version).create_group("scan")
+    levels.create_array("0", data=image)
+    levels.create_array("1", data=image[::2, ::2])
+    command = ("restore", "-m", "models:enlarge", "--tile", 32, "--halo", 2)
+    want = image.repeat(4, 0).repeat(4, 1)
+    for output, made in (("out.zarr", "out.zarr"), ("out.npy", "out.npy"), ("out", "out/0.zarr")):
+        inputs = ["slide.zarr/scan/0"] if output != "out" else ["slide.zarr/scan/0", "slide.zarr/scan/1"]
+        assert run(*command, *inputs, "-o", output) == 0
+        np.testing.assert_array_equal(halotile.sources.open_source(made, None, None).whole(), want)
+    assert run("plan", "slide.zarr/scan/1") == 0
+    assert table(capsys.readouterr().out)["image"] == "31x42, 3 channels, uint8"
+    assert run(*command, "slide.zarr", "-o", "none.zarr") == 1
+    message = "slide.zarr: a zarr group, not an array: pass one of its arrays, such as slide.zarr/scan/0"
+    assert_one_error(capsys, message)
+
+
 @pytest.mark.parametrize("options", [(), ("--verify", 2)])
 @pytest.mark.parametrize("kind", ["npy", "by columns", "zarr"])
 def test_arrays_in_other_orders(place, rng, capsys, kind, options):
@@ -893,7 +914,8 @@ def test_plan_of_an_array(place, capsys, rng):
     ("arguments", "status", "message"),
     [
         (("640",), 1, "640: No such file or directory"),
-        (("0x10",), 2, "must"),
+        (("100x",), 1, "100x: No such file or directory, and no size WIDTHxHEIGHT, such as 3840x2160"),
+        (("0x10",), 2, "an image must be at least 1 pixel wide and high, not 0x10"),
         (("640x480", "--tile-size", 0), 2, "tile_size must be from 1"),
         (("640x480", "--tile-size", "auto"), 2, "argument --tile-size/--tile: must be a whole number here, where no"),
         (("640x480", "--halo", "exact"), 2, "must be a whole number here, where no model is asked, not 'exact'"),

@@ -2,6 +2,7 @@
 """restore_tiled(image, model) without an option: phases that are found, windows that lie right, errors with a cure."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -232,3 +233,53 @@ def test_rounding_is_no_reason():
     model = seeded(Deep)
     restore_tiled(image_of(60, 50), model)
     assert all(model.last)
+
+
+# ---- what is no image, and what is none of it ------------------------------------------------------------------------
+
+
+def zarr_group():
+    return pytest.importorskip("zarr").create_group(store={})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: "photo.png", r"not a path; files are for restore_to\(result_path, 'photo.png', model\)"),
+        (lambda: Path("photo.png"), r"not a path; files are for restore_to\(result_path, 'photo.png', model\)"),
+        (nn.Identity, "not Identity, which is a model; image and model may be in each other's place"),
+        (lambda: [image_of(9, 9)], "not list; pass its images one at a time, or numpy.stack"),
+        (zarr_group, "not a zarr Group; pass one of its arrays"),
+        (lambda: memoryview(b"abc"), r"not memoryview; numpy\.asarray\(image\) may help"),
+        (lambda: np.zeros((9, 9), int), r"not int64; image\.astype\('float32'\) / white is one of them"),
+        (lambda: np.zeros((9, 9), bool), r"not bool; image\.astype\('float32'\) / white is one of them"),
+        (lambda: torch.zeros(9, 9, dtype=torch.int32), r"not torch.int32; image\.float\(\) / white is one of them"),
+        (
+            lambda: np.zeros((2, 3, 3, 9, 9), np.uint8),
+            "of several axes of images pass those of one at a time, or reshape",
+        ),
+    ],
+)
+def test_what_is_no_image_says_what_to_pass(make, words):
+    for run in (restore_tiled, iter_bands):
+        with pytest.raises((TypeError, ValueError), match=f"image must .*{words}"):
+            run(make(), nn.Identity())
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda x: (x, x), r"a tuple of 2, not one .*; pass lambda x: model\(x\)\[0\] if that is the image"),
+        (lambda x: [x], r"a list of 1, not one .*; pass lambda x: model\(x\)\[0\] if that is the image"),
+        (lambda x: {"sr": x}, r"a dict of 1, not one .*; pass lambda x: model\(x\)\['sr'\] if that is the image"),
+        (lambda x: {}, r"a dict of 0, not one \w+ \(batch, channels, height, width\)$"),
+    ],
+)
+def test_a_model_that_returns_several_things_says_what_to_pass(returned, words):
+    class Model(nn.Module):
+        def forward(self, x):
+            return returned(x)
+
+    for model in (Model(), returned):
+        with pytest.raises(TileError, match=words):
+            restore_tiled(image_of(20, 30), model)

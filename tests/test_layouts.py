@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from halotile import (  # noqa: E402
+    TiledRestorer,
     error_curve,
     inspect_model,
     iter_bands,
@@ -209,6 +210,43 @@ def test_the_model_decides(image, takes, layout):
 def test_what_the_model_does_not_decide_is_refused(shape, takes):
     with pytest.raises(ValueError, match=f"that the model takes {takes} does not decide .*pass layout='CHW'"):
         restore_tiled(np.zeros(shape, np.uint8), conv(takes))
+
+
+class WithNoiseMap(nn.Module):
+    """Takes a channel less than its first convolution."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels + 1, channels, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(torch.cat([x, torch.full_like(x[:, :1], 0.1)], 1))
+
+
+@pytest.mark.parametrize("takes", [1, 3])
+def test_what_the_model_only_seemed_to_take_does_not_decide(place, takes):
+    """Two slices of a volume are no grey image with alpha, four none in colour."""
+    model, volume = WithNoiseMap(takes).eval(), noise((takes + 1, 40, 50))
+
+    def wrapped(x):
+        return model(x)
+
+    for given in (model, wrapped):
+        for run in (
+            lambda given: restore_tiled(volume, given),
+            lambda given: restore_tiled(volume, given, engine="torch"),
+            lambda given: restore_tiled(volume, given, tile_size="auto"),
+            lambda given: list(iter_bands(volume, given)),
+            lambda given: restore_to("out.npy", volume, given),
+            lambda given: verify(volume, given),
+        ):
+            with pytest.raises(ValueError, match=rf"that the model takes {takes} does not decide .*layout='CHW'"):
+                run(given)
+        assert restore_tiled(volume, given, layout="ZYX").shape == volume.shape
+        restorer = TiledRestorer(given)
+        restorer(volume.transpose(1, 2, 0).copy())
+        with pytest.raises(ValueError, match="does not decide"):  # also where the first image taught all
+            restorer(volume)
 
 
 def test_what_inspection_found_decides():

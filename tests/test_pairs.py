@@ -14,7 +14,9 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from halotile import ColourWarning, ModelInputError, TileError, restore_tiled  # noqa: E402
+from halotile import ColourWarning, ModelInputError, TiledRestorer, TileError, restore_tiled  # noqa: E402
+
+from .networks import seeded  # noqa: E402
 
 DOCS = Path(__file__).parents[1] / "docs" / "images.md"
 KINDS = {
@@ -145,6 +147,125 @@ def test_alpha_options_beside_colours_of_grey(takes, makes, alpha):
     want = restore_tiled(image[..., :3].copy(), model_of(takes, makes))
     np.testing.assert_array_equal(got[..., :-1], want)
     np.testing.assert_allclose(got[..., -1], 1 if alpha == "opaque" else image[..., -1], rtol=1e-6)
+
+
+# ---- models whose first convolution is not what sees the image -------------------------------------------------------
+
+
+class Brightness(nn.Module):
+    """Works on what is bright, whatever the colour: a mean, a sum with weights, or the largest channel."""
+
+    def __init__(self, of):
+        super().__init__()
+        self.conv, self.of = nn.Conv2d(1, 1, 3, padding=1), of
+        self.register_buffer("weights", torch.tensor([0.299, 0.587, 0.114])[:, None, None])
+
+    def forward(self, x):
+        values = {"mean": lambda: x.mean(1), "weights": lambda: (x * self.weights).sum(1), "max": lambda: x.amax(1)}
+        return x + self.conv(values[self.of]()[:, None])
+
+
+class EachByItself(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x):
+        return torch.cat([(k + 1) * self.conv(x[:, k : k + 1]) for k in range(x.shape[1])], 1)
+
+
+class Guided(nn.Module):
+    """What comes first is a map of the brightness, of eight channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.guide, self.conv = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.conv(torch.sigmoid(self.guide(x.amax(1, keepdim=True))))
+
+
+OF_COLOURS = {
+    "mean": lambda: Brightness("mean"),
+    "weights": lambda: Brightness("weights"),
+    "max": lambda: Brightness("max"),
+    "each": EachByItself,
+    "guided": Guided,
+}
+
+
+@pytest.mark.parametrize("engine", ["host", "torch"])
+@pytest.mark.parametrize("name", list(OF_COLOURS))
+def test_colours_go_together_where_the_model_takes_them(name, engine):
+    """Whatever its first convolution takes: the result is model(image)."""
+    model = seeded(OF_COLOURS[name])
+    image = torch.rand(1, 3, 40, 50)
+    with torch.inference_mode():
+        want = model(image)
+
+    def wrapped(x):
+        return model(x)
+
+    options = {"tile_size": 24, "halo": 3, "boundary": "native", "engine": engine}
+    for given in (model, wrapped):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            torch.testing.assert_close(restore_tiled(image, given, **options), want)
+            array = restore_tiled(image[0].permute(1, 2, 0).numpy(), given, **options)
+        np.testing.assert_allclose(array, want[0].permute(1, 2, 0).numpy(), rtol=1e-5, atol=1e-5)
+
+
+class GreyAlone(nn.Module):
+    """Refuses colours, without a word about them."""
+
+    def __init__(self, refusal):
+        super().__init__()
+        self.conv, self.refusal = nn.Conv2d(1, 1, 3, padding=1), refusal
+
+    def forward(self, x):
+        if x.shape[1] != 1:
+            raise self.refusal
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("refusal", [AssertionError(), RuntimeError("no"), ZeroDivisionError("of nothing")])
+def test_grey_models_may_refuse_colours_as_they_like(refusal):
+    model, image = seeded(lambda: GreyAlone(refusal)), image_of("RGB")
+    each = [restore_tiled(image[..., channel], model) for channel in range(3)]
+    np.testing.assert_array_equal(restore_tiled(image, model), np.dstack(each))
+
+
+def test_what_grey_models_fail_of_is_reported():
+    class Broken(GreyAlone):
+        def forward(self, x):
+            super().forward(x)
+            raise ZeroDivisionError("in the second layer")
+
+    with pytest.raises(TileError, match="in the second layer"):
+        restore_tiled(image_of("RGB"), Broken(ValueError("grey images only")))
+
+
+def test_what_was_only_tried_settles_no_memory_format():
+    model = nn.Conv2d(1, 1, 3, padding=1).eval()
+    for kind in ("grey (H, W)", "RGB"):
+        restorer = TiledRestorer(model)
+        restorer(image_of(kind))
+        (opened,) = restorer._opened.values()
+        assert opened.settled.window_format == "channels_last"
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_callables_of_colour_and_alpha(channels):
+    """The model that one carries says so, for arrays as for tensors."""
+    model = model_of(channels, channels)
+    image = image_of("RGBA")[..., :channels].copy()
+
+    def wrapped(x):
+        return model(x)
+
+    np.testing.assert_allclose(restore_tiled(image, wrapped), restore_tiled(image, model), rtol=1e-5, atol=1e-6)
+    tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())
+    torch.testing.assert_close(restore_tiled(tensor, wrapped), restore_tiled(tensor, model))
 
 
 # ---- the grey of colours ---------------------------------------------------------------------------------------------

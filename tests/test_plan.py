@@ -312,3 +312,15 @@ def test_estimates_check_their_arguments():
     for bad in ({"channels": -3}, {"channels": "a"}, {"batch_size": 0}, {"dtype": "int8"}):
         with pytest.raises((TypeError, ValueError), match=next(iter(bad))):
             plan.estimate_bytes(**bad)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (-1, 4), (4, 5, 0), (0, 4, 5, 3)])
+def test_shapes_without_pixels_are_refused(shape):
+    with pytest.raises(ValueError, match=r"^shape must have sides of at least 1, not \("):
+        plan_tiles(shape, layout="NHWC"[-len(shape) :] if len(shape) != 2 else "HW")
+
+
+@pytest.mark.parametrize("scale", [0.3333, float("nan"), 2.0001, -1.5])
+def test_a_scale_that_is_refused_is_quoted_as_it_was_given(scale):
+    with pytest.raises(ValueError, match=rf"scale must be a positive fraction .*, not {scale!r}$"):
+        plan_tiles((40, 50), scale=scale)

@@ -223,6 +223,92 @@ def test_thumbnails_and_masks_beside_the_image_are_no_reason(tmp_path, subfilety
         assert np.array_equal(files.read_image(tmp_path / "b.tif").pixels, image)
 
 
+@pytest.mark.parametrize("marks", [(1,), (4,), (5,), (1, 1, 1), (1, 4)])
+def test_pages_that_are_marked_as_no_images_of_their_own_are_left_out(tmp_path, capsys, monkeypatch, marks):
+    """A thumbnail, a slide's label, a mask: whatever their sizes, the first page is the image."""
+    monkeypatch.chdir(tmp_path)
+    image = np.random.default_rng(2).integers(0, 256, (96, 128, 3), np.uint8)
+    with tifffile.TiffWriter("in.tif") as file:
+        file.write(image, photometric="rgb", metadata=None)
+        for number, mark in enumerate(marks):
+            if mark & 4:
+                file.write(np.ones((96, 128), bool), photometric="mask", subfiletype=mark, metadata=None)
+            else:
+                file.write(PREVIEW[number:], photometric="rgb", subfiletype=mark, metadata=None)
+    header = files.read_header("in.tif")
+    assert (header.shape, header.pages, header.pyramid) == ((96, 128, 3), 1, True)
+    (tmp_path / "nets.py").write_text("def same(windows):\n    return windows\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert cli.main(["restore", "in.tif", "-o", "out.tif", "--model", "nets:same"]) == 0
+    assert np.array_equal(files.read_image("out.tif").pixels, image)
+    assert "page" not in capsys.readouterr().err
+
+
+def test_what_is_marked_must_not_come_first(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(PREVIEW, photometric="rgb", subfiletype=1, metadata=None)
+        file.write(np.zeros((96, 128, 3), np.uint8), photometric="rgb", metadata=None)
+    with pytest.raises(ValueError, match="page must say which"):
+        files.read_header(tmp_path / "a.tif")
+
+
+# ---- what is not read ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "samples"),
+    [
+        ("int8", "samples are 8-bit signed integers"),
+        ("int16", "samples are 16-bit signed integers"),
+        ("uint32", "samples are 32-bit unsigned integers"),
+        ("int32", "samples are 32-bit signed integers"),
+        ("float64", "samples of 64 bits"),
+        ("uint64", "samples of 64 bits"),
+        ("complex64", "samples of 64 bits"),
+    ],
+)
+def test_samples_that_are_not_read_are_named_with_the_cure(tmp_path, dtype, samples):
+    tifffile.imwrite(tmp_path / "old.tif", np.arange(12).reshape(3, 4).astype(dtype))
+    for read in (files.read_image, files.read_header, PictureSource):
+        with pytest.raises(ValueError, match=rf"{samples}; must be .*imread\(old\)\.astype\('float32'\)"):
+            read(tmp_path / "old.tif")
+    if dtype != "complex64":
+        tifffile.imwrite(tmp_path / "new.tif", tifffile.imread(tmp_path / "old.tif").astype("float32"))
+        assert files.read_image(tmp_path / "new.tif").pixels[2, 3] == 11
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "GIF", "BMP", "JPEG2000", "PPM", "PDF", "DDS"])
+def test_image_files_of_other_kinds_are_named(tmp_path, kind):
+    path = tmp_path / "a.png"
+    try:
+        Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(path, format=kind)
+    except (KeyError, OSError):
+        pytest.skip("Pillow has no encoder for it here")
+    name = {"JPEG2000": "JPEG 2000", "PPM": "Netpbm"}.get(kind, kind)
+    with pytest.raises(
+        ValueError, match=rf"a\.png: not a PNG, .* \(it is {name}: convert it first, into PNG or TIFF\)"
+    ):
+        files.read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (b"", "it is empty"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "it is HEIF: convert"),
+        (b"\xff\x0a\x00", "it is JPEG XL: convert"),
+        (b"\0\0\0\x0cJXL \r\n", "it is JPEG XL: convert"),
+        (b"8BPS\0\1", "it is Photoshop: convert"),
+        (b"<html>", "it starts with b'<html>'"),
+        (b"\x93NUMPY\1\0", r"it is a NumPy array: its name must end in \.npy"),
+    ],
+)
+def test_what_a_file_is_instead(tmp_path, start, what):
+    (tmp_path / "a.jpg").write_bytes(start)
+    with pytest.raises(ValueError, match=rf"a\.jpg: not a PNG, JPEG, WebP or TIFF file \({what}"):
+        files.read_image(tmp_path / "a.jpg")
+
+
 @pytest.mark.parametrize("value", list(b"IMR\x10"))
 def test_pixels_that_look_like_a_mark_are_none(tmp_path, value):
     """Uncompressed pixels may follow the first bytes."""
@@ -272,6 +358,13 @@ def test_stacks_with_fewer_directories_than_images(tmp_path):
             tags = [(270, 2, None, "ImageJ=1.5\nimages=5\n", True)] if index == 0 else []
             file.write(STACK[index], extratags=tags, metadata=None, description=None, contiguous=False)
     with pytest.raises(ValueError, match="an ImageJ stack of 5 images, of which only the first 2 can be read"):
+        files.read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": (16, 16, 16)}, {"bigtiff": True, "byteorder": ">"}])
+def test_a_volume_of_voxels(tmp_path, options):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 64, 64), np.uint8), volumetric=True, metadata=None, **options)
+    with pytest.raises(ValueError, match="a volume of 5 images, of which only the first can be read"):
         files.read_image(tmp_path / "a.tif")
 
 

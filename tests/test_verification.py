@@ -72,6 +72,30 @@ def test_a_halo_one_short_is_found_at_a_tile_edge(name, boundary):
         assert_exact(model, IMAGE, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "whole"),
+    [
+        ({"boundary": "native"}, "model(image)"),
+        ({"boundary": "native", "phase": 4}, "crop(model(reflect_pad(image, top=0, bottom=3, left=0, right=3)))"),
+        ({"boundary": "reflect"}, "crop(model(reflect_pad(image, 5)))"),
+        ({"boundary": "reflect", "halo": (5, 7)}, "crop(model(reflect_pad(image, 5x7)))"),
+        ({"boundary": "reflect", "phase": 4}, "crop(model(reflect_pad(image, top=8, bottom=7, left=8, right=7)))"),
+    ],
+)
+def test_which_whole_image_was_compared_is_said(options, whole):
+    model, image = seeded(MODELS["plain"]), IMAGE[:61, :77]
+    options = options_of(model) | {"halo": 5} | options
+    found = assert_exact(model, image, **options)
+    assert found.whole == whole
+    assert f"the whole image at once, {whole}, beside a run with halo" in str(found)
+    with pytest.raises(AssertionError) as caught:
+        assert_exact(model, image, **options | {"halo": 1})
+    first = str(caught.value).splitlines()[0]
+    assert first.startswith("tiles do not equal whole-image inference, ")
+    assert f"with boundary='{options['boundary']}'" in first
+    assert verify(image, model, windows=1, **options).whole is None
+
+
 def test_worst_lies_at_the_edge_that_is_named():
     model = seeded(MODELS["plain"])
     options = options_of(model, halo=2, boundary="native", tile_size=(1000, 50))

@@ -86,7 +86,9 @@ def find_work(inputs: Sequence[str], folder: str, suffix: str | None = None) -> 
         if not is_folder(name):
             if not os.path.lexists(name):
                 raise FileNotFoundError(2, os.strerror(2), name)
-            found[_job(name, os.path.basename(os.path.normpath(name)), folder, suffix)] = None
+            inner, named = os.path.basename(os.path.normpath(name)), array_suffix(name)
+            unnamed = named is not None and suffix_of(inner) != named
+            found[_job(name, f"{inner}{named}" if unnamed else inner, folder, suffix)] = None
             continue
         top = os.path.basename(os.path.realpath(name)) if len(inputs) > 1 else ""
         for path in _files_below(name, folder):
@@ -132,8 +134,16 @@ def suffix_of(path: str) -> str:
 
 
 def is_array(path: str) -> bool:
-    """Whether it is a .npy file or a zarr array's folder, by its name."""
-    return suffix_of(os.path.normpath(path)) in (".npy", ".zarr")
+    """Whether it is a .npy file or a zarr array's folder: by its name, or as an array of a group by what is in it."""
+    return array_suffix(path) is not None
+
+
+def array_suffix(path: str) -> str | None:
+    """What an array is named by, or should be; None for what is no array."""
+    suffix = suffix_of(os.path.normpath(path))
+    if suffix in (".npy", ".zarr"):
+        return suffix
+    return ".zarr" if os.path.isdir(path) and files.is_zarr_array(path) else None
 
 
 def is_folder(path: str) -> bool:
@@ -156,7 +166,7 @@ def read_header(path: str, *, max_pixels: int | None, page: int | None, layout: 
     if "N" in image.layout:
         text = f"{path}: image must be (H, W) or (H, W, C), not of shape {tuple(source.shape)} in layout"
         raise ValueError(f"{text} {image.layout!r}; several images are for halotile.restore_to")
-    return Header(_shape_of(image), image.dtype, FORMATS[suffix_of(os.path.normpath(path))])
+    return Header(_shape_of(image), image.dtype, FORMATS[array_suffix(path) or ""])
 
 
 def _shape_of(image: Image) -> tuple[int, ...]:

@@ -119,12 +119,16 @@ def _grey(windows: Any) -> Any:
 
 
 def routes(channels: int, alpha: str, in_channels: int | None) -> Iterator[tuple[Part, ...]]:
-    """Ways to put an image through a model, likeliest first: the first part is what is tried.
+    """Ways to put an image through a model, the one to try first first: its first part is what is tried.
+
+    A model that takes the colours together gets them so, whatever its first convolution takes: that may see their
+    brightness alone, or one of them at a time. A model whose first convolution takes three channels gets grey repeated:
+    many would take one channel without a word, and make three of it.
 
     Args:
         channels: of the image.
         alpha: "restore", "resize", "opaque", or "channel" for no alpha.
-        in_channels: what the model takes, if known.
+        in_channels: of the model's first convolution, if known.
     """
     if alpha == "channel" or channels not in KINDS:
         yield (Part(0, channels, channels),)
@@ -133,7 +137,7 @@ def routes(channels: int, alpha: str, in_channels: int | None) -> Iterator[tuple
     if has_alpha and in_channels == channels and alpha == "restore":  # a model for RGBA
         yield (Part(0, channels, channels),)
     colours = channels - has_alpha
-    for feed in sorted((1, 3), key=lambda feed: (feed != in_channels, feed != colours)):
+    for feed in (3, 1) if 3 in (colours, in_channels) else (1, 3):
         step = colours if feed >= colours else 1
         parts = [Part(at, step, feed, beside_alpha=has_alpha) for at in range(0, colours, step)]
         if has_alpha:

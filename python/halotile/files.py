@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from .previews import START, frames_of_png, planes_of_tiff, reader_of, refusal
+from .previews import START, bits_of_tiff, frames_of_png, kind_of, one_image_of_tiff, planes_of_tiff, reader_of, refusal
 from .texts import full_text, quoted, shortened
 from .tiff_tags import TIFF_MAGIC, ReadAt
 
@@ -29,6 +29,7 @@ __all__ = [
     "Header",
     "Picture",
     "check_output_path",
+    "is_zarr_array",
     "read_header",
     "read_image",
     "read_shape",
@@ -72,6 +73,20 @@ UNKEPT = {  # what libvips 8.18 does not write, or writes a quarter of
 BY_SUFFIX = {".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".webp": WEBP, ".tif": TIFF, ".tiff": TIFF}
 
 DTYPES = {"uchar": "uint8", "ushort": "uint16", "float": "float32"}  # libvips -> NumPy
+LARGEST_BITS = 32  # of a TIFF's samples: libvips reads no more
+SAMPLES = {
+    "char": "8-bit signed integers",
+    "short": "16-bit signed integers",
+    "uint": "32-bit unsigned integers",
+    "int": "32-bit signed integers",
+    "double": "64-bit floats",
+    "complex": "complex",
+    "dpcomplex": "complex",
+}
+SAMPLES_READ = (
+    "must be 8- or 16-bit unsigned or 32-bit float: convert it first, for example: "
+    "tifffile.imwrite(new, tifffile.imread(old).astype('float32'))"
+)
 VIPS_FORMATS = {dtype: name for name, dtype in DTYPES.items()}
 INTERPRETATIONS = {"uint8": ("b-w", "srgb"), "uint16": ("grey16", "rgb16"), "float32": ("b-w", "scrgb")}
 AS_STORED = {"b-w", "grey16", "srgb", "rgb16", "rgb", "scrgb", "multiband"}  # interpretations taken as they are
@@ -99,8 +114,8 @@ class Header:
     shape, dtype: of its first page, or of the one asked for, as `read_image` would give it.
     kind: the Format.
     pages: how many pages there are that are images of their own, all of this shape and dtype; 1 for the levels of a
-        pyramid and the frames of an animation.
-    pyramid: whether the other pages are the first one, reduced.
+        pyramid, thumbnails, masks and the frames of an animation.
+    pyramid: whether the other pages are the first one, reduced, or masks of it.
     """
 
     shape: tuple[int, ...]
@@ -166,7 +181,7 @@ def _header_of_pages(path: Path, count: int, max_pixels: int | None) -> Header:
     first = read_header(path, max_pixels=max_pixels, page=1)
     height, width = first.shape[:2]
     if not _all_alike(path, max_pixels):
-        if _is_pyramid(path, count, (height, width), max_pixels):
+        if _says_one_image(path, count) or _is_pyramid(path, count, (height, width), max_pixels):
             return replace(first, pyramid=True)
         text = f"{os.fspath(path)}: holds {count} pages of several sizes or kinds"
         raise ValueError(f"{text}; page must say which, from 1 to {count}")
@@ -184,6 +199,11 @@ def _all_alike(path: Path, max_pixels: int | None) -> bool:
         except import_pyvips().Error:
             return False
     return True
+
+
+def _says_one_image(path: Path, count: int) -> bool:
+    with open(path, "rb", buffering=0) as file:
+        return one_image_of_tiff(reader_of(file), count)
 
 
 def _is_pyramid(path: Path, count: int, size: tuple[int, int], max_pixels: int | None) -> bool:
@@ -216,7 +236,7 @@ def check_output_path(
     directory = os.path.dirname(target)
     if not os.path.isdir(directory):
         raise FileNotFoundError(f"{path}: there is no directory {directory}")
-    if os.path.lexists(target) and not (_is_zarr(target) if kind.folder else os.path.isfile(target)):
+    if os.path.lexists(target) and not (is_zarr_array(target) if kind.folder else os.path.isfile(target)):
         raise OSError(f"{path}: exists and is not a {'zarr array' if kind.folder else 'regular file'}")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(f"{path}: the directory {directory} is not writable")
@@ -227,7 +247,7 @@ def check_output_path(
     return kind
 
 
-def _is_zarr(folder: str) -> bool:
+def is_zarr_array(folder: str) -> bool:
     """Whether a folder holds one zarr array, and so may be replaced: a group of them is more than one image."""
     if os.path.isfile(os.path.join(folder, ".zarray")):
         return True
@@ -295,7 +315,13 @@ def _recognise(start: bytes, path: str) -> Format:
         return WEBP
     if start.startswith(TIFF_MAGIC):
         return TIFF
-    raise ValueError(f"{path}: not a PNG, JPEG, WebP or TIFF file (it starts with {start[:12]!r})")
+    other = kind_of(start)
+    what = "it is empty" if not start else f"it starts with {start[:12]!r}"
+    if other is not None:
+        what = f"it is {other}: convert it first, into PNG or TIFF"
+    elif start.startswith(b"\x93NUMPY"):
+        what = "it is a NumPy array: its name must end in .npy"
+    raise ValueError(f"{path}: not a PNG, JPEG, WebP or TIFF file ({what})")
 
 
 def _refuse_stack(path: str, pages: int, read_at: ReadAt) -> None:
@@ -329,6 +355,9 @@ def opened(path: Path, max_pixels: int | None, page: int | None = None) -> Itera
         if why_not is not None:
             raise ValueError(f"{path}: {why_not}")
         kind = _recognise(start, path)
+        bits = bits_of_tiff(read_at) if kind is TIFF else 0
+        if bits > LARGEST_BITS:
+            raise ValueError(f"{path}: samples of {bits} bits; {SAMPLES_READ}")
         try:
             image = _loaded(file, kind)
             pages = _pages_of(image)
@@ -365,7 +394,7 @@ def _check_readable(image: Any, path: str, max_pixels: int | None) -> None:
     if max_pixels is not None and image.width * image.height > max_pixels:
         raise ValueError(f"{path}: {size} pixels are more than max_pixels={max_pixels}; {TRUST}")
     if image.format not in DTYPES:
-        raise ValueError(f"{path}: samples of type {image.format}; must be 8- or 16-bit unsigned or 32-bit float")
+        raise ValueError(f"{path}: samples are {SAMPLES.get(image.format, image.format)}; {SAMPLES_READ}")
 
 
 def is_turned(image: Any) -> bool:

@@ -126,7 +126,7 @@ def _filled_tensor(tensor: Any, dtype: str) -> Any:
             colours = _surroundings(block[:-1], block[-1], peak_of(dtype) / 2, torch)
             wanted = colours[:, top - y : bottom - y, left - x : right - x]
             own = as_words(filled[:-1, top:bottom, left:right])
-            hidden = widened_tensor(tensor[-1:, top:bottom, left:right]) == 0
+            hidden = words[-1:, top:bottom, left:right] == 0
             own.copy_(torch.where(hidden, _narrowed_tensor(wanted, dtype, own.dtype), own))
     return filled
 

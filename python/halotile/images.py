@@ -7,6 +7,7 @@ seen as uint16, and `Image.dtype` says what the bits mean.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ __all__ = [
     "torch_if_loaded",
 ]
 
+ALLOWED = "image must be a NumPy array, a torch tensor or a zarr array"
 INTEGER_PEAK = {"uint8": 255, "uint16": 65535}
 AXES = "NCHW"
 
@@ -71,12 +73,14 @@ class Image:
         dtype: one of uint8, uint16, float16, bfloat16, float32, float64.
         layout: the order of the original's axes, spelled with N, C, H and W.
         device: the tensor's device; None for NumPy arrays.
+        by_model: whether what its model seems to take has decided the layout.
     """
 
     original: Any
     dtype: str
     layout: str
     device: Any = None
+    by_model: bool = False
 
     @property
     def by_rows(self) -> bool:
@@ -181,19 +185,38 @@ def open_image(image: Any, layout: str | None, channels_of_model: Callable[[], i
     elif isinstance(image, np.ma.MaskedArray):
         raise TypeError("image must not be a masked array: its mask would be lost; fill it first")
     elif not isinstance(image, np.ndarray):
-        raise TypeError(
-            "image must be a NumPy array, a torch tensor or a zarr array, "
-            f"not {type(image).__name__}; numpy.asarray(image) may help"
-        )
+        raise TypeError(f"{ALLOWED}, not {_other_kind(image)}")
     dtype = str(image.dtype).removeprefix("torch.") if tensor else image.dtype.name
     if dtype not in IMAGE_DTYPES:
-        raise TypeError(f"image must have one of the dtypes {', '.join(IMAGE_DTYPES)}, not {image.dtype}")
+        text = f"image must have one of the dtypes {', '.join(IMAGE_DTYPES)}, not {image.dtype}"
+        as_floats = "float()" if tensor else "astype('float32')"
+        raise TypeError(f"{text}; image.{as_floats} / white is one of them")
     if 0 in image.shape:
         raise ValueError(f"image must not be empty, not shape {tuple(image.shape)}")
-    standard = _layout(image, layout, tensor, channels_of_model)
+    asked: list[int | None] = []
+
+    def asked_model() -> int | None:
+        asked.append(channels_of_model())
+        return asked[-1]
+
+    standard = _layout(image, layout, tensor, asked_model)
     if source is not None:
         image = source.laid(standard)
-    return Image(image, dtype, standard, image.device if tensor else None)
+    return Image(image, dtype, standard, image.device if tensor else None, by_model=bool(asked))
+
+
+def _other_kind(image: object) -> str:
+    """What it is instead of an image, and what to do about it."""
+    name = type(image).__name__
+    if isinstance(image, str | os.PathLike):
+        return f"a path; files are for restore_to(result_path, {os.fspath(image)!r}, model) and the command line"
+    if callable(image):
+        return f"{name}, which is a model; image and model may be in each other's place"
+    if type(image).__module__.split(".")[0] == "zarr":
+        return f"a zarr {name}; pass one of its arrays"
+    if isinstance(image, (list, tuple)):
+        return f"{name}; pass its images one at a time, or numpy.stack(images) if they are of one size"
+    return f"{name}; numpy.asarray(image) may help"
 
 
 def _layout(image: Any, asked: str | None, channels_first: bool, channels_of_model: Callable[[], int | None]) -> str:
@@ -203,7 +226,8 @@ def _layout(image: Any, asked: str | None, channels_first: bool, channels_of_mod
     if asked is None:
         found = certain or layout_of("image", shape, channels_first, channels_of_model)
         if found is None:
-            raise ValueError(f"image must have 2 to 4 dimensions, not shape {shape}")
+            text = "; of several axes of images pass those of one at a time, or reshape them into one"
+            raise ValueError(f"image must have 2 to 4 dimensions, not shape {shape}{text if len(shape) > 4 else ''}")
         return found
     if len(asked) != len(shape):
         raise ValueError(f"image must have the {len(asked)} dimensions of layout {asked!r}, not shape {shape}")

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["PICTURES", "checked_layout", "layout_of", "others_taken", "with_channels", "with_standard_names"]
+__all__ = [
+    "PICTURES",
+    "check_layout_found",
+    "checked_layout",
+    "layout_of",
+    "others_taken",
+    "with_channels",
+    "with_standard_names",
+]
 
 STANDARD = {"H": "H", "Y": "H", "W": "W", "X": "W", "C": "C", "S": "C", "N": "N", "Z": "N", "T": "N", "B": "N"}
 ALLOWED = (
@@ -94,6 +102,14 @@ def layout_of(
     if len(fitting) == 1:
         return fitting[0].layout
     raise ValueError(_doubt(name, shape, readings, takes))
+
+
+def check_layout_found(name: str, shape: tuple[int, ...], layout: str, channels_first: bool, takes: int) -> None:
+    """Refuses the layout that `layout_of` has found by what a model seemed to take, where what it does take would have
+    decided otherwise, or not at all. Raises ValueError."""
+    if layout_of(name, shape, channels_first, lambda: takes) != layout:
+        usual = (CHANNELS_FIRST if channels_first else CHANNELS_LAST)[len(shape)]
+        raise ValueError(_doubt(name, shape, _readings(shape, usual), takes))
 
 
 def others_taken(shape: tuple[int, ...], layout: str, takes: int | None) -> list[Reading]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from .channels import Part, Unfit, apart, arranged, routes
 from .errors import ModelOutputError, TileError, tile_error
 from .forward import Forward
 from .known import FORMATS
+from .memory import is_out_of_memory
 from .model import TensorModel, channels_of
 from .needs import Needs
 from .options import Options
@@ -22,6 +24,8 @@ from .plan import Tile, TilePlan
 from .texts import full_text, named
 
 __all__ = ["Facts", "Sizes", "learn"]
+
+FORMAT = ("channels_last", "may_choose", "format_checked")  # of a TensorModel
 
 # What models say when they are given the wrong number of channels; anything else is a failure of another kind.
 ABOUT_CHANNELS = re.compile(r"channel|shape|dimension|size of tensor|broadcast|should contain", re.IGNORECASE)
@@ -57,10 +61,16 @@ def learn(forward: Forward, options: Options, planned: Planner, known: Sizes | N
         TileError: the model fails on it. ValueError: the halo is smaller than what valid convolutions take.
     """
     failure: TileError | None = None
-    for parts in routes(forward.image.channels, options.alpha, forward.model.in_channels):
+    ways = list(routes(forward.image.channels, options.alpha, forward.model.in_channels))
+    for parts in ways:
         try:
-            return _learn_route(parts, forward, options, planned, known)
+            with _format_kept(forward):
+                return _learn_route(parts, forward, options, planned, known)
         except TileError as error:
+            only_tried = parts[0].feed == 3 and forward.model.in_channels == 1 and parts is not ways[-1]
+            if only_tried and not is_out_of_memory(error):  # the model's first convolution has said so
+                forward.buffers.clear()
+                continue
             failure = failure or error
             if isinstance(error, ModelOutputError) or not ABOUT_CHANNELS.search(full_text(error.__cause__ or error)):
                 break
@@ -70,6 +80,19 @@ def learn(forward: Forward, options: Options, planned: Planner, known: Sizes | N
         raise failure
     finally:
         del failure  # or the error and this frame, with all it holds, would keep each other
+
+
+@contextlib.contextmanager
+def _format_kept(forward: Forward) -> Iterator[None]:
+    """What was found out about how windows lie in memory says nothing where the model takes no such windows."""
+    model = forward.model.settled
+    before = {name: getattr(model, name) for name in FORMAT if hasattr(model, name)}
+    try:
+        yield
+    except TileError:
+        for name, value in before.items():
+            setattr(model, name, value)
+        raise
 
 
 def _learn_route(

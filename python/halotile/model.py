@@ -46,6 +46,9 @@ NUMPY_WINDOWS = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16
 ABOUT_LAYOUT = re.compile(r"view size is not compatible|contiguous", re.IGNORECASE)
 
 
+AXES = "(batch, channels, height, width)"
+
+
 class BadOutput(Exception):
     """What the model returned is not a batch of outputs. Internal: users see ModelOutputError."""
 
@@ -101,7 +104,7 @@ def checked_array(output: Any, batch: int) -> np.ndarray:
             output.detach().cpu().numpy() if output.dtype != torch.bfloat16 else output.detach().cpu().float().numpy()
         )
     if not isinstance(output, np.ndarray):
-        raise BadOutput(f"the model returned {_kind(output)}, not one array (batch, channels, height, width)")
+        raise BadOutput(f"the model returned {_kind(output)}, not one array {AXES}{_picked(output)}")
     if output.ndim != 4 or output.shape[0] != batch or 0 in output.shape:
         kind = EmptyOutput if output.ndim == 4 and output.shape[0] == batch else BadOutput
         raise kind(f"the model returned an array of shape {output.shape}, not ({batch}, channels, height, width)")
@@ -112,6 +115,17 @@ def checked_array(output: Any, batch: int) -> np.ndarray:
     if not output.flags.aligned or any(stride % output.itemsize for stride in output.strides):
         output = output.copy()
     return output
+
+
+def _picked(outputs: object) -> str:
+    """How to pass a model that returns several things."""
+    if isinstance(outputs, dict) and outputs:
+        key = next(iter(outputs))
+    elif isinstance(outputs, (tuple, list)) and outputs:
+        key = 0
+    else:
+        return ""
+    return f"; pass lambda x: model(x)[{key!r:.80}] if that is the image"
 
 
 def _kind(value: Any) -> str:
@@ -238,7 +252,7 @@ class TensorModel(Model):
     def _checked(self, output: Any, batch: int) -> Any:
         torch = self.torch
         if not isinstance(output, torch.Tensor):
-            raise BadOutput(f"the model returned {_kind(output)}, not one tensor (batch, channels, height, width)")
+            raise BadOutput(f"the model returned {_kind(output)}, not one tensor {AXES}{_picked(output)}")
         if output.ndim != 4 or output.shape[0] != batch or 0 in output.shape:
             kind = EmptyOutput if output.ndim == 4 and output.shape[0] == batch else BadOutput
             raise kind(
@@ -259,6 +273,7 @@ class EitherModel(Model):
         super().__init__(likely.call)
         self.candidates = [likely, other]
         self.modules = [*likely.modules, *other.modules]
+        self.in_channels = likely.in_channels or other.in_channels
 
     @property
     def settled(self) -> Model:

@@ -196,8 +196,9 @@ def _scale(value: Any) -> Fraction | None:
         raise TypeError(f"{hint}, not {value!r}")
     try:
         if isinstance(value, numbers.Real) and not isinstance(value, numbers.Rational):
-            value = _simple_fraction(float(str(value)))  # numpy.float32(1.2) is 1.2
-        fraction = Fraction(value)
+            fraction = _simple_fraction(float(str(value)))  # numpy.float32(1.2) is 1.2
+        else:
+            fraction = Fraction(value)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{hint}, not {value!r}") from None

@@ -284,6 +284,8 @@ def _size_of(shape: Any, layout: str | None) -> tuple[int, int]:
     found = layout_of("shape", sides, channels_first=False) if layout is None else with_standard_names(layout)
     if found is None or len(found) != len(sides):
         raise ValueError(f"shape must have {len(found) if found else '2 to 4'} sides, not {shape!r}")
+    if min(sides) < 1:
+        raise ValueError(f"shape must have sides of at least 1, not {shape!r}")
     return sides[found.index("H")], sides[found.index("W")]
 
 

@@ -16,7 +16,16 @@ from typing import BinaryIO
 
 from .tiff_tags import TIFF_MAGIC, Directory, ReadAt, directories
 
-__all__ = ["START", "frames_of_png", "planes_of_tiff", "reader_of", "refusal"]
+__all__ = [
+    "START",
+    "bits_of_tiff",
+    "frames_of_png",
+    "kind_of",
+    "one_image_of_tiff",
+    "planes_of_tiff",
+    "reader_of",
+    "refusal",
+]
 
 START = 16  # bytes of a file that `refusal` wants
 
@@ -64,8 +73,17 @@ NAMES_OF_MAKES = (  # how a camera's Make begins, and what its files are called
     ("seiko epson", "ERF"),
 )
 
-NEW_SUBFILE_TYPE, WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, DESCRIPTION, MAKE = 254, 256, 257, 259, 262, 270, 271
-REDUCED = 1  # a bit of NEW_SUBFILE_TYPE
+NEW_SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, MAKE = (
+    254,
+    256,
+    257,
+    258,
+    259,
+    262,
+    270,
+    271,
+)
+REDUCED, MASK = 1, 4  # bits of NEW_SUBFILE_TYPE
 DNG_TAGS = (50706, 50707)  # DNGVersion, DNGBackwardVersion
 MOSAIC_TAGS = (33421, 33422, 34310)  # CFARepeatPatternDim, CFAPattern, Leaf's data
 MOSAICS = (32803, 34892)  # photometric interpretations: a colour filter array; values of a sensor, linear
@@ -151,17 +169,46 @@ def _size(one: Directory) -> str:
     return f"{one.number(WIDTH)} x {one.number(HEIGHT)}"
 
 
+# ---- files of other kinds --------------------------------------------------------------------------------------------
+
+OTHER_STARTS = (  # (offset, bytes, what it is)
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftypavis", "AVIF"),
+    *((4, b"ftyp" + brand, "HEIF") for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")),
+    (0, b"GIF8", "GIF"),
+    (0, b"BM", "BMP"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"v/1\x01", "OpenEXR"),
+    (0, b"#?RADIANCE", "Radiance HDR"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"gimp xcf", "GIMP"),
+    (0, b"%PDF", "PDF"),
+    (0, b"DDS ", "DDS"),
+    *((0, b"P" + digit, "Netpbm") for digit in (b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"f", b"F")),
+)
+
+
+def kind_of(start: bytes) -> str | None:
+    """What an image file that is not read here calls itself, by its first bytes."""
+    return next((name for offset, magic, name in OTHER_STARTS if start[offset:].startswith(magic)), None)
+
+
 # ---- stacks in one directory -----------------------------------------------------------------------------------------
 
 IMAGEJ = re.compile(r"ImageJ=\S*\r?\n(?:[^\0]*\n)?images=(\d{1,18})\s", re.ASCII)
 METAMORPH = 33629  # its UIC2 tag has an entry for each plane
+IMAGE_DEPTH = 32997
 MOST_PLANES = 2**32
 
 
 def planes_of_tiff(read_at: ReadAt) -> tuple[int, str]:
     """How many images a TIFF file says that it holds, and what it calls itself by that; 1 where it says nothing.
 
-    ImageJ, MetaMorph and tifffile store stacks under one directory: ImageJ from 4 GiB on, tifffile when asked to."""
+    ImageJ, MetaMorph and tifffile store stacks under one directory: ImageJ from 4 GiB on, tifffile when asked to. So do
+    volumes of voxels."""
     first = next(iter(directories(read_at, most=1)), Directory())
     description = first.texts.get(DESCRIPTION, "")
     match = IMAGEJ.match(description + "\n")
@@ -169,7 +216,14 @@ def planes_of_tiff(read_at: ReadAt) -> tuple[int, str]:
         return int(match[1]), "an ImageJ stack"
     if METAMORPH in first.counts:
         return min(first.counts[METAMORPH], MOST_PLANES), "a MetaMorph stack"
+    if first.number(IMAGE_DEPTH) > 1:
+        return first.number(IMAGE_DEPTH), "a volume"
     return _planes_of_shape(first, description), "a tifffile stack"
+
+
+def bits_of_tiff(read_at: ReadAt) -> int:
+    """Bits of a sample of the first image."""
+    return next(iter(directories(read_at, most=1)), Directory()).number(BITS)
 
 
 def _planes_of_shape(first: Directory, description: str) -> int:
@@ -190,6 +244,13 @@ def _planes_of_shape(first: Directory, description: str) -> int:
         values *= side
     page = _pixels(first) * max(1, first.number(SAMPLES))
     return values // page if page else 1
+
+
+def one_image_of_tiff(read_at: ReadAt, pages: int) -> bool:
+    """Whether a TIFF file of so many pages says that all but the first are reduced, such as thumbnails, or masks."""
+    first, *others = directories(read_at)[:pages] or [Directory()]
+    marked = [one.number(NEW_SUBFILE_TYPE) & (REDUCED | MASK) for one in others]
+    return not first.number(NEW_SUBFILE_TYPE) and len(marked) == pages - 1 and all(marked)
 
 
 # ---- animations ------------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from .forward import Forward, Resize
 from .halo import RunInfo, settled
 from .host import ConstantBand
 from .images import Image, check_output_dtype, delivered, new_image, open_output
+from .layouts import check_layout_found
 from .learn import Facts, Sizes, learn
 from .model import Model, open_model, usable_device
 from .plan import Tile, TilePlan, make_plan
@@ -195,6 +196,9 @@ class Run:
                     raise
                 self.plan = self._planned(self.options.scale, (0, 0))
         self.restorer._facts[self.image.channels] = facts
+        if self.image.by_model:
+            image, takes = self.image, facts.parts[0].feed
+            check_layout_found("image", tuple(image.original.shape), image.layout, image.device is not None, takes)
         return facts
 
     def _known_sizes(self) -> Sizes | None:

@@ -7,6 +7,7 @@ the system likes. But one in foreign byte order is read by rows, which are conve
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Any
@@ -227,7 +228,19 @@ def _opened_zarr(path: str) -> Any:
     try:
         return zarr.open_array(path, mode="r")
     except (ValueError, KeyError, TypeError, OSError) as error:
+        inside = _arrays_of_group(zarr, path)
+        if inside:
+            text = f"a zarr group, not an array: pass one of its arrays, such as {os.path.join(path, inside[0])}"
+            raise ValueError(f"{path}: {text}") from error
         raise ValueError(f"{path}: not a readable zarr array: {quoted(error)}") from error
+
+
+def _arrays_of_group(zarr: Any, path: str) -> list[str]:
+    """Their paths in it, sorted; none where it is no group."""
+    with contextlib.suppress(Exception):  # whatever zarr raises about what is no zarr
+        members = zarr.open_group(path, mode="r").members(max_depth=2)
+        return sorted(name for name, member in members if isinstance(member, zarr.Array))
+    return []
 
 
 def import_zarr() -> Any:

@@ -70,26 +70,16 @@ def assert_exact(
         options: as for `restore_tiled`, except for out and out_dtype.
 
     Returns:
-        The verification, of one window.
+        The verification, of one window; its attribute `whole` and its text say which whole image was compared.
 
     Raises:
         AssertionError, ValueError, TypeError, TileError: as `assert_seamless`.
     """
     allowed = _allowed(tolerance)
     remade = _remade(model, image, options)
-    claim = f"tiles do not equal whole-image inference, which is {_whole(remade)}"
-    return _judged(remade, remade.compared_with_whole(), allowed, claim)
-
-
-def _whole(remade: Remade) -> str:
-    """What the result was compared with, in the words of the documentation."""
-    plan = remade.plan
-    if plan.boundary == "reflect":
-        return f'crop(model(reflect_pad(image, {_option(plan.halo)}))) with boundary="reflect"'
-    seen = tuple(stop - start for start, stop in remade.domain)
-    if seen == plan.image_size:
-        return 'model(image) with boundary="native"'
-    return f'crop(model(image completed by reflection to {seen[0]}x{seen[1]})) with boundary="native"'
+    found = remade.compared_with_whole()
+    claim = f"tiles do not equal whole-image inference, {found.whole} with boundary={remade.plan.boundary!r}"
+    return _judged(remade, found, allowed, claim)
 
 
 def _remade(model: Any, image: Any, options: JudgedOptions) -> Remade:

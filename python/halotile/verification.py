@@ -57,6 +57,8 @@ class Verification:
         windows: how many were made again; fewer than asked for where the image has no more different places.
         halo, phase: of the run, (rows, columns), input pixels.
         reference: the halo of the windows made again, (rows, columns), input pixels.
+        whole: what was compared with, where all of the image was made again at once: "model(image)" with
+            boundary="native", "crop(model(reflect_pad(image, 18)))" with "reflect". None for windows.
     """
 
     largest: float
@@ -70,6 +72,7 @@ class Verification:
     halo: Pair
     phase: Pair
     reference: Pair
+    whole: str | None = None
 
     def seamless(self, tolerance: float) -> bool:
         """Whether no difference is above `tolerance`, in units of the result's dtype."""
@@ -85,9 +88,14 @@ class Verification:
             f"of {self.white:g}\n"
             f"worst at row {row}, column {column}, channel {channel}: {nearest}\n"
             f"near tile edges {self.edge_ratio:.4g} times what they are elsewhere\n"
-            f"{self.windows} windows with a halo of {_pair(self.reference)}, "
-            f"beside a run with halo {_pair(self.halo)}, phase {_pair(self.phase)}"
+            f"{self._made_again()}, beside a run with halo {_pair(self.halo)}, phase {_pair(self.phase)}"
         )
+
+    def _made_again(self) -> str:
+        if self.whole is not None:
+            return f"the whole image at once, {self.whole}"
+        windows = "1 window" if self.windows == 1 else f"{self.windows} windows"
+        return f"{windows} with a halo of {_pair(self.reference)}"
 
 
 def verify(
@@ -238,7 +246,20 @@ class Remade:
     def compared_with_whole(self) -> Verification:
         """The differences from whole-image inference, for which no statistics are held fixed."""
         self.run.forward.held.clear()
-        return self.compared([self.whole()], halo=self.plan.halo)
+        found = self.compared([self.whole()], halo=self.plan.halo)
+        return replace(found, whole=self.named_whole())
+
+    def named_whole(self) -> str:
+        """What the model is given as a whole. Sides that are no multiple of the phase are completed by reflection."""
+        (top, bottom), (left, right) = (
+            (-start, stop - size) for (start, stop), size in zip(self.domain, self.image.size, strict=True)
+        )
+        if not any((top, bottom, left, right)):
+            return "model(image)"
+        sides = _pair((top, left))
+        if (top, left) != (bottom, right):
+            sides = f"top={top}, bottom={bottom}, left={left}, right={right}"
+        return f"crop(model(reflect_pad(image, {sides})))"
 
     def compared(self, places: list[tuple[Place, Place]], halo: Pair | None = None) -> Verification:
         """The differences in some places; halo: what their windows have, if not the larger one."""

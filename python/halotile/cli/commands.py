@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import importlib.metadata
 import importlib.util
 import json
@@ -117,9 +118,15 @@ def show_plan(asked: argparse.Namespace) -> None:
 
 def _planned_image(asked: argparse.Namespace) -> tuple[tuple[int, int], int, str]:
     """(height, width), channels and dtype of WIDTHxHEIGHT, or of an image file or array."""
-    match = re.fullmatch(r"(\d+)x(\d+)", asked.image)
-    if match and not os.path.exists(asked.image):
-        return (int(match[2]), int(match[1])), asked.channels or 3, "uint8"
+    if not os.path.exists(asked.image):
+        match = re.fullmatch(r"(\d+)x(\d+)", asked.image)
+        if match is None:
+            text = f"{os.strerror(errno.ENOENT)}, and no size WIDTHxHEIGHT, such as 3840x2160"
+            raise FileNotFoundError(errno.ENOENT, text, asked.image)
+        width, height = int(match[1]), int(match[2])
+        if min(width, height) < 1:
+            raise UsageError(f"an image must be at least 1 pixel wide and high, not {asked.image}")
+        return (height, width), asked.channels or 3, "uint8"
     if batch.is_array(asked.image):
         header = batch.read_header(asked.image, max_pixels=None, page=None)
         shape, dtype = header.shape, header.dtype
