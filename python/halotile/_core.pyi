@@ -1,5 +1,7 @@
 # The C core on NumPy arrays. Contracts: csrc/core/halotile.h. Boxes are (y, x, height, width), ranges (start, stop).
 # bfloat16 travels as uint16: always for windows and model outputs, for images where bfloat16=True.
+from typing import final
+
 import numpy as np
 import numpy.typing as npt
 
@@ -8,6 +10,7 @@ _Box = tuple[int, int, int, int]
 _Values = tuple[float, float, float, bool]  # peak, gain, offset, clamp
 _Position = tuple[int, int, int]  # channel, row, column
 
+@final
 class Plan:
     image_size: _Pair
     output_size: _Pair
@@ -44,6 +47,7 @@ class Plan:
     def weights(self, axis: int, i: int, /) -> npt.NDArray[np.float32]: ...
     def normaliser(self, axis: int, start: int, stop: int, /) -> npt.NDArray[np.float32]: ...
 
+@final
 class Band:
     def __new__(
         cls, plan: Plan, channels: int, values: _Values, bfloat16: bool = ..., first_row: int = ...
