@@ -285,7 +285,7 @@ def test_a_quick_look_is_kept_where_it_took_long(kept, monkeypatch):
         assert known.known_quick(model, (3,)).phase == (1, 1)
         assert known.known_quick(model, (3,)).loss == (0, 0)
     assert len(calls) == 1
-    path, content = kept()
+    path, _ = kept()
     for spoilt in ('{"phase": [0, 1], "scale": "1", "loss": [0, 0]}', '{"phase": 3}', "[]", '{"phase": null}', None):
         from halotile import cache
 

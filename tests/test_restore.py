@@ -94,7 +94,14 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     "error",
-    [MemoryError("mine"), StopIteration(), GeneratorExit(), RuntimeError("out of memory"), KeyError("k"), SystemExit(3)],
+    [
+        MemoryError("mine"),
+        StopIteration(),
+        GeneratorExit(),
+        RuntimeError("out of memory"),
+        KeyError("k"),
+        SystemExit(3),
+    ],
     ids=repr,
 )
 def test_what_progress_raises_is_not_the_model_s(error, way, tmp_path):

@@ -13,11 +13,11 @@ from typing import Any
 from .advice import explained
 from .channels import Part, Unfit, apart, arranged, routes
 from .errors import ModelOutputError, TileError
-from .forward import Forward, tile_error
+from .forward import Forward, lacks_pixels, tile_error
 from .model import TensorModel, channels_of
 from .needs import Needs
 from .options import Options
-from .plan import Tile, TilePlan
+from .plan import Box, Tile, TilePlan
 from .texts import full_text, named
 
 __all__ = ["Facts", "Sizes", "learn"]
@@ -61,6 +61,8 @@ def learn(forward: Forward, options: Options, planned: Planner, known: Sizes | N
             return _learn_route(parts, forward, options, planned, known)
         except TileError as error:
             failure = failure or error
+            if lacks_pixels(error):
+                raise
             if isinstance(error, ModelOutputError) or not ABOUT_CHANNELS.search(full_text(error.__cause__ or error)):
                 break
     assert failure is not None
@@ -79,7 +81,7 @@ def _learn_route(
     output = look.first_batch(options.batch_size)
     found = look.sizes(output.shape[2:], options.scale, known)
     scaled = planned(found.scale, (0, 0))
-    if scaled.window != look.plan.window or scaled.grid != look.plan.grid:  # the denominator has changed the phase
+    if _windows_of(scaled, options) != _windows_of(look.plan, options):  # the denominator has changed the phase
         look = Look(forward, parts[0], scaled, options.needs)
         output = look.first_batch(options.batch_size)
         found = look.sizes(output.shape[2:], found.scale, found)
@@ -89,6 +91,11 @@ def _learn_route(
         output = Look(forward, parts[0], scaled, options.needs).first_batch(options.batch_size)
     colourful = apart(output) / forward.values.numbers[1] if parts[0].averaged else 0.0
     return Facts(parts, out_channels, found.scale, found.loss, colourful), parts[0].reduced(output)
+
+
+def _windows_of(plan: TilePlan, options: Options) -> list[Box]:
+    """Those of the first batch."""
+    return [tile.window for tile in plan[: plan.batch(options.batch_size)]]
 
 
 def _arranged(
@@ -112,27 +119,25 @@ SAME = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}  # of the largest va
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large a model's output is: scale * window - 2 * loss, rows and columns; rounded either way where there is no
-    loss and that is no whole number."""
+    """How large a model's output is: scale * window - 2 * loss, rows and columns; rounded either way where that is no
+    whole number."""
 
     scale: Fraction
     loss: Size = (0, 0)
 
     def fit(self, window: Size, output: Size) -> bool:
         expected = [side * self.scale - 2 * lost for side, lost in zip(window, self.loss, strict=True)]
-        exactly = any(self.loss) or self.scale.denominator == 1
-        return all(
-            want == got if exactly or want.denominator == 1 else abs(want - got) < 1
-            for want, got in zip(expected, output, strict=True)
-        )
+        return all(abs(want - got) < 1 for want, got in zip(expected, output, strict=True))
 
     @classmethod
     def with_scale(cls, scale: Fraction, window: Size, output: Size) -> Sizes | None:
-        """Those of a scale that fit; None where an output lacks less than nothing, or an odd number of pixels."""
+        """Those of a scale that fit; None where an output lacks less than nothing, or an odd number of pixels. Of what
+        would be no whole number a model makes the next one below or above, whichever leaves an even number."""
         missing = [side * scale - got for side, got in zip(window, output, strict=True)]
-        if any(side < 0 or side.denominator != 1 or side.numerator % 2 for side in missing):
+        even = [math.floor(side) if math.floor(side) % 2 == 0 else math.ceil(side) for side in missing]
+        if any(side < 0 or side % 2 for side in even):
             return None
-        return cls(scale, (missing[0].numerator // 2, missing[1].numerator // 2))
+        return cls(scale, (even[0] // 2, even[1] // 2))
 
 
 def _readings(window: Size, output: Size) -> list[Sizes]:

@@ -18,8 +18,8 @@ class Cancelled(BaseException):
 
 
 class Progress:
-    """A context in which tiles are counted. `wanted` is None, True or a callable (done, total): whatever that raises ends
-    the run, and leaves the context as it is."""
+    """A context in which tiles are counted. `wanted` is None, True or a callable (done, total): whatever that raises
+    ends the run, and leaves the context as it is."""
 
     def __init__(self, wanted: Any):
         self.wanted, self.bar = wanted, None

@@ -251,7 +251,7 @@ class TiledRestorer:
         result = None
         run.holds_result = asked is None
         with (
-            tensors_kept(run.model.modules),
+            tensors_kept(run.model.modules, watched=True),
             Progress(self.options.progress) as progress,
             heap.kept(run.keeps_heap) as run.heap_kept,
         ):
