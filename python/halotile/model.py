@@ -47,6 +47,10 @@ NUMPY_WINDOWS = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16
 ABOUT_LAYOUT = re.compile(r"view size is not compatible|contiguous", re.IGNORECASE)
 
 
+# What torch says of arrays, and NumPy of tensors.
+ABOUT_KINDS = re.compile(r"numpy|ndarray|'Tensor' object|got Tensor")
+
+
 class BadOutput(Exception):
     """What the model returned is not a batch of outputs. Internal: users see ModelOutputError."""
 
@@ -276,11 +280,12 @@ class EitherModel(Model):
             return likely(windows)
         try:
             output = likely(windows.copy())  # it may change its input before it fails
-        except (TypeError, AttributeError, ValueError):  # what torch says to arrays, and NumPy to tensors
+        except (TypeError, AttributeError, ValueError) as failure:  # what torch says to arrays, and NumPy to tensors
             try:
                 output = others[0](windows)
-            except Exception:
-                pass  # the first failure says more
+            except Exception as error:  # the model's own, of which one says more
+                if ABOUT_KINDS.search(full_text(failure)) and not ABOUT_KINDS.search(full_text(error)):
+                    raise
             else:
                 self.candidates = others
                 return output

@@ -37,13 +37,14 @@ def _next_to(value: Any) -> Iterator[Any]:
 
 
 def _named_by(function: types.FunctionType) -> list[Any]:
-    """What it closes over, and the globals in its code; those of torch's own functions are torch's."""
+    """What it closes over, its defaults, and the globals in its code; those of torch's own functions are torch's."""
     names, codes = set(), [function.__code__]
     while codes and (function.__module__ or "").split(".")[0] != "torch":
         code = codes.pop()
         names.update(step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL")
         codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
     values = [function.__globals__[name] for name in names if name in function.__globals__]
+    values += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # an empty cell
             values.append(cell.cell_contents)
