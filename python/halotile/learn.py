@@ -211,19 +211,20 @@ class Look:
             TileError: none is left.
         """
         seen = [(self.plan.window, output)]
-        if scale is not None:
-            given = Sizes.with_scale(scale, *seen[0]) or (Sizes(scale) if Sizes(scale).fit(*seen[0]) else None)
-            if given is None:
-                text = f"that is not scale {scale} times the window less as many pixels at one end as at the other"
-                raise self.failed(text, seen)
-            readings = [given]
-        else:
-            readings = _readings(*seen[0])
+        given = None if scale is None else self._given(scale, seen)
         if known is not None and known.fit(*seen[0]) and scale in (None, known.scale):
             return known
-        if (scale is not None and not any(readings[0].loss)) or self.needs.fixed:
+        readings = _readings(*seen[0]) if given is None else [given]
+        if (given is not None and not any(given.loss)) or self.needs.fixed:
             return self._plainest(readings, seen)
         return self._narrowed(readings, seen, scale)
+
+    def _given(self, scale: Fraction, seen: list[tuple[Size, Size]]) -> Sizes:
+        found = Sizes.with_scale(scale, *seen[0]) or (Sizes(scale) if Sizes(scale).fit(*seen[0]) else None)
+        if found is None:
+            text = f"that is not scale {scale} times the window less as many pixels at one end as at the other"
+            raise self.failed(text, seen)
+        return found
 
     def _narrowed(self, readings: list[Sizes], seen: list[tuple[Size, Size]], scale: Fraction | None) -> Sizes:
         refused: TileError | None = None

@@ -197,7 +197,7 @@ class TensorModel(Model):
     def keeps_format(self, windows: np.ndarray | Any, rounding: float) -> bool | None:
         """Whether the model gives the same for windows in channels_last and for contiguous ones. None: it takes no such
         windows."""
-        outputs = []
+        outputs, _ = [], self.twin  # made once
         for channels_last in (True, False):
             kind = self.torch.channels_last if channels_last else self.torch.contiguous_format
             tensor = self._tensor(windows) if isinstance(windows, np.ndarray) else windows
