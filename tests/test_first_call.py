@@ -54,14 +54,38 @@ def test_a_u_net_needs_no_option(depth, size, wrap):
     np.testing.assert_allclose(got, whole(model, image, 2**depth, 32), rtol=0, atol=2e-5)
 
 
+class Completing(nn.Module):
+    """Completes what it is given to multiples of 5 rows and 3 columns, which it takes together: it takes all windows,
+    and what it makes of them depends on where they start."""
+
+    def forward(self, x):
+        height, width = x.shape[2:]
+        padded = F.pad(x, (0, -width % 3, 0, -height % 5))
+        return F.interpolate(F.avg_pool2d(padded, (5, 3)), scale_factor=(5, 3))[:, :, :height, :width] + x
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda m: m, lambda m: lambda x: m(x) * 1, lambda m: lambda x, m=m: m(x) * 1, on_arrays, lambda m: m.forward],
+    ids=["module", "closure", "default", "arrays", "method"],
+)
+def test_a_callable_has_the_phase_of_the_module_that_it_carries(wrap):
+    """Nothing fails without it: all tiles would be wrong, and none would say so."""
+    model, image = Completing(), image_of(83, 61)
+    restorer = TiledRestorer(wrap(model), tile_size=20, halo=4)
+    got = restorer(image)
+    assert restorer.last_run.phase == (5, 3)
+    np.testing.assert_allclose(got, restore_tiled(image, model, phase=(5, 3), halo=4), rtol=0, atol=1e-6)
+
+
 def test_a_callable_on_arrays_is_tried_at_other_sizes():
     """Nothing of it can be seen: windows that it takes tell the phase, once for a restorer."""
     model = seeded(lambda: UNet(2))
-    calls = []
+    calls, hidden = [], {"nets": [model]}
 
     def on_numpy(x):
         calls.append(x.shape)
-        return on_arrays(model)(np.asarray(x))
+        return on_arrays(hidden["nets"][0])(np.asarray(x))
 
     restorer = TiledRestorer(on_numpy, tile_size=40)
     image = image_of(101, 87)

@@ -612,3 +612,20 @@ def test_the_compiler_itself():
     want = restore_tiled(image_of(), model, **OPTIONS)
     got = restore_tiled(image_of(), model, compile=True, **OPTIONS)
     torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+
+
+def test_a_module_in_a_default_is_found_and_of_two_failures_the_telling_one():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.Dropout(0.5)).train()
+    image = np.random.default_rng(0).random((12, 10, 3), np.float32)
+    got = restore_tiled(image, lambda x, net=net: net(x) * 1, halo=2)
+    np.testing.assert_allclose(got, restore_tiled(image, net, halo=2), atol=1e-6)
+
+    class Hidden:
+        def __init__(self, module):
+            self.boxes = [[module]]
+
+        def __call__(self, x):
+            return self.boxes[0][0](x)
+
+    with pytest.raises(TileError, match=r"expected input.*to have 5 channels"):
+        restore_tiled(image, Hidden(torch.nn.Conv2d(5, 3, 1)), halo=2)

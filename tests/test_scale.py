@@ -143,6 +143,53 @@ def test_fractions_with_a_loss(loss):
         np.testing.assert_allclose(got, want.transpose(1, 2, 0), rtol=0, atol=2e-6)
 
 
+class Fractional(Valid):
+    """Of 3/2 and 1/2 as well, which leave something over of odd sides."""
+
+    def forward(self, x):
+        y = F.avg_pool2d(F.interpolate(self.mix(x), scale_factor=2 * self.scale), 2)
+        if min(y.shape[2:]) <= 2 * self.loss:
+            raise RuntimeError("the window is too small")
+        return y[:, :, self.loss : y.shape[2] - self.loss, self.loss : y.shape[3] - self.loss]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_fractions_with_every_loss(scale, way):
+    """What is learned of a first batch, in windows that know nothing of the phase of 2, is not what they are from."""
+    random = np.random.default_rng(int(2 * scale))
+    for loss in (0, 1, 2, 3, 5, 8, 13, 21, 40, 100):
+        model = seeded(lambda loss=loss: Fractional(scale, loss))
+        halo = 2 * -(-loss // int(2 * scale))
+        for batch, phase in ((1, None), (3, None), (3, 2)):
+            image = image_of(*random.integers(2, 61, 2))
+            options = {"tile_size": int(random.integers(12, 60)), "overlap": int(random.integers(0, 6))}
+            got = restore_tiled(image, WAYS[way](model), halo=halo, phase=phase, batch_size=batch, **options)
+            want = reference.whole(
+                image.transpose(2, 0, 1), on_arrays(model), halo=halo, phase=2, scale=str(scale), loss=loss
+            )
+            np.testing.assert_allclose(got, want.transpose(1, 2, 0), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_fractions_that_nearly_fit(lost):
+    """22/15 of 40, 56, 60 and 88 pixels is 3/2 of them less 2, to within the rounding."""
+    model = seeded(lambda: Fractional(1.5, lost))
+    for side, halo in itertools.product((16, 17, 21, 28, 36, 60), (2, 4, 12)):
+        image = image_of(side, side + 3)
+        got = restore_tiled(image, lambda x: model(x) * 1, halo=halo, tile_size=16, overlap=1)
+        want = reference.whole(image.transpose(2, 0, 1), on_arrays(model), halo=halo, phase=2, scale="3/2", loss=lost)
+        np.testing.assert_allclose(got, want.transpose(1, 2, 0), rtol=0, atol=2e-6)
+
+
+def test_what_is_too_small_is_called_so():
+    """Neither a phase nor another layout would help."""
+    for module in (Convolved(2, 18), nn.MaxPool2d(16), nn.Sequential(nn.ReflectionPad2d(20), nn.Conv2d(3, 3, 3))):
+        for call in (module, lambda x, module=module: module(x) * 1):
+            with pytest.raises(TileError, match=r"too small for it: a larger halo makes them larger$"):
+                restore_tiled(image_of(8, 8), call, halo=0, phase=1)
+
+
 def test_models_of_one_size_only():
     """Nothing tells but the window itself; a scale that is given does."""
 

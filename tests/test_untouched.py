@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: MIT
 """A model is afterwards what it was: parameters, buffers, attributes, hooks, mode, device, random numbers."""
 
+import dataclasses
+import functools
 import random
 import threading
+import time
 import types
 import warnings
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -75,6 +80,15 @@ class Unchanged:
         assert ([state(module) for module in self.modules], luck()) == self.before
 
 
+def wrapped(model):
+    """Only a callable."""
+
+    def call(x):
+        return model(x) * 1
+
+    return call
+
+
 def quietly(call):
     """Whatever it says: what is looked at is what is left behind."""
     with warnings.catch_warnings():
@@ -88,13 +102,13 @@ def quietly(call):
 ACTIVITIES = {
     "inspect": inspect_model,
     "inspect, double": lambda model: inspect_model(model, dtype="bfloat16"),
-    "inspect a wrapper": lambda model: inspect_model(lambda x: model(x)),
-    "inspect in inference mode": lambda model: inspect_model(torch.inference_mode()(lambda x: model(x))),
+    "inspect a wrapper": lambda model: inspect_model(wrapped(model)),
+    "inspect in inference mode": lambda model: inspect_model(torch.inference_mode()(wrapped(model))),
     "estimate": lambda model: largest_activation(
         open_model(model, device=None, dtype=None, tensors=True), (1, 3, 64, 64)
     ),
     "restore": lambda model: restore_tiled(IMAGE, model, tile_size=32, halo=8),
-    "restore a wrapper": lambda model: restore_tiled(IMAGE, lambda x: model(x), tile_size=32, halo=8, phase=8),
+    "restore a wrapper": lambda model: restore_tiled(IMAGE, wrapped(model), tile_size=32, halo=8, phase=8),
     "bands": lambda model: list(iter_bands(IMAGE, model, tile_size=32, halo=8, phase=8)),
     "tune": lambda model: restore_tiled(IMAGE, model, tile_size="auto", batch_size="auto", halo=8, phase=8),
     "limit": lambda model: restore_tiled(IMAGE, model, tile_size=48, halo=8, phase=8, memory_limit=1 << 20),
@@ -178,6 +192,20 @@ def buffer_written(self, x):
     self.average.copy_(x.detach().float().mean((0, 2, 3)))
 
 
+def data_written(self, x):
+    self.average.data.mul_(0.9).add_(x.detach().float().mean((0, 2, 3))[:3])
+    self.steps.data += 1
+
+
+def parameter_in_place(self, x):
+    self.scale.mul_(1.01) if not self.scale.requires_grad else self.scale.data.mul_(1.01)
+
+
+def parameter_written(self, x):
+    with torch.no_grad():
+        self.scale.copy_(x.mean() * 0 + 0.7)
+
+
 def plain_in_place(self, x):
     self.mean.mul_(1.01)
 
@@ -218,6 +246,9 @@ KEEPING = [
     buffer_in_place,
     buffer_replaced,
     buffer_written,
+    data_written,
+    parameter_in_place,
+    parameter_written,
     plain_in_place,
     parameter_replaced,
     nested,
@@ -361,3 +392,219 @@ def test_what_is_tried_draws_no_random_numbers():
         np.random.seed(3)
         torch.rand(3), random.random(), np.random.rand()
         assert found == luck()
+
+
+# ---- what copies share, and settings of the process ------------------------------------------------------------------
+
+
+class Normed(nn.Module):
+    """Counts its runs in its batch norm, which is in training mode until somebody says otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.runs = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), 0
+        self.register_forward_hook(lambda *args: None)
+
+    def forward(self, x):
+        self.runs += 1
+        return self.norm(self.conv(x))
+
+
+class Itself(Normed):
+    def __deepcopy__(self, memo):
+        return self
+
+
+class Closing(Normed):
+    """An attribute closes over the module."""
+
+    def __init__(self):
+        super().__init__()
+        self.call = lambda x: self.norm(self.conv(x))
+
+    def forward(self, x):
+        return self.call(x)
+
+
+class Referring(Normed):
+    def __init__(self):
+        super().__init__()
+        self.me = weakref.ref(self)
+
+    def forward(self, x):
+        return Normed.forward(self.me(), x)
+
+
+def patched(how):
+    """Another `forward`, as libraries put it into modules."""
+    model = Normed()
+    old = model.forward
+    if how == "function":
+        model.forward = lambda x: old(x)
+    else:
+        model.forward = functools.partial(lambda module, x: old(x), model)
+    return model
+
+
+SHARING = {
+    "itself": Itself,
+    "closing": Closing,
+    "referring": Referring,
+    "function": lambda: patched("function"),
+    "partial": lambda: patched("partial"),
+}
+
+
+@pytest.mark.parametrize("activity", ACTIVITIES)
+@pytest.mark.parametrize("name", SHARING)
+def test_copies_that_are_or_run_the_model_itself(name, activity):
+    """What is done with such a copy would be done with the model: modes, hooks, statistics."""
+    model = seeded(SHARING[name]).train()
+    with Unchanged(model):
+        quietly(lambda: ACTIVITIES[activity](model))
+        if activity not in PASSES:
+            model.runs = 0  # the model's own doing
+
+
+def test_a_copy_that_is_the_model_is_not_converted():
+    model = Itself()
+    with Unchanged(model), pytest.raises(ValueError, match="cannot be copied"):
+        restore_tiled(IMAGE, model, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("activity", ACTIVITIES)
+def test_normalised_weights_in_training_mode(activity):
+    """Whoever asks a layer for its weight takes a step of the power iteration."""
+    model = nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 3, 3, padding=1)), nn.ReLU())
+    with Unchanged(model.train()):
+        quietly(lambda: ACTIVITIES[activity](model))
+
+
+@pytest.mark.parametrize("activity", sorted(PASSES))
+def test_generators_and_what_objects_hold(activity):
+    @dataclasses.dataclass
+    class Cache:
+        latest: object = None
+        runs: int = 0
+        inside: object = None
+
+    class Lucky(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.cache = nn.Conv2d(3, 3, 3, padding=1), Cache(inside=Cache())
+            self.lucky = torch.Generator(), np.random.default_rng(0), np.random.RandomState(0), random.Random(0)
+
+        def forward(self, x):
+            torch.rand(1, generator=self.lucky[0])
+            for generator in self.lucky[1:]:
+                generator.random()
+            for cache in (self.cache, self.cache.inside):
+                cache.latest, cache.runs = x, cache.runs + 1
+            return self.conv(x)
+
+    class Alone(Lucky):
+        def __deepcopy__(self, memo):
+            raise TypeError("there is only one")
+
+    def seen(model):
+        torch_one, *others = model.lucky
+        states = torch_one.get_state().tolist(), others[0].bit_generator.state, others[1].get_state()
+        return repr((states, others[2].getstate(), model.cache))
+
+    for model in (Lucky(), Alone()):
+        before = seen(model)
+        quietly(lambda model=model: ACTIVITIES[activity](model))
+        assert seen(model) == before
+
+
+def test_lazy_modules_are_refused_and_left_alone():
+    model = nn.Sequential(nn.LazyConv2d(3, 3, padding=1), nn.ReLU())
+    for activity in ("inspect", "inspect a wrapper", "restore", "restore a wrapper", "bands", "tune"):
+        with pytest.raises(ValueError, match=r"0\.weight has no size yet"):
+            ACTIVITIES[activity](model)
+    assert model[0].has_uninitialized_params()
+
+
+def test_frozen_programs_have_no_modes():
+    module = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()).eval()
+    frozen = torch.jit.freeze(torch.jit.script(module))
+    for call in (frozen, wrapped(frozen)):
+        got = restore_tiled(IMAGE, call, tile_size=32, halo=4)
+        np.testing.assert_array_equal(got, restore_tiled(IMAGE, module, tile_size=32, halo=4))
+        assert inspect_model(call).halo == (1, 1)
+
+
+def test_buffers_of_every_layout():
+    model = nn.Conv2d(3, 3, 3, padding=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about prototypes
+        odd = {
+            "sparse": torch.eye(3).to_sparse(),
+            "rows": torch.eye(3).to_sparse_csr(),
+            "quantised": torch.quantize_per_tensor(torch.rand(3), 0.1, 0, torch.quint8),
+            "empty": torch.empty(3, device="meta"),
+            "nested": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+            "conjugate": torch.randn(3, dtype=torch.complex64).conj(),
+            "negative": torch.randn(3, dtype=torch.complex64).conj().imag,
+            "expanded": torch.ones(1).expand(5),
+            "nan": torch.full((), torch.nan),
+        }
+    for name, value in odd.items():
+        model.register_buffer(name, value)
+        for activity in ("inspect", "inspect a wrapper", "restore", "tune", "limit", "exact statistics", "curve"):
+            ACTIVITIES[activity](model)
+        model._buffers.pop(name)
+
+
+def test_settings_of_the_process_where_several_threads_look():
+    """Each giving back what it found, they left one another's behind: for good."""
+    from torch._subclasses import fake_tensor
+
+    def settings():
+        return (
+            torch.autograd.Function.__dict__["apply"],
+            torch.backends.mha.get_fastpath_enabled(),
+            fake_tensor.log.disabled,
+            torch._C._get_graph_executor_optimize(),
+            list(warnings.filters),
+            luck(),
+        )
+
+    def look(delay):
+        time.sleep(delay)
+        inspect_model(seeded_apart(delay))
+        threads.add(torch.get_num_threads())
+
+    def seeded_apart(delay):
+        model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
+        nn.init.constant_(model[0].bias, delay)
+        return model
+
+    own, threads = torch.get_num_threads(), set()
+    inspect_model(seeded_apart(0.0))  # imports what it needs
+    before = settings()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(look, [0.0, 0.01, 0.02, 0.03, 0.0, 0.01]))
+    after = settings()
+    assert after[:-1] == before[:-1]
+    assert (torch.get_num_threads(), threads) == (own, {own})
+
+
+def test_compiled_modules_are_looked_at_as_they_were_written():
+    """To compile them anew at each of a hundred sizes takes minutes; what watches a run cannot be compiled at all."""
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)).train()
+    made = []
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=backend)
+    with Unchanged(model), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for call in (compiled, wrapped(compiled), nn.Sequential(compiled)):
+            assert inspect_model(call).halo == (1, 1)
+        assert not made
+        restore_tiled(IMAGE, compiled, tile_size="auto", memory_limit=1 << 26)
+        restore_tiled(IMAGE, compiled, tile_size=48, halo="exact")
+    assert made

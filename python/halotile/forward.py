@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -17,10 +18,18 @@ from .memory import is_out_of_memory
 from .model import BadOutput, Model
 from .plan import Tile, TilePlan
 from .scan import alpha_of
-from .texts import named, quoted
+from .texts import full_text, named, quoted
 from .values import Values
 
-__all__ = ["Forward", "Resize"]
+__all__ = ["Forward", "Resize", "lacks_pixels"]
+
+# What torch says of windows in which a layer leaves nothing, or of which it needs more than there is.
+TOO_SMALL = re.compile(r"kernel size can't be greater|padding size should be less|(output|input) .*too small", re.I)
+
+
+def lacks_pixels(error: TileError) -> bool:
+    """Whether the model failed because its window is too small."""
+    return error.__cause__ is not None and TOO_SMALL.search(full_text(error.__cause__)) is not None
 
 
 class Forward:

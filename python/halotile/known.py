@@ -8,8 +8,8 @@ import hashlib
 import inspect
 import time
 import types
-import warnings
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from .descriptor import unwrapped
 from .images import torch_if_loaded
 from .needs import Needs
 from .recalled import remember
+from .untouched import uncompiled
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def known_model(model: Any, device: Any = None, dtype: Any = None) -> Any:
     from .inspection import ModelInfo, inspect_model
 
     model = unwrapped(model)
-    what = about(model, dtype)
+    what = about(uncompiled(model), dtype)
     if what is not None:
         try:
             info = ModelInfo.from_json(kept("model", what))
@@ -59,6 +60,7 @@ def known_quick(model: Any, channels: tuple[int, ...]) -> Quick | None:
         channels: that it may take, likeliest first.
     """
     torch = torch_if_loaded()
+    model = uncompiled(model)
     if torch is None or not isinstance(model, torch.nn.Module):
         return None
     from .inspection.quick import Quick, quick_look
@@ -74,9 +76,7 @@ def known_quick(model: Any, channels: tuple[int, ...]) -> Quick | None:
     if found is None:
         start = time.monotonic()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the model's own, which its first window gives as well
-                found = quick_look(model, channels)
+            found = quick_look(model, channels)
         except Exception:  # a second opinion only, of a model that may be anything
             found = Quick()
         if what is not None and found.phase is not None and time.monotonic() - start > WORTH_KEEPING:
@@ -110,9 +110,16 @@ def _shape_of(model: Any, channels: tuple[int, ...], torch: Any) -> tuple[object
     digest = None if isinstance(model, torch.jit.ScriptModule) else _structure(model, torch)
     if digest is None:
         return None
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    shapes = [(name, value.dtype, tuple(value.shape)) for name, value in tensors]
+    try:
+        shapes = [(name, value.dtype, tuple(value.shape)) for name, value in _tensors(model)]
+    except RuntimeError:  # of tensors without a shape
+        return None
     return __version__, torch.__version__, channels, digest.hexdigest(), repr(shapes)
+
+
+def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
 
 
 def about(model: Any, dtype: Any) -> tuple[object, ...] | None:
@@ -124,9 +131,12 @@ def about(model: Any, dtype: Any) -> tuple[object, ...] | None:
     digest = _structure(model, torch)
     if digest is None:
         return None
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
-        digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
-        digest.update(_bytes(value, torch))
+    try:
+        for name, value in _tensors(model):
+            digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
+            digest.update(_bytes(value, torch))
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # of tensors whose values cannot be had
+        return None
     return __version__, torch.__version__, str(dtype), digest.hexdigest()
 
 
@@ -136,7 +146,7 @@ def _structure(model: Any, torch: Any) -> Any:
     try:
         for name, inner in model.named_modules():
             digest.update(repr((name, _settings(inner, torch))).encode() + _source(type(inner)))
-    except Untold:
+    except Exception:  # also what a module's own description raises
         return None
     return digest
 
@@ -145,6 +155,9 @@ def _bytes(tensor: Any, torch: Any) -> memoryview:
     """The values of a tensor of any shape and dtype, also of one without dimensions."""
     flat = tensor.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
     return memoryview(flat.contiguous().view(torch.uint8).numpy())
+
+
+SETTINGS = {"dtype", "device", "layout", "memory_format", "Size"}  # of torch, which print all that they are
 
 
 class Untold(Exception):
@@ -174,20 +187,14 @@ def _plain(value: Any) -> str:
         return f"{type(value).__name__}({', '.join(map(_plain, value))})"
     if isinstance(value, dict):
         return f"dict({', '.join(f'{_plain(key)}: {_plain(one)}' for key, one in value.items())})"
-    if isinstance(value, (staticmethod, classmethod)):
-        return _plain(value.__func__)
-    if isinstance(value, types.FunctionType):
-        return _function(value)
+    if isinstance(value, (staticmethod, classmethod, types.FunctionType)):
+        return _function(getattr(value, "__func__", value))
     if isinstance(value, np.ndarray):
         return f"array({value.dtype}, {value.shape}, {hashlib.sha256(np.ascontiguousarray(value)).hexdigest()})"
+    if isinstance(value, (types.BuiltinFunctionType, types.MethodDescriptorType)):
+        return f"{value.__module__}.{value.__qualname__}"
     simple = value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic, type, Needs))
-    if (
-        not simple
-        and type(value).__module__.split(".")[0] != "torch"
-        and not isinstance(value, types.BuiltinFunctionType)
-    ):
-        raise Untold
-    if type(value).__name__ in ("Tensor", "Parameter"):
+    if not simple and not (type(value).__module__.split(".")[0] == "torch" and type(value).__name__ in SETTINGS):
         raise Untold
     return repr(value)
 

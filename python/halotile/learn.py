@@ -14,13 +14,13 @@ from typing import Any
 from .advice import explained
 from .channels import Part, Unfit, apart, arranged, routes
 from .errors import ModelOutputError, TileError, tile_error
-from .forward import Forward
+from .forward import Forward, lacks_pixels
 from .known import FORMATS
 from .memory import is_out_of_memory
 from .model import TensorModel, channels_of
 from .needs import Needs
 from .options import Options
-from .plan import Tile, TilePlan
+from .plan import Box, Tile, TilePlan
 from .texts import full_text, named
 
 __all__ = ["Facts", "Sizes", "learn"]
@@ -72,6 +72,8 @@ def learn(forward: Forward, options: Options, planned: Planner, known: Sizes | N
                 forward.buffers.clear()
                 continue
             failure = failure or error
+            if lacks_pixels(error):
+                raise
             if isinstance(error, ModelOutputError) or not ABOUT_CHANNELS.search(full_text(error.__cause__ or error)):
                 break
     assert failure is not None
@@ -103,7 +105,7 @@ def _learn_route(
     output = look.first_batch(options.batch_size)
     found = look.sizes(output.shape[2:], options.scale, known)
     scaled = planned(found.scale, (0, 0))
-    if scaled.window != look.plan.window or scaled.grid != look.plan.grid:  # the denominator has changed the phase
+    if _windows_of(scaled, options) != _windows_of(look.plan, options):  # the denominator has changed the phase
         look = Look(forward, parts[0], scaled, options.needs)
         output = look.first_batch(options.batch_size)
         found = look.sizes(output.shape[2:], found.scale, found)
@@ -113,6 +115,11 @@ def _learn_route(
         output = Look(forward, parts[0], scaled, options.needs).first_batch(options.batch_size)
     colourful = apart(output) / forward.values.numbers[1] if parts[0].averaged else 0.0
     return Facts(parts, out_channels, found.scale, found.loss, colourful), parts[0].reduced(output)
+
+
+def _windows_of(plan: TilePlan, options: Options) -> list[Box]:
+    """Those of the first batch."""
+    return [tile.window for tile in plan[: plan.batch(options.batch_size)]]
 
 
 def _arranged(
@@ -136,27 +143,25 @@ SAME = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}  # of the largest va
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large a model's output is: scale * window - 2 * loss, rows and columns; rounded either way where there is no
-    loss and that is no whole number."""
+    """How large a model's output is: scale * window - 2 * loss, rows and columns; rounded either way where that is no
+    whole number."""
 
     scale: Fraction
     loss: Size = (0, 0)
 
     def fit(self, window: Size, output: Size) -> bool:
         expected = [side * self.scale - 2 * lost for side, lost in zip(window, self.loss, strict=True)]
-        exactly = any(self.loss) or self.scale.denominator == 1
-        return all(
-            want == got if exactly or want.denominator == 1 else abs(want - got) < 1
-            for want, got in zip(expected, output, strict=True)
-        )
+        return all(abs(want - got) < 1 for want, got in zip(expected, output, strict=True))
 
     @classmethod
     def with_scale(cls, scale: Fraction, window: Size, output: Size) -> Sizes | None:
-        """Those of a scale that fit; None where an output lacks less than nothing, or an odd number of pixels."""
+        """Those of a scale that fit; None where an output lacks less than nothing, or an odd number of pixels. Of what
+        would be no whole number a model makes the next one below or above, whichever leaves an even number."""
         missing = [side * scale - got for side, got in zip(window, output, strict=True)]
-        if any(side < 0 or side.denominator != 1 or side.numerator % 2 for side in missing):
+        even = [math.floor(side) if math.floor(side) % 2 == 0 else math.ceil(side) for side in missing]
+        if any(side < 0 or side % 2 for side in even):
             return None
-        return cls(scale, (missing[0].numerator // 2, missing[1].numerator // 2))
+        return cls(scale, (even[0] // 2, even[1] // 2))
 
 
 def _readings(window: Size, output: Size) -> list[Sizes]:
@@ -236,19 +241,20 @@ class Look:
             TileError: none is left.
         """
         seen = [(self.plan.window, output)]
-        if scale is not None:
-            given = Sizes.with_scale(scale, *seen[0]) or (Sizes(scale) if Sizes(scale).fit(*seen[0]) else None)
-            if given is None:
-                text = f"that is not scale {scale} times the window less as many pixels at one end as at the other"
-                raise self.failed(text, seen)
-            readings = [given]
-        else:
-            readings = _readings(*seen[0])
+        given = None if scale is None else self._given(scale, seen)
         if known is not None and known.fit(*seen[0]) and scale in (None, known.scale):
             return known
-        if (scale is not None and not any(readings[0].loss)) or self.needs.fixed:
+        readings = _readings(*seen[0]) if given is None else [given]
+        if (given is not None and not any(given.loss)) or self.needs.fixed:
             return self._plainest(readings, seen)
         return self._narrowed(readings, seen, scale)
+
+    def _given(self, scale: Fraction, seen: list[tuple[Size, Size]]) -> Sizes:
+        found = Sizes.with_scale(scale, *seen[0]) or (Sizes(scale) if Sizes(scale).fit(*seen[0]) else None)
+        if found is None:
+            text = f"that is not scale {scale} times the window less as many pixels at one end as at the other"
+            raise self.failed(text, seen)
+        return found
 
     def _narrowed(self, readings: list[Sizes], seen: list[tuple[Size, Size]], scale: Fraction | None) -> Sizes:
         refused: TileError | None = None

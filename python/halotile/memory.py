@@ -13,15 +13,17 @@ import traceback
 import types
 import warnings
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .around import eagerly, looking, without_memory
 from .errors import TileSizeWarning
 from .images import torch_if_loaded
 from .model import Model, TensorModel
 from .options import DEFAULT_TILE
 from .texts import bytes_text, full_text
-from .untouched import own_grad_mode, same_luck, shell, without_memory
+from .untouched import shell
 
 __all__ = [
     "SMALLEST_TILE",
@@ -204,12 +206,15 @@ def _watch() -> Any:
     return Watch
 
 
-def watching() -> Any:
+@contextlib.contextmanager
+def watching() -> Iterator[Any]:
     """A context with the attributes largest and most: bytes of the tensors made inside by this thread, the largest, and
     all that live together; 0 for models that do not run in torch."""
     if torch_if_loaded() is None:
-        return contextlib.nullcontext(types.SimpleNamespace(largest=0, most=0))
-    return _watch()()
+        yield types.SimpleNamespace(largest=0, most=0)
+        return
+    with eagerly, _watch()() as watch:
+        yield watch
 
 
 def largest_activation(model: Model, window: tuple[int, int, int, int]) -> int | None:
@@ -222,8 +227,7 @@ def largest_activation(model: Model, window: tuple[int, int, int, int]) -> int |
         return None
     module = model.modules[0]
     try:
-        with same_luck(), own_grad_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with looking():
             empty = shell(module, "meta").eval()
             windows = torch.empty(window, dtype=getattr(torch, model.dtype), device="meta")
             with without_memory(), watching() as watch:

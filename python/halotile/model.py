@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dis
 import functools
 import re
 import threading
@@ -20,12 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from .around import same_luck, silence
 from .errors import frames_inside
 from .images import torch_if_loaded
 from .needs import Needs
+from .reach import reachable
 from .recalled import recalled
 from .texts import full_text, named, quoted
-from .untouched import same_luck, shell, tensors_kept, without_hooks
+from .untouched import copied, shell, tensors_kept, without_hooks
 
 __all__ = [
     "BadOutput",
@@ -47,6 +48,8 @@ ABOUT_LAYOUT = re.compile(r"view size is not compatible|contiguous", re.IGNORECA
 
 
 AXES = "(batch, channels, height, width)"
+# What torch says of arrays, and NumPy of tensors.
+ABOUT_KINDS = re.compile(r"numpy|ndarray|'Tensor' object|got Tensor")
 
 
 class BadOutput(Exception):
@@ -138,6 +141,7 @@ class TensorModel(Model):
     """A model on tensors: a module, or a callable and the modules it carries."""
 
     double = False
+    writes: bool | None = None  # to its parameters or buffers; None: not yet known
     compiled: Any = None
     may_compile = True  # until that has failed
     format_checked = False  # whether it was tried that windows in channels_last give the same
@@ -173,11 +177,15 @@ class TensorModel(Model):
         """Outputs (batch, channels, height, width) for windows on the model's device: float32, float16 or bfloat16,
         on that device, any strides."""
         torch = self.torch
-        with tensors_kept(self.modules), evaluating(self.modules), torch.inference_mode():
-            output = self._called(windows.double() if self.double else windows)
-            if isinstance(output, np.ndarray):
-                output = torch.from_numpy(checked_array(output, len(windows)))
-            return self._checked(output, len(windows)).to(self.device)
+        with tensors_kept(self.modules, watched=self.writes is not False) as keeping:
+            with evaluating(self.modules), torch.inference_mode():
+                output = self._called(windows.double() if self.double else windows)
+                if isinstance(output, np.ndarray):
+                    output = torch.from_numpy(checked_array(output, len(windows)))
+                output = self._checked(output, len(windows)).to(self.device)
+            if self.writes is None:
+                self.writes = keeping.written()
+            return output
 
     @functools.cached_property
     def twin(self) -> Callable[[Any], Any] | None:
@@ -195,13 +203,13 @@ class TensorModel(Model):
         plain.compiled = None
         if self.twin is not None:
             plain.call, plain.modules = self.twin, [self.twin]
-        with same_luck():
+        with same_luck(), silence:
             return plain(windows) if isinstance(windows, np.ndarray) else plain.run(windows)
 
     def keeps_format(self, windows: np.ndarray | Any, rounding: float) -> bool | None:
         """Whether the model gives the same for windows in channels_last and for contiguous ones. None: it takes no such
         windows."""
-        outputs = []
+        outputs, _ = [], self.twin  # made once
         for channels_last in (True, False):
             kind = self.torch.channels_last if channels_last else self.torch.contiguous_format
             tensor = self._tensor(windows) if isinstance(windows, np.ndarray) else windows
@@ -285,11 +293,12 @@ class EitherModel(Model):
             return likely(windows)
         try:
             output = likely(windows.copy())  # it may change its input before it fails
-        except (TypeError, AttributeError, ValueError):  # what torch says to arrays, and NumPy to tensors
+        except (TypeError, AttributeError, ValueError) as failure:  # what torch says to arrays, and NumPy to tensors
             try:
                 output = others[0](windows)
-            except Exception:
-                pass  # the first failure says more
+            except Exception as error:  # the model's own, of which one says more
+                if ABOUT_KINDS.search(full_text(failure)) and not ABOUT_KINDS.search(full_text(error)):
+                    raise
             else:
                 self.candidates = others
                 return output
@@ -323,11 +332,13 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool, mem
             raise ValueError(f"device must be None for a model on NumPy arrays, not {device!r}")
         return Model(model, dtype or "float32")
     if isinstance(model, torch.nn.Module):
+        _refuse_lazy([model])
         module = _converted(model, device, dtype)
         own_device, own_dtype = _device_and_dtype(module)
         where = own_device or _default_device(device)
         return TensorModel(module, [module], where, _window_dtype(own_dtype or dtype), memory_format)
     modules = modules_of(model)
+    _refuse_lazy(modules)
     own_device, own_dtype = _device_and_dtype(modules[0]) if modules else (None, None)
     where = usable_device(device) or own_device or _default_device(None)
     on_tensors = TensorModel(model, modules, where, _window_dtype(dtype or own_dtype), memory_format)
@@ -339,6 +350,16 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool, mem
         return on_tensors
     speaks_torch = bool(modules) or _mentions(model, "torch")
     return EitherModel(on_tensors, on_arrays) if speaks_torch else EitherModel(on_arrays, on_tensors)
+
+
+def _refuse_lazy(modules: list[Any]) -> None:
+    """Raises ValueError for modules that get their weights from the first input: no run may decide about those."""
+    kind = torch_if_loaded().nn.parameter.UninitializedTensorMixin
+    for module in modules:
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if isinstance(tensor, kind):
+                text = f"model must have its weights, and {name} has no size yet"
+                raise ValueError(f"{text}: run the module on an input of its own once, and load its weights, before")
 
 
 def channels_of(model: Any) -> int | None:
@@ -356,47 +377,16 @@ def channels_of(model: Any) -> int | None:
 def modules_of(model: Any) -> list[Any]:
     """The torch modules that a callable carries: its owner, those that it closes over, binds or names."""
     kind = torch_if_loaded().nn.Module
-    return list({id(value): value for value in _reachable(model) if isinstance(value, kind)}.values())
+    return list({id(value): value for value in reachable(model) if isinstance(value, kind)}.values())
 
 
 def _mentions(model: Any, package: str) -> bool:
     """Whether a callable's code names something out of a package."""
-    for value in _reachable(model):
+    for value in reachable(model):
         name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
         if isinstance(name, str) and name.split(".")[0] == package:
             return True
     return False
-
-
-def _reachable(model: Any, depth: int = 2) -> Iterator[Any]:
-    yield model
-    if depth == 0:
-        return
-    inner: list[Any] = []
-    if isinstance(model, functools.partial):
-        inner += [model.func, *model.args, *model.keywords.values()]
-    if isinstance(model, types.MethodType):
-        inner += [model.__self__, model.__func__]
-    if isinstance(model, types.FunctionType):
-        inner += _named_by(model)
-    elif not isinstance(model, (type, types.ModuleType)):
-        inner += list(getattr(model, "__dict__", {}).values())
-        inner += [value for name, value in vars(type(model)).items() if name == "__call__"]
-    for value in inner:
-        yield from _reachable(value, depth - 1)
-
-
-def _named_by(function: types.FunctionType) -> list[Any]:
-    names, codes = set(), [function.__code__]
-    while codes:
-        code = codes.pop()
-        names.update(step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL")
-        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    values = [function.__globals__[name] for name in names if name in function.__globals__]
-    for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # an empty cell
-            values.append(cell.cell_contents)
-    return values
 
 
 def _window_dtype(dtype: str | None) -> str:
@@ -472,7 +462,7 @@ def _converted(module: Any, device: Any, dtype: str | None) -> Any:
     if not (moves or casts):
         return module
     try:
-        return copy.deepcopy(module).to(device=device, dtype=getattr(torch, dtype) if dtype else None)
+        return copied(module).to(device=device, dtype=getattr(torch, dtype) if dtype else None)
     except Exception as error:  # whatever a module does to stay as it is
         asked = " and ".join(f"{name}={value}" for name, value in (("device", device), ("dtype", dtype)) if value)
         text = f"{asked} asks for a converted copy of model, which cannot be copied: {quoted(error)}"
@@ -483,11 +473,24 @@ def _first_convolution(module: Any) -> tuple[int | None, bool]:
     """Input channels of the first convolution, and whether its weights are stored channels-last."""
     torch = torch_if_loaded()
     for inner in module.modules():
-        weight = getattr(inner, "weight", None)
-        if isinstance(weight, torch.Tensor) and weight.ndim == 4:
-            last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
-            return getattr(inner, "in_channels", None), last
+        for weight in _weights_of(inner):
+            lazy = isinstance(weight, torch.nn.parameter.UninitializedTensorMixin)
+            if isinstance(weight, torch.Tensor) and not lazy and weight.ndim == 4:
+                last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+                return getattr(inner, "in_channels", None), last
     return None, False
+
+
+def _weights_of(module: Any) -> Iterator[Any]:
+    """What a layer holds under that name, or its parametrization makes it from: nothing is computed."""
+    if isinstance(module, torch_if_loaded().jit.ScriptModule):
+        yield getattr(module, "weight", None)
+        return
+    yield vars(module).get("weight")
+    yield module._parameters.get("weight")
+    parametrized = module._modules.get("parametrizations")
+    if parametrized is not None and "weight" in parametrized._modules:
+        yield from parametrized._modules["weight"].parameters(recurse=False)
 
 
 def _mostly_convolutions(module: Any) -> bool:
@@ -517,7 +520,7 @@ def evaluating(modules: list[Any]) -> Iterator[None]:
 
 
 def _enter_eval(module: Any) -> list[Any]:
-    inners = list(module.modules())
+    inners = [inner for inner in module.modules() if hasattr(inner, "training")]  # frozen TorchScript has no modes
     own = [inner.training for inner in inners]
     if any(own):
         with contextlib.suppress(NotImplementedError):  # exported programs have no modes
@@ -534,7 +537,7 @@ def _leave_eval(inners: list[Any]) -> None:
         entry[0] -= 1
         if entry[0] == 0:
             own[id(inner)] = _evaluating.pop(id(inner))[1]
-    if len(own) == len(inners) and own[id(inners[0])]:
+    if inners and len(own) == len(inners) and own[id(inners[0])]:
         with contextlib.suppress(NotImplementedError):
             inners[0].train()  # may do more than set modes
     for inner in inners:

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .around import eagerly
+
 __all__ = ["Call", "Statistic", "Watching"]
 
 Tensor = torch.Tensor
@@ -134,6 +136,15 @@ class Watching(TorchDispatchMode):
     def __init__(self, handle: Callable[[int, Call], Any], made: Callable[[Any, Any], None] | None = None):
         super().__init__()
         self.handle, self.made, self.count = handle, made, 0
+
+    def __enter__(self) -> Watching:
+        eagerly.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        eagerly.__exit__()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}

@@ -6,6 +6,7 @@ options and model -> TiledRestorer -> for each image: a Run (run.py), which has 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -18,10 +19,10 @@ from . import heap
 from .descriptor import unwrapped
 from .errors import SeamWarning, TileError, frames_inside
 from .halo import RunInfo
-from .images import Image, check_output_kind, open_image
+from .images import Image, check_output_kind, open_image, torch_if_loaded
 from .known import about
 from .learn import Facts
-from .model import Model, channels_of
+from .model import Model, channels_of, modules_of
 from .needs import needs_of
 from .options import IMAGE_DTYPES, Options, RestoreOptions, RunOptions, dtype_name, signature_with_options
 from .progress import Progress
@@ -77,9 +78,9 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         scale: output pixels per input pixel: a number, fraction, or string such as "3/2". None: found from the first
             window.
         phase: multiple that window origins and sizes keep: the model's total stride or attention window; a number or
-            (rows, columns). None: for torch modules found from their operators, in a second or two the first time, and
-            kept; with halo="exact" or "auto" as `inspect_model` finds it; 1 where nothing is found. Where the first
-            window is refused, sizes are tried that the model takes.
+            (rows, columns). None: for torch modules, and those that a callable carries, found from their operators, in
+            a second or two the first time, and kept; with halo="exact" or "auto" as `inspect_model` finds it; 1 where
+            nothing is found. Where the first window is refused, sizes are tried that the model takes.
         tolerance: for halo="auto": largest difference from an exact result, in units of the image's dtype. None: half
             an 8-bit step.
         global_stats: for models that pool or normalise over the whole image, where no halo is enough. "exact": what
@@ -198,11 +199,24 @@ class TiledRestorer:
         return self._inspected
 
     def quick_look(self) -> Any:
-        """What the model's operators tell at a glance, a `Quick`; None for what is no torch module."""
+        """What the model's operators tell at a glance, a `Quick`: of a callable the phase of the modules that it
+        carries. None for what neither is nor carries a torch module."""
         from .known import known_quick
 
-        in_channels = channels_of(self.model)
-        return known_quick(self.model, (*((in_channels,) if in_channels else ()), 3, 1, 4, 2))
+        torch = torch_if_loaded()
+        if torch is None:
+            return None
+        if isinstance(self.model, torch.nn.Module):
+            return known_quick(self.model, self._channels_tried(self.model))
+        looks = [known_quick(module, self._channels_tried(module)) for module in modules_of(self.model)]
+        phases = [look.phase for look in looks if look is not None and look.phase is not None]
+        if not phases:
+            return None
+        return replace(looks[0], phase=tuple(map(math.lcm, *phases)), scale=None, loss=None)
+
+    def _channels_tried(self, module: Any) -> tuple[int, ...]:
+        own = channels_of(module)
+        return (*((own,) if own else ()), 3, 1, 4, 2)
 
     @cached_property
     def told_apart(self) -> Any:
@@ -253,7 +267,7 @@ class TiledRestorer:
         result = None
         run.holds_result = asked is None
         with (
-            tensors_kept(run.model.modules),
+            tensors_kept(run.model.modules, watched=True),
             Progress(self.options.progress) as progress,
             heap.kept(run.keeps_heap) as run.heap_kept,
         ):

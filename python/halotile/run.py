@@ -32,7 +32,7 @@ from .errors import (
     frames_inside,
     tile_error,
 )
-from .forward import Forward, Resize
+from .forward import Forward, Resize, lacks_pixels
 from .halo import RunInfo, settled
 from .host import ConstantBand
 from .images import Image, check_output_dtype, delivered, new_image, open_output
@@ -61,10 +61,14 @@ LARGEST_BATCH = 16  # that batch_size="auto" makes of windows which are small fo
 
 def _hint(error: Exception, window: tuple[int, int], phase: tuple[int, int]) -> None:
     """Adds to a failure of the first window which option may be the cure."""
-    cause = error.__cause__
-    if isinstance(error, TileError) and cause is not None and ABOUT_SIZES.search(full_text(cause)):
-        text = f"{error}; windows of {window[0]}x{window[1]} are multiples of the phase, {max(phase)}: networks that "
-        error.args = (text + "halve their input, or cut it into windows, need phase= such as 8, 16 or 64",)
+    cause, size = error.__cause__, f"{window[0]}x{window[1]}"
+    if not isinstance(error, TileError) or cause is None:
+        return
+    if lacks_pixels(error):
+        error.args = (f"{error}; windows of {size} are too small for it: a larger halo makes them larger",)
+    elif ABOUT_SIZES.search(full_text(cause)):
+        text = f"{error}; windows of {size} are multiples of the phase, {max(phase)}: networks that halve their input, "
+        error.args = (text + "or cut it into windows, need phase= such as 8, 16 or 64",)
 
 
 class Run:

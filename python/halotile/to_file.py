@@ -128,7 +128,7 @@ def write_restored(
     run.holds_result, run.bands_waiting = holds_result, int(kind is not NPY)
     run.bytes_beside = lambda shape: held_bytes(kind, shape, run.out_dtype)
     with (
-        tensors_kept(run.model.modules),
+        tensors_kept(run.model.modules, watched=True),
         Progress(restorer.options.progress) as progress,
         heap.kept(run.keeps_heap) as run.heap_kept,
     ):

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""A model is afterwards what it was: its parameters, buffers, attributes, hooks, mode, device, and random numbers.
+"""A model is afterwards what it was: its parameters, buffers, attributes, hooks, mode and device.
 
+    copied         a copy that shares nothing with the model
     shell          a copy with attributes of its own and the model's tensors: for passes that nobody asked for
+    uncompiled     the module that torch.compile was given
     preserved      a context that gives modules everything back: where the user's own modules must run
-    tensors_kept   a context that gives them back the tensors that a forward pass replaced: around every run
-    same_luck      a context after which random numbers go on as if none had been drawn
-    without_memory a context in which no model reads the memory of tensors that have none
-    own_grad_mode  a context in which inspection is the same whatever the caller's grad mode is
+    tensors_kept   a context that gives them back the tensors that a forward pass replaced or wrote to: around every run
 
 Nothing here imports torch: where it is not loaded, there is no model of its kind.
 """
@@ -15,36 +14,46 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import random
 import sys
 import threading
 import types
-import warnings
+import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .around import silence
+from .reach import reachable
+
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "own_grad_mode",
-    "preserved",
-    "same_luck",
-    "shell",
-    "tensors_kept",
-    "tensors_of",
-    "without_hooks",
-    "without_memory",
-]
+__all__ = ["copied", "preserved", "shell", "tensors_kept", "tensors_of", "uncompiled", "without_hooks"]
 
 MODE = "training"  # of a submodule; `model.evaluating` gives it back, also where several runs share a model
 DEPTH = 4  # of lists in dicts in lists
-# Methods of tensors that lead to their memory.
-ADDRESSES = {"data_ptr", "untyped_storage", "storage", "_typed_storage", "numpy", "__array__", "__dlpack__", "tolist"}
+
+
+class StaysItself(TypeError):
+    """A part of a module is the same in copies of it: what is done with the copy would be done with the module."""
+
+
+def copied(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy with tensors of its own.
+
+    Raises:
+        Exception: whatever a part of the module raises that cannot be copied.
+    """
+    own = _copy(module, {})
+    tensors = {id(tensor) for inner in module.modules() for tensor in tensors_of(inner)}
+    if any(id(tensor) in tensors for inner in own.modules() for tensor in tensors_of(inner)):
+        raise StaysItself("its copies have the same tensors")
+    return own
 
 
 def shell(module: torch.nn.Module, device: str | None = None) -> torch.nn.Module:
@@ -62,9 +71,35 @@ def shell(module: torch.nn.Module, device: str | None = None) -> torch.nn.Module
     for inner in module.modules():
         for tensor in tensors_of(inner):
             memo[id(tensor)] = _twin(tensor, device, torch)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch about what its programs consist of
-        return copy.deepcopy(module, memo)
+    return _copy(module, memo)
+
+
+def _copy(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
+    with silence:  # torch warns of what its programs consist of
+        own = copy.deepcopy(module, memo)
+    originals = {id(inner) for inner in module.modules()}
+    for inner in own.modules():
+        if id(inner) in originals or _leads_to(inner, originals):
+            raise StaysItself("its copies run parts of the module itself")
+    return own
+
+
+LEADING = (types.FunctionType, types.MethodType, functools.partial, weakref.ref)
+
+
+def _leads_to(module: torch.nn.Module, others: set[int]) -> bool:
+    """Whether a function or reference among a module's attributes runs one of other modules: copies of functions are
+    the functions themselves, with all that they close over."""
+    leading = (value for value in _leaves(vars(module)) if isinstance(value, LEADING))
+    return any(id(one) in others for value in leading for one in reachable(value, 3))
+
+
+def uncompiled(module: Any) -> Any:
+    """The module that torch.compile was given: what runs once at each of many sizes is not worth compiling."""
+    compilers = sys.modules.get("torch._dynamo.eval_frame")
+    if compilers is None or not isinstance(module, compilers.OptimizedModule):
+        return module
+    return module._modules["_orig_mod"]
 
 
 def without_hooks(module: torch.nn.Module) -> torch.nn.Module:
@@ -114,12 +149,13 @@ class Snapshot:
     """What modules were: their attributes, the contents of containers among them, the values of their tensors."""
 
     attributes: dict[int, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
-    contents: list[tuple[Any, Any]] = field(default_factory=list)
-    objects: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
-    values: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = field(default_factory=dict)
+    contents: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    objects: dict[int, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
+    values: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    luck: list[Callable[[], object]] = field(default_factory=list)
 
-    def add(self, module: torch.nn.Module) -> None:
-        """A module and its submodules; once each."""
+    def add(self, module: torch.nn.Module, values: bool) -> None:
+        """A module and its submodules, once each. values: whether those of their tensors may change."""
         import torch
 
         for inner in module.modules():
@@ -128,34 +164,64 @@ class Snapshot:
             self.attributes[id(inner)] = vars(inner), dict(vars(inner))
             if not isinstance(inner, torch.jit.ScriptModule):
                 self._add_contents(vars(inner), DEPTH)
-            for tensor in () if self.values is None else tensors_of(inner):
-                if tensor.device.type != "meta":
+            for tensor in tensors_of(inner) if values else ():
+                if _has_values(tensor):
                     self.values.setdefault(id(tensor), (tensor, tensor.detach().clone()))
 
     def _add_contents(self, container: Any, depth: int) -> None:
         for one in list(container.values() if isinstance(container, dict) else container):
             if isinstance(one, (dict, list, set, deque)) and depth:
-                self.contents.append((one, one.copy()))
+                if id(one) not in self.contents:
+                    self.contents[id(one)] = one, one.copy()
+                    self._add_contents(one, depth - 1)
+            elif isinstance(one, tuple) and depth:
                 self._add_contents(one, depth - 1)
-            elif _is_plain(one):
-                self.objects.append((vars(one), dict(vars(one))))
+            elif _has_luck(one):
+                self.luck.append(_same_numbers(one))
+            elif _is_plain(one) and depth and id(one) not in self.objects:
+                self.objects[id(one)] = vars(one), dict(vars(one))
+                self._add_contents(vars(one), depth - 1)
 
     def restore(self) -> None:
-        import torch
-
         for now, before in self.attributes.values():
-            mode = now.get(MODE)
-            now.clear()
-            now.update(before)
-            if mode is not None:
-                now[MODE] = mode
-        for now, before in self.contents:
-            now.clear()
-            now.extend(before) if isinstance(now, (list, deque)) else now.update(before)
-        for now, before in self.objects:
-            _give_back(now, before)
-        for tensor, value in (self.values or {}).values():
-            _write(tensor, value, torch)
+            _refill(now, before if MODE not in now else before | {MODE: now[MODE]})
+        for now, before in self.contents.values():
+            _refill(now, before)
+        for now, before in self.objects.values():
+            _give_back(now, before, SIMPLE)
+        for give_back in self.luck:
+            give_back()
+        for tensor, value in self.values.values():
+            _write(tensor, value)
+
+
+SIMPLE = (bool, int, float, complex, str, bytes, type(None))  # what is given back beside tensors
+
+
+def _has_luck(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, (random.Random, np.random.Generator, np.random.RandomState, torch.Generator))
+
+
+def _same_numbers(generator: Any) -> Callable[[], object]:
+    """What makes a generator of random numbers go on from here."""
+    if isinstance(generator, random.Random):
+        return functools.partial(generator.setstate, generator.getstate())
+    if isinstance(generator, np.random.Generator):
+        return functools.partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
+    return functools.partial(generator.set_state, generator.get_state())
+
+
+def _refill(now: Any, before: Any) -> None:
+    """Gives a container its contents back. One that has them is left alone: another thread may be reading it."""
+    pairs = (now.items(), before.items()) if isinstance(now, dict) else (now, before)
+    if len(now) == len(before):
+        ids = [[tuple(map(id, one)) if isinstance(now, dict) else id(one) for one in side] for side in pairs]
+        if ids[0] == ids[1] or (isinstance(now, set) and now == before):
+            return
+    now.clear()
+    now.extend(before) if isinstance(now, (list, deque)) else now.update(before)
 
 
 def _is_plain(value: Any) -> bool:
@@ -166,24 +232,49 @@ def _is_plain(value: Any) -> bool:
     return hasattr(value, "__dict__") and not isinstance(value, others)
 
 
-def _give_back(now: dict[str, Any], before: dict[str, Any]) -> None:
-    """Tensors that took the place of something give it back."""
+def _give_back(now: dict[str, Any], before: dict[str, Any], kinds: tuple[type, ...] = ()) -> None:
+    """Tensors, and other values of certain kinds, that took the place of something give it back."""
     import torch
 
     for name, value in list(now.items()):
-        if isinstance(value, torch.Tensor) and value is not before.get(name):
+        if isinstance(value, (torch.Tensor, *kinds)) and value is not before.get(name, before):
             if name in before:
                 now[name] = before[name]
             else:
                 del now[name]
 
 
-def _write(tensor: torch.Tensor, value: torch.Tensor, torch: Any) -> None:
+def _has_values(tensor: torch.Tensor) -> bool:
+    """Whether they can be kept and compared: in plain memory."""
+    import torch
+
+    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin) or tensor.device.type == "meta":
+        return False
+    return tensor.layout == torch.strided and not tensor.is_nested
+
+
+def _equal(tensor: torch.Tensor, value: torch.Tensor) -> bool:
+    """Bit by bit, as far as there are bits: NaN equals NaN."""
+    import torch
+
+    if tensor.shape != value.shape or tensor.dtype != value.dtype:
+        return False
+    if torch.equal(tensor, value):
+        return True
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return False
+    pair = (one.detach().resolve_conj().resolve_neg().reshape(-1).contiguous() for one in (tensor, value))
+    return torch.equal(*(one.view(torch.uint8) for one in pair))
+
+
+def _write(tensor: torch.Tensor, value: torch.Tensor) -> None:
     """Gives a tensor its values back, if they are others."""
+    import torch
+
     with torch.inference_mode(tensor.is_inference()), torch.no_grad():
         if tensor.shape != value.shape:
             tensor.resize_(value.shape)
-        elif torch.equal(tensor, value):
+        elif _equal(tensor, value):
             return
         tensor.copy_(value)
 
@@ -200,13 +291,13 @@ def preserved(modules: Iterable[torch.nn.Module], *, values: bool = True) -> Ite
     if torch is None:
         yield
         return
-    snapshot, thread = Snapshot(values={} if values else None), threading.get_ident()
+    snapshot, thread = Snapshot(), threading.get_ident()
     for module in modules:
-        snapshot.add(module)
+        snapshot.add(module, values)
 
     def enter(module: torch.nn.Module, _: Any) -> None:
         if threading.get_ident() == thread:
-            snapshot.add(module)
+            snapshot.add(module, True)
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(enter)
     try:
@@ -225,31 +316,60 @@ class _Kept:
     def __init__(self, inner: torch.nn.Module):
         self.inner, self.users = inner, 0
         self.before = [(own, dict(own)) for own in _own_dicts(inner)]
-        self.values = [(one, one.detach().clone(), one._version) for one in inner._buffers.values() if _counted(one)]
-        self.memory = [(one, one.data) for one in inner._parameters.values() if one is not None]
+        buffers = [one for one in inner._buffers.values() if one is not None and _has_values(one)]
+        self.values = [(one, one.detach().clone(), _version(one)) for one in buffers]
+        self.parameters = [one for one in inner._parameters.values() if one is not None and _has_values(one)]
+        self.memory = [(one, one.data) for one in self.parameters]
+        self.watched: list[tuple[torch.Tensor, torch.Tensor]] | None = None  # parameters, and their values
+
+    def watch(self) -> None:
+        if self.watched is None:
+            self.watched = [(one, one.detach().clone()) for one in self.parameters]
+
+    def written(self) -> bool:
+        """Whether a parameter or buffer has other values."""
+        buffers = [(one, value) for one, value, _ in self.values]
+        return not all(_equal(one, value) for one, value in (*(self.watched or ()), *buffers))
 
     def restore(self) -> None:
         """Tensors that took the place of something give it back, parameters get their memory and buffers their values.
 
         What a pass kept would be tensors of inference mode, with which the model could not be trained any more."""
-        import torch
-
         for own, before in self.before:
             _give_back(own, before)
         for parameter, data in self.memory:
             if parameter.data_ptr() != data.data_ptr() or parameter.shape != data.shape:
                 parameter.data = data
         for tensor, value, version in self.values:
-            if tensor._version != version:
-                _write(tensor, value, torch)
+            if self.watched is not None or _version(tensor) != version:
+                _write(tensor, value)
+        for tensor, value in self.watched or ():
+            _write(tensor, value)
 
 
 def _own_dicts(inner: torch.nn.Module) -> list[dict[str, Any]]:
     return [vars(inner), inner._buffers, inner._parameters]
 
 
-def _counted(tensor: torch.Tensor | None) -> bool:
-    return tensor is not None and tensor.device.type != "meta" and not tensor.is_inference()
+def _version(tensor: torch.Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+class Keeping:
+    """What is kept of modules in a `tensors_kept`."""
+
+    def __init__(self) -> None:
+        self.kept: list[_Kept] = []
+
+    def written(self) -> bool:
+        """Whether what ran inside wrote to parameters or buffers. If not, it is taken to do so at no time, and the
+        values of parameters are no longer held."""
+        with _lock:
+            if any(one.written() for one in self.kept):
+                return True
+            for one in self.kept:
+                one.watched = None
+        return False
 
 
 _lock = threading.Lock()
@@ -257,83 +377,34 @@ _kept: dict[int, _Kept] = {}  # by the submodule's id
 
 
 @contextlib.contextmanager
-def tensors_kept(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+def tensors_kept(modules: Iterable[torch.nn.Module], *, watched: bool) -> Iterator[Keeping]:
     """Around runs of modules: afterwards each has the tensors that it had. Where several runs share a module, with the
-    last of them."""
-    entered: list[int] = []
+    last of them.
+
+    Args:
+        watched: whether also parameters, and buffers written to without a trace, get their values back. A copy of those
+            of parameters is held meanwhile.
+    """
+    keeping = Keeping()
     try:
         with _lock:
             for module in modules:
                 for inner in _plain_modules(module):
                     kept = _kept.get(id(inner)) or _kept.setdefault(id(inner), _Kept(inner))
                     kept.users += 1
-                    entered.append(id(inner))
-        yield
+                    keeping.kept.append(kept)
+                    if watched:
+                        kept.watch()
+        yield keeping
     finally:
         with _lock:
-            for key in entered:
-                _kept[key].users -= 1
-                if _kept[key].users == 0:
-                    _kept.pop(key).restore()
+            for kept in keeping.kept:
+                kept.users -= 1
+                if kept.users == 0:
+                    _kept.pop(id(kept.inner)).restore()
 
 
 def _plain_modules(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
     import torch
 
     return (inner for inner in module.modules() if not isinstance(inner, torch.jit.ScriptModule))
-
-
-# ---- what surrounds a model ------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def same_luck() -> Iterator[None]:
-    """Random numbers of Python, NumPy and torch, on every device in use, go on afterwards as if none had been drawn."""
-    torch, plain, arrays = sys.modules.get("torch"), random.getstate(), np.random.get_state()
-    tensors = [] if torch is None else [(torch, torch.get_rng_state()), *_device_luck(torch)]
-    try:
-        yield
-    finally:
-        random.setstate(plain)
-        np.random.set_state(arrays)
-        for module, state in tensors:
-            module.set_rng_state_all(state) if isinstance(state, list) else module.set_rng_state(state)
-
-
-def _device_luck(torch: Any) -> Iterator[tuple[Any, Any]]:
-    for module in (torch.cuda, torch.xpu):
-        if module.is_available() and module.is_initialized():
-            yield module, module.get_rng_state_all()
-    if torch.backends.mps.is_available():
-        with contextlib.suppress(RuntimeError, AttributeError):  # a device without random numbers of its own
-            yield torch.mps, torch.mps.get_rng_state()
-
-
-def without_memory() -> contextlib.AbstractContextManager[Any]:
-    """A context for tensors that have none: a model that asks where theirs is gets an error, not an address to read."""
-    import torch
-    from torch.overrides import TorchFunctionMode
-
-    def has_none(tensor: Any) -> bool:
-        inside = torch._from_functional_tensor(tensor) if torch._is_functional_tensor(tensor) else tensor
-        return inside.device.type == "meta" or type(inside).__name__ == "FakeTensor"
-
-    class NoAddress(TorchFunctionMode):
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            name = getattr(function, "__name__", "")
-            if name in ADDRESSES and args and isinstance(args[0], torch.Tensor) and has_none(args[0]):
-                raise RuntimeError("the model reads the memory of a tensor that has none here")
-            return function(*args, **(kwargs or {}))
-
-    return NoAddress()
-
-
-@contextlib.contextmanager
-def own_grad_mode() -> Iterator[None]:
-    """Neither gradients nor inference mode: inside it operators consist of others, and tensors count their versions."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
-    with torch.inference_mode(False), torch.no_grad():
-        yield

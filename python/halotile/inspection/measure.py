@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
+import functools
 import math
 import sys
 import time
@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from ..around import Shared, looking
 from ..memory import is_out_of_memory
 from ..model import BadOutput, EitherModel, EmptyOutput, evaluating, modules_of, open_model
 from ..needs import needs_of
 from ..texts import named
-from ..untouched import own_grad_mode, preserved, same_luck
+from ..untouched import copied, preserved, uncompiled
 from .info import Field, GlobalOperation
 from .perturbation import PHASES, Verdict, ends_agree, falsify, field_by_perturbation, repeats
 
@@ -327,32 +328,36 @@ def measured(
     Raises:
         ValueError: no window was found that the model takes.
     """
-    with _one_thread(), same_luck(), own_grad_mode():
-        own = _own(model)
-        with preserved(_modules_in(model)) if own is model else contextlib.nullcontext():
-            return _measured(model, Runner(own, device, dtype), sample, expected)
+    with _one_thread(), looking(), _apart(model) as own:
+        return _measured(uncompiled(model), Runner(own, device, dtype), sample, expected)
 
 
 def multiple_of(model: Any, device: Any = None, dtype: str | None = None) -> Pair:
     """The multiples (rows, columns) of which a model takes windows, by trying small ones; 1 where that cannot be told.
     The model is left as it was."""
     try:
-        with _one_thread(), same_luck(), own_grad_mode():
-            own = _own(model)
-            with preserved(_modules_in(model)) if own is model else contextlib.nullcontext():
-                shapes = find_shapes(Runner(own, device, dtype), fixed=fixed_window(model))
+        with _one_thread(), looking(), _apart(model) as own:
+            shapes = find_shapes(Runner(own, device, dtype), fixed=fixed_window(model))
     except Exception:  # nothing that it takes
         return 1, 1
     return (1, 1) if shapes.fixed else shapes.multiple
 
 
+@contextlib.contextmanager
+def _apart(model: Any) -> Iterator[Any]:
+    """A copy to run, so that counters and caches of the model stay as they are; itself where it cannot be copied, which
+    gets all back."""
+    own = _own(uncompiled(model))
+    with preserved(_modules_in(own), values=own is uncompiled(model)):
+        yield own
+
+
 def _own(model: Any) -> Any:
-    """A copy to run, so that counters and caches of the model stay as they are; itself where it cannot be copied."""
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return model
     try:
-        return copy.deepcopy(model)
+        return copied(model)
     except Exception:  # whatever its parts say
         return model
 
@@ -447,19 +452,25 @@ def _propagated(model: Any, result: Measured, expected: int) -> None:
     result.how |= dict.fromkeys(("receptive_field", "local_field", "phase", "global_operations"), "propagation")
 
 
+def _found_threads() -> Callable[[], object]:
+    torch = sys.modules.get("torch")
+    return (lambda: None) if torch is None else functools.partial(torch.set_num_threads, torch.get_num_threads())
+
+
+_threads = Shared(_found_threads)
+
+
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
     """Thousands of tiny operations gain little from more, and lose very much where cores are busy."""
     torch = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    with _threads:
+        if torch is not None:
+            torch.set_num_threads(1)  # of this thread, and of those that have no number yet
+        try:
+            yield
+        finally:
+            _threads.give_back()
 
 
 @contextlib.contextmanager
@@ -467,7 +478,7 @@ def _copied(model: Any, torch: Any, dtype: str = "float32") -> Iterator[tuple[Ca
     """A copy in that dtype on the CPU, in eval mode; the callable itself where there is no module to copy."""
     if isinstance(model, torch.nn.Module):
         fixed = type(model).__name__ == "FixedShape"
-        module = copy.deepcopy(model.program if fixed else model).to(device="cpu", dtype=getattr(torch, dtype))
+        module = copied(model.program if fixed else model).to(device="cpu", dtype=getattr(torch, dtype))
         with contextlib.suppress(NotImplementedError):  # exported programs have no modes
             module.eval()
         batch = fixed and model.batch

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..around import slow_attention
 from .info import Field, GlobalOperation
 from .perturbation import Sizes
 from .position_rules import CHUNK, EDGE, NOTHING
@@ -273,13 +275,21 @@ def _period(distances: torch.Tensor, scale: Fraction, length: int) -> int | None
 @contextlib.contextmanager
 def _named(mode: Positions) -> Iterator[None]:
     """Tells the mode which module is running, and keeps attention from being done by an operator that hides it."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    before = torch.nn.modules.module.register_module_forward_pre_hook(lambda module, _: mode.enter(module))
-    after = torch.nn.modules.module.register_module_forward_hook(lambda *_: mode.leave(), always_call=True)
-    try:
-        yield
-    finally:
-        after.remove()
-        before.remove()
-        torch.backends.mha.set_fastpath_enabled(fast)
+    thread, hooks = threading.get_ident(), torch.nn.modules.module
+
+    def enter(module: torch.nn.Module, _: Any) -> None:
+        if threading.get_ident() == thread:
+            mode.enter(module)
+
+    def leave(*_: Any) -> None:
+        if threading.get_ident() == thread:
+            mode.leave()
+
+    with slow_attention:
+        before = hooks.register_module_forward_pre_hook(enter)
+        after = hooks.register_module_forward_hook(leave, always_call=True)
+        try:
+            yield
+        finally:
+            after.remove()
+            before.remove()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -21,10 +21,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..around import Shared, looking, slow_attention, without_memory
 from ..exported import FixedShape
 from ..model import evaluating
 from ..texts import named
-from ..untouched import own_grad_mode, preserved, same_luck, shell, tensors_of, without_hooks, without_memory
+from ..untouched import preserved, shell, tensors_of, uncompiled, without_hooks
 from . import mixes, moves, operators  # noqa: F401 - they enter their rules into the table
 from .operators import RULES, Aligned, Operation
 from .rowmaps import (
@@ -111,10 +112,10 @@ def analyse(
     Raises:
         TypeError: if it is no module. ValueError: if channels or size are not positive.
     """
-    module, fixed = _module_of(module)
+    module, fixed = _module_of(uncompiled(module))
     if channels < 1 or min(size) < 1:
         raise ValueError(f"channels and size must be positive, not {channels} and {size}")
-    with same_luck(), own_grad_mode(), _apart(module, hooks=looks > 1) as own:
+    with looking(), _apart(module, hooks=looks > 1) as own:
         return _analysed(own, fixed, channels, size, dtype, looks)
 
 
@@ -438,37 +439,57 @@ class Followed(torch.fx.Interpreter):
         return super().run_node(n)
 
 
-@contextlib.contextmanager
-def _plain_functions() -> Iterator[None]:
-    """Lets autograd functions run as what they compute: those that save tensors in ``forward`` take part in none of
-    torch's transforms, such as the one that does away with operations in place."""
-    kind, thread = torch.autograd.Function, threading.get_ident()
+_here = threading.local()  # `plain`: whether this thread is inside `_plain_functions`
+
+
+def _change_functions() -> Callable[[], None]:
+    kind = torch.autograd.Function
     own = kind.__dict__["apply"]
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != thread or cls.setup_context is not kind.setup_context:
+        if not getattr(_here, "plain", False) or cls.setup_context is not kind.setup_context:
             return own.__get__(None, cls)(*args, **kwargs)
         return cls.forward(torch.autograd.function.FunctionCtx(), *args, **kwargs)
 
     kind.apply = classmethod(apply)
-    try:
-        yield
-    finally:
-        kind.apply = own
+    return lambda: setattr(kind, "apply", own)
+
+
+_changed_functions = Shared(_change_functions)
+
+
+@contextlib.contextmanager
+def _plain_functions() -> Iterator[None]:
+    """Lets autograd functions run as what they compute: those that save tensors in ``forward`` take part in none of
+    torch's transforms, such as the one that does away with operations in place."""
+    with _changed_functions:
+        _here.plain = True
+        try:
+            yield
+        finally:
+            _here.plain = False
+
+
+def _change_kernels() -> Callable[[], None]:
+    silent, optimized = fake_tensor.log.disabled, torch._C._get_graph_executor_optimize()
+    fake_tensor.log.disabled = True
+    torch._C._set_graph_executor_optimize(False)
+
+    def give_back() -> None:
+        fake_tensor.log.disabled = silent
+        torch._C._set_graph_executor_optimize(optimized)
+
+    return give_back
+
+
+_changed_kernels = Shared(_change_kernels)
 
 
 @contextlib.contextmanager
 def _plain_kernels() -> Iterator[None]:
     """Attention as its single operators, TorchScript as it is written; what fails at a size is not logged."""
-    fast, silent = torch.backends.mha.get_fastpath_enabled(), fake_tensor.log.disabled
-    torch.backends.mha.set_fastpath_enabled(False)
-    fake_tensor.log.disabled = True
-    try:
-        with torch.jit.optimized_execution(False):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        fake_tensor.log.disabled = silent
+    with slow_attention, _changed_kernels:
+        yield
 
 
 # Operators that take no more than the shape of a tensor, and what makes a constant in their place.
