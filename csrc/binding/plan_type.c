@@ -276,6 +276,12 @@ PAIR(phase, phase)
 PAIR(loss, loss)
 #undef PAIR
 
+static PyObject *plan_get_window_output(PyObject *self, void *Py_UNUSED(closure))
+{
+    struct ht_plan *p = plan_of(self);
+    return Py_BuildValue("(LL)", (long long)ht_axis_model_output(&p->y), (long long)ht_axis_model_output(&p->x));
+}
+
 static PyObject *plan_get_scale(PyObject *self, void *Py_UNUSED(closure))
 {
     struct ht_axis *y = &plan_of(self)->y;
@@ -292,6 +298,7 @@ static PyGetSetDef plan_attributes[] = {
     {"output_size", plan_get_output_size, NULL, "(rows, columns) of the restored image", NULL},
     {"grid", plan_get_grid, NULL, "(rows, columns) of tiles", NULL},
     {"window", plan_get_window, NULL, "(height, width) of every window, input pixels", NULL},
+    {"window_output", plan_get_window_output, NULL, "(height, width) that the model makes of one, output pixels", NULL},
     {"halo", plan_get_halo, NULL, "effective halo (y, x), input pixels", NULL},
     {"phase", plan_get_phase, NULL, "effective phase (y, x), input pixels", NULL},
     {"loss", plan_get_loss, NULL, "output pixels lost at each end of a window (y, x)", NULL},

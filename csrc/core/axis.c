@@ -132,6 +132,8 @@ int64_t ht_axis_window(const struct ht_axis *axis, int64_t i)
     return axis->origin + i * axis->step + smaller(i, axis->longer) * axis->phase;
 }
 
+int64_t ht_axis_model_output(const struct ht_axis *axis) { return to_output(axis, axis->window) - 2 * axis->loss; }
+
 struct ht_range ht_axis_keep(const struct ht_axis *axis, int64_t i) { return ht_kept_range(&axis->kept, i); }
 
 struct ht_range ht_axis_sole(const struct ht_axis *axis, int64_t i)

@@ -190,11 +190,6 @@ static void close_row(struct step *step)
 
 /* ---- one tile --------------------------------------------------------------------------------------------------- */
 
-static int64_t output_side(const struct ht_axis *axis)
-{
-    return axis->window / axis->scale_den * axis->scale_num - 2 * axis->loss;
-}
-
 static enum ht_status check(const struct ht_band *band, int64_t tile, const struct ht_array *output,
                             const struct ht_array *rows)
 {
@@ -202,8 +197,8 @@ static enum ht_status check(const struct ht_band *band, int64_t tile, const stru
     if (tile != band->next || tile >= plan->count)
         return HT_BAD_ORDER;
     bool fits = ht_array_fits(output, output) && ht_dtype_is_model(output->dtype) && ht_array_fits(rows, rows) &&
-                output->channels == band->channels && output->height == output_side(&plan->y) &&
-                output->width == output_side(&plan->x) && rows->channels == band->channels &&
+                output->channels == band->channels && output->height == ht_axis_model_output(&plan->y) &&
+                output->width == ht_axis_model_output(&plan->x) && rows->channels == band->channels &&
                 rows->height == ht_length(ht_axis_done(&plan->y, tile / plan->x.count)) &&
                 rows->width == band->sizes.width && ht_values_fit(&band->values, rows->dtype);
     return fits ? HT_OK : HT_BAD_ARRAY;

@@ -3,23 +3,24 @@
  * BAND: model outputs, tile by tile, become finished rows.
  *
  * Sums are kept only of what tiles share. What one tile alone contributes to goes straight from the model's output to
- * the finished rows. A tile row, cut by four tiles that share columns s, looks like this:
+ * the finished rows. This is what a tile row of four tiles keeps:
  *
- *                 |      tile 0       s   tile 1   s    tile 2    s     tile 3      |
- *     top         |rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr|  shared with the row above
- *     middle      |.................. ccc .......... ccc ......... ccc .............|  this row's own
- *     bottom      |rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr|  shared with the row below
+ *              <---- tile 0 --->              <----- tile 2 ----->
+ *                            <----- tile 1 ----->              <---- tile 3 --->
+ *     top     |rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr|   shared with the tile row above
+ *     middle  |..............ccc..............ccc..............ccc..............|   of this tile row alone
+ *     bottom  |rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr|   shared with the tile row below
  *
  *     r   `rows`, a ring of sums over the full width. The bottom of one tile row is the top of the next, which adds to
- *         it and finishes it; the slots of the top are then free again. The ring has as many slots as any tile row has
- *         shared rows:
+ *         it and finishes it; then the slots of the top are free again. The ring has as many slots as any tile row has
+ *         shared rows, and a shared row's slot is the number of shared rows above it modulo that:
  *
- *             tile row i       [ top i  | bottom i ]
- *             tile row i + 1            [ top i+1  | bottom i+1 ]      slot = shared rows above it, modulo the ring
+ *             tile row i        [ top i | bottom i ]
+ *             tile row i + 1            [ top i+1  | bottom i+1 ]
  *
  *     c   `columns`: sums of shared columns in the middle, side by side without what lies between them. They are
  *         finished with the tile row, and start from zero in the next.
- *     .   sole: finished as it comes.
+ *     .   sole pixels: finished as they come, no sums.
  *
  * Where overlaps are longer than half a tile there is no middle, and a row may be shared by more than two tile rows:
  * then `top` is what any tile row above has added to, and of it the rows that no later one adds to are finished.

@@ -137,6 +137,9 @@ struct ht_range ht_axis_keep(const struct ht_axis *axis, int64_t i);
 struct ht_range ht_axis_sole(const struct ht_axis *axis, int64_t i);
 struct ht_range ht_axis_done(const struct ht_axis *axis, int64_t i);
 
+/* How many output pixels the model makes of a window: window * scale - 2 * loss. */
+int64_t ht_axis_model_output(const struct ht_axis *axis);
+
 /* Blend weights of tile i for its keep range: keep.stop - keep.start floats, all > 0, exactly 1 outside overlaps. */
 void ht_axis_weights(float *weights, const struct ht_axis *axis, enum ht_blend blend, int64_t i);
 
@@ -244,9 +247,9 @@ struct ht_band_sizes {
     int64_t weights; /* columns that all tiles of a row keep, together */
 };
 
-/* Takes the model's outputs tile by tile and fills finished rows. Float sums are kept of those pixels only to which
- * more than one tile contributes; all else goes straight from output to rows. A plain value over the caller's buffer:
- * nothing has to be released. What it holds is private. */
+/* A band takes the model's outputs tile by tile and fills finished rows. It keeps float sums only of pixels to which
+ * more than one tile contributes; everything else goes straight from the output to the rows. It is a plain value over
+ * the caller's buffer, and nothing has to be released. Its members are private. */
 struct ht_band {
     struct ht_plan plan;
     struct ht_values values;
@@ -260,8 +263,8 @@ struct ht_band {
     bool bad;    /* whether NaN or infinity was added: sums may hold it from then on */
 };
 
-/* How many floats the buffer holds; -1 if channels is below 1 or the number does not fit 64 bits. It says nothing of
- * bytes: four times as many may not fit. */
+/* How many floats a band's buffer holds; -1 if channels is below 1 or the number does not fit 64 bits. The number of
+ * bytes, four times as many, may not fit even where this does. */
 int64_t ht_band_floats(const struct ht_plan *plan, int64_t channels);
 
 /* Begins with tile row first_row, 0 <= first_row < plan->y.count, or HT_BAD_ORDER. Where that is not 0, rows that it
@@ -272,34 +275,36 @@ enum ht_status ht_band_init(struct ht_band *band, const struct ht_plan *plan, in
                             const struct ht_values *values, float *buffer, int64_t first_row);
 
 /* Takes the model's output for a tile. Tiles come in the plan's order, or HT_BAD_ORDER.
- * output: f32, f16 or bf16, of window * scale - 2 * loss pixels, in any layout.
+ * output: f32, f16 or bf16, ht_axis_model_output pixels high and wide, in any layout.
  * rows: where the finished rows of this tile row go: ht_axis_done(&plan->y, tile row) of the output image over its full
  * width, in any dtype and layout; the same for all tiles of a tile row. They are complete once its last tile was added.
- * bad: the first NaN or infinity in what is kept of this output, in output coordinates: of each part of it that lies in
- * one piece the first by channel, row, column, and of those the first by row, column, channel. With the last tile of a
- * row also sums are looked at: they may be too large for float32 where all that was ever added is finite. */
+ * bad: the first NaN or infinity in what this tile keeps, in coordinates of the output image. The kept box is worked
+ * on in parts (sole pixels, runs of shared rows, shared columns): each gives its first one in the order channel, row,
+ * column, and of those the first in the order row, column, channel is told. With the last tile of a tile row the
+ * quotients of sums are checked as well, as long as everything added was finite: they may be too large for float32. */
 enum ht_status ht_band_add(struct ht_band *band, int64_t tile, const struct ht_array *output,
                            const struct ht_array *rows, struct ht_position *bad);
 
 /* ---- restore: the whole loop ------------------------------------------------------------------------------------ */
 
-/* Those of images of a dtype for models that work in [0, 1]: peak 255, 65535 or, for floats, 1; integers clamped. */
+/* The values of images of a dtype for models that work in [0, 1]: the peak is 255, 65535 or, for floats, 1; integers
+ * are clamped. */
 struct ht_values ht_values_of(enum ht_dtype dtype);
 
-/* Windows on their way through the model. Both buffers are float32, contiguous, (count, channels, height, width), and
- * hold model values: those of options->input and options->output. */
+/* A batch of windows for the model. Both buffers are float32, contiguous, in the order (count, channels, height,
+ * width), and hold model values, which options->input and options->output relate to those of the images. */
 struct ht_batch {
     const float *windows;
     float *outputs;            /* to be filled, every element */
     int64_t count;             /* the same in all calls of a run */
     int64_t channels, height, width;             /* of windows: the image's channels, the plan's window */
     int64_t out_channels, out_height, out_width; /* of outputs: window * scale - 2 * loss */
-    int64_t first_tile;        /* window k is that of tile first_tile + k */
+    int64_t first_tile;        /* window k belongs to tile first_tile + k */
 };
 
-/* The model. Returns 0, or any other number to end the run: what went wrong, it may leave in its context. It may do
- * what it likes, also use threads, but must have written outputs when it returns, and keep no pointer to either buffer.
- * Windows come in the plan's order; those of the last call may have come before, so that it has as many. */
+/* The model returns 0, or any other number to end the run; it can say what went wrong in its context. It may use
+ * threads of its own, but has written every output when it returns, and keeps no pointer to either buffer. Windows come
+ * in the plan's order. The last call may repeat windows of the one before, so that all calls have equally many. */
 typedef int ht_model(void *context, const struct ht_batch *batch);
 
 struct ht_restore_options {
@@ -309,20 +314,20 @@ struct ht_restore_options {
     float *memory; /* ht_restore_floats of them, in any state; NULL: one malloc of as many, freed before the return */
 };
 
-/* How many floats a run needs beside image, output and what the model takes; -1 if that does not fit 64 bits or there
- * is not a channel. */
+/* How many floats a run needs besides the image, the output and what the model itself allocates; -1 if either number
+ * of channels is below 1 or the number does not fit 64 bits. */
 int64_t ht_restore_floats(const struct ht_restore_options *options, int64_t channels, int64_t out_channels);
 
 /* Restores an image: output <- the model's outputs for all tiles of the plan, blended. One thread.
  *
  * image: any dtype and layout, of the plan's size; output: any dtype and layout, of the plan's output size; any number
- * of channels each. They must not overlap. context is passed to the model. Calls ht_rows_init, so that where several
- * threads restore images somebody has to have called it before.
+ * of channels each. They must not overlap. context is passed to the model. ht_restore calls ht_rows_init; a program
+ * that restores images in several threads calls that itself before it starts them.
  *
- * HT_NONFINITE: the output is complete, and *bad as ht_band_add tells it of the first tile that has a NaN or infinity.
- * HT_MODEL_FAILED: the run has ended; rows that were complete before that call of the model are, others may be partly
- * written. HT_BAD_ARRAY, HT_BAD_VALUES, HT_BAD_CPU, HT_TOO_LARGE (ht_restore_floats is -1), HT_NO_MEMORY: nothing was
- * run. */
+ * HT_NONFINITE: the output is complete; *bad is what ht_band_add told of the first tile that has a NaN or infinity.
+ * HT_MODEL_FAILED: the run has ended. Rows that were complete before that call of the model stay so, others may be
+ * partly written. With HT_BAD_ARRAY, HT_BAD_VALUES, HT_BAD_CPU, HT_TOO_LARGE (ht_restore_floats is -1) and
+ * HT_NO_MEMORY nothing was run. */
 enum ht_status ht_restore(const struct ht_array *image, const struct ht_array *output,
                           const struct ht_restore_options *options, ht_model *model, void *context,
                           struct ht_position *bad);

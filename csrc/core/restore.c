@@ -33,8 +33,8 @@ static struct ht_batch empty_batch(const struct ht_restore_options *options, int
         .height = y->window,
         .width = x->window,
         .out_channels = out_channels,
-        .out_height = y->window / y->scale_den * y->scale_num - 2 * y->loss,
-        .out_width = x->window / x->scale_den * x->scale_num - 2 * x->loss,
+        .out_height = ht_axis_model_output(y),
+        .out_width = ht_axis_model_output(x),
     };
 }
 

@@ -16,6 +16,7 @@ class Plan:
     output_size: _Pair
     grid: _Pair
     window: _Pair
+    window_output: _Pair
     halo: _Pair
     phase: _Pair
     loss: _Pair

@@ -117,8 +117,7 @@ class TilePlan(Sequence[Tile]):
         self.window: tuple[int, int] = self.core.window
         self.halo: tuple[int, int] = self.core.halo
         self.phase: tuple[int, int] = self.core.phase
-        height, width = (int(side * scale) - 2 * lost for side, lost in zip(self.window, loss, strict=True))
-        self.window_output = height, width
+        self.window_output: tuple[int, int] = self.core.window_output
 
     @property
     def tile(self) -> tuple[int, int]:

@@ -7,9 +7,7 @@
 
 static struct ht_array new_output(const struct ht_plan *plan, int64_t channels)
 {
-    const struct ht_axis *y = &plan->y, *x = &plan->x;
-    return new_array(HT_F32, channels, y->window / y->scale_den * y->scale_num - 2 * y->loss,
-                     x->window / x->scale_den * x->scale_num - 2 * x->loss);
+    return new_array(HT_F32, channels, ht_axis_model_output(&plan->y), ht_axis_model_output(&plan->x));
 }
 
 static void fill(const struct ht_array *output, int64_t spoilt)
