@@ -12,8 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import inspection  # noqa: E402
-from halotile.known import known_model  # noqa: E402
+from halotile import inspection, known, restore_tiled  # noqa: E402
+from halotile.known import about, known_model  # noqa: E402
 
 from .networks import Chain, seeded  # noqa: E402
 
@@ -292,3 +292,34 @@ def test_a_quick_look_is_kept_where_it_took_long(kept, monkeypatch):
         path.write_text(json.dumps({"checksum": cache._checksum(path, spoilt), "result": spoilt}))
         assert known.known_quick(seeded(lambda: Chain(2, width=4)), (3,)).phase == (1, 1)
     assert len(calls) == 6
+
+
+def test_what_a_module_holds_beside_its_parts_tells_it_apart_or_nothing_does():
+    """Weights that are no parameters of its own; functions, which have another address in every process."""
+
+    class Holding(torch.nn.Module):
+        def __init__(self, held):
+            super().__init__()
+            self.held = held
+
+        def forward(self, x):
+            return x
+
+    assert about(Holding([torch.nn.Conv2d(3, 3, 1)]), None) is None
+    assert about(Holding(torch.Generator()), None) is None
+    for held in (torch.relu, torch.nn.functional.gelu, torch.Tensor.abs, torch.float16, torch.device("cpu"), len):
+        text = str(known._plain(held))
+        assert "0x" not in text
+        assert about(Holding(held), None) is not None
+
+
+def test_a_module_that_cannot_describe_itself_is_not_known():
+    class Silent(torch.nn.Conv2d):
+        def extra_repr(self):
+            raise AttributeError("no such attribute")
+
+    model = Silent(3, 3, 3, padding=1)
+    assert about(model, None) is None
+    assert known.known_quick(model, (3,)).phase == (1, 1)
+    image = np.zeros((12, 10, 3), np.float32)
+    assert restore_tiled(image, model, halo="exact").shape == image.shape

@@ -608,3 +608,33 @@ def test_compiled_modules_are_looked_at_as_they_were_written():
         restore_tiled(IMAGE, compiled, tile_size="auto", memory_limit=1 << 26)
         restore_tiled(IMAGE, compiled, tile_size=48, halo="exact")
     assert made
+
+
+class Uncopyable(Keeping):
+    def __deepcopy__(self, memo):
+        raise TypeError("there is only one")
+
+
+@pytest.mark.parametrize("kind", [Keeping, Uncopyable])
+def test_a_model_that_is_looked_at_while_it_runs(kind):
+    """Neither disturbs the other, and both together leave it as it was."""
+
+    def keep(self, x):
+        buffer_in_place(self, x)
+        mask(self, x)
+
+    model = seeded(lambda: kind(keep)).train()
+    restorer = TiledRestorer(model, tile_size=32, halo=4, phase=1)
+    want, until = restorer(IMAGE), time.monotonic() + 3
+
+    def restore():
+        while time.monotonic() < until:
+            np.testing.assert_array_equal(restorer(IMAGE), want)
+
+    def look():
+        while time.monotonic() < until:
+            assert inspect_model(wrapped(model)).receptive_field is not None
+
+    with Unchanged(model), ThreadPoolExecutor(4) as pool:
+        for run in [pool.submit(one) for one in (restore, restore, look, look)]:
+            run.result()

@@ -192,11 +192,18 @@ def _plain(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"array({value.dtype}, {value.shape}, {hashlib.sha256(np.ascontiguousarray(value)).hexdigest()})"
     if isinstance(value, (types.BuiltinFunctionType, types.MethodDescriptorType)):
-        return f"{value.__module__}.{value.__qualname__}"
+        return _builtin(value)
     simple = value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic, type, Needs))
     if not simple and not (type(value).__module__.split(".")[0] == "torch" and type(value).__name__ in SETTINGS):
         raise Untold
     return repr(value)
+
+
+def _builtin(function: types.BuiltinFunctionType | types.MethodDescriptorType) -> str:
+    """Its name: what it prints has an address, another one in each process. Raises Untold."""
+    if not isinstance(getattr(function, "__self__", None), (type, types.ModuleType, type(None))):
+        raise Untold  # bound to something
+    return f"{getattr(function, '__module__', None)}.{function.__qualname__}"
 
 
 def _function(function: types.FunctionType) -> str:

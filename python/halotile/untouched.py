@@ -2,7 +2,7 @@
 """A model is afterwards what it was: its parameters, buffers, attributes, hooks, mode and device.
 
     copied         a copy that shares nothing with the model
-    shell          a copy with attributes of its own and the model's tensors: for passes that nobody asked for
+    shell          a copy with attributes of its own and the model's weights: for passes that nobody asked for
     uncompiled     the module that torch.compile was given
     preserved      a context that gives modules everything back: where the user's own modules must run
     tensors_kept   a context that gives them back the tensors that a forward pass replaced or wrote to: around every run
@@ -22,7 +22,6 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +56,7 @@ def copied(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def shell(module: torch.nn.Module, device: str | None = None) -> torch.nn.Module:
-    """A copy of a module whose tensors share its memory, with attributes, hooks, lists and dicts of its own.
+    """A copy of a module whose parameters share its memory, with attributes, hooks, lists and dicts of its own.
 
     Args:
         device: "meta" for tensors without memory in place of the module's own.
@@ -126,9 +125,12 @@ def tensors_of(module: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 
 def _twin(tensor: torch.Tensor, device: str | None, torch: Any) -> torch.Tensor:
-    """Another tensor of the same memory, or of none on the device "meta": some networks give theirs other memory."""
+    """Another tensor of the same memory, or of none on the device "meta": some networks give theirs other memory. What
+    is no parameter may be written to by every pass, and has memory of its own."""
     twin = tensor.detach() if device is None else tensor.detach().to(device)
-    return torch.nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else twin
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(twin, tensor.requires_grad)
+    return twin.clone() if device is None else twin
 
 
 def _leaves(value: Any, depth: int = DEPTH) -> Iterator[Any]:
@@ -144,55 +146,79 @@ def _leaves(value: Any, depth: int = DEPTH) -> Iterator[Any]:
 # ---- everything ------------------------------------------------------------------------------------------------------
 
 
-@dataclass
+class Held:
+    """What things of models were before the first of those who look at them or run them; they get it back from each of
+    them, but for what another thread is still at work with: from the last, then."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.entries: dict[int, tuple[Any, Any, list[int]]] = {}  # by id: the thing, what it was, threads
+
+    def hold(self, thing: Any, state: Callable[[Any], Any]) -> Any:
+        """What it was. state: takes that down."""
+        with self.lock:
+            entry = self.entries.get(id(thing)) or self.entries.setdefault(id(thing), (thing, state(thing), []))
+            entry[2].append(threading.get_ident())
+        return entry[1]
+
+    def release(self, thing: Any, thread: int, give_back: Callable[[Any, Any], object]) -> None:
+        """thread: in which it was held."""
+        with self.lock:
+            _, before, threads = self.entries[id(thing)]
+            threads.remove(thread)
+            if not threads:
+                del self.entries[id(thing)]
+            if all(one == thread for one in threads):
+                give_back(thing, before)
+
+
+_held = Held()
+
+
 class Snapshot:
     """What modules were: their attributes, the contents of containers among them, the values of their tensors."""
 
-    attributes: dict[int, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
-    contents: dict[int, tuple[Any, Any]] = field(default_factory=dict)
-    objects: dict[int, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
-    values: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
-    luck: list[Callable[[], object]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.held: dict[int, tuple[Any, Callable[[Any, Any], object]]] = {}  # things, and what gives them back
+        self.thread = threading.get_ident()
 
     def add(self, module: torch.nn.Module, values: bool) -> None:
         """A module and its submodules, once each. values: whether those of their tensors may change."""
         import torch
 
         for inner in module.modules():
-            if id(inner) in self.attributes:
+            if not self._add(vars(inner), dict, _refill_attributes):
                 continue
-            self.attributes[id(inner)] = vars(inner), dict(vars(inner))
             if not isinstance(inner, torch.jit.ScriptModule):
                 self._add_contents(vars(inner), DEPTH)
             for tensor in tensors_of(inner) if values else ():
                 if _has_values(tensor):
-                    self.values.setdefault(id(tensor), (tensor, tensor.detach().clone()))
+                    self._add(tensor, _values, _write_back)
+
+    def _add(self, thing: Any, state: Callable[[Any], Any], give_back: Callable[[Any, Any], object]) -> bool:
+        """Whether it is new."""
+        if id(thing) in self.held:
+            return False
+        _held.hold(thing, state)
+        self.held[id(thing)] = thing, give_back
+        return True
 
     def _add_contents(self, container: Any, depth: int) -> None:
         for one in list(container.values() if isinstance(container, dict) else container):
-            if isinstance(one, (dict, list, set, deque)) and depth:
-                if id(one) not in self.contents:
-                    self.contents[id(one)] = one, one.copy()
-                    self._add_contents(one, depth - 1)
-            elif isinstance(one, tuple) and depth:
+            if isinstance(one, tuple) and depth:
                 self._add_contents(one, depth - 1)
+            elif isinstance(one, (dict, list, set, deque)) and depth:
+                if self._add(one, type(one).copy, _refill):
+                    self._add_contents(one, depth - 1)
             elif _has_luck(one):
-                self.luck.append(_same_numbers(one))
-            elif _is_plain(one) and depth and id(one) not in self.objects:
-                self.objects[id(one)] = vars(one), dict(vars(one))
+                self._add(one, _luck_of, _give_luck)
+            elif _is_plain(one) and depth and self._add(vars(one), dict, _give_simple):
                 self._add_contents(vars(one), depth - 1)
 
     def restore(self) -> None:
-        for now, before in self.attributes.values():
-            _refill(now, before if MODE not in now else before | {MODE: now[MODE]})
-        for now, before in self.contents.values():
-            _refill(now, before)
-        for now, before in self.objects.values():
-            _give_back(now, before, SIMPLE)
-        for give_back in self.luck:
-            give_back()
-        for tensor, value in self.values.values():
-            _write(tensor, value)
+        with contextlib.ExitStack() as all_of_them:  # whatever happens with one of them
+            for thing, give_back in reversed(self.held.values()):
+                all_of_them.callback(_held.release, thing, self.thread, give_back)
 
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None))  # what is given back beside tensors
@@ -204,24 +230,47 @@ def _has_luck(value: Any) -> bool:
     return isinstance(value, (random.Random, np.random.Generator, np.random.RandomState, torch.Generator))
 
 
-def _same_numbers(generator: Any) -> Callable[[], object]:
-    """What makes a generator of random numbers go on from here."""
+def _luck_of(generator: Any) -> Any:
+    """Where a generator of random numbers is."""
     if isinstance(generator, random.Random):
-        return functools.partial(generator.setstate, generator.getstate())
-    if isinstance(generator, np.random.Generator):
-        return functools.partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
-    return functools.partial(generator.set_state, generator.get_state())
+        return generator.getstate()
+    return generator.bit_generator.state if isinstance(generator, np.random.Generator) else generator.get_state()
+
+
+def _give_luck(generator: Any, state: Any) -> None:
+    if isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    else:
+        generator.set_state(state)
+
+
+def _refill_attributes(now: dict[str, Any], before: dict[str, Any]) -> None:
+    _refill(now, before | {MODE: now[MODE]} if MODE in now else before)
 
 
 def _refill(now: Any, before: Any) -> None:
-    """Gives a container its contents back. One that has them is left alone: another thread may be reading it."""
-    pairs = (now.items(), before.items()) if isinstance(now, dict) else (now, before)
-    if len(now) == len(before):
-        ids = [[tuple(map(id, one)) if isinstance(now, dict) else id(one) for one in side] for side in pairs]
-        if ids[0] == ids[1] or (isinstance(now, set) and now == before):
-            return
-    now.clear()
-    now.extend(before) if isinstance(now, (list, deque)) else now.update(before)
+    """Gives a container its contents back. What is as it was is left alone, for another thread may be reading it."""
+    if isinstance(now, dict):
+        _refill_dict(now, before)
+    elif isinstance(now, set):
+        now.intersection_update(before)
+        now.update(before)
+    elif list(map(id, now)) != list(map(id, before)):
+        now.clear()
+        now.extend(before)
+
+
+def _refill_dict(now: dict[Any, Any], before: dict[Any, Any]) -> None:
+    for name in [name for name in now if name not in before]:
+        now.pop(name, None)
+    for name, value in before.items():
+        if name not in now or now[name] is not value:
+            now[name] = value
+    if list(now) != list(before):  # in that order
+        for name in before:
+            now[name] = now.pop(name)
 
 
 def _is_plain(value: Any) -> bool:
@@ -244,13 +293,35 @@ def _give_back(now: dict[str, Any], before: dict[str, Any], kinds: tuple[type, .
                 del now[name]
 
 
+def _give_simple(now: dict[str, Any], before: dict[str, Any]) -> None:
+    _give_back(now, before, SIMPLE)
+
+
+def _values(tensor: torch.Tensor) -> tuple[torch.Tensor, int | None]:
+    return tensor.detach().clone(), _version(tensor)
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    """Which changes as often as it is written to, but for what goes behind torch's back."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _write_back(tensor: torch.Tensor, before: tuple[torch.Tensor, int | None]) -> None:
+    _write(tensor, before[0])
+
+
+def _write_moved(tensor: torch.Tensor, before: tuple[torch.Tensor, int | None]) -> None:
+    if _version(tensor) != before[1]:
+        _write(tensor, before[0])
+
+
 def _has_values(tensor: torch.Tensor) -> bool:
     """Whether they can be kept and compared: in plain memory."""
     import torch
 
     if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin) or tensor.device.type == "meta":
         return False
-    return tensor.layout == torch.strided and not tensor.is_nested
+    return tensor.layout == torch.strided and not tensor.is_nested and type(tensor).__name__ != "FakeTensor"
 
 
 def _equal(tensor: torch.Tensor, value: torch.Tensor) -> bool:
@@ -291,12 +362,12 @@ def preserved(modules: Iterable[torch.nn.Module], *, values: bool = True) -> Ite
     if torch is None:
         yield
         return
-    snapshot, thread = Snapshot(), threading.get_ident()
+    snapshot = Snapshot()
     for module in modules:
         snapshot.add(module, values)
 
     def enter(module: torch.nn.Module, _: Any) -> None:
-        if threading.get_ident() == thread:
+        if threading.get_ident() == snapshot.thread:
             snapshot.add(module, True)
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(enter)
@@ -314,10 +385,12 @@ class _Kept:
     """The attributes of one submodule, for as long as anybody runs it."""
 
     def __init__(self, inner: torch.nn.Module):
-        self.inner, self.users = inner, 0
-        self.before = [(own, dict(own)) for own in _own_dicts(inner)]
-        buffers = [one for one in inner._buffers.values() if one is not None and _has_values(one)]
-        self.values = [(one, one.detach().clone(), _version(one)) for one in buffers]
+        self.inner, self.users, self.thread = inner, 0, threading.get_ident()
+        self.dicts = [vars(inner), inner._buffers, inner._parameters]
+        for own in self.dicts:
+            _held.hold(own, dict)
+        self.buffers = [one for one in inner._buffers.values() if one is not None and _has_values(one)]
+        self.values = [_held.hold(one, _values)[0] for one in self.buffers]
         self.parameters = [one for one in inner._parameters.values() if one is not None and _has_values(one)]
         self.memory = [(one, one.data) for one in self.parameters]
         self.watched: list[tuple[torch.Tensor, torch.Tensor]] | None = None  # parameters, and their values
@@ -328,31 +401,28 @@ class _Kept:
 
     def written(self) -> bool:
         """Whether a parameter or buffer has other values."""
-        buffers = [(one, value) for one, value, _ in self.values]
+        buffers = zip(self.buffers, self.values, strict=True)
         return not all(_equal(one, value) for one, value in (*(self.watched or ()), *buffers))
 
     def restore(self) -> None:
         """Tensors that took the place of something give it back, parameters get their memory and buffers their values.
 
         What a pass kept would be tensors of inference mode, with which the model could not be trained any more."""
-        for own, before in self.before:
-            _give_back(own, before)
-        for parameter, data in self.memory:
-            if parameter.data_ptr() != data.data_ptr() or parameter.shape != data.shape:
-                parameter.data = data
-        for tensor, value, version in self.values:
-            if self.watched is not None or _version(tensor) != version:
-                _write(tensor, value)
-        for tensor, value in self.watched or ():
-            _write(tensor, value)
+        with contextlib.ExitStack() as all_of_them:  # whatever happens with one of them
+            for tensor, value in self.watched or ():
+                all_of_them.callback(_write, tensor, value)
+            for tensor in self.buffers:
+                give_back = _write_moved if self.watched is None else _write_back
+                all_of_them.callback(_held.release, tensor, self.thread, give_back)
+            for parameter, data in self.memory:
+                all_of_them.callback(_give_memory, parameter, data)
+            for own in self.dicts:
+                all_of_them.callback(_held.release, own, self.thread, _give_back)
 
 
-def _own_dicts(inner: torch.nn.Module) -> list[dict[str, Any]]:
-    return [vars(inner), inner._buffers, inner._parameters]
-
-
-def _version(tensor: torch.Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
+def _give_memory(parameter: torch.Tensor, data: torch.Tensor) -> None:
+    if parameter.data_ptr() != data.data_ptr() or parameter.shape != data.shape:
+        parameter.data = data
 
 
 class Keeping:
