@@ -397,11 +397,11 @@ class _Kept:
 
     def watch(self) -> None:
         if self.watched is None:
-            self.watched = [(one, one.detach().clone()) for one in self.parameters]
+            self.watched = [(one, one.detach().clone()) for one in self.parameters if _may_be_read(one)]
 
     def written(self) -> bool:
         """Whether a parameter or buffer has other values."""
-        buffers = zip(self.buffers, self.values, strict=True)
+        buffers = [(one, value) for one, value in zip(self.buffers, self.values, strict=True) if _may_be_read(one)]
         return not all(_equal(one, value) for one, value in (*(self.watched or ()), *buffers))
 
     def restore(self) -> None:
@@ -418,6 +418,11 @@ class _Kept:
                 all_of_them.callback(_give_memory, parameter, data)
             for own in self.dicts:
                 all_of_them.callback(_held.release, own, self.thread, _give_back)
+
+
+def _may_be_read(tensor: torch.Tensor) -> bool:
+    """Whether comparing its values keeps no device waiting, and holding them takes none of its memory."""
+    return tensor.device.type == "cpu"
 
 
 def _give_memory(parameter: torch.Tensor, data: torch.Tensor) -> None:
