@@ -321,6 +321,8 @@ def _has_values(tensor: torch.Tensor) -> bool:
 
     if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin) or tensor.device.type == "meta":
         return False
+    if torch._is_functional_tensor(tensor):  # of a layer that was made while its operators are looked at
+        return False
     return tensor.layout == torch.strided and not tensor.is_nested and type(tensor).__name__ != "FakeTensor"
 
 
