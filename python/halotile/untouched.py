@@ -297,8 +297,11 @@ def _give_simple(now: dict[str, Any], before: dict[str, Any]) -> None:
     _give_back(now, before, SIMPLE)
 
 
-def _values(tensor: torch.Tensor) -> tuple[torch.Tensor, int | None]:
-    return tensor.detach().clone(), _version(tensor)
+Kept = tuple["torch.Tensor", "int | None", "torch.Tensor"]  # a copy of values, their version, the memory they were in
+
+
+def _values(tensor: torch.Tensor) -> Kept:
+    return tensor.detach().clone(), _version(tensor), tensor.data
 
 
 def _version(tensor: torch.Tensor) -> int | None:
@@ -306,11 +309,12 @@ def _version(tensor: torch.Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def _write_back(tensor: torch.Tensor, before: tuple[torch.Tensor, int | None]) -> None:
+def _write_back(tensor: torch.Tensor, before: Kept) -> None:
+    _give_memory(tensor, before[2])
     _write(tensor, before[0])
 
 
-def _write_moved(tensor: torch.Tensor, before: tuple[torch.Tensor, int | None]) -> None:
+def _write_moved(tensor: torch.Tensor, before: Kept) -> None:
     if _version(tensor) != before[1]:
         _write(tensor, before[0])
 
@@ -427,9 +431,10 @@ def _may_be_read(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def _give_memory(parameter: torch.Tensor, data: torch.Tensor) -> None:
-    if parameter.data_ptr() != data.data_ptr() or parameter.shape != data.shape:
-        parameter.data = data
+def _give_memory(tensor: torch.Tensor, data: torch.Tensor) -> None:
+    """Its own memory again, where it was given another, which may be that of inference mode."""
+    if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
+        tensor.data = data
 
 
 class Keeping:
