@@ -209,3 +209,11 @@ def test_a_clean_photo_stays_what_it_is(photo):
     assert np.array_equal(restore_tiled(image, load_embedded(0)), image)
     assert psnr(restore_tiled(image, load_embedded()), photo) > 40
     assert gain(noisy(photo, 25), photo, strength=0.5) > 4
+
+
+def test_its_channels_decide_a_doubtful_order_of_axes():
+    """Its first convolution takes twelve channels, those of four pixels."""
+    image = torch.rand(1, 40, 50, 3)  # as ComfyUI has them
+    got = restore_tiled(image, load_embedded())
+    want = restore_tiled(image.permute(0, 3, 1, 2), load_embedded())
+    assert torch.equal(got.permute(0, 3, 1, 2), want)

@@ -95,6 +95,8 @@ class Restorer(nn.Module):
 
     needs = Needs(multiple=2, scale=1)
 
+    channels = 3  # that it takes: its first convolution takes those of four pixels
+
     def __init__(self, width: int = WIDTH, blocks: int = BLOCKS):
         super().__init__()
         self.strength = 1.0
