@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """restore_tiled(image, model) without an option: phases that are found, windows that lie right, errors with a cure."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from halotile import TiledRestorer, TileError, iter_bands, plan_tiles, restore_tiled, restore_to  # noqa: E402
-from halotile.known import known_quick  # noqa: E402
 
 from . import reference  # noqa: E402
 from .architectures import KNOWN, UNet  # noqa: E402
@@ -132,17 +130,6 @@ def test_the_phase_of_what_a_file_needs_is_kept_to():
     restorer = TiledRestorer(model, tile_size=60)
     restorer(image_of(101, 87))
     assert restorer.last_run.phase == (6, 6)
-
-
-def test_it_is_found_in_a_second_or_two_and_then_at_once():
-    """Loose bounds: figures are in benchmarks/."""
-    model = seeded(lambda: UNet(4))
-    start = time.monotonic()
-    assert known_quick(model, (3,)).phase == (16, 16)
-    first = time.monotonic()
-    for _ in range(5):
-        known_quick(model, (3,))
-    assert time.monotonic() - first < 5 * max(first - start, 0.2)
 
 
 def test_what_the_operators_do_not_tell_is_one():
