@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "about", "known_model", "known_quick"]
 
 WORTH_KEEPING = 0.3  # seconds that a quick look took, from which on a file is read faster
-# What a quick look told, and about which weights.
+# What a quick look told, and about which structure.
 _looked_at: weakref.WeakKeyDictionary[Any, tuple[Any, Quick]] = weakref.WeakKeyDictionary()
 
 
@@ -53,8 +53,7 @@ def known_model(model: Any, device: Any = None, dtype: Any = None) -> Any:
 
 
 def known_quick(model: Any, channels: tuple[int, ...]) -> Quick | None:
-    """`quick_look`, or what it found before about a module of the same structure; None for what is no
-    torch module.
+    """`quick_look`, or what it found before about a module of the same structure; None for what is no torch module.
 
     Args:
         channels: that it may take, likeliest first.

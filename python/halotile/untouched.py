@@ -454,7 +454,7 @@ class Keeping:
         return False
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a collected generator may end its run while this thread has it
 _kept: dict[int, _Kept] = {}  # by the submodule's id
 
 
