@@ -62,7 +62,7 @@ sanitize:
 	test -d $(SANITIZED) || $(PYTHON) -m venv $(SANITIZED)
 	$(SANITIZED)/bin/python -m pip --disable-pip-version-check install -q --upgrade "numpy>=2" "setuptools>=77" pytest hypothesis
 	HALOTILE_SANITIZE=address,undefined $(SANITIZED)/bin/python setup.py -q build_ext --build-lib build/sanitize --build-temp build/sanitize/objects --force
-	cp python/halotile/*.py build/sanitize/halotile/
+	cd python && find halotile -name "*.py" -exec cp --parents {} ../build/sanitize/ \;
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	PYTHONPATH=build/sanitize $(SANITIZED)/bin/python -m pytest -q -p no:cacheprovider \
 		tests/test_plan.py tests/test_verbs.py tests/test_binding.py tests/test_band.py tests/test_images.py

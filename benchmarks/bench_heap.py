@@ -16,7 +16,7 @@ from common import memory, save
 from models import Compact, Denoiser, window_cost
 from torch import nn
 
-from halotile import heap
+from halotile.run import kept_heap as heap
 
 
 def costs_by_window() -> dict[str, dict[str, float]]:

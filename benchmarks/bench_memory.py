@@ -44,7 +44,9 @@ def measured(source: str, sink: str, scale: str, overlaps: str, folder: str, wai
     import torch
     import zarr  # noqa: F401
 
-    from halotile import restore_tiled, restore_to, sinks, streaming
+    from halotile import restore_tiled, restore_to
+    from halotile.files import sinks
+    from halotile.files import vips_rows as streaming
 
     class Model(torch.nn.Module):
         def __init__(self):
@@ -95,7 +97,7 @@ def limited(source: str, sink: str, folder: str) -> dict[str, Any]:
 
 def read(source: str, folder: str) -> dict[str, float]:
     """Seconds to read a file by the rows of its tiles, and no model."""
-    from halotile.sources import HeldRows, open_source
+    from halotile.images.source import HeldRows, open_source
 
     held = HeldRows(open_source(f"{folder}/in.{source}", None, None))
     start = time.perf_counter()

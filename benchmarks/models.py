@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from halotile import heap
+from halotile.run import kept_heap as heap
 
 __all__ = ["Compact", "Denoiser", "window_cost"]
 

@@ -40,7 +40,7 @@ from loops import PEERS
 from models import Denoiser, window_cost
 
 from halotile import TiledRestorer, load_model, restore_to
-from halotile.files import read_image
+from halotile.files.picture import read_image
 
 PHOTO = Path(__file__).parents[1] / "examples" / "seeding.jpg"
 TILE, HALO = 512, 32

@@ -15,8 +15,8 @@ import torch
 from before_after import draw_before_after
 
 import halotile
-from halotile.batch import peak_memory
-from halotile.files import read_image, write_image
+from halotile.cli.batch import peak_memory
+from halotile.files.picture import read_image, write_image
 
 HERE = Path(__file__).resolve().parent
 PHOTO, OUT = HERE / "seeding.jpg", HERE / "out"

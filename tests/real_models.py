@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from halotile.ncnn import NcnnModel, load_ncnn
+from halotile.models.ncnn import NcnnModel, load_ncnn
 
 WHEELS = Path(__file__).parents[1] / "build" / "wheels"
 

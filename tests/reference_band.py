@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from halotile import _core
+from halotile.images.values import Values
 from halotile.plan import Box, Tile, TilePlan
-from halotile.values import Values
 
 Position = tuple[int, int, int]
 Found = Iterator[tuple[Tile, Position | None]]

@@ -10,11 +10,12 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from halotile import TiledRestorer, files, iter_bands, restore_tiled, restore_to, verify  # noqa: E402
-from halotile.hidden import REACH, FilledSource, _filled_tensor  # noqa: E402
-from halotile.images import Alpha, open_image  # noqa: E402
-from halotile.scan import alpha_of  # noqa: E402
-from halotile.streaming import PictureSource  # noqa: E402
+from halotile import TiledRestorer, iter_bands, restore_tiled, restore_to, verify  # noqa: E402
+from halotile.files import picture as files  # noqa: E402
+from halotile.files.vips_rows import PictureSource  # noqa: E402
+from halotile.images.hidden import REACH, FilledSource, _filled_tensor  # noqa: E402
+from halotile.images.image import Alpha, open_image  # noqa: E402
+from halotile.images.scan import alpha_of  # noqa: E402
 
 from .fake_mps.attach import DEVICE  # noqa: E402
 from .networks import Chain, seeded  # noqa: E402
@@ -370,11 +371,11 @@ def test_a_file_is_read_again_only_for_its_alpha(place, monkeypatch):
 
 def test_a_changing_alpha_is_noticed_at_once(place, monkeypatch):
     """Before the run, no more is read than up to the first strip that differs."""
-    from halotile.sources import NpySource
+    from halotile.images.source import NpySource
 
     reads, own = [], NpySource.read
     monkeypatch.setattr(NpySource, "read", lambda self, at, rows: reads.append((at, len(rows))) or own(self, at, rows))
-    monkeypatch.setattr("halotile.scan.STRIP", 4000)
+    monkeypatch.setattr("halotile.images.scan.STRIP", 4000)
     restore_to("out.npy", as_npy(noise_with_holes((400, 50))), seeing(1), tile_size=32, halo=1)
     assert reads[0] == (0, 20)
     assert reads[1][0] == 0

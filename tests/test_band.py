@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halotile import _core, plan_tiles
-from halotile.values import Values
+from halotile.images.values import Values
 
 from . import reference
 from .reference_band import ReferenceBand

@@ -14,8 +14,10 @@ import pytest
 pytest.importorskip("pyvips")
 
 import halotile
-from halotile import batch, cli, files
-from halotile.batch import Job, find_work, split_existing
+from halotile import cli
+from halotile.cli import batch
+from halotile.cli.batch import Job, find_work, split_existing
+from halotile.files import picture as files
 
 from .conftest import heed_interrupts
 

@@ -18,7 +18,8 @@ import pytest
 pytest.importorskip("pyvips")
 
 import halotile
-from halotile import cli, files
+from halotile import cli
+from halotile.files import picture as files
 
 from .conftest import heed_interrupts
 
@@ -616,9 +617,9 @@ def embedded(monkeypatch):
         def forward(self, windows):
             return (windows + self.strength).clamp(max=1)
 
-    module = types.ModuleType("halotile.embedded")
+    module = types.ModuleType("halotile.models.embedded")
     module.load_embedded = lambda strength=1.0: Brighter(strength)
-    monkeypatch.setitem(sys.modules, "halotile.embedded", module)
+    monkeypatch.setitem(sys.modules, "halotile.models.embedded", module)
 
 
 @pytest.mark.parametrize(("options", "strength"), [((), 1), (("--strength", 0.25), 0.25), (("--strength", 0), 0)])
@@ -742,7 +743,7 @@ def test_what_is_found_out_keeps_the_other_options(unet, monkeypatch, inputs):
         return make(restorer, **options)
 
     monkeypatch.setattr(cli.restore.batch, "FileRestorer", spy)
-    monkeypatch.setattr("halotile.model.TensorModel.compile", lambda model: None)
+    monkeypatch.setattr("halotile.models.model.TensorModel.compile", lambda model: None)
     options = ("--compile", "--dtype", "auto", "--memory-limit", "1G", "--no-keep-heap")
     assert run("restore", *inputs, "-m", "unet.pt", "--tile", 32, "-o", "out/", *options) == 0
     (found,) = seen
@@ -770,7 +771,7 @@ def test_arrays(place, rng, kind, options):
         output = f"out{index}.{'zarr' if kind == 'zarr' else 'npy'}"
         command = ("restore", saved(image, kind), "-m", "models:enlarge", "--tile", 32, "--halo", 2, "--force")
         assert run(*command, "-o", output, *options) == 0
-        found = halotile.sources.open_source(output, None, None).whole()
+        found = halotile.images.source.open_source(output, None, None).whole()
         np.testing.assert_array_equal(found, image.repeat(4, 0).repeat(4, 1))
         shutil.rmtree("in.zarr", ignore_errors=True)
 
@@ -788,7 +789,7 @@ def test_arrays_of_a_zarr_group(place, rng, capsys, version):
     for output, made in (("out.zarr", "out.zarr"), ("out.npy", "out.npy"), ("out", "out/0.zarr")):
         inputs = ["slide.zarr/scan/0"] if output != "out" else ["slide.zarr/scan/0", "slide.zarr/scan/1"]
         assert run(*command, *inputs, "-o", output) == 0
-        np.testing.assert_array_equal(halotile.sources.open_source(made, None, None).whole(), want)
+        np.testing.assert_array_equal(halotile.images.source.open_source(made, None, None).whole(), want)
     assert run("plan", "slide.zarr/scan/1") == 0
     assert table(capsys.readouterr().out)["image"] == "31x42, 3 channels, uint8"
     assert run(*command, "slide.zarr", "-o", "none.zarr") == 1
@@ -814,13 +815,13 @@ def test_arrays_in_other_orders(place, rng, capsys, kind, options):
 
 def test_arrays_are_read_by_rows(place, rng, monkeypatch):
     rows = []
-    read = halotile.sources.NpySource.read
+    read = halotile.images.source.NpySource.read
 
     def spy(source, start, into):
         rows.append(len(into))
         read(source, start, into)
 
-    monkeypatch.setattr(halotile.sources.NpySource, "read", spy)
+    monkeypatch.setattr(halotile.images.source.NpySource, "read", spy)
     name = saved(rng.integers(0, 256, (300, 40, 3), np.uint8), "npy")
     assert run("restore", name, "-m", "models:enlarge", "--tile", 32, "--halo", 2, "-o", "out.tif") == 0
     assert sum(rows) == 300 and max(rows) < 64
@@ -832,7 +833,7 @@ def test_arrays_and_image_files_into_a_folder(place, rng):
     assert run("restore", *names, "-m", "models:enlarge", "--tile", 32, "-o", "out") == 0
     assert sorted(os.listdir("out")) == ["in.npy", "in.png", "in.zarr"]
     for name in os.listdir("out"):
-        found = halotile.sources.open_source(f"out/{name}", None, None).whole()
+        found = halotile.images.source.open_source(f"out/{name}", None, None).whole()
         np.testing.assert_array_equal(found, image.repeat(4, 0).repeat(4, 1))
     assert run("restore", ".", "-m", "models:brighten", "--format", "png", "-o", "again") == 0
     assert sorted(os.listdir("again")) == ["in.png", "out"]  # below folders: image files only
@@ -863,7 +864,7 @@ def test_arrays_that_are_not_there(place, capsys, name):
 
 
 def test_known_models_and_what_reads_files(capsys, monkeypatch):
-    from halotile import catalog
+    from halotile.models import catalog
 
     rows = [catalog.Listed("small", "x4, fast", "MIT", True), catalog.Listed("large", "x4", "Fair", False)]
     monkeypatch.setattr(catalog, "listed", lambda: rows)

@@ -18,7 +18,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import TiledRestorer, TileSizeWarning, device, iter_bands, metal, plan_tiles, restore_tiled  # noqa: E402
+from halotile import TiledRestorer, TileSizeWarning, iter_bands, plan_tiles, restore_tiled  # noqa: E402
+from halotile.engine import device, metal  # noqa: E402
 
 from .fake_mps.attach import DEVICE, attach  # noqa: E402
 from .networks import Chain, Half, Strided, ThreeHalves, seeded  # noqa: E402
@@ -228,7 +229,7 @@ def test_memory_is_shared_only_where_it_is(fake_mps, monkeypatch):
 
 
 def test_a_device_without_an_index_is_the_same(fake_mps, monkeypatch):
-    from halotile import model as models
+    from halotile.models import model as models
 
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     own = models.usable_device
@@ -417,7 +418,7 @@ def test_one_thread_at_a_time(fake_mps, monkeypatch):
     for result in results:
         np.testing.assert_array_equal(result, want)
     assert fake_mps.violations() == []
-    monkeypatch.setattr("halotile.run.turn", lambda device=None: contextlib.nullcontext())
+    monkeypatch.setattr("halotile.run.run.turn", lambda device=None: contextlib.nullcontext())
     in_two_threads(lambda: restore_tiled(image, model, **TILES))
     assert fake_mps.take_violations()  # so the lock is what prevents it
 
@@ -518,9 +519,9 @@ def test_a_missing_function_falls_back_once_warned(untested, monkeypatch):
 
 
 def test_a_kernel_that_differs_is_not_used(untested, monkeypatch):
-    import halotile.selftest
+    import halotile.engine.kernel_check
 
-    monkeypatch.setattr(halotile.selftest, "_units", lambda got, want: 2)
+    monkeypatch.setattr(halotile.engine.kernel_check, "_units", lambda got, want: 2)
     with pytest.warns(RuntimeWarning, match="self-test found differences in read_u8_f32, "):
         restore_tiled(IMAGE, on_device(), **TILES)
     engine, got = engine_used(untested, IMAGE, on_device(), **TILES)
@@ -529,11 +530,11 @@ def test_a_kernel_that_differs_is_not_used(untested, monkeypatch):
 
 
 def test_the_self_test_runs_once_for_a_machine(untested, monkeypatch, tmp_path):
-    import halotile.selftest
+    import halotile.engine.kernel_check
 
     runs = []
-    own = halotile.selftest.differing
-    monkeypatch.setattr(halotile.selftest, "differing", lambda *args: runs.append(1) or own(*args))
+    own = halotile.engine.kernel_check.differing
+    monkeypatch.setattr(halotile.engine.kernel_check, "differing", lambda *args: runs.append(1) or own(*args))
     for _ in range(2):
         assert engine_used(untested, IMAGE, on_device(), **TILES)[0] == "mps"
         metal._failures.clear()  # as in another process
@@ -556,7 +557,7 @@ def test_every_engine_can_be_chosen(fake_mps, engine):
 
 def test_callables_of_unknown_kind_settle_on_the_device(fake_mps, monkeypatch):
     """What takes tensors is found out by trying; then nothing goes through the host any more."""
-    from halotile import model as models
+    from halotile.models import model as models
 
     monkeypatch.setattr(models, "_default_device", lambda device: torch.device(DEVICE))
     want = restore_tiled(IMAGE, torch.nn.Hardtanh(0.2, 0.8), device="cpu", **TILES)

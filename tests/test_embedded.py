@@ -17,7 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from halotile import inspect_model, restore_tiled  # noqa: E402
-from halotile.embedded import WEIGHTS, Restorer, load_embedded, read_weights  # noqa: E402
+from halotile.models.embedded import WEIGHTS, Restorer, load_embedded, read_weights  # noqa: E402
 
 from .networks import on_arrays  # noqa: E402
 from .reference import whole  # noqa: E402

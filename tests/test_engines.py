@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from halotile import ModelOutputError, plan_tiles, restore_tiled, torch_verbs  # noqa: E402
-from halotile.device import spelled  # noqa: E402
-from halotile.selftest import compare, differing  # noqa: E402
+from halotile import ModelOutputError, plan_tiles, restore_tiled  # noqa: E402
+from halotile.engine import torch_verbs  # noqa: E402
+from halotile.engine.device import spelled  # noqa: E402
+from halotile.engine.kernel_check import compare, differing  # noqa: E402
 
 from .networks import Chain, Half, Strided, ThreeHalves, seeded  # noqa: E402
 

@@ -12,15 +12,8 @@ import pytest
 
 pyvips = pytest.importorskip("pyvips")
 
-from halotile import files  # noqa: E402
-from halotile.files import (  # noqa: E402
-    Picture,
-    check_output_path,
-    read_header,
-    read_image,
-    read_shape,
-    write_image,
-)
+from halotile.files import picture as files  # noqa: E402
+from halotile.files.picture import Picture, check_output_path, read_header, read_image, read_shape, write_image  # noqa: E402
 
 from .conftest import heed_interrupts  # noqa: E402
 
@@ -567,7 +560,7 @@ def test_max_pixels(tmp_path):
 
 MUTATE = """
 import random, sys, warnings
-from halotile.files import read_header, read_image, write_image
+from halotile.files.picture import read_header, read_image, write_image
 warnings.simplefilter("ignore")
 random.seed(1)
 directory, names = sys.argv[1], sys.argv[2:]
@@ -696,7 +689,7 @@ def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, error, where):
 LIMITED = """
 import resource, sys
 import numpy as np
-from halotile.files import write_image
+from halotile.files.picture import write_image
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     write_image(sys.argv[1], np.random.default_rng(0).integers(0, 256, (500, 500, 3), np.uint8))
@@ -719,7 +712,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, suffix):
 INTERRUPTED = """
 import os, signal, sys, threading
 import numpy as np
-from halotile.files import write_image
+from halotile.files.picture import write_image
 pixels = np.random.default_rng(0).integers(0, 256, (8000, 8000, 3), np.uint8)
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:

@@ -123,7 +123,7 @@ def test_another_failure_is_not_blamed_on_the_phase():
 
 
 def test_the_phase_of_what_a_file_needs_is_kept_to():
-    from halotile.needs import Needs
+    from halotile.models.needs import Needs
 
     model = seeded(lambda: UNet(1))
     model.needs = Needs(multiple=3)

@@ -12,7 +12,7 @@ from torch import nn  # noqa: E402
 
 import halotile  # noqa: E402
 from halotile import TiledRestorer, restore_tiled  # noqa: E402
-from halotile.pooled import Statistic, measured  # noqa: E402
+from halotile.run.statistics import Statistic, measured  # noqa: E402
 
 from . import reference  # noqa: E402
 from .architectures import KNOWN, Gate, UNet, chain, conv  # noqa: E402

@@ -152,7 +152,7 @@ def other_cases() -> Iterator[tuple[str, Callable[[], tuple[Any, Same]]]]:
                 if suffix == ".zarr":
                     zarr = pytest.importorskip("zarr")
                     return zarr.open_array(path, mode="r")[:], model
-                files = pytest.importorskip("halotile.files")
+                files = pytest.importorskip("halotile.files.picture")
                 return files.read_image(str(path)).pixels, model
 
         return run

@@ -11,7 +11,8 @@ import threading
 import numpy as np
 import pytest
 
-from halotile import TileError, _core, heap, iter_bands, restore_tiled, restore_to
+from halotile import TileError, _core, iter_bands, restore_tiled, restore_to
+from halotile.run import kept_heap as heap
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
 OPTIONS = {"tile_size": 32, "halo": 4}
@@ -172,7 +173,7 @@ def test_bands_that_nobody_wants_any_more(calls, how):
 
 BLOCKS = """
 import ctypes, sys, threading
-from halotile import heap
+from halotile.run import kept_heap as heap
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]

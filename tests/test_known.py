@@ -12,8 +12,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import inspection, known, restore_tiled  # noqa: E402
-from halotile.known import about, known_model  # noqa: E402
+from halotile import inspection, restore_tiled  # noqa: E402
+from halotile.inspection import known  # noqa: E402
+from halotile.inspection.known import about, known_model  # noqa: E402
 
 from .networks import Chain, seeded  # noqa: E402
 
@@ -129,7 +130,7 @@ def test_it_is_found_again_in_another_process(tmp_path):
     program = """
 import torch
 from tests.networks import Chain, seeded
-from halotile.known import about
+from halotile.inspection.known import about
 print(about(seeded(lambda: Chain(2)), None))
 """
     run = [sys.executable, "-c", program]
@@ -274,8 +275,7 @@ def test_what_failed_is_not_kept(kept, tmp_path):
 
 
 def test_a_quick_look_is_kept_where_it_took_long(kept, monkeypatch):
-    from halotile import known
-    from halotile.inspection import quick
+    from halotile.inspection import known, quick
 
     calls, own = [], quick.quick_look
     monkeypatch.setattr(quick, "quick_look", lambda *args: calls.append(1) or own(*args))

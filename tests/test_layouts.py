@@ -22,7 +22,7 @@ from halotile import (  # noqa: E402
     verify,
 )
 from halotile.layouts import checked_layout  # noqa: E402
-from halotile.model import channels_of  # noqa: E402
+from halotile.models.model import channels_of  # noqa: E402
 
 from .networks import Chain, seeded  # noqa: E402
 
@@ -257,7 +257,7 @@ def test_what_inspection_found_decides():
     image = noise((13, 40, 50))
     with pytest.raises(ValueError, match="pass layout="):
         restore_tiled(image, model)
-    from halotile import known
+    from halotile.inspection import known
 
     known.remember(model, inspect_model(conv(13)))
     np.testing.assert_array_equal(restore_tiled(image, model), restore_tiled(image, model, layout="CHW"))
@@ -380,7 +380,7 @@ def test_formats_of_one_image_refuse_several(place, suffix):
 
 def test_a_volume_is_read_an_image_at_a_time(place, monkeypatch):
     """No more rows are held than one image's windows need, and each is read once, from the top."""
-    from halotile.sources import HeldRows, NpySource
+    from halotile.images.source import HeldRows, NpySource
 
     reads, held = [], []
     read, holding = NpySource.read_at, HeldRows.holding
@@ -401,7 +401,7 @@ def test_a_volume_is_read_an_image_at_a_time(place, monkeypatch):
 def test_the_axes_of_image_files_are_certain(place):
     """However narrow they are, and whatever the model seems to take."""
     pytest.importorskip("pyvips")
-    from halotile import files
+    from halotile.files import picture as files
 
     image = noise((2, 40, 4)) | 1
     files.write_image("in.png", image)

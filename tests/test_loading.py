@@ -17,9 +17,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import catalog, restore_tiled  # noqa: E402
-from halotile.loading import load_model  # noqa: E402
-from halotile.needs import Needs  # noqa: E402
+from halotile import restore_tiled  # noqa: E402
+from halotile.models import catalog  # noqa: E402
+from halotile.models.load import load_model  # noqa: E402
+from halotile.models.needs import Needs  # noqa: E402
 from halotile.optional import torchvision_advice  # noqa: E402
 
 from .networks import Chain, seeded  # noqa: E402
@@ -176,7 +177,7 @@ def test_networks_that_cannot_be_used(architectures, place):
     # 3 layers for generator.model: the least that lets it be taken for LaMa, which needs a mask
     masked = types.SimpleNamespace(architecture=types.SimpleNamespace(name="LaMa"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("halotile.checkpoints._recognised", lambda *_: masked)
+        patch.setattr("halotile.models.checkpoint._recognised", lambda *_: masked)
         refused("net.pth", "it is a LaMa network, which takes a mask beside the image")
 
 
@@ -414,7 +415,7 @@ def test_onnx_providers(place):
 
 
 def test_onnx_providers_chosen():
-    from halotile.onnx_model import PROVIDERS, _chosen
+    from halotile.models.onnx import PROVIDERS, _chosen
 
     there = ["CPUExecutionProvider", "TensorrtExecutionProvider", "CUDAExecutionProvider", "CoreMLExecutionProvider"]
     assert [name for name, _ in _chosen(None, there)] == list(PROVIDERS)
@@ -644,9 +645,9 @@ def test_a_file_goes_before_a_known_name(place):
 
 def test_the_model_that_comes_with_halotile(place, monkeypatch):
     """Stood in for: what it is asked for, and what it is not."""
-    module = types.ModuleType("halotile.embedded")
+    module = types.ModuleType("halotile.models.embedded")
     module.load_embedded = lambda strength=1.0: ("embedded", strength)
-    monkeypatch.setitem(sys.modules, "halotile.embedded", module)
+    monkeypatch.setitem(sys.modules, "halotile.models.embedded", module)
     assert load_model() == ("embedded", 1.0) and load_model(strength=0.25) == ("embedded", 0.25)
     for strength in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=f"strength must be a number from 0 to 1, not {strength}"):

@@ -15,19 +15,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import (  # noqa: E402
-    NonFiniteError,
-    OutOfMemoryError,
-    TiledRestorer,
-    TileSizeWarning,
-    iter_bands,
-    memory,
-    restore_tiled,
-)
-from halotile.images import open_image  # noqa: E402
-from halotile.memory import auto_tile_size, is_out_of_memory, largest_activation, tile_size_for  # noqa: E402
-from halotile.model import open_model  # noqa: E402
-from halotile.run import Run  # noqa: E402
+from halotile import NonFiniteError, OutOfMemoryError, TiledRestorer, TileSizeWarning, iter_bands, restore_tiled  # noqa: E402
+from halotile.images.image import open_image  # noqa: E402
+from halotile.models import memory  # noqa: E402
+from halotile.models.memory import auto_tile_size, is_out_of_memory, largest_activation, tile_size_for  # noqa: E402
+from halotile.models.model import open_model  # noqa: E402
+from halotile.run.run import Run  # noqa: E402
 
 from .networks import Chain, seeded  # noqa: E402
 

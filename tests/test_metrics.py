@@ -256,7 +256,7 @@ def test_colours_are_viridis_and_grow_evenly():
 
 @pytest.fixture
 def pair(tmp_path, monkeypatch, rng):
-    files = pytest.importorskip("halotile.files")
+    files = pytest.importorskip("halotile.files.picture")
     pytest.importorskip("pyvips")
     monkeypatch.chdir(tmp_path)
     a = noise(rng, (45, 70, 3))
@@ -300,7 +300,7 @@ def test_compare_json_and_limits(pair, capsys):
 
 
 def test_compare_draws(pair, capsys):
-    from halotile.files import read_image
+    from halotile.files.picture import read_image
 
     assert run("compare", "a.png", "b.png", "--heatmap", "heat.png") == 0
     assert capsys.readouterr().out.splitlines()[-1] == (
@@ -313,7 +313,7 @@ def test_compare_draws(pair, capsys):
 
 
 def test_compare_of_8_and_16_bits(pair, capsys):
-    from halotile.files import write_image
+    from halotile.files.picture import write_image
 
     write_image("deep.png", pair[0].astype(np.uint16) * 257)
     assert run("compare", "a.png", "deep.png", "--json") == 0
@@ -321,7 +321,7 @@ def test_compare_of_8_and_16_bits(pair, capsys):
 
 
 def test_what_compare_refuses(pair, capsys):
-    from halotile.files import write_image
+    from halotile.files.picture import write_image
 
     write_image("c.png", pair[0][:40])
     write_image("grey.png", pair[0][..., 0])

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from halotile import inspect_model  # noqa: E402
-from halotile.ncnn import load_ncnn  # noqa: E402
+from halotile.models.ncnn import load_ncnn  # noqa: E402
 
 FEATURES, DEPTH, SCALE = 5, 2, 2
 F16, F32 = 0x01306B47, 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from halotile import TiledRestorer, iter_bands, plan_tiles, restore_tiled
-from halotile.needs import Needs, needs_of
+from halotile.models.needs import Needs, needs_of
 
 
 class Picky:
@@ -125,7 +125,7 @@ def test_contradictions_are_refused_before_anything_runs(needs, options, message
 
 
 def test_needs_are_needs():
-    with pytest.raises(TypeError, match=r"needs must be a halotile.needs.Needs, not \(8, 8\)"):
+    with pytest.raises(TypeError, match=r"needs must be a halotile.models.needs.Needs, not \(8, 8\)"):
         plan_tiles((5, 5), needs=(8, 8))
     for wrong in (
         {"multiple": 0},
@@ -167,7 +167,7 @@ def test_running_out_of_memory_ends_where_windows_cannot_shrink(rng):
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_exported_for_one_size_through_python(rng):
     torch = pytest.importorskip("torch")
-    from halotile.exported import open_exported
+    from halotile.models.exported import open_exported
 
     torch.manual_seed(3)
     network = torch.nn.Conv2d(3, 3, 3, padding=1).eval()
@@ -193,7 +193,7 @@ def test_exported_for_one_size_through_python(rng):
 def test_what_is_found_out_about_a_model_with_needs_is_kept():
     """By what it needs, too."""
     torch = pytest.importorskip("torch")
-    from halotile.known import about
+    from halotile.inspection.known import about
 
     found = []
     for needs in (Needs(), Needs(multiple=2), Needs(multiple=2)):

@@ -13,8 +13,9 @@ torch = pytest.importorskip("torch")
 
 from torch.overrides import TorchFunctionMode  # noqa: E402
 
-from halotile import _torch, torch_verbs  # noqa: E402
-from halotile.selftest import compare  # noqa: E402
+from halotile import _torch  # noqa: E402
+from halotile.engine import torch_verbs  # noqa: E402
+from halotile.engine.kernel_check import compare  # noqa: E402
 
 PACKAGE = Path(torch_verbs.__file__).parent
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import halotile
 from halotile import _core, plan_tiles
-from halotile.needs import Needs
+from halotile.models.needs import Needs
 
 from . import reference
 

@@ -8,7 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import TiledRestorer, precision, restore_tiled  # noqa: E402
+from halotile import TiledRestorer, restore_tiled  # noqa: E402
+from halotile.auto import dtype as precision  # noqa: E402
 
 from .networks import Chain, seeded  # noqa: E402
 

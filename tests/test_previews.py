@@ -17,10 +17,12 @@ pytest.importorskip("pyvips")
 Image = pytest.importorskip("PIL.Image")
 tifffile = pytest.importorskip("tifffile")
 
-from halotile import cli, files, previews, restore_to, tiff_tags  # noqa: E402
-from halotile.previews import frames_of_png, planes_of_tiff, refusal  # noqa: E402
-from halotile.streaming import PictureSource  # noqa: E402
-from halotile.tiff_tags import directories  # noqa: E402
+from halotile import cli, restore_to  # noqa: E402
+from halotile.files import picture as files  # noqa: E402
+from halotile.files import previews, tiff_tags  # noqa: E402
+from halotile.files.previews import frames_of_png, planes_of_tiff, refusal  # noqa: E402
+from halotile.files.tiff_tags import directories  # noqa: E402
+from halotile.files.vips_rows import PictureSource  # noqa: E402
 
 PREVIEW = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
 RAW = np.random.default_rng(1).integers(0, 4096, (96, 128), np.uint16)

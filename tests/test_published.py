@@ -9,8 +9,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from halotile import TiledRestorer, error_curve, inspect_model, restore_tiled, restore_to, verify  # noqa: E402
-from halotile.memory import largest_activation  # noqa: E402
-from halotile.model import open_model  # noqa: E402
+from halotile.models.memory import largest_activation  # noqa: E402
+from halotile.models.model import open_model  # noqa: E402
 
 from .published import PUBLISHED, published, spandrel_imported  # noqa: E402
 from .test_untouched import ACTIVITIES, Unchanged, quietly  # noqa: E402

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from halotile import restore_tiled  # noqa: E402
 from halotile.inspection import Field  # noqa: E402
-from halotile.known import known_model  # noqa: E402
+from halotile.inspection.known import known_model  # noqa: E402
 
 from . import reference  # noqa: E402
 from .networks import on_arrays  # noqa: E402

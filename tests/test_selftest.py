@@ -8,9 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import metal  # noqa: E402
-from halotile.report import report  # noqa: E402
-from halotile.selftest import Comparison  # noqa: E402
+from halotile.cli.selftest import report  # noqa: E402
+from halotile.engine import metal  # noqa: E402
+from halotile.engine.kernel_check import Comparison  # noqa: E402
 
 
 def run(device):
@@ -44,16 +44,16 @@ def test_the_report_on_the_device(fake_mps):
 
 
 def test_a_kernel_that_is_wrong_is_named(fake_mps, monkeypatch):
-    import halotile.report
+    import halotile.cli.selftest
 
-    own = halotile.report.compare
+    own = halotile.cli.selftest.compare
 
     def wrong(verbs, device):
         for result in own(verbs, device):
             off = verbs is torch.ops.halotile and result.kernel == "finish_bf16"
             yield Comparison(result.kernel, 700) if off else result
 
-    monkeypatch.setattr(halotile.report, "compare", wrong)
+    monkeypatch.setattr(halotile.cli.selftest, "compare", wrong)
     fine, text = run("fakemps")
     assert not fine
     assert any("finish_bf16" in line and "700 units" in line and "<--" in line for line in text.split("\n"))
@@ -71,5 +71,5 @@ def test_missing_functions_and_failures_are_reported(fake_mps, monkeypatch):
     assert "warning: the Metal kernels are not used" in text
     assert "engine torch, average: from whole-image inference" in text
 
-    monkeypatch.setattr("halotile.report._whole", lambda *args: 1 / 0)
+    monkeypatch.setattr("halotile.cli.selftest._whole", lambda *args: 1 / 0)
     assert "runs: ZeroDivisionError" in run("cpu")[1]

@@ -14,9 +14,11 @@ torch = pytest.importorskip("torch")
 zarr = pytest.importorskip("zarr")
 pytest.importorskip("pyvips")
 
-from halotile import TiledRestorer, TileError, files, iter_bands, restore_tiled, restore_to, sinks  # noqa: E402
-from halotile.sources import HeldRows, NpySource, Source, open_source  # noqa: E402
-from halotile.streaming import PictureSource  # noqa: E402
+from halotile import TiledRestorer, TileError, iter_bands, restore_tiled, restore_to  # noqa: E402
+from halotile.files import picture as files  # noqa: E402
+from halotile.files import sinks  # noqa: E402
+from halotile.files.vips_rows import PictureSource  # noqa: E402
+from halotile.images.source import HeldRows, NpySource, Source, open_source  # noqa: E402
 
 from .conftest import heed_interrupts  # noqa: E402
 from .networks import Chain, ThreeHalves, seeded  # noqa: E402
@@ -406,7 +408,7 @@ def test_a_failing_model_leaves_what_was_there(rng, sink, at, error):
 @pytest.mark.parametrize("sink", SINKS)
 def test_failing_writes_surface(rng, sink, monkeypatch):
     made = {"npy": sinks.NpySink, "zarr": sinks.ZarrSink}
-    from halotile import streaming
+    from halotile.files import vips_rows as streaming
 
     kind, real, calls = made.get(sink, streaming.PictureSink), None, []
     real = kind.write

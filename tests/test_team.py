@@ -11,7 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import TiledRestorer, TileError, TileSizeWarning, iter_bands, restore_tiled, restore_to, turn  # noqa: E402
+from halotile import TiledRestorer, TileError, TileSizeWarning, iter_bands, restore_tiled, restore_to  # noqa: E402
+from halotile.engine import device_lock as turn  # noqa: E402
 
 from .architectures import KNOWN  # noqa: E402
 from .networks import Chain, Strided, seeded  # noqa: E402

@@ -185,7 +185,7 @@ from torch import nn  # noqa: E402
 
 import halotile  # noqa: E402
 from halotile import TileError, inspect_model, iter_bands, restore_tiled, restore_to  # noqa: E402
-from halotile import model as models  # noqa: E402
+from halotile.models import model as models  # noqa: E402
 from halotile.testing import assert_seamless  # noqa: E402
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
@@ -324,7 +324,8 @@ def test_a_driver_that_fails_is_quoted_by_its_first_sentence(monkeypatch):
 
 def test_the_command_line_says_it_in_one_short_line(tmp_path, capsys):
     pytest.importorskip("pyvips")
-    from halotile import cli, files
+    from halotile import cli
+    from halotile.files import picture as files
 
     files.write_image(tmp_path / "in.png", IMAGE)
     arguments = ["restore", str(tmp_path / "in.png"), "-o", str(tmp_path / "out.png"), "--device", "mps"]

@@ -83,7 +83,7 @@ def test_an_interrupted_run_takes_the_same_steps(run, scripts, data, monkeypatch
 
 def test_what_is_exported_is_what_the_package_reads(run, scripts, data):
     pytest.importorskip("safetensors")
-    from halotile.embedded import Restorer, read_weights
+    from halotile.models.embedded import Restorer, read_weights
 
     run("run", "--steps", "2")
     model = Restorer()

@@ -13,19 +13,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import (  # noqa: E402
-    OutOfMemoryError,
-    TiledRestorer,
-    TileError,
-    TileSizeWarning,
-    files,
-    iter_bands,
-    memory,
-    restore_tiled,
-    restore_to,
-    tuning,
-)
-from halotile.sinks import held_bytes  # noqa: E402
+from halotile import OutOfMemoryError, TiledRestorer, TileError, TileSizeWarning, iter_bands, restore_tiled, restore_to  # noqa: E402
+from halotile.auto import tiles as tuning  # noqa: E402
+from halotile.files import picture as files  # noqa: E402
+from halotile.files.sinks import held_bytes  # noqa: E402
+from halotile.models import memory  # noqa: E402
 
 from .networks import Chain, Strided, seeded  # noqa: E402
 from .test_exact import check, image_of  # noqa: E402
@@ -281,7 +273,8 @@ PEAK = """
 import sys
 import numpy as np
 import torch
-from halotile import memory, restore_tiled
+from halotile import restore_tiled
+from halotile.models import memory
 from tests.networks import Chain, seeded
 
 def peak():

@@ -29,8 +29,8 @@ from halotile import (  # noqa: E402
     restore_to,
     testing,
 )
-from halotile.memory import largest_activation  # noqa: E402
-from halotile.model import open_model  # noqa: E402
+from halotile.models.memory import largest_activation  # noqa: E402
+from halotile.models.model import open_model  # noqa: E402
 
 from .architectures import KNOWN  # noqa: E402
 from .networks import seeded  # noqa: E402

@@ -9,8 +9,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from halotile import ModelOutputError, TiledRestorer, restore_tiled  # noqa: E402
+from halotile.check.verify import Remade, Verification, beyond_rounding, verify  # noqa: E402
 from halotile.testing import assert_exact, assert_seamless  # noqa: E402
-from halotile.verification import Remade, Verification, beyond_rounding, verify  # noqa: E402
 
 from .networks import Chain, Half, Strided, ThreeHalves, on_arrays, seeded  # noqa: E402
 

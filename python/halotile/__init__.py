@@ -4,6 +4,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .auto.halo import RunInfo
 from .errors import (
     ColourWarning,
     ModelInputError,
@@ -15,7 +16,6 @@ from .errors import (
     TileError,
     TileSizeWarning,
 )
-from .halo import RunInfo
 from .plan import Box, Tile, TilePlan, plan_tiles
 from .restore import TiledRestorer, iter_bands, restore_tiled
 from .version import __version__
@@ -23,24 +23,24 @@ from .version import __version__
 if TYPE_CHECKING:
     from . import metrics as metrics
     from . import testing as testing
-    from .curve import ErrorCurve, error_curve
+    from .check.curve import ErrorCurve, error_curve
+    from .check.verify import Verification, verify
     from .inspection import ModelInfo, inspect_model
-    from .loading import load_model
+    from .models.load import load_model
     from .to_file import restore_to
-    from .verification import Verification, verify
 else:  # where a type checker would take any name for one of them
     # Imported when they are asked for: some need torch, none is needed to restore.
     _LATER = {
-        "ErrorCurve": "curve",
+        "ErrorCurve": "check.curve",
         "ModelInfo": "inspection",
-        "Verification": "verification",
-        "error_curve": "curve",
+        "Verification": "check.verify",
+        "error_curve": "check.curve",
         "inspect_model": "inspection",
-        "load_model": "loading",
+        "load_model": "models.load",
         "metrics": "metrics",
         "restore_to": "to_file",
         "testing": "testing",
-        "verify": "verification",
+        "verify": "check.verify",
     }
 
     def __getattr__(name: str) -> object:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .images import Image, is_tensor, open_image, peak_of
+from .images.image import Image, is_tensor, open_image, peak_of
 from .layouts import checked_layout
 from .plan import TilePlan
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 import numpy as np
 
 from .layouts import checked_layout
-from .needs import Needs
+from .models.needs import Needs
 
 if TYPE_CHECKING:
     import torch
@@ -261,7 +261,7 @@ def _devices(value: Any) -> Any:
 
 def _needs(value: Any) -> Needs:
     if not isinstance(value, Needs):
-        raise TypeError(f"needs must be a halotile.needs.Needs, not {value!r}")
+        raise TypeError(f"needs must be a halotile.models.needs.Needs, not {value!r}")
     return value
 
 

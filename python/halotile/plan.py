@@ -294,7 +294,7 @@ def plan_tiles(shape: Sequence[int], **options: Unpack[PlanOptions]) -> TilePlan
     Args:
         shape: ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or as ``layout`` says; refused where it is doubtful.
         options: as for `restore_tiled`. ``scale`` and ``phase`` default to 1 here, since no model is asked.
-            ``needs``, a `halotile.needs.Needs`: what a model that was loaded from a file says about its windows.
+            ``needs``, a `halotile.models.needs.Needs`: what a model that was loaded from a file says about its windows.
 
     Raises:
         ValueError, TypeError: naming the option, its value and what is allowed.

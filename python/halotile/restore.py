@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
-from . import heap
-from .descriptor import unwrapped
+from .auto.halo import RunInfo
 from .errors import SeamWarning, TileError, frames_inside
-from .halo import RunInfo
-from .images import Image, check_output_kind, open_image, torch_if_loaded
-from .known import about
-from .learn import Facts
-from .model import Model, channels_of, modules_of
-from .needs import needs_of
+from .images.image import Image, check_output_kind, open_image, torch_if_loaded
+from .inspection.known import about
+from .models.descriptor import unwrapped
+from .models.model import Model, channels_of, modules_of
+from .models.needs import needs_of
+from .models.recalled import told_about
+from .models.untouched import tensors_kept
 from .options import IMAGE_DTYPES, Options, RestoreOptions, RunOptions, dtype_name, signature_with_options
-from .progress import Progress
-from .recalled import told_about
-from .run import Run
-from .untouched import tensors_kept
+from .run import kept_heap as heap
+from .run.progress import Progress
+from .run.run import Run
+from .run.traits import Facts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,8 +114,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         on_nonfinite: "raise", "warn" or "ignore" when the model returns NaN or infinity.
         progress: True for a tqdm bar, or a callable ``(tiles done, tiles in all)``.
         keep_heap: whether models on the CPU run with the memory that they free kept by the process until the image is
-            done, where that is known to make them faster (glibc): see halotile.heap and docs/speed.md. The environment
-            variable HALOTILE_KEEP_HEAP=0 turns it off.
+            done, where that is known to make them faster (glibc): see docs/speed.md. The environment variable
+            HALOTILE_KEEP_HEAP=0 turns it off.
         memory_format: how windows lie in memory: "channels_last" or "contiguous". "auto": channels_last for modules on
             the CPU that consist of convolutions, unless they turn out to be written for the other; for others as their
             weights lie. The module itself is left as it is.
@@ -193,7 +193,7 @@ class TiledRestorer:
     def inspected(self) -> ModelInfo:
         """What is known of the model, a `ModelInfo`: found out once."""
         if self._inspected is None:
-            from .known import known_model
+            from .inspection.known import known_model
 
             self._inspected = known_model(self.model, self.options.first_device, self.options.model_dtype)
         return self._inspected
@@ -201,7 +201,7 @@ class TiledRestorer:
     def quick_look(self) -> Any:
         """What the model's operators tell at a glance, a `Quick`: of a callable the phase of the modules that it
         carries. None for what neither is nor carries a torch module."""
-        from .known import known_quick
+        from .inspection.known import known_quick
 
         torch = torch_if_loaded()
         if torch is None:
@@ -289,7 +289,7 @@ class TiledRestorer:
         return delivery
 
     def _verify(self, run: Run, result: Any) -> None:
-        from .verification import Remade
+        from .check.verify import Remade
 
         remade = Remade(run.image, self.like(run.options), result, {}, run)
         found = remade.compared(remade.places(self.options.verify, 0))

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Unpack
 
+from .check.verify import Remade, Verification
 from .options import JudgedOptions, integer, tolerance_of
-from .verification import Remade, Verification
 
 __all__ = ["assert_exact", "assert_seamless"]
 

@@ -17,16 +17,17 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from . import files, heap
-from .halo import RunInfo
-from .images import Image
+from .auto.halo import RunInfo
+from .files import picture as files
+from .files.sinks import NPY, STACKS, check_output, held_bytes, open_sink
+from .images.image import Image
+from .images.source import file_of, open_source
+from .models.untouched import tensors_kept
 from .options import Options, RunOptions
-from .progress import Progress
 from .restore import TiledRestorer
-from .run import Run
-from .sinks import NPY, STACKS, check_output, held_bytes, open_sink
-from .sources import file_of, open_source
-from .untouched import tensors_kept
+from .run import kept_heap as heap
+from .run.progress import Progress
+from .run.run import Run
 
 __all__ = ["restore_to", "write_restored"]
 

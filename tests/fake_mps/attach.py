@@ -19,7 +19,8 @@ def attach(argument_bytes: bool = False) -> ModuleType:
 
     import torch
 
-    from halotile import metal, turn
+    from halotile.engine import device_lock as turn
+    from halotile.engine import metal
 
     path = fake.runtime_bytes_path if argument_bytes else fake.runtime_path
     ctypes.CDLL(path)

@@ -9,17 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from .. import files, sinks
-from ..options import (
-    ALPHAS,
-    BLENDS,
-    BOUNDARIES,
-    ENGINES,
-    GLOBAL_STATS,
-    MEMORY_FORMATS,
-    MODEL_DTYPES,
-    NONFINITE,
-)
+from ..files import picture as files
+from ..files import sinks
+from ..options import ALPHAS, BLENDS, BOUNDARIES, ENGINES, GLOBAL_STATS, MEMORY_FORMATS, MODEL_DTYPES, NONFINITE
 from . import commands
 from .common import BIT_DTYPES, FORMATS
 from .restore import restore

@@ -15,13 +15,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .. import _core, batch, catalog, files
-from ..images import peak_of
-from ..loading import load_model
+from .. import _core
+from ..files import picture as files
+from ..images.image import peak_of
+from ..models import catalog
+from ..models.load import load_model
 from ..options import ENGINES, Options
 from ..plan import TilePlan, plan_tiles
 from ..texts import bytes_text
 from ..version import __version__
+from . import batch
 from .common import BIT_DTYPES, UsageError, checked_options, planned, shown, size_text, usage_errors
 
 __all__ = ["compare", "inspect", "selftest", "show_models", "show_plan", "show_versions"]
@@ -151,7 +154,7 @@ def inspect(asked: argparse.Namespace) -> None:
     if picture is None:
         print(info.to_json() if asked.json else info)
         return
-    from ..curve import error_curve
+    from ..check.curve import error_curve
 
     curve = error_curve(model, picture.pixels, device=asked.device, dtype=asked.dtype)
     both = json.loads(info.to_json()) | {"error_curve": dataclasses.asdict(curve)}
@@ -162,7 +165,7 @@ def inspect(asked: argparse.Namespace) -> None:
 
 
 def show_models(asked: argparse.Namespace) -> None:
-    comes = importlib.util.find_spec("halotile.embedded") is not None
+    comes = importlib.util.find_spec("halotile.models.embedded") is not None
     rows = [
         ("name", "what", "licence", "installed"),
         ("(none)", "the model that comes with halotile, taken without --model", "MIT", "yes" if comes else "no"),
@@ -192,7 +195,7 @@ def _version(package: str) -> str:
 def selftest(asked: argparse.Namespace) -> int:
     if importlib.util.find_spec("torch") is None:
         raise UsageError("selftest needs torch: pip install 'halotile[torch]'")
-    from ..report import checked_device, report
+    from .selftest import checked_device, report
 
     with usage_errors():
         device = checked_device(asked.device)

@@ -14,15 +14,16 @@ import warnings
 from contextlib import closing, suppress
 from typing import Any
 
-from .. import batch, sinks
-from ..images import torch_if_loaded
-from ..loading import load_model
-from ..model import usable_device
-from ..needs import needs_of
+from ..files import sinks
+from ..images.image import torch_if_loaded
+from ..models.load import load_model
+from ..models.model import usable_device
+from ..models.needs import needs_of
 from ..options import Options
 from ..restore import TiledRestorer
+from . import batch
 from .common import BIT_DTYPES, FORMATS, UsageError, checked_options, debugging, one_line, planned, shown, usage_errors
-from .reports import Reports
+from .output import Reports
 
 __all__ = ["restore"]
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from ..descriptor import unwrapped
+from ..models.descriptor import unwrapped
+from ..models.recalled import remember
 from ..options import MODEL_DTYPES, dtype_name
-from ..recalled import remember
 from ..texts import named
 from .info import Field, GlobalOperation, ModelInfo
 from .measure import Measured, measured
@@ -72,7 +72,7 @@ def opened(model: Any) -> Any:
     """An exported program as the module that it is."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.export.ExportedProgram):
-        from ..exported import open_exported
+        from ..models.exported import open_exported
 
         return open_exported(model)
     return model

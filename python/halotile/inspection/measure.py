@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ..around import Shared, looking
-from ..memory import is_out_of_memory
-from ..model import BadOutput, EitherModel, EmptyOutput, evaluating, modules_of, open_model
-from ..needs import needs_of
+from ..models.around import Shared, looking
+from ..models.memory import is_out_of_memory
+from ..models.model import BadOutput, EitherModel, EmptyOutput, evaluating, modules_of, open_model
+from ..models.needs import needs_of
+from ..models.untouched import copied, preserved, uncompiled
 from ..texts import named
-from ..untouched import copied, preserved, uncompiled
 from .info import Field, GlobalOperation
 from .perturbation import PHASES, Verdict, ends_agree, falsify, field_by_perturbation, repeats
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..around import slow_attention
+from ..models.around import slow_attention
 from .info import Field, GlobalOperation
 from .perturbation import Sizes
 from .position_rules import CHUNK, EDGE, NOTHING

@@ -21,11 +21,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..around import Shared, looking, slow_attention, without_memory
-from ..exported import FixedShape
-from ..model import evaluating
+from ..models.around import Shared, looking, slow_attention, without_memory
+from ..models.exported import FixedShape
+from ..models.model import evaluating
+from ..models.untouched import preserved, shell, tensors_of, uncompiled, without_hooks
 from ..texts import named
-from ..untouched import preserved, shell, tensors_of, uncompiled, without_hooks
 from . import mixes, moves, operators  # noqa: F401 - they enter their rules into the table
 from .operators import RULES, Aligned, Operation
 from .rowmaps import (

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""What `halotile restore` says: lines as files are done, or one JSON document."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ..version import __version__
+from . import batch
+from .common import shown, size_text
+
+__all__ = ["Reports"]
+
+NAMED = 10  # of the files that failed, in the summary
+
+
+class Reports:
+    """Lines as files are done, or one JSON document at the end."""
+
+    def __init__(self, asked: argparse.Namespace, alone: bool, work: batch.Work):
+        self.asked, self.alone, self.work = asked, alone, work
+        self.outcomes: list[batch.Outcome] = []
+        self.bar = batch.Bar(0, wanted=False)
+        self.started = time.monotonic()
+        self._said: list[str] = []  # of the last file's run
+        self._talks = not (asked.quiet or asked.json)
+
+    def count(self, status: str) -> int:
+        return sum(outcome.status == status for outcome in self.outcomes)
+
+    def add(self, outcome: batch.Outcome) -> None:
+        self.outcomes.append(outcome)
+        if outcome.error is not None:
+            self.bar.say(f"halotile: error: {outcome.error}", sys.stderr)
+        elif self._talks:
+            for line in self._lines(outcome):
+                self.bar.say(line, sys.stdout)
+
+    def _lines(self, outcome: batch.Outcome) -> Iterator[str]:
+        sizes = f"{size_text(outcome.input_shape)} -> {size_text(outcome.output_shape)}"
+        pages = f", {outcome.pages} pages" if outcome.pages > 1 else ""
+        yield f"{shown(outcome.job.output)}: {sizes}{pages}, {outcome.dtype}, {outcome.seconds:.1f} s"
+        said, self._said = self._said, list(_about(outcome.run))
+        yield from (line for line in self._said if line not in said)  # once for all files that have it in common
+        if outcome.verified is not None:
+            yield str(outcome.verified)
+
+    def end(self, interrupted: bool = False) -> None:
+        if self.asked.json:
+            print(json.dumps(self._document(interrupted), indent=1, allow_nan=False))
+        elif self.alone:
+            if self._talks and self.count("skipped"):
+                print(f"{shown(self.asked.output)} exists, skipped")
+        elif self._talks:
+            print(self._summary())
+        failed = [outcome.job.input for outcome in self.outcomes if outcome.error is not None]
+        if failed and not self.alone:
+            names = ", ".join(failed[:NAMED]) + (f" and {len(failed) - NAMED} more" if len(failed) > NAMED else "")
+            print(f"halotile: {len(failed)} of {len(self.work.jobs)} files failed: {names}", file=sys.stderr)
+
+    def _summary(self) -> str:
+        text = f"restored {self.count('restored')} of {len(self.work.jobs)} files"
+        for status in ("skipped", "failed"):
+            text += f", {self.count(status)} {status}" if self.count(status) else ""
+        text += f", {self.work.ignored} other files ignored" if self.work.ignored else ""
+        return f"{text}, {time.monotonic() - self.started:.1f} s"
+
+    def _document(self, interrupted: bool) -> dict[str, Any]:
+        counts = {status: self.count(status) for status in ("restored", "skipped", "failed")}
+        totals = {"files": len(self.work.jobs), **counts, "ignored": self.work.ignored}
+        return {
+            "version": __version__,
+            "model": self.asked.model,
+            "files": [outcome.as_json() for outcome in self.outcomes],
+            "totals": totals
+            | {"seconds": round(time.monotonic() - self.started, 3), "peak_memory_bytes": batch.peak_memory()},
+            "interrupted": interrupted,
+        }
+
+
+def _about(run: Any) -> Iterator[str]:
+    """What was found out about the model, and what was chosen where that was left open."""
+    if run.model is not None:
+        yield str(dataclasses.replace(run, tuning=None, precision=None))
+    chosen = []
+    if run.tuning is not None:
+        tiles = f"tiles of {size_text(run.tuning.tile_size)} in batches of {run.tuning.batch_size}"
+        chosen.append(f"{tiles}, {run.tuning.memory_format}: {run.tuning.why}")
+    if run.precision is not None:
+        chosen.append(f"dtype {run.precision.dtype}: {run.precision.why}")
+    if chosen:
+        yield f"chosen: {'; '.join(chosen)}"

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""The Metal kernels, as operators `torch.ops.halotile.*`: made ready, and tested before they are trusted.
+
+At the first use in a process the kernels are compiled and, unless that was done before on this machine with this torch,
+compared with torch_verbs on the CPU. If a function is missing from torch or a kernel differs, a warning says so and the
+engine `torch` is used instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import _torch
+from ..cache import keep, kept
+from ..texts import quoted
+from ..version import __version__
+from . import torch_verbs
+
+__all__ = ["LIBRARIES", "keep_result", "operators", "prepare", "serves"]
+
+
+def _libtorch() -> str:
+    name = "libtorch_cpu.dylib" if sys.platform == "darwin" else "libtorch_cpu.so"
+    return str(Path(torch.__file__).parent / "lib" / name)
+
+
+# Device type -> dispatch key, and the library that has the aoti_torch_mps_* functions.
+LIBRARIES: dict[str, tuple[str, Callable[[], str]]] = {"mps": ("MPS", _libtorch)}
+
+_lock = threading.Lock()
+_failures: dict[str, str] = {}  # device type -> why not; "" if the kernels are ready
+_warned: set[str] = set()
+
+
+def serves(device: Any) -> bool:
+    return device.type in LIBRARIES
+
+
+def operators(device: Any, asked_by: str | None) -> Any:
+    """What has read_tiles, accumulate and finish_rows for a device, or None if that does not work here (warned once).
+
+    asked_by: the name of the option that insists on them, if there is one.
+
+    Raises:
+        ValueError: insisted, and the device has no Metal. RuntimeError: insisted, and the kernels do not work.
+    """
+    if not serves(device):
+        raise ValueError(f"{asked_by} must not be 'mps' for a model on {device}: it needs an Apple GPU, device 'mps'")
+    with _lock:
+        if device.type not in _failures:
+            _failures[device.type] = _failure(device)
+    failure = _failures[device.type]
+    if not failure:
+        return torch.ops.halotile
+    if asked_by is not None:
+        raise RuntimeError(f"{asked_by}='mps' does not work here: {failure}")
+    if device.type not in _warned:
+        _warned.add(device.type)
+        warnings.warn(f"the Metal kernels are not used, torch operations are: {failure}", RuntimeWarning, stacklevel=2)
+    return None
+
+
+def prepare(device: Any) -> None:
+    """Compiles the kernels and registers the operators. Raises RuntimeError."""
+    key, library = LIBRARIES[device.type]
+    _torch.open(_libtorch())
+    _describe_operators()
+    _torch.attach(key, library())
+
+
+@functools.cache
+def _describe_operators() -> None:
+    """What torch's tracers need to know of the operators: they return nothing."""
+    for name in torch_verbs.__all__:
+        torch.library.register_fake(f"halotile::{name}", lambda *arguments: None)
+
+
+def _failure(device: Any) -> str:
+    """Why the kernels cannot be used; empty if they can."""
+    from .kernel_check import differing
+
+    try:
+        prepare(device)
+        kept = _kept_result()
+        result = kept if kept is not None else differing(torch.ops.halotile, device)
+        if kept is None:
+            keep_result(result)
+    except Exception as error:  # whatever it is: torch operations are still there
+        return quoted(error)
+    if not result:
+        return ""
+    return f"the self-test found differences in {', '.join(result)}; `python -m halotile selftest` says more"
+
+
+# ---- the result is kept for each machine and version of torch --------------------------------------------------------
+
+
+def _about() -> tuple[object, ...]:
+    from .kernel_check import VERSION
+
+    return __version__, VERSION, _torch.KERNEL_SOURCE, torch.__version__, *platform.uname(), platform.mac_ver()[0]
+
+
+def _kept_result() -> list[str] | None:
+    result = kept("selftest", _about())
+    return result if isinstance(result, list) and all(isinstance(name, str) for name in result) else None
+
+
+def keep_result(result: list[str]) -> None:
+    """Keeps which kernels differ, for later processes."""
+    keep("selftest", _about(), result)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Pixels on disk, one file for each format."""

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""Colours for hidden pixels: those where alpha is 0, whose own colour nobody is meant to see.
+
+A model looks further than a pixel, so what is hidden would show at visible edges. Before it sees them, hidden pixels
+get the colour of what is around them: the mean, weighted by alpha, of the smallest neighbourhood that shows anything.
+A neighbourhood is a block of 1, 2, 4 ... 64 pixels a side and the eight around it; blocks lie on the image's own grid,
+so what a pixel gets depends on no tile, strip or engine. Where nothing is seen within 64 pixels it is mid-grey.
+
+Every operation is rounded to float32 and in one order, so that NumPy and torch give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .image import Image, as_words, peak_of, torch_if_loaded
+from .scan import is_zero, widened, widened_tensor
+from .source import HeldRows, Source
+
+__all__ = ["REACH", "FilledSource", "with_colours"]
+
+REACH = 64  # input pixels: the largest block, and how far at least colours are looked for
+LEVELS = 7  # 1, 2, 4 ... REACH
+COLUMNS = 1024  # that are worked on together, a multiple of REACH
+ROWS = 1024  # on a device
+
+Rows = Callable[[int, int], np.ndarray]  # rows [start, stop) of an image: (C, rows, W)
+
+
+def with_colours(image: Image, index: int) -> Image:
+    """Image `index`, alone, with colours for its hidden pixels: read by rows, or a copy on its device."""
+    if not image.on_host:
+        return Image(_filled_tensor(image.tensor[index], image.dtype), image.dtype, "CHW", image.device)
+    return Image(FilledSource(image, index), image.dtype, "HWC")
+
+
+# ---- in host memory --------------------------------------------------------------------------------------------------
+
+
+class FilledSource(Source):
+    """An image with colours for its hidden pixels. Strips of REACH rows are filled, for which as many above and below
+    them are looked at; each row is read once, from top to bottom."""
+
+    step = REACH
+
+    def __init__(self, image: Image, index: int):
+        height, width = image.size
+        self.image, self.index = image, index
+        self.shape, self.dtype = (height, width, image.channels), _stored(image)
+        self.rows = _rows_of(image, index)
+
+    def read(self, start: int, rows: np.ndarray) -> None:
+        stop = start + len(rows)
+        for first in range(start // REACH * REACH, stop, REACH):
+            low, high = max(start, first), min(stop, first + REACH)
+            self._fill_strip(first, low - first, rows[low - start : high - start])
+
+    def _fill_strip(self, first: int, skipped: int, into: np.ndarray) -> None:
+        """into: rows from `skipped` on of the strip that starts at row `first`."""
+        height, width, _ = self.shape
+        top, bottom = max(0, first - REACH), min(first + 2 * REACH, height)
+        seen = self.rows(top, bottom)
+        start = first + skipped - top
+        into[...] = seen[:, start : start + len(into)].transpose(1, 2, 0)
+        strip = slice(start, start + len(into))
+        for left in range(0, width, COLUMNS):
+            columns = slice(left, min(left + COLUMNS, width))
+            hidden = is_zero(seen[-1, strip, columns], self.image.dtype)
+            if not hidden.any():
+                continue
+            low, high = max(0, left - REACH), min(left + COLUMNS + REACH, width)
+            block = _on_grid(widened(seen[:, :, low:high], self.image.dtype), np)
+            with np.errstate(invalid="ignore", over="ignore"):  # of what is not finite, which counts for nothing
+                colours = _surroundings(block[:-1], block[-1], peak_of(self.image.dtype) / 2, np)
+            wanted = colours[:, strip, left - low : columns.stop - low]
+            target = into[:, columns, :-1]
+            target[hidden] = _narrowed(wanted, self.image.dtype).transpose(1, 2, 0)[hidden]
+
+
+def _stored(image: Image) -> np.dtype:
+    """The dtype of its rows in NumPy: bfloat16 as uint16."""
+    return np.dtype("uint16" if image.dtype == "bfloat16" else image.dtype)
+
+
+def _rows_of(image: Image, index: int) -> Rows:
+    if not image.by_rows:
+        pixels = image.pixels[index]
+        return lambda start, stop: pixels[:, start:stop]
+    held = HeldRows(image.original.single(image.layout, index))
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        found, first = held.holding(start, stop)
+        return found[:, start - first : stop - first]
+
+    return rows
+
+
+def _narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 as values of an image's dtype, rounded half to even."""
+    if dtype == "bfloat16":
+        torch = torch_if_loaded()
+        return torch.from_numpy(values).to(torch.bfloat16).view(torch.uint16).numpy()
+    if dtype.startswith("uint"):
+        return np.rint(values).clip(0, peak_of(dtype)).astype(dtype)
+    return values.astype(dtype)
+
+
+# ---- on a device -----------------------------------------------------------------------------------------------------
+
+
+def _filled_tensor(tensor: Any, dtype: str) -> Any:
+    """A copy of a tensor (C, H, W) with colours for its hidden pixels, made where it is."""
+    torch = torch_if_loaded()
+    filled, words = torch.empty_like(tensor), as_words(tensor)
+    as_words(filled).copy_(words)
+    _, height, width = tensor.shape
+    for top, bottom in _pieces(height, ROWS):
+        for left, right in _pieces(width, COLUMNS):
+            y, x = max(0, top - REACH), max(0, left - REACH)
+            seen = tensor[:, y : bottom + REACH, x : right + REACH]
+            block = _on_grid(widened_tensor(seen), torch)
+            colours = _surroundings(block[:-1], block[-1], peak_of(dtype) / 2, torch)
+            wanted = colours[:, top - y : bottom - y, left - x : right - x]
+            own = as_words(filled[:-1, top:bottom, left:right])
+            hidden = words[-1:, top:bottom, left:right] == 0
+            own.copy_(torch.where(hidden, _narrowed_tensor(wanted, dtype, own.dtype), own))
+    return filled
+
+
+def _pieces(size: int, length: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, size, length):
+        yield start, min(start + length, size)
+
+
+def _narrowed_tensor(values: Any, dtype: str, word: Any) -> Any:
+    """float32 as words of an image's dtype, rounded half to even."""
+    if dtype.startswith("uint"):
+        values = values.round().clamp(0, peak_of(dtype)).to(torch_if_loaded().int32)
+    return values.to(word)
+
+
+# ---- the same for both -----------------------------------------------------------------------------------------------
+
+
+def _on_grid(block: Any, xp: ModuleType) -> Any:
+    """(C, h, w) that starts on the grid, with rows and columns of nothing after it up to where a block ends."""
+    channels, height, width = block.shape
+    shape = (channels, -(-height // REACH) * REACH, -(-width // REACH) * REACH)
+    if shape == tuple(block.shape):
+        return block
+    full = np.zeros(shape, np.float32) if xp is np else block.new_zeros(shape)
+    full[:, :height, :width] = block
+    return full
+
+
+def _surroundings(colours: Any, alpha: Any, grey: float, xp: ModuleType) -> Any:
+    """For every pixel the mean colour of the smallest neighbourhood that shows anything: float32 (C, h, w).
+
+    colours: (C, h, w), alpha: (h, w), float32, sides multiples of REACH. Exact where REACH pixels around are there."""
+    seen = (alpha > 0) & xp.isfinite(alpha) & xp.isfinite(colours).all(0)
+    nothing = xp.zeros_like(alpha)
+    weight = xp.where(seen, alpha, nothing)
+    pyramid = [(xp.where(seen, colours * weight, nothing), weight)]
+    for _ in range(LEVELS - 1):
+        pyramid.append(tuple(_halved(values) for values in pyramid[-1]))
+    found = xp.full_like(pyramid[-1][0], grey)
+    for level, (sums, weights) in enumerate(reversed(pyramid)):
+        total = _with_neighbours(weights)
+        shown = total > 0
+        mean = _with_neighbours(sums) / xp.where(shown, total, xp.ones_like(total))
+        found = xp.where(shown, mean, _doubled(found, xp) if level else found)
+    return found
+
+
+def _halved(values: Any) -> Any:
+    """Sums of blocks of 2 x 2."""
+    rows = values[..., 0::2, :] + values[..., 1::2, :]
+    return rows[..., 0::2] + rows[..., 1::2]
+
+
+def _doubled(values: Any, xp: ModuleType) -> Any:
+    channels, height, width = values.shape
+    spread = xp.broadcast_to(values[:, :, None, :, None], (channels, height, 2, width, 2))
+    return spread.reshape(channels, 2 * height, 2 * width)
+
+
+def _with_neighbours(values: Any) -> Any:
+    """Sums of 3 x 3 elements; beyond the sides there is nothing."""
+    rows = values + 0
+    rows[..., 1:, :] += values[..., :-1, :]
+    rows[..., :-1, :] += values[..., 1:, :]
+    sums = rows + 0
+    sums[..., 1:] += rows[..., :-1]
+    sums[..., :-1] += rows[..., 1:]
+    return sums

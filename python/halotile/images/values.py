@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""How image values and model values correspond."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .image import peak_of
+
+__all__ = ["Values", "as_floats"]
+
+
+@dataclass(frozen=True)
+class Values:
+    """model = image / peak * gain + offset.
+
+    Attributes:
+        dtype: of the image.
+        value_range: the range the model works in, as the user gave it.
+    """
+
+    dtype: str
+    value_range: tuple[float, float] | None
+
+    @cached_property
+    def numbers(self) -> tuple[float, float, float, bool]:
+        """(peak, gain, offset, clamp) as the verbs take them."""
+        low, high = self.value_range or (0.0, 1.0)
+        clamp = self.value_range is not None or peak_of(self.dtype) > 1
+        return float(peak_of(self.dtype)), high - low, low, clamp
+
+    @property
+    def bfloat16(self) -> bool:
+        return self.dtype == "bfloat16"
+
+
+def as_floats(output: Any) -> np.ndarray:
+    """A model's output, an array or tensor of any of its dtypes, as a float32 array."""
+    if not isinstance(output, np.ndarray):
+        return output.float().cpu().numpy()
+    if output.dtype == np.uint16:  # bfloat16
+        return (output.astype(np.uint32) << 16).view(np.float32)
+    return output.astype(np.float32)

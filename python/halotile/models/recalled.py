@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: MIT
+"""What was found out about models in this process, and what users were told about them."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..inspection import ModelInfo
+
+__all__ = ["recalled", "remember", "told_about"]
+
+_seen: weakref.WeakKeyDictionary[Any, ModelInfo] = weakref.WeakKeyDictionary()
+_told: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
+
+
+def remember(model: Any, info: Any) -> None:
+    """So that later runs can say what they lack."""
+    with contextlib.suppress(TypeError):  # cannot be hashed, or referred to weakly
+        _seen[model] = info
+
+
+def recalled(model: Any) -> Any:
+    """What was found out about a model in this process, for whatever reason; or None."""
+    try:
+        return _seen.get(model)
+    except TypeError:
+        return None
+
+
+def told_about(model: Any) -> set[Any]:
+    """What the user was told about a model."""
+    try:
+        return _told.setdefault(model, set())
+    except TypeError:
+        return set()

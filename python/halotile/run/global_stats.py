@@ -1,0 +1,447 @@
+# SPDX-License-Identifier: MIT
+"""global_stats=: what a model takes of the whole image, measured over the whole image and held fixed in every tile.
+
+    survey -> which calls take all of the image together, where in their operands the image lies, which need which
+    "frozen" -> the model runs once, on the image reduced to a window's size
+    "exact"  -> for each level of calls that need one another: every tile adds its part of the image
+
+Imports torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._pytree import tree_iter
+
+from ..errors import TileError, tile_error
+from ..images.values import as_floats
+from ..plan import Box, Tile, TilePlan
+from ..texts import quoted
+from .statistics import Call, Statistic, Watching
+from .windows import Forward
+
+__all__ = ["GlobalStats", "Held"]
+
+ROUNDING = {"float16": 2e-2, "bfloat16": 1e-1}  # relative differences that are no more; float32: 1e-4
+CHUNK = 512  # input pixels along the sides of what is read at a time for the reduced image
+
+Pair = tuple[int, int]
+
+
+class Held:
+    """Statistics of one image for one model: inside `with held:` the model's calls give what they would for it."""
+
+    def __init__(self, statistics: dict[int, Statistic], calls: int):
+        self.statistics, self.calls = statistics, calls
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        watching = Watching(self._handle)
+        with watching:
+            yield
+        if watching.count != self.calls:
+            raise RuntimeError(
+                f"the model called {watching.count} operators that take elements together, not {self.calls} as before: "
+                "global_stats needs a model that does the same for every window"
+            )
+
+    def _handle(self, number: int, call: Call) -> Any:
+        statistic = self.statistics.get(number)
+        return NotImplemented if statistic is None else call.result(statistic.repeated(call.sizes))
+
+
+# ---- the survey ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Side:
+    """A dimension of an operand along which the image lies: index = rate * pixel - cut."""
+
+    rate: Fraction
+    cut: int
+
+    def at(self, pixel: int) -> int:
+        index = self.rate * pixel - self.cut
+        if index.denominator != 1:
+            raise ValueError(f"phase must be a multiple of the model's: input pixel {pixel} lies between its elements")
+        return int(index)
+
+
+@dataclass(frozen=True)
+class Lie:
+    """Where the image lies in an operand: its rows and columns in dimensions of their own, or one after the other.
+
+    Attributes:
+        dims: of rows and columns; the same one twice if they are one.
+    """
+
+    dims: Pair
+    rows: Side
+    columns: Side
+
+    def part(self, x: torch.Tensor, window: Pair, rows: Cut, columns: Cut) -> torch.Tensor:
+        """The part of a window's operand that lies between two cuts each way."""
+        row, column = self.dims
+        flat = row == column
+        if flat:
+            x = x.unflatten(
+                row, [int(side.rate * n) for side, n in zip((self.rows, self.columns), window, strict=True)]
+            )
+            column = row + 1
+        for dim, side, (start, stop) in ((row, self.rows, rows), (column, self.columns, columns)):
+            first = 0 if start is None else side.at(start)
+            last = x.shape[dim] if stop is None else side.at(stop)
+            x = x.narrow(dim, first, last - first)
+        return x.flatten(row, column) if flat else x
+
+
+Cut = tuple[int | None, int | None]  # input pixels of a window; None: as far as there is anything
+
+
+@dataclass(frozen=True)
+class Found:
+    """A call that takes the whole image together.
+
+    Attributes:
+        level: how many others, one after the other, it needs.
+        lies: of each operand.
+    """
+
+    name: str
+    level: int
+    lies: tuple[Lie, ...]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Attributes:
+    found: by the call's number.
+    calls: of the table's operators, in all.
+    """
+
+    found: dict[int, Found]
+    calls: int
+
+    @property
+    def levels(self) -> int:
+        return max((one.level for one in self.found.values()), default=-1) + 1
+
+
+Shapes = list[tuple[str, list[tuple[tuple[int, ...], tuple[int, ...]]], tuple[int, ...]]]
+
+
+def surveyed(run: Callable[[Pair], None], size: Pair, larger: Pair) -> Survey:
+    """Looks at the calls of a model.
+
+    Args:
+        run: runs it on a window of the size.
+        size, larger: two windows that it takes, (rows, columns); so must be one with a side of each.
+
+    Raises:
+        ValueError: a call takes whole rows, or what it gives is as large as the image, or calls depend on the size.
+    """
+    looks = [_shapes(run, one) for one in (size, (larger[0], size[1]), (size[0], larger[1]))]
+    if len({tuple(name for name, *_ in look) for look in looks}) > 1:
+        raise ValueError("global_stats needs a model that does the same for windows of every size; this one does not")
+    lies = {}
+    for number, (one, taller, wider) in enumerate(zip(*looks, strict=True)):
+        found = _lies(one, taller, wider, size, larger)
+        if found is not None:
+            lies[number] = found
+    levels = _levels(run, size, set(lies))
+    names = [name for name, *_ in looks[0]]
+    return Survey({n: Found(names[n], levels[n], lies[n]) for n in lies}, len(names))
+
+
+def _shapes(run: Callable[[Pair], None], size: Pair) -> Shapes:
+    seen: Shapes = []
+
+    def handle(_: int, call: Call) -> Any:
+        seen.append((call.name, [(tuple(x.shape), dims) for x, dims in call.operands], call.sizes))
+        return NotImplemented
+
+    with Watching(handle):
+        run(size)
+    return seen
+
+
+def _lies(one: Any, taller: Any, wider: Any, size: Pair, larger: Pair) -> tuple[Lie, ...] | None:
+    """Where the image lies in the operands of a call; None if it takes nothing together that grows with it."""
+    name, operands, sizes = one
+    grows = [
+        {dim for dim in dims if shape[dim] != other[1][i][0][dim]}
+        for i, (shape, dims) in enumerate(operands)
+        for other in (taller, wider)
+    ]
+    if not any(grows):
+        return None
+    if sizes != taller[2] or sizes != wider[2]:
+        raise ValueError(f"{name} takes whole rows, columns or windows together, or gives something for every pixel")
+    lies = []
+    for i, (shape, _) in enumerate(operands):
+        rows, columns = grows[2 * i], grows[2 * i + 1]
+        if len(rows) != 1 or len(columns) != 1:
+            raise ValueError(f"{name} takes whole rows or columns together")
+        (row,), (column,) = rows, columns
+        if row == column:
+            lies.append(_flat(name, row, shape[row], size))
+            continue
+        sides = [
+            _side(name, shape[dim], other[1][i][0][dim], size[axis], larger[axis])
+            for axis, (dim, other) in enumerate(((row, taller), (column, wider)))
+        ]
+        lies.append(Lie((row, column), *sides))
+    return tuple(lies)
+
+
+def _side(name: str, length: int, longer: int, side: int, larger: int) -> Side:
+    rate = Fraction(longer - length, larger - side)
+    twice = rate * side - length
+    if twice.denominator != 1 or twice % 2:
+        raise ValueError(f"{name} takes an image together that was cropped unevenly")
+    return Side(rate, int(twice) // 2)
+
+
+def _flat(name: str, dim: int, length: int, size: Pair) -> Lie:
+    square = Fraction(length, size[0] * size[1])
+    rate = Fraction(math.isqrt(square.numerator), math.isqrt(square.denominator))
+    if rate * rate != square:
+        raise ValueError(f"{name} takes {length} elements together, in which rows and columns cannot be told apart")
+    return Lie((dim, dim), Side(rate, 0), Side(rate, 0))
+
+
+def _levels(run: Callable[[Pair], None], size: Pair, numbers: set[int]) -> dict[int, int]:
+    """For each of these calls: the most of them that it needs, one after the other."""
+    levels: dict[int, int] = {}
+    known: dict[int, tuple[StorageWeakRef, int]] = {}  # by storage; the reference keeps the address from new use
+
+    def level_of(values: Any) -> int:
+        storages = (one.untyped_storage()._cdata for one in tree_iter(values) if isinstance(one, torch.Tensor))
+        return max((known[one][1] for one in storages if one in known), default=0)
+
+    def note(values: Any, level: int) -> None:
+        for one in tree_iter(values):
+            if isinstance(one, torch.Tensor) and level:
+                reference = StorageWeakRef(one.untyped_storage())
+                known[reference.cdata] = reference, max(level, level_of(one))
+
+    def handle(number: int, call: Call) -> Any:
+        if number not in numbers:
+            return NotImplemented
+        levels[number] = level_of([x for x, _ in call.operands])
+        result = call.result(call.measured())
+        note(result, levels[number] + 1)
+        return result
+
+    with Watching(handle, lambda inputs, outputs: note(outputs, level_of(inputs))):
+        run(size)
+    return levels
+
+
+# ---- measuring -------------------------------------------------------------------------------------------------------
+
+
+class Enough(BaseException):
+    """All that was wanted of a run was seen. No Exception, so that no model swallows it."""
+
+
+class GlobalStats:
+    """Measures statistics of images for a way through the model.
+
+    Args:
+        how: "frozen" or "exact".
+        info: what is known of the model, a ModelInfo with global operations.
+    """
+
+    def __init__(self, forward: Forward, how: str, info: Any):
+        self.forward, self.how, self.info = forward, how, info
+        self.surveys: dict[Any, Survey] = {}
+
+    def survey(self, part: Any, index: int, plan: TilePlan) -> Survey:
+        """Raises ValueError: the model looks at the whole image in ways that cannot be held fixed."""
+        if part not in self.surveys:
+            size = [self._legal(axis, 32, plan) for axis in (0, 1)]
+            larger = [self._legal(axis, side + 1, plan) for axis, side in enumerate(size)]
+
+            def run(size: Pair) -> None:
+                self._run(part, self._read(part, index, plan, Box(0, 0, *size)), plan)
+
+            try:
+                self.surveys[part] = surveyed(run, tuple(size), tuple(larger))
+            except ValueError as error:
+                raise ValueError(f"global_stats must be 'tile' for this model, not {self.how!r}: {error}") from error
+            self._check(self.surveys[part])
+            self._check_sizes(part, index, plan)
+        return self.surveys[part]
+
+    def _check_sizes(self, part: Any, index: int, plan: TilePlan) -> None:
+        """With statistics held, windows of two sizes must agree inside: nothing else may depend on the window."""
+        field = self.info.local_field
+        if field is None:
+            return
+        size = [self._legal(axis, 2 * sum(field[2 - 2 * axis : 4 - 2 * axis]) + 16, plan) for axis in (0, 1)]
+        larger = [self._legal(axis, side + 8, plan) for axis, side in enumerate(size)]
+        statistics: dict[int, Statistic] = {}
+
+        def handle(number: int, call: Call) -> Any:
+            if number in self.surveys[part].found:
+                statistics[number] = call.measured()
+            return NotImplemented
+
+        with Watching(handle):
+            self._run(part, self._read(part, index, plan, Box(0, 0, *size)), plan)
+        outputs = []
+        for sides in (size, larger):
+            with Held(statistics, self.surveys[part].calls)():
+                outputs.append(
+                    as_floats(self._run(part, self._read(part, index, plan, Box(0, 0, *sides)), plan)).copy()
+                )
+        one, other = outputs
+        height, width = (
+            int((side - after) * plan.scale) - lost
+            for side, after, lost in zip(size, (field.bottom, field.right), plan.loss, strict=True)
+        )
+        apart = float(np.abs(one[..., :height, :width] - other[..., :height, :width]).max())
+        if apart > ROUNDING.get(self.forward.model_of(part).dtype, 1e-4) * max(1.0, float(np.abs(one).max())):
+            raise ValueError(
+                f"global_stats must be 'tile' for this model, not {self.how!r}: with its statistics held fixed, "
+                f"windows of {size[0]}x{size[1]} and {larger[0]}x{larger[1]} differ by {apart:.3g}; something else "
+                "in it depends on the whole window, such as its size, a maximum, or pooling into cells"
+            )
+
+    def _check(self, survey: Survey) -> None:
+        if survey.found:
+            return
+        names = ", ".join(f"{one.path or 'the model'} ({one.kind})" for one in self.info.global_operations)
+        raise ValueError(
+            f"global_stats must be 'tile' for this model, not {self.how!r}: it looks at the whole image in {names}, "
+            "and no statistics that could be held fixed were seen there"
+        )
+
+    def _legal(self, axis: int, least: int, plan: TilePlan) -> int:
+        """The smallest window side from `least` on that the model takes, a multiple of the phase."""
+        step = math.lcm(self.info.multiple[axis], self.info.phase[axis] or 1, plan.phase[axis])
+        return -(-max(least, self.info.minimum_size[axis]) // step) * step
+
+    def sweeps(self, part: Any, index: int, plan: TilePlan) -> int:
+        """How often all tiles are run to measure."""
+        return self.survey(part, index, plan).levels if self.how == "exact" else 0
+
+    def measured(self, part: Any, index: int, plan: TilePlan, advance: Callable[[int], None]) -> Held:
+        """The statistics of image `index`.
+
+        advance: is told of every tile that was run.
+        """
+        survey = self.survey(part, index, plan)
+        if self.how == "frozen":
+            return Held(self._frozen(survey, part, index, plan), survey.calls)
+        statistics: dict[int, Statistic] = {}
+        for level in range(survey.levels):
+            wanted = {number: one for number, one in survey.found.items() if one.level == level}
+            sums: dict[int, Statistic] = {}
+            for tile in plan:
+                for number, statistic in self._of_tile(tile, statistics, wanted, part, index, plan).items():
+                    sums[number] = sums[number].merged(statistic) if number in sums else statistic
+                advance(1)
+            statistics |= sums
+        return Held(statistics, survey.calls)
+
+    def _of_tile(
+        self, tile: Tile, known: dict[int, Statistic], wanted: dict[int, Found], part: Any, index: int, plan: TilePlan
+    ) -> dict[int, Statistic]:
+        cuts = [_cut(plan, axis, at) for axis, at in enumerate((tile.row, tile.column))]
+        size = (tile.window.height, tile.window.width)
+        sums: dict[int, Statistic] = {}
+
+        def handle(number: int, call: Call) -> Any:
+            if number in known:
+                return call.result(known[number].repeated(call.sizes))
+            if number in wanted:
+                sums[number] = _of_part(call, wanted[number], size, cuts)
+                if len(sums) == len(wanted):
+                    raise Enough
+            return NotImplemented
+
+        windows = self._read(part, index, plan, tile.window)
+        try:
+            with Watching(handle):
+                self._run(part, windows, plan, tile)
+        except (Enough, TileError):  # TorchScript makes another error of it
+            if len(sums) < len(wanted):
+                raise
+        return sums
+
+    def _frozen(self, survey: Survey, part: Any, index: int, plan: TilePlan) -> dict[int, Statistic]:
+        image, share = self._reduced(part, index, plan)
+        statistics: dict[int, Statistic] = {}
+
+        def handle(number: int, call: Call) -> Any:
+            if number not in survey.found:
+                return NotImplemented
+            statistics[number] = call.measured().of_as_many(1 / share)
+            return call.result(statistics[number])  # what comes after sees a whole image's
+
+        with Watching(handle):
+            self._run(part, image, plan)
+        return statistics
+
+    def _reduced(self, part: Any, index: int, plan: TilePlan) -> tuple[Any, float]:
+        """Every step-th pixel of the image both ways, as many as a window has at most; and their share of all. Pixels
+        are left out, not averaged: averages have other statistics, of noise above all."""
+        height, width = plan.image_size
+        room, step = plan.window[0] * plan.window[1], 1
+        while -(-height // step) * -(-width // step) > room:
+            step += 1
+        rows, columns = (self._legal(axis, -(-side // step), plan) for axis, side in enumerate((height, width)))
+        image = self._new(part, (rows, columns))
+        piece = max(1, CHUNK // step)
+        for y in range(0, rows, piece):
+            for x in range(0, columns, piece):
+                h, w = min(piece, rows - y), min(piece, columns - x)
+                window = self._read(part, index, plan, Box(y * step, x * step, h * step, w * step))
+                image[..., y : y + h, x : x + w] = window[..., step // 2 :: step, step // 2 :: step]
+        return image, rows * columns / (height * width)
+
+    # ---- the model
+
+    def _new(self, part: Any, size: Pair) -> Any:
+        return self.forward.engine.new_windows(self.forward.model_of(part), (1, part.feed, *size))
+
+    def _read(self, part: Any, index: int, plan: TilePlan, window: Box) -> Any:
+        return self.forward.read(part, index, plan, [replace(plan[0], window=window)])
+
+    def _run(self, part: Any, windows: Any, plan: TilePlan, tile: Tile | None = None) -> Any:
+        try:
+            return self.forward.engine.run(self.forward.model_of(part), windows)
+        except Exception as error:
+            raise tile_error(TileError, [tile or plan[0]], f"measuring global_stats, {quoted(error)}") from error
+
+
+def _cut(plan: TilePlan, axis: int, at: int) -> Cut:
+    """The part of window row (column) `at` that counts there, input pixels of the window: windows meet in the middle
+    of what they share."""
+
+    def between(first: int) -> int:
+        """Where windows `first` and the next one meet, in the next one's pixels."""
+        shared = starts[first] + plan.window[axis] - starts[first + 1]
+        return shared // 2 // plan.phase[axis] * plan.phase[axis]
+
+    step = plan.grid[1] if axis == 0 else 1
+    starts = [plan[i * step].window[axis] for i in range(plan.grid[axis])]
+    start = between(at - 1) if at > 0 else None
+    stop = starts[at + 1] + between(at) - starts[at] if at + 1 < len(starts) else None
+    return start, stop
+
+
+def _of_part(call: Call, found: Found, size: Pair, cuts: list[Cut]) -> Statistic:
+    operands = zip(found.lies, call.operands, strict=True)
+    return call.measured([(lie.part(x, size, *cuts), dims) for lie, (x, dims) in operands])
