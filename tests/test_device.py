@@ -418,7 +418,8 @@ def test_one_thread_at_a_time(fake_mps, monkeypatch):
     for result in results:
         np.testing.assert_array_equal(result, want)
     assert fake_mps.violations() == []
-    monkeypatch.setattr("halotile.run.run.turn", lambda device=None: contextlib.nullcontext())
+    for module in ("auto.opening", "auto.prepare", "run.assemble", "run.results", "run.tiles"):
+        monkeypatch.setattr(f"halotile.{module}.turn", lambda device=None: contextlib.nullcontext())
     in_two_threads(lambda: restore_tiled(image, model, **TILES))
     assert fake_mps.take_violations()  # so the lock is what prevents it
 

@@ -155,7 +155,7 @@ def test_one_sweep_for_each_level():
         counting = Counting(model.eval(), 44)
         info = halotile.inspect_model(model)
         restorer = TiledRestorer(counting, **OPTIONS | {"global_stats": "exact", "halo": 2, "phase": 1, "overlap": 0})
-        restorer._inspected = info
+        restorer.knowledge.info = info
         seen = []
         restorer.options = replace(restorer.options, progress=lambda *counts: seen.append(counts))
         restorer(IMAGE[:120, :120])
@@ -180,7 +180,7 @@ def test_running_out_of_memory_during_a_sweep():
 
     small = Small()
     restorer = TiledRestorer(small, **OPTIONS | {"global_stats": "exact", "halo": 2, "phase": 1})
-    restorer._inspected = halotile.inspect_model(model)
+    restorer.knowledge.info = halotile.inspect_model(model)
     with pytest.warns(halotile.TileSizeWarning):
         got = restorer(IMAGE)
     want = restored(model, global_stats="exact")[0]

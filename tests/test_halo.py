@@ -52,7 +52,7 @@ def test_auto_takes_less_where_exact_is_dear():
     assert np.abs(got - whole_image(model, 20)).max() <= 0.5 / 255
     for other in ({"tolerance": 0}, {"tile_size": 1000}):  # nothing less will do; one tile: exact costs nothing
         restorer = TiledRestorer(model, **options | other)
-        restorer._inspected = run.model
+        restorer.knowledge.info = run.model
         restorer(IMAGE)
         assert restorer.last_run.how == "exact"
         assert max(restorer.last_run.halo) == 20

@@ -16,11 +16,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from halotile import NonFiniteError, OutOfMemoryError, TiledRestorer, TileSizeWarning, iter_bands, restore_tiled  # noqa: E402
+from halotile.auto.memory import tiles_by_free_memory  # noqa: E402
+from halotile.auto.prepare import open_run  # noqa: E402
 from halotile.images.image import open_image  # noqa: E402
 from halotile.models import memory  # noqa: E402
 from halotile.models.memory import auto_tile_size, is_out_of_memory, largest_activation, tile_size_for  # noqa: E402
 from halotile.models.model import open_model  # noqa: E402
-from halotile.run.run import Run  # noqa: E402
 
 from .networks import Chain, seeded  # noqa: E402
 
@@ -357,16 +358,16 @@ def test_auto_tiles_hold_a_phase_and_end(fake_mps):
     small = copy.deepcopy(seeded(lambda: Chain(1))).to("fakemps")
     restore_tiled(IMAGE, small, tile_size="auto", phase=64, halo=1)
     restorer = TiledRestorer(model.to("fakemps"), tile_size="auto", halo=600)
-    run = Run(restorer, open_image(np.zeros((600, 600, 3), np.uint8), None), None)
-    run._fit_automatically()  # the halo alone is too much: the smallest tile, and a warning later
-    assert run.options.tile_size == (16, 16)
+    opened = open_run(open_image(np.zeros((600, 600, 3), np.uint8), None), restorer.knowledge)
+    fitting = tiles_by_free_memory(opened)  # the halo alone is too much: the smallest tile, and a warning later
+    assert fitting.options.tile_size == (16, 16)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_activations_are_those_of_what_the_model_sees(fake_mps, channels):
     model = copy.deepcopy(seeded(lambda: Chain(1, width=64))).to("fakemps")
     image = open_image(np.zeros((20, 20, channels), np.uint8), None)
-    assert Run(TiledRestorer(model), image, None)._windows()[1] == 3
+    assert open_run(image, TiledRestorer(model).knowledge).batch_shape[1] == 3
 
 
 def test_memory_that_runs_out_at_the_very_end(fake_mps):

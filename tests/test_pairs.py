@@ -250,8 +250,8 @@ def test_what_was_only_tried_settles_no_memory_format():
     for kind in ("grey (H, W)", "RGB"):
         restorer = TiledRestorer(model)
         restorer(image_of(kind))
-        (opened,) = restorer._opened.values()
-        assert opened.settled.window_format == "channels_last"
+        (opened,) = restorer.knowledge.opened.values()
+        assert opened.window_format == "channels_last"
 
 
 @pytest.mark.parametrize("channels", [2, 4])

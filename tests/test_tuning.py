@@ -186,7 +186,7 @@ def test_other_settings_have_costs_of_their_own():
     finally:
         torch.set_num_threads(threads)
     TiledRestorer(small(), tile_size="auto", halo=1, keep_heap=False)(IMAGE)
-    assert len(restorer._costs) == 2
+    assert len(restorer.knowledge.costs) == 2
 
 
 def test_something_else_in_the_cache_does_no_harm(monkeypatch):
@@ -229,7 +229,7 @@ def test_threads_share_what_is_measured(clock):
     """What one of them reads, none of the others changes."""
     model = clock.model(lambda height, width, batch: 1)
     _, restorer = tuned(model)
-    (measured,) = restorer._costs.values()
+    (measured,) = restorer.knowledge.costs.values()
     before = measured.seconds
     known = dict(before)
     restorer(np.zeros((2000, 1900, 3), np.uint8))

@@ -9,7 +9,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from halotile import ModelOutputError, TiledRestorer, restore_tiled  # noqa: E402
-from halotile.check.verify import Remade, Verification, beyond_rounding, verify  # noqa: E402
+from halotile.check.verify import knowledge_of, remake, verify  # noqa: E402
+from halotile.run.remade import beyond_rounding  # noqa: E402
+from halotile.run.report import Verification  # noqa: E402
 from halotile.testing import assert_exact, assert_seamless  # noqa: E402
 
 from .networks import Chain, Half, Strided, ThreeHalves, on_arrays, seeded  # noqa: E402
@@ -99,7 +101,7 @@ def test_which_whole_image_was_compared_is_said(options, whole):
 def test_worst_lies_at_the_edge_that_is_named():
     model = seeded(MODELS["plain"])
     options = options_of(model, halo=2, boundary="native", tile_size=(1000, 50))
-    remade = Remade(IMAGE, model, None, options)
+    remade = remake(IMAGE, knowledge_of(model, options))
     found = remade.compared(remade.places(8, 0))
     edges = {edge for tile in remade.plan for edge in (tile.keep.x, tile.keep.x_stop)} - {0, 97}
     assert remade.edges[0].size == 0
@@ -130,7 +132,7 @@ def test_one_changed_pixel_is_found():
     model = seeded(MODELS["x2"])
     options = options_of(model)
     result = restore_tiled(IMAGE, model, **options)
-    remade = Remade(IMAGE, model, result, options)
+    remade = remake(IMAGE, knowledge_of(model, options), result)
     box = remade._box(remade.places(8, 0)[-1])
     row, column = box.y + box.height // 2, box.x + box.width // 2
     result[row, column, 1] += 0.25
@@ -251,7 +253,7 @@ def test_seeds_and_windows():
     assert first.windows == 8
     assert first.reference == (22, 22)
     assert first != verify(IMAGE, model, result, seed=1, **options)
-    remade = Remade(IMAGE, model, result, options)
+    remade = remake(IMAGE, knowledge_of(model, options), result)
     boxes = [remade._box(place) for place in remade.places(8, 0)]
     crossed = [
         any((box.y < edge < box.y_stop) for edge in remade.edges[0])

@@ -4,7 +4,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .auto.halo import RunInfo
 from .errors import (
     ColourWarning,
     ModelInputError,
@@ -18,6 +17,7 @@ from .errors import (
 )
 from .plan import Box, Tile, TilePlan, plan_tiles
 from .restore import TiledRestorer, iter_bands, restore_tiled
+from .run.report import RunInfo
 from .version import __version__
 
 if TYPE_CHECKING:

@@ -1,34 +1,33 @@
 # SPDX-License-Identifier: MIT
 """restore_tiled(): an image too large for its model, restored tile by tile.
 
-options and model -> TiledRestorer -> for each image: a Run (run.py), which has the loop over tiles
+open -> prepare -> assemble -> deliver
+
+open_run   an image and its model, with numbers for halo and phase         auto/prepare.py
+prepare    every other option becomes a number, with a reason              auto/prepare.py
+assemble   windows through the model, and finished rows into a sink        run/assemble.py
 """
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
-from functools import cached_property
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
-from .auto.halo import RunInfo
-from .errors import SeamWarning, TileError, frames_inside
-from .images.image import Image, check_output_kind, open_image, torch_if_loaded
-from .inspection.known import about
-from .models.descriptor import unwrapped
-from .models.model import Model, channels_of, modules_of
-from .models.needs import needs_of
-from .models.recalled import told_about
+from .auto.knowledge import Knowledge
+from .auto.prepare import open_run, prepare, remember, warn_of_colours
+from .errors import TileError
+from .images.image import Image, check_output_kind
 from .models.untouched import tensors_kept
 from .options import IMAGE_DTYPES, Options, RestoreOptions, RunOptions, dtype_name, signature_with_options
-from .run import kept_heap as heap
+from .run import kept_heap
+from .run.assemble import assemble, drained
+from .run.prepared import Delivery, Opened, Prepared, Sink
 from .run.progress import Progress
-from .run.run import Run
-from .run.traits import Facts
+from .run.remade import verified
+from .run.report import RunInfo
+from .run.results import ArraySink, NewRows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,83 +171,42 @@ class TiledRestorer:
     one as far as the model allows.
 
     Attributes:
+        options: an `Options`.
+        knowledge: what is known of the model.
         last_run: a RunInfo: which halo and phase the latest run had, how exact that is, and why; None before the
             first.
     """
 
     def __init__(self, model: Callable[..., Any], **options: Unpack[RestoreOptions]):
-        self.model = unwrapped(model)
-        self.options = Options.of({"needs": needs_of(self.model)} | options)
-        self._opened: dict[bool, Model] = {}  # by whether it must take tensors
-        self._others: dict[Any, Model] = {}  # on other devices, by which and dtype
-        self._facts: dict[int, Facts] = {}  # by the image's channels
-        # By the image's size: the options with tiles that memory allows.
-        self._fitting: dict[tuple[int, int], tuple[Options, RunInfo]] = {}
-        self._inspected: Any = None
-        self._costs: dict[Any, Any] = {}  # what tuning has measured
-        self.multiple: tuple[int, int] | None = None  # of which the model takes windows, where that had to be tried
-        self._precision: Any = None  # what dtype="auto" came to
+        self.knowledge = Knowledge.of(model, {**options})
         self.last_run: RunInfo | None = None
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        return self.knowledge.model
+
+    @property
+    def options(self) -> Options:
+        return self.knowledge.options
 
     def inspected(self) -> ModelInfo:
         """What is known of the model, a `ModelInfo`: found out once."""
-        if self._inspected is None:
-            from .inspection.known import known_model
-
-            self._inspected = known_model(self.model, self.options.first_device, self.options.model_dtype)
-        return self._inspected
-
-    def quick_look(self) -> Any:
-        """What the model's operators tell at a glance, a `Quick`: of a callable the phase of the modules that it
-        carries. None for what neither is nor carries a torch module."""
-        from .inspection.known import known_quick
-
-        torch = torch_if_loaded()
-        if torch is None:
-            return None
-        if isinstance(self.model, torch.nn.Module):
-            return known_quick(self.model, self._channels_tried(self.model))
-        looks = [known_quick(module, self._channels_tried(module)) for module in modules_of(self.model)]
-        phases = [look.phase for look in looks if look is not None and look.phase is not None]
-        if not phases:
-            return None
-        return replace(looks[0], phase=tuple(map(math.lcm, *phases)), scale=None, loss=None)
-
-    def _channels_tried(self, module: Any) -> tuple[int, ...]:
-        own = channels_of(module)
-        return (*((own,) if own else ()), 3, 1, 4, 2)
-
-    @cached_property
-    def told_apart(self) -> Any:
-        """What tells the model from others, also in other processes; None if nothing does."""
-        return about(self.model, self.options.model_dtype)
+        return self.knowledge.inspected()
 
     def with_options(self, options: Options) -> TiledRestorer:
         """Another one of this model, with what is known of it."""
-        other = TiledRestorer(self.model, **{field.name: getattr(options, field.name) for field in fields(options)})
-        other._inspected, other._costs, other._precision = self._inspected, self._costs, self._precision
-        other._opened = self._opened if self._precision is not None else {}
-        other.multiple = self.multiple
-        other._others = self._others
-        return other
+        return TiledRestorer.knowing(self.knowledge.like(options))
 
-    def like(self, options: Options) -> TiledRestorer:
-        """The same for windows of any size: not compiled, and of the model's own dtype unless another was chosen."""
-        unknown = options.dtype == "auto" and self._precision is None
-        return self.with_options(replace(options, compile=False, dtype=None if unknown else options.dtype))
-
-    def tell_once(self, about: Any, text: str, kind: type[Warning] = SeamWarning) -> None:
-        """A warning, once for each model and subject."""
-        if not self.is_told(about):
-            told_about(self.model).add(about)
-            warnings.warn(text, kind, stacklevel=frames_inside())
-
-    def is_told(self, about: Any) -> bool:
-        return about in told_about(self.model)
+    @classmethod
+    def knowing(cls, knowledge: Knowledge) -> TiledRestorer:
+        """One that starts with what is known of its model."""
+        restorer = cls.__new__(cls)
+        restorer.knowledge, restorer.last_run = knowledge, None
+        return restorer
 
     def open(self, image: Any) -> Image:
         """Sees an image as these options and the model's channels say; an Image stays what it is."""
-        return open_image(image, self.options.layout, lambda: channels_of(self.model))
+        return self.knowledge.open(image)
 
     @overload
     def __call__(self, image: np.ndarray, *, out: Any = None) -> np.ndarray: ...
@@ -259,47 +217,44 @@ class TiledRestorer:
     def __call__(self, image: Any, *, out: Any = None) -> Any:
         """The restored image; ``out`` goes before the option of that name."""
         asked = self.options.out if out is None else out
-        source = self.open(image)
-        if asked is not None:
-            check_output_kind(asked, source, self.options.out_dtype)
-        own_dtype = None if asked is None else dtype_name("out", asked.dtype, IMAGE_DTYPES)
-        run = Run(self, source, out_dtype=self.options.out_dtype or own_dtype)
-        result = None
-        run.holds_result = asked is None
+        image = self.open(image)
+        opened = open_run(image, self.knowledge, _out_dtype(asked, image, self.options))
+        result = ArraySink(asked)
+        delivery = Delivery(holds_result=asked is None)
         with (
-            tensors_kept(run.model.modules, watched=True),
+            tensors_kept(opened.windows.modules, watched=True),
             Progress(self.options.progress) as progress,
-            heap.kept(run.keeps_heap) as run.heap_kept,
+            kept_heap.kept(opened.keeps_heap),
         ):
             try:
-                run.start(progress)
-                with heap.aside():
-                    result = run.new_result(asked)
-                for index, pixels in enumerate(run.engine.pixels_of(result)):
-                    for _ in run.bands(index, lambda start, stop, pixels=pixels: pixels[:, start:stop]):
-                        pass
+                prepared = drained(self.restored(opened, result.opened, delivery, progress))
             except TileError as error:
-                error.out = asked if result is None else result.original
+                error.out = result.original
                 raise
             finally:
-                delivery = None if result is None else run.delivered(result, asked)
-        self.last_run = run.halo
+                delivered = result.delivered()
         if self.options.verify:
-            self._verify(run, delivery)
-        return delivery
+            self.last_run = verified(prepared, delivered, self.options.verify, self.knowledge.at_hand())
+        return delivered
 
-    def _verify(self, run: Run, result: Any) -> None:
-        from .check.verify import Remade
+    def restored(
+        self, opened: Opened, sink_for: Callable[[Prepared], Sink], delivery: Delivery, progress: Progress
+    ) -> Generator[tuple[int, int], None, Prepared]:
+        """Restores the images of a run, one after the other, and yields (start, stop) when rows of one are finished.
 
-        remade = Remade(run.image, self.like(run.options), result, {}, run)
-        found = remade.compared(remade.places(self.options.verify, 0))
-        self.last_run = replace(run.halo, verified=found)
-        tolerance = run.options.within(found.white)
-        if not found.seamless(tolerance):
-            why = f"{run.halo.why}; but differences of {found.largest:.3g} of {found.white:g} were found"
-            self.last_run = replace(self.last_run, how="doubtful", bound=found.largest, why=why)
-            text = f"verify={self.options.verify}: above the tolerance of {tolerance:g}: {found}"
-            warnings.warn(text, SeamWarning, stacklevel=frames_inside())
+        Args:
+            sink_for: gives the sink when the size of the result is known.
+        """
+        prepared, first = prepare(opened, self.knowledge, progress, delivery)
+        sink = sink_for(prepared)
+        for index in range(opened.image.count):
+            warn_of_colours(prepared, index, self.knowledge)
+            before = prepared
+            prepared = yield from assemble(prepared, index, sink, first, progress)
+            if prepared is not before:
+                remember(prepared, self.knowledge)
+        self.last_run = prepared.report
+        return prepared
 
     @overload
     def iter_bands(self, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]: ...
@@ -313,23 +268,22 @@ class TiledRestorer:
             raise ValueError("out must be None for iter_bands, which yields new rows")
         if self.options.verify:
             raise ValueError(f"verify must be 0 for iter_bands, which holds no result, not {self.options.verify}")
-        source = self.open(image)
-        if source.count != 1:
-            raise ValueError(f"image must be a single one for iter_bands, not {source.count}")
-        run = Run(self, source, out_dtype=self.options.out_dtype)
-        run.bands_waiting = 1
-        return self._iterate(run)
+        image = self.open(image)
+        if image.count != 1:
+            raise ValueError(f"image must be a single one for iter_bands, not {image.count}")
+        return self._bands(open_run(image, self.knowledge, self.options.out_dtype))
 
-    def _iterate(self, run: Run) -> Iterator[tuple[int, Any]]:
-        made: dict[int, Image] = {}  # by first row
-
-        def new_rows(start: int, stop: int) -> Any:
-            made[start] = run.new_rows(stop - start)
-            return run.engine.pixels_of(made[start])[0]
-
+    def _bands(self, opened: Opened) -> Iterator[tuple[int, Any]]:
+        made = NewRows()
         with Progress(self.options.progress) as progress:
-            with heap.kept(run.keeps_heap) as run.heap_kept:
-                run.start(progress)
-            for start, _ in heap.stepwise(run.bands(0, new_rows), run.keeps_heap):
-                yield start, run.delivered(made.pop(start), None)
-        self.last_run = run.halo
+            rows = self.restored(opened, made.opened, Delivery(bands_waiting=1), progress)
+            for start, _ in kept_heap.stepwise(rows, opened.keeps_heap):
+                yield start, made.taken(start)
+
+
+def _out_dtype(asked: Any, image: Image, options: Options) -> str | None:
+    """Of the result, as options or ``out`` say. Raises ValueError or TypeError for an ``out`` that cannot hold it."""
+    if asked is None:
+        return options.out_dtype
+    check_output_kind(asked, image, options.out_dtype)
+    return options.out_dtype or dtype_name("out", asked.dtype, IMAGE_DTYPES)

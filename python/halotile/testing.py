@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Unpack
 
-from .check.verify import Remade, Verification
+from .auto.knowledge import Knowledge
+from .check.verify import knowledge_of, remake
 from .options import JudgedOptions, integer, tolerance_of
+from .run.remade import Remade
+from .run.report import Verification
 
 __all__ = ["assert_exact", "assert_seamless"]
 
@@ -49,8 +52,8 @@ def assert_seamless(
             `restore_tiled`; ValueError also if the image is one tile.
     """
     count, seed, allowed = integer("windows", windows, 1), integer("seed", seed, 0), _allowed(tolerance)
-    remade = _remade(model, image, options)
-    return _judged(remade, remade.compared(remade.places(count, seed)), allowed, "the result has seams")
+    remade, knowledge = _remade(model, image, options)
+    return _judged(knowledge, remade.compared(remade.places(count, seed)), allowed, "the result has seams")
 
 
 def assert_exact(
@@ -76,23 +79,24 @@ def assert_exact(
         AssertionError, ValueError, TypeError, TileError: as `assert_seamless`.
     """
     allowed = _allowed(tolerance)
-    remade = _remade(model, image, options)
+    remade, knowledge = _remade(model, image, options)
     found = remade.compared_with_whole()
     claim = f"tiles do not equal whole-image inference, {found.whole} with boundary={remade.plan.boundary!r}"
-    return _judged(remade, found, allowed, claim)
+    return _judged(knowledge, found, allowed, claim)
 
 
-def _remade(model: Any, image: Any, options: JudgedOptions) -> Remade:
+def _remade(model: Any, image: Any, options: JudgedOptions) -> tuple[Remade, Knowledge]:
     for name in OWN:
         if name in options:
             raise TypeError(f"{name} must not be given: the result that is judged is made here, in float32")
-    remade = Remade(image, model, None, {**options, "out_dtype": "float32"})
+    knowledge = knowledge_of(model, {**options, "out_dtype": "float32"})
+    remade = remake(image, knowledge)
     if len(remade.plan) == 1:
         raise ValueError(
             f"image must need more than one tile to show anything, not be {remade.plan.image_size} (height, width) in "
-            f"tiles of {remade.run.options.tile_size}; pass a smaller tile_size"
+            f"tiles of {remade.prepared.options.tile_size}; pass a smaller tile_size"
         )
-    return remade
+    return remade, knowledge
 
 
 def _allowed(tolerance: float | None) -> float:
@@ -100,16 +104,18 @@ def _allowed(tolerance: float | None) -> float:
     return TOLERANCE if given is None else given
 
 
-def _judged(remade: Remade, found: Verification, tolerance: float, claim: str) -> Verification:
+def _judged(knowledge: Knowledge, found: Verification, tolerance: float, claim: str) -> Verification:
     if found.seamless(tolerance):
         return found
-    raise AssertionError(f"{claim}: above the tolerance of {tolerance:g}\n{found}\n{_what_would_help(remade, found)}")
+    raise AssertionError(
+        f"{claim}: above the tolerance of {tolerance:g}\n{found}\n{_what_would_help(knowledge, found)}"
+    )
 
 
-def _what_would_help(remade: Remade, found: Verification) -> str:
+def _what_would_help(knowledge: Knowledge, found: Verification) -> str:
     """From what inspection finds; where it finds nothing, from where the differences are."""
     try:
-        info = remade.restorer.inspected()
+        info = knowledge.inspected()
     except Exception:  # whatever it is, the failure to report is another
         return _by_place(found)
     if info.global_operations:

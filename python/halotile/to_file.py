@@ -17,7 +17,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from .auto.halo import RunInfo
+from .auto.prepare import open_run
 from .files import picture as files
 from .files.sinks import NPY, STACKS, check_output, held_bytes, open_sink
 from .images.image import Image
@@ -25,9 +25,11 @@ from .images.source import file_of, open_source
 from .models.untouched import tensors_kept
 from .options import Options, RunOptions
 from .restore import TiledRestorer
-from .run import kept_heap as heap
+from .run import kept_heap
+from .run.assemble import drained
+from .run.prepared import Delivery, Prepared
 from .run.progress import Progress
-from .run.run import Run
+from .run.report import RunInfo
 
 __all__ = ["restore_to", "write_restored"]
 
@@ -82,7 +84,7 @@ def restore_to(
     saved = {"like": getattr(source, "like", None), "quality": quality, "compression": compression}
     if kind in STACKS and "N" in opened.layout and named:
         saved["images"] = opened.count
-    with heap.kept(restorer.options.keep_heap), ExitStack() as stack:  # what a sink held goes back as well
+    with kept_heap.kept(restorer.options.keep_heap), ExitStack() as stack:  # what a sink held goes back as well
         write_restored(restorer, opened, kind, lambda *what: stack.enter_context(open_sink(path, *what, **saved)))
     assert restorer.last_run is not None
     return restorer.last_run
@@ -125,39 +127,38 @@ def write_restored(
     of a result is known; which whoever gave it closes.
 
     kind: of the sink. holds_result: whether what sink_for gives holds all of the result as well."""
-    run = Run(restorer, image, out_dtype=restorer.options.out_dtype)
-    run.holds_result, run.bands_waiting = holds_result, int(kind is not NPY)
-    run.bytes_beside = lambda shape: held_bytes(kind, shape, run.out_dtype)
+    opened = open_run(image, restorer.knowledge, restorer.options.out_dtype)
+    delivery = Delivery(holds_result, int(kind is not NPY), lambda shape: held_bytes(kind, shape, opened.out_dtype))
     with (
-        tensors_kept(run.model.modules, watched=True),
+        tensors_kept(opened.windows.modules, watched=True),
         Progress(restorer.options.progress) as progress,
-        heap.kept(run.keeps_heap) as run.heap_kept,
+        kept_heap.kept(opened.keeps_heap),
+        Bands(sink_for) as bands,
     ):
-        run.start(progress)
-        with Bands(run, sink_for) as bands:
-            for index in range(image.count):
-                for start, _ in run.bands(index, bands.open):
-                    bands.close(start)
-    restorer.last_run = run.halo
+        drained(restorer.restored(opened, bands.opened, delivery, progress))
 
 
 class Bands:
-    """Buffers for the bands of a run, (rows, W) or (rows, W, C), and the thread that writes them to a sink."""
+    """Buffers for bands, (rows, W) or (rows, W, C), and the thread that writes them to a sink for files."""
 
-    def __init__(self, run: Run, sink_for: Callable[[tuple[int, ...], str], Any]):
-        (height, width), channels = run.plan.output_size, sum(run.facts.out_channels)
-        self.row = (width, channels) if channels > 1 or "C" in run.image.layout else (width,)
-        self.dtype = run.out_dtype
-        self.tallest = run.plan.tallest_band()
+    def __init__(self, sink_for: Callable[[tuple[int, ...], str], Any]):
+        self.sink_for, self.sink = sink_for, None
         self.free: list[np.ndarray] = []
         self.made: dict[int, tuple[np.ndarray, int]] = {}  # by first row: a buffer, and how many rows of it
-        self.sink = sink_for((height, *self.row), self.dtype)
         self.thread = ThreadPoolExecutor(1)
         self.writing: tuple[Future[None], np.ndarray] | None = None
 
-    def open(self, start: int, stop: int) -> np.ndarray:
-        """Where rows [start, stop) of the result go: (C, rows, W). Those from `start` on that a run has begun and not
-        finished, because memory ran out, are given up."""
+    def opened(self, prepared: Prepared) -> Bands:
+        """When the result's size is known."""
+        height, width = prepared.plan.output_size
+        channels, has_axis = prepared.channels, "C" in prepared.image.layout
+        self.row = (width, channels) if channels > 1 or has_axis else (width,)
+        self.dtype, self.tallest = prepared.out_dtype, prepared.plan.tallest_band()
+        self.sink = self.sink_for((height, *self.row), self.dtype)
+        return self
+
+    def rows(self, index: int, start: int, stop: int) -> np.ndarray:
+        """Those from `start` on that were begun and not finished, because memory ran out, are given up."""
         for begun in [first for first in self.made if first >= start]:
             self.free.append(self.made.pop(begun)[0])
         rows = stop - start
@@ -166,8 +167,8 @@ class Bands:
         view = buffer[:rows]
         return view.transpose(2, 0, 1) if view.ndim == 3 else view[np.newaxis]
 
-    def close(self, start: int) -> None:
-        """The rows from `start` on are finished: they are written next. Raises what writing those before raised."""
+    def done(self, index: int, start: int, stop: int) -> None:
+        """They are written next. Raises what writing those before raised."""
         self._wait()
         buffer, rows = self.made.pop(start)
         if self.sink.overlaps:
@@ -192,7 +193,7 @@ class Bands:
         try:
             if error is None:
                 self._wait()
-            else:
+            elif self.sink is not None:
                 self.sink.abandon()
         finally:
             self.thread.shutdown()

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ..images.image import peak_of
 from ..images.values import as_floats
 from ..models.model import TensorModel, open_model
-from ..plan import Tile, TilePlan, make_plan
+from ..plan import Tile, TilePlan
+from ..run.prepared import First, Prepared
+from ..run.report import Precision
+from .knowledge import Knowledge
 
-__all__ = ["Precision", "choose"]
+__all__ = ["choose_dtype"]
 
 HALVES = ("bfloat16", "float16")
 TILE = 64  # that is tried: a few of the image
@@ -22,62 +25,39 @@ _choosing = threading.RLock()  # one thread for all that run a restorer
 FASTER = 0.9  # of the time in float32, or it is not worth the difference
 
 
-@dataclass(frozen=True)
-class Precision:
-    """What dtype="auto" came to.
-
-    Attributes:
-        dtype: of the model: "float32", "bfloat16" or "float16".
-        error: the largest difference from float32 that was measured, in units of the image's dtype; 0 for float32.
-        why: a sentence.
-    """
-
-    dtype: str
-    error: float
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.dtype}: {self.why}"
-
-
-def choose(run: Any) -> None:
-    """Gives a run, which knows its model's facts, the model in the dtype that is best; once for each restorer.
-
-    run: a run.Run. Its model, engine and plan are made anew where the dtype changes."""
-    restorer = run.restorer
+def choose_dtype(prepared: Prepared, first: First, knowledge: Knowledge) -> tuple[Prepared, First]:
+    """The same run with the model in the dtype that is best, which is found once for each `knowledge`; and the outputs
+    of the first batch, where the model is the same."""
     with _choosing:
-        if restorer._precision is None:
-            found, model = _chosen(run)
+        if knowledge.precision is None:
+            found, model = _chosen(prepared, knowledge)
             if model is not None:
-                restorer._opened = dict.fromkeys((False, True), model)  # it takes tensors, whatever the image
-            restorer._precision = found
-    if all(one is not run.model for one in restorer._opened.values()):
-        run.model = restorer._opened[False]
-        run._choose_engine()
-        run._plan_anew()
-    run.tell(replace(run.halo, precision=restorer._precision))
+                knowledge.opened = {False: model, True: model}  # it takes tensors, whatever the image
+            knowledge.precision = found
+    report, windows = replace(prepared.report, precision=knowledge.precision), prepared.windows
+    if all(one is not windows.opened for one in knowledge.opened.values()):
+        windows, first = windows.through(knowledge.opened[False]), First()
+    return replace(prepared, report=report, windows=windows), first
 
 
-def _chosen(run: Any) -> tuple[Precision, TensorModel | None]:
-    own, white = run.model.settled, peak_of(run.out_dtype)
+def _chosen(prepared: Prepared, knowledge: Knowledge) -> tuple[Precision, TensorModel | None]:
+    own, white, options = prepared.windows.model, peak_of(prepared.out_dtype), prepared.options
     if not (isinstance(own, TensorModel) and own.alone and own.dtype == "float32" and not own.double):
         return Precision(own.dtype, 0.0, "only torch modules in float32 are converted"), None
-    if run.halo.holds:
+    if prepared.report.holds:
         return Precision("float32", 0.0, "statistics of the whole image are measured in it"), None
-    plan = make_plan(
-        run.options.with_tiles((TILE, TILE), 1, run.plan.phase), run.image.size, run.facts.scale, run.facts.loss
-    )
+    plan = prepared.with_tiles((TILE, TILE), 1).plan
     tiles = [plan[len(plan) // 2], plan[0]][:PLACES]
-    low, high = run.options.value_range or (0.0, 1.0)
-    seconds, want = _timed(run, own, plan, tiles)
-    tolerance, tried = run.options.within(white), []
+    low, high = options.value_range or (0.0, 1.0)
+    seconds, want = _timed(prepared, own, plan, tiles)
+    tolerance, tried = options.within(white), []
     best, best_seconds, error = None, FASTER * seconds, 0.0
     for dtype in HALVES:
         model = open_model(
-            run.restorer.model, device=own.device, dtype=dtype, tensors=True, memory_format=own.window_format
+            knowledge.model, device=own.device, dtype=dtype, tensors=True, memory_format=own.window_format
         )
         try:
-            took, got = _timed(run, model, plan, tiles)
+            took, got = _timed(prepared, model, plan, tiles)
         except Exception as failure:  # what a model has that the dtype has not
             tried.append(f"{dtype} failed ({type(failure).__name__})")
             continue
@@ -89,17 +69,10 @@ def _chosen(run: Any) -> tuple[Precision, TensorModel | None]:
     return Precision("float32" if best is None else best.dtype, error, why), best
 
 
-def _timed(run: Any, model: TensorModel, plan: TilePlan, tiles: list[Tile]) -> tuple[float, list[Any]]:
+def _timed(prepared: Prepared, model: TensorModel, plan: TilePlan, tiles: list[Tile]) -> tuple[float, list[Any]]:
     """Seconds for the tiles, and their outputs as arrays; the first call of a new shape is not timed."""
-    part, forward = run.facts.parts[0], run.forward
-    before = dict(forward.models)
-    forward.models[part] = model
-    forward.buffers.clear()
-    try:
-        as_floats(forward(part, 0, plan, tiles[:1]))
-        start = time.perf_counter()
-        outputs = [as_floats(forward(part, 0, plan, [tile])).copy() for tile in tiles]
-        return time.perf_counter() - start, outputs
-    finally:
-        forward.models = before
-        forward.buffers.clear()
+    part, windows = prepared.traits.parts[0], prepared.windows.through(model)
+    as_floats(windows(part, 0, plan, tiles[:1]))
+    start = time.perf_counter()
+    outputs = [as_floats(windows(part, 0, plan, [tile])).copy() for tile in tiles]
+    return time.perf_counter() - start, outputs

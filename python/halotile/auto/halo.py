@@ -1,112 +1,58 @@
 # SPDX-License-Identifier: MIT
-"""halo="exact", halo="auto", phase=None, global_stats: from what is known of the model, and measured on the image.
-
-`settled` turns them into numbers before a run is planned, and says why; `RunInfo` is what `TiledRestorer.last_run` is.
-"""
+"""halo="exact", halo="auto", phase=None, global_stats: from what is known of the model, and measured on the image."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..images.image import peak_of
+from ..images.image import Image, peak_of
 from ..models.recalled import recalled
 from ..options import Options
 from ..plan import make_plan
+from ..run.report import HOLDING, RunInfo, short
+from .error_curve import ErrorCurve, measured_curve
+from .knowledge import Knowledge
 
 if TYPE_CHECKING:
-    from ..check.verify import Verification
     from ..inspection import ModelInfo
-    from .dtype import Precision
-    from .tiles import Tuning
 
-__all__ = ["RunInfo", "settled"]
+__all__ = ["choose_halo_and_phase"]
 
 Pair = tuple[int, int]
 
 CHEAP = 1.25  # an exact halo costs little if it makes the model see so many times the pixels that 16 would
 USUAL = 16
 TRIED = (8, 16, 24, 32, 48, 64, 96, 128, 192)
-HOLDING = ("frozen", "exact")  # ways of global_stats that give every tile the same statistics
 
 
-@dataclass(frozen=True)
-class RunInfo:
-    """What a run did, and why. Pairs are (rows, columns), input pixels.
-
-    Attributes:
-        how: "exact" (equals whole-image inference), "doubtful" (should, but the model could only be measured by noise,
-            gives another output each time, pads with the opposite edge where boundary="native", or differed when
-            verified), "measured" (the halo is below the receptive field, but within the tolerance), "frozen" (global
-            statistics of a reduced image), "tile" (every tile has its own) or "given".
-        bound: the largest difference from an exact result that was measured, in units of the image's dtype, 0 where
-            exact; for "tile" how far neighbouring tiles are apart; None where nothing was measured.
-        why: a sentence.
-        model: what is known of the model: a ModelInfo, or None.
-        global_stats: as asked for, if the model looks at the whole image; else None.
-        verified: with verify=: a Verification.
-        tuning: where tile_size or batch_size was "auto", or memory limited: what was chosen, and why; a Tuning.
-        precision: for dtype="auto": what was chosen, and why; a Precision.
-    """
-
-    halo: Pair
-    phase: Pair
-    how: str
-    bound: float | None
-    why: str
-    model: ModelInfo | None = None
-    global_stats: str | None = None
-    verified: Verification | None = None
-    tuning: Tuning | None = None
-    precision: Precision | None = None
-
-    @classmethod
-    def given(cls, options: Options, model: Any = None) -> RunInfo:
-        """Of options with numbers for halo and phase, about which nothing is found out."""
-        global_stats = options.global_stats if model is not None and model.global_operations else None
-        why = "as given" if model is not None else "as given; the model was not inspected"
-        return cls(options.halo, options.phase, "given", None, why, model, global_stats)
-
-    def __str__(self) -> str:
-        how = "" if self.how == "given" else f", {self.how}"
-        tuned = "".join(f"; {one}" for one in (self.tuning, self.precision) if one is not None)
-        return f"halo {_short(self.halo)}, phase {_short(self.phase)}{how}: {self.why}{tuned}"
-
-    @property
-    def holds(self) -> bool:
-        """Whether statistics are measured and held fixed."""
-        return self.global_stats in HOLDING
-
-
-def settled(options: Options, restorer: Any, image: Any) -> tuple[Options, RunInfo]:
-    """The options with numbers for halo and phase.
+def choose_halo_and_phase(options: Options, knowledge: Knowledge, image: Image) -> tuple[Options, RunInfo]:
+    """The options with numbers for halo and phase, and a report that says why.
 
     Args:
-        restorer: has the model, and `inspected()`.
-        image: the Image that the run is for.
+        image: that the run is for.
 
     Raises:
         ValueError: no halo is exact for this model, it has no phase, or its global operations cannot be held fixed.
     """
     if options.asks_model:
-        info = restorer.inspected()
+        info = knowledge.inspected()
         _refuse_unheld(options, info)
-        return Settling(replace(options, phase=_phase(options, info)), restorer, image, info).settled()
-    info = recalled(restorer.model)
+        return HaloChoice(replace(options, phase=_phase(options, info)), knowledge, image, info).made()
+    info = recalled(knowledge.model)
     if options.phase is None:
-        options = replace(options, phase=_quick_phase(options, restorer, info))
+        options = replace(options, phase=_quick_phase(options, knowledge, info))
     if info is None:
         return options, RunInfo.given(options)
-    judged = Settling(options, restorer, image, info).settled()[1]
-    return options, judged
+    return options, HaloChoice(options, knowledge, image, info).made()[1]
 
 
-def _quick_phase(options: Options, restorer: Any, info: Any) -> Pair:
+def _quick_phase(options: Options, knowledge: Knowledge, info: ModelInfo | None) -> Pair:
     """As an inspection found it, or operators alone tell; 1 where they do not. A multiple of what the file needs."""
-    known = restorer.quick_look() if info is None or None in info.phase else info
+    known = knowledge.quick_look() if info is None or None in info.phase else info
     found = None if known is None else known.phase
-    rows, columns = found or restorer.multiple or (1, 1)
+    rows, columns = found or knowledge.multiple or (1, 1)
     return options.needs.phase((rows or 1, columns or 1))
 
 
@@ -139,21 +85,21 @@ def _phase(options: Options, info: Any) -> Pair:
     return rows, columns
 
 
-class Settling:
+class HaloChoice:
     """The way to a halo.
 
     Attributes:
         field: the halo (rows, columns) that is exact, with statistics held fixed where the model takes any.
     """
 
-    def __init__(self, options: Options, restorer: Any, image: Any, info: Any):
-        self.options, self.restorer, self.image, self.info = options, restorer, image, info
+    def __init__(self, options: Options, knowledge: Knowledge, image: Image, info: ModelInfo):
+        self.options, self.knowledge, self.image, self.info = options, knowledge, image, info
         self.global_stats = options.global_stats if info.global_operations else None
         field = info.local_field if self.global_stats else info.receptive_field
         self.field: Pair | None = None if field is None else field.halo
         self.white = peak_of(options.out_dtype or image.dtype)
 
-    def settled(self) -> tuple[Options, RunInfo]:
+    def made(self) -> tuple[Options, RunInfo]:
         if isinstance(self.options.halo, str) and self.field is None:
             raise ValueError(f"halo must be a number for this model, not {self.options.halo!r}: {self._why_not()}")
         if not isinstance(self.options.halo, str):
@@ -196,16 +142,8 @@ class Settling:
         return self._with_own_statistics(halo, why)
 
     def _with_own_statistics(self, halo: Pair, why: str) -> tuple[Options, RunInfo]:
-        from ..check.curve import seam_error
-
-        options = replace(self.options, halo=halo)
-        apart = seam_error(self._plain(options), self.image)
-        names = ", ".join(one.path or "the model" for one in self.info.global_operations)
-        why = (
-            f"{why}; {names} of every tile for itself: where it was measured, tiles are {apart:.3g} of {self.white:g} "
-        )
-        why += "apart"
-        return options, self._info(halo, "tile", apart, why)
+        """How far tiles are apart is measured when the tiles are known: see `with_seams`."""
+        return replace(self.options, halo=halo), self._info(halo, "tile", None, why)
 
     def _given(self) -> tuple[Options, RunInfo]:
         halo = self.options.halo
@@ -213,11 +151,9 @@ class Settling:
             return self.options, self._info(halo, "given", None, f"given; {self._why_not()}")
         step = self.info.phase
         if any(need and have % need for have, need in zip(self.options.phase, step, strict=True)):
-            why = (
-                f"phase={_short(self.options.phase)} is no multiple of the model's, {_short(step)}: tiles differ from "
-            )
+            why = f"phase={short(self.options.phase)} is no multiple of the model's, {short(step)}: tiles differ from "
             why += "whole-image inference wherever they start between"
-            self.restorer.tell_once(("phase", self.options.phase), why)
+            self.knowledge.warn_once(("phase", self.options.phase), why)
             return self.options, self._info(halo, "given", None, why)
         if all(have >= need for have, need in zip(halo, self.field, strict=True)):
             self.field = halo
@@ -237,7 +173,7 @@ class Settling:
             return self.options, self._info(halo, "given", bound, f"given; the receptive field is {max(self.field)}")
         why = f"given, below the receptive field of {max(self.field)}: up to {bound:.3g} of {self.white:g} from exact "
         why += "where it was measured"
-        self.restorer.tell_once(("halo", halo), f"halo={_short(halo)} is {why.removeprefix('given, ')}")
+        self.knowledge.warn_once(("halo", halo), f"halo={short(halo)} is {why.removeprefix('given, ')}")
         return self.options, self._info(halo, "given", bound, why)
 
     def _automatic(self) -> tuple[Options, RunInfo]:
@@ -271,19 +207,10 @@ class Settling:
     def _info(self, halo: Pair, how: str, bound: float | None, why: str) -> RunInfo:
         return RunInfo(halo, self.options.phase, how, bound, why, self.info, self.global_stats)
 
-    def _measured(self, halos: tuple[int, ...]) -> Any:
-        from ..check.curve import measured_curve
-
+    def _measured(self, halos: tuple[int, ...]) -> ErrorCurve:
         held = None if self.global_stats is None else "frozen"  # or windows would differ by their own statistics
-        plain = self._plain(replace(self.options, halo=0, global_stats=held))
-        return measured_curve(plain, self.image, max(self.field), halos)
-
-    def _plain(self, options: Options) -> Any:
-        return self.restorer.like(replace(options, out=None, progress=None, verify=0))
+        options = replace(self.options, halo=0, global_stats=held)
+        return measured_curve(self.image, self.knowledge, options, max(self.field), halos)
 
     def _pixels(self, halo: Pair) -> int:
         return make_plan(replace(self.options, halo=halo), self.image.size).processed_pixels
-
-
-def _short(pair: tuple[Any, Any]) -> str:
-    return str(pair[0] if pair[0] == pair[1] else pair)

@@ -1,101 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""verify(): random windows of a restored image made again with a much larger halo, and compared.
-
-A window here covers a region that its halo is cropped down to, as a tile's does. Regions lie across tile edges or
-anywhere; what is near a tile edge and what is not are counted apart.
-"""
+"""verify(): random windows of a restored image made again with a much larger halo, and compared."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Unpack
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Unpack
 
 import numpy as np
 
-from ..auto.halo import RunInfo
-from ..engine.device_lock import turn
-from ..errors import ModelOutputError, tile_error
-from ..images.image import Image, is_tensor, open_image, shape_of_result
-from ..images.values import Values, as_floats
-from ..models.recalled import recalled
+from ..auto.halo import choose_halo_and_phase
+from ..auto.knowledge import Knowledge
+from ..auto.opening import opened_for
+from ..auto.prepare import prepare
+from ..images.image import is_tensor
 from ..options import RestoreOptions, integer
-from ..plan import Box, TilePlan
 from ..restore import TiledRestorer
 from ..run.progress import Progress
-from ..run.run import Run
+from ..run.remade import Remade, opened_result
+from ..run.report import RunInfo, Verification
 
-__all__ = ["Remade", "Verification", "verify"]
-
-Pair = tuple[int, int]
-
-REGION = 64  # input pixels along each side of what is compared, at least
-NEAR = 8  # input pixels from a tile edge that count as near
-HALF_STEP = {"uint8": 0.5, "uint16": 0.5}  # what rounding takes at most, in units of the dtype
-RELATIVE = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # the same, relative to the value
-
-
-@dataclass(frozen=True)
-class Verification:
-    """How far a restored image is from windows made again with a much larger halo.
-
-    Differences are in units of the result's dtype (grey levels for integers, `white` is the value of white), and what
-    rounding to that dtype explains is taken off: half a step for integers, half of the last place for float16 and
-    bfloat16. So 0 means that the result is the rounded value of what was made again. NaN beside a number is infinitely
-    far; NaN in both is no difference.
-
-    Attributes:
-        largest, p999, mean: of all differences: the largest, their 99.9th percentile, their mean.
-        worst: where the largest is: (row, column, channel) of the result, output pixels.
-        edge_distance: output pixels between the worst position and the nearest tile edge, where a tile's keep box
-            starts or stops inside the image; 0 touches it. None if there is one tile.
-        edge_ratio: mean difference nearer to a tile edge than 8 input pixels, over the mean difference elsewhere. With
-            boundary="reflect" pixels as near to the image's own sides, where halos end too, are in neither. 1.0 where
-            both are 0 or there are no pixels to compare; inf where only the edges differ.
-        white: the value that stands for white.
-        windows: how many were made again; fewer than asked for where the image has no more different places.
-        halo, phase: of the run, (rows, columns), input pixels.
-        reference: the halo of the windows made again, (rows, columns), input pixels.
-        whole: what was compared with, where all of the image was made again at once: "model(image)" with
-            boundary="native", "crop(model(reflect_pad(image, 18)))" with "reflect". None for windows.
-    """
-
-    largest: float
-    p999: float
-    mean: float
-    worst: tuple[int, int, int]
-    edge_distance: int | None
-    edge_ratio: float
-    white: float
-    windows: int
-    halo: Pair
-    phase: Pair
-    reference: Pair
-    whole: str | None = None
-
-    def seamless(self, tolerance: float) -> bool:
-        """Whether no difference is above `tolerance`, in units of the result's dtype."""
-        return self.largest <= tolerance
-
-    def __str__(self) -> str:
-        row, column, channel = self.worst
-        nearest = "there is one tile"
-        if self.edge_distance is not None:
-            nearest = f"{self.edge_distance} output pixels from the nearest tile edge"
-        return (
-            f"differences up to {self.largest:.4g}, 99.9 % within {self.p999:.4g}, mean {self.mean:.4g} "
-            f"of {self.white:g}\n"
-            f"worst at row {row}, column {column}, channel {channel}: {nearest}\n"
-            f"near tile edges {self.edge_ratio:.4g} times what they are elsewhere\n"
-            f"{self._made_again()}, beside a run with halo {_pair(self.halo)}, phase {_pair(self.phase)}"
-        )
-
-    def _made_again(self) -> str:
-        if self.whole is not None:
-            return f"the whole image at once, {self.whole}"
-        windows = "1 window" if self.windows == 1 else f"{self.windows} windows"
-        return f"{windows} with a halo of {_pair(self.reference)}"
+__all__ = ["Verification", "knowledge_of", "remake", "verify"]
 
 
 def verify(
@@ -133,306 +58,35 @@ def verify(
             because larger windows do not fit in memory.
     """
     count, seed = integer("windows", windows, 1), integer("seed", seed, 0)
-    remade = Remade(image, model, result, options)
+    remade = remake(image, knowledge_of(model, options), result)
     return remade.compared(remade.places(count, seed))
 
 
-class Place(NamedTuple):
-    """Along one axis: the window [start, stop), and what is kept of it [first, last), all input pixels."""
-
-    start: int
-    stop: int
-    first: int
-    last: int
-
-
-class Remade:
-    """A restored image, and its run's way through the model for windows anywhere."""
-
-    def __init__(self, image: Any, model: Any, result: Any, options: RestoreOptions, run: Run | None = None):
-        """run: that made the result, if it is at hand."""
-        restorer = _restorer(model, options)
-        source = restorer.open(image)
-        known = None if run is None else run.halo
-        if run is None and (restorer.options.asks_model or restorer.options.unsettled):
-            # Once: the run and the windows get the same halo.
-            settled = Run(restorer, source, restorer.options.out_dtype)
-            restorer, known = restorer.like(replace(settled.options, verify=0)), settled.halo
-        if result is None:
-            result = restorer(source)
-        kind = _kind_of(result)
-        self.restorer, self.image = restorer, source
-        self.run = Run(restorer, source, kind, known or RunInfo.given(restorer.options))
-        self.run.start(Progress(None))
-        self.run.ready.clear()
-        if run is not None and source.count == 1:
-            self.run.forward.held, self.run.held_for = run.forward.held, 0
-        self.run.hold(0)
-        self.plan: TilePlan = self.run.plan
-        with turn(self.run.engine.device):
-            self.parts = self.run.parts_of(0)
-        self.result = _opened(result, kind, source, sum(self.run.facts.out_channels), self.plan.output_size)
-        self.info = restorer._inspected or self.run.halo.model or recalled(restorer.model)
-        self.step = tuple(math.lcm(*pair) for pair in zip(self.plan.phase, self._known_phase(), strict=True))
-        self.halo = self._larger_halo()
-        self.domain = [(self.plan[0].window[axis], _stops(self.plan[-1].window)[axis]) for axis in (0, 1)]
-        self.edges = [_edges(self.plan, axis) for axis in (0, 1)]
-
-    def _known_phase(self) -> Pair:
-        rows, columns = (1, 1) if self.info is None else self.info.phase
-        return rows or 1, columns or 1
-
-    def _larger_halo(self) -> list[int]:
-        field = getattr(self.info, "halo", None) or (0, 0)
-        least = [max(3 * halo + 16, radius) for halo, radius in zip(self.plan.halo, field, strict=True)]
-        return [-(-halo // step) * step for halo, step in zip(least, self.step, strict=True)]
-
-    # ---- where -------------------------------------------------------------------------------------------------------
-
-    def places(self, count: int, seed: int) -> list[tuple[Place, Place]]:
-        """Windows, all different: every other one across a tile edge if there is any, the rest anywhere."""
-        random = np.random.default_rng(seed)
-        found: dict[tuple[Place, Place], None] = {}
-        for attempt in range(8 * count):
-            found[self._across(random) if attempt % 2 == 0 else self._anywhere(random)] = None
-            if len(found) == count:
-                break
-        return list(found)
-
-    def _anywhere(self, random: np.random.Generator) -> tuple[Place, Place]:
-        starts = (int(random.integers(0, size)) - self._side(axis) // 2 for axis, size in enumerate(self.image.size))
-        y, x = (self._place(axis, start) for axis, start in enumerate(starts))
-        return y, x
-
-    def _across(self, random: np.random.Generator) -> tuple[Place, Place]:
-        """A tile edge runs through the middle half of the region."""
-        anywhere = self._anywhere(random)
-        lines = [(axis, int(edge)) for axis in (0, 1) for edge in self.edges[axis]]
-        if not lines:
-            return anywhere
-        axis, edge = lines[int(random.integers(len(lines)))]
-        side = self._side(axis)
-        shift = int(random.integers(side // 4, side - side // 4 + 1))
-        across = self._place(axis, int(edge / self.plan.scale) - shift)
-        return (across, anywhere[1]) if axis == 0 else (anywhere[0], across)
-
-    def _side(self, axis: int) -> int:
-        """The side of a region, a multiple of the phase: four of them, so that an edge stays inside when its start is
-        rounded down."""
-        step = self.step[axis]
-        return max(-(-REGION // step), 4) * step
-
-    def _place(self, axis: int, start: int) -> Place:
-        """A region that starts about there, and its window."""
-        step, size, side, halo = self.step[axis], self.image.size[axis], self._side(axis), self.halo[axis]
-        last_start = max(0, -(-(size - side) // step) * step)
-        first = min(max(0, start // step * step), last_start)
-        if self.plan.boundary == "reflect":
-            return Place(first - halo, first + side + halo, first, first + side)
-        end, window = self.domain[axis][1], side + 2 * halo
-        low = max(0, first - halo)
-        if low + window >= end:
-            low = max(0, (end - window) // step * step)
-            return Place(low, end, low and low + halo, end)
-        return Place(low, low + window, low and low + halo, low + window - halo)
-
-    def whole(self) -> tuple[Place, Place]:
-        """One window for all of the image, with the run's own halo: whole-image inference."""
-        y, x = (Place(start, stop, 0, size) for (start, stop), size in zip(self.domain, self.image.size, strict=True))
-        return y, x
-
-    # ---- what is there -----------------------------------------------------------------------------------------------
-
-    def compared_with_whole(self) -> Verification:
-        """The differences from whole-image inference, for which no statistics are held fixed."""
-        self.run.forward.held.clear()
-        found = self.compared([self.whole()], halo=self.plan.halo)
-        return replace(found, whole=self.named_whole())
-
-    def named_whole(self) -> str:
-        """What the model is given as a whole. Sides that are no multiple of the phase are completed by reflection."""
-        (top, bottom), (left, right) = (
-            (-start, stop - size) for (start, stop), size in zip(self.domain, self.image.size, strict=True)
-        )
-        if not any((top, bottom, left, right)):
-            return "model(image)"
-        sides = _pair((top, left))
-        if (top, left) != (bottom, right):
-            sides = f"top={top}, bottom={bottom}, left={left}, right={right}"
-        return f"crop(model(reflect_pad(image, {sides})))"
-
-    def compared(self, places: list[tuple[Place, Place]], halo: Pair | None = None) -> Verification:
-        """The differences in some places; halo: what their windows have, if not the larger one."""
-        tally = Tally()
-        for place in places:
-            box = self._box(place)
-            apart = [self._apart(part, place, box) for part in range(len(self.parts))]
-            tally.add(np.concatenate([one for one in apart if one is not None]), box, *self._near(box))
-        row, column, channel = tally.worst
-        distance = min(_distance(edges, np.array([at]))[0] for edges, at in zip(self.edges, (row, column), strict=True))
-        return Verification(
-            **tally.numbers(),
-            worst=(row, column, self._result_channel(channel)),
-            edge_distance=None if math.isinf(distance) else int(distance),
-            white=self._values.numbers[0],
-            windows=len(places),
-            halo=self.plan.halo,
-            phase=self.plan.phase,
-            reference=(self.halo[0], self.halo[1]) if halo is None else halo,
-        )
-
-    @property
-    def _values(self) -> Values:
-        return Values(self.result.dtype, self.run.options.value_range)
-
-    def _box(self, place: tuple[Place, Place]) -> Box:
-        """What is kept, output pixels."""
-        starts = [int(axis.first * self.plan.scale) for axis in place]
-        stops = [
-            min(math.ceil(axis.last * self.plan.scale), size)
-            for axis, size in zip(place, self.plan.output_size, strict=True)
-        ]
-        return Box(*starts, *(stop - start for start, stop in zip(starts, stops, strict=True)))
-
-    def _apart(self, index: int, place: tuple[Place, Place], box: Box) -> np.ndarray | None:
-        """Differences (channels, height, width) of a part that the model makes; None for others."""
-        part, channels = self.parts[index], self.run.facts.out_channels
-        if part.how != "model":
-            return None
-        want = self._made(part, place, box)
-        first = sum(channels[:index])
-        got = self.result.pixels[0, first : first + channels[index], box.y : box.y_stop, box.x : box.x_stop]
-        if self.result.dtype == "bfloat16":
-            got = as_floats(got)
-        return beyond_rounding(got.astype(np.float64), want.astype(np.float64), self.result.dtype)
-
-    def _made(self, part: Any, place: tuple[Place, Place], box: Box) -> np.ndarray:
-        """A window's result, cropped to the box, as an unrounded image."""
-        sides = [axis.stop - axis.start for axis in place]
-        tile = replace(self.plan[0], window=Box(place[0].start, place[1].start, *sides))
-        with turn(self.run.engine.device):
-            output = as_floats(self.run.forward(part, 0, self.plan, [tile])[0])
-        expected = tuple(int(a * self.plan.scale) - 2 * b for a, b in zip(sides, self.plan.loss, strict=True))
-        if output.shape[1:] != expected:
-            text = f"the model made {output.shape[1:]} of a window of {sides[0]}x{sides[1]}, not {expected}"
-            raise tile_error(ModelOutputError, [tile], text + "; check scale and phase")
-        y, x = (
-            at - int(axis.start * self.plan.scale) - lost
-            for at, axis, lost in zip((box.y, box.x), place, self.plan.loss, strict=True)
-        )
-        peak, gain, offset, clamp = self._values.numbers
-        pixels = (output[:, y : y + box.height, x : x + box.width] - np.float32(offset)) / np.float32(gain)
-        pixels = pixels * np.float32(peak)
-        return np.clip(np.nan_to_num(pixels, nan=0.0, posinf=np.inf, neginf=-np.inf), 0, peak) if clamp else pixels
-
-    def _near(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Which pixels of a box are near a tile edge, and which count as elsewhere."""
-        ranges = np.arange(box.y, box.y_stop), np.arange(box.x, box.x_stop)
-        sides = [np.array([0, size]) for size in self.plan.output_size]
-
-        def within(lines: list[np.ndarray]) -> np.ndarray:
-            y, x = (_distance(*pair) < NEAR * self.plan.scale for pair in zip(lines, ranges, strict=True))
-            return y[:, None] | x
-
-        near, outer = within(self.edges), within(sides)
-        if self.plan.boundary == "reflect":
-            return near & ~outer, ~near & ~outer
-        return near, ~near
-
-    def _result_channel(self, channel: int) -> int:
-        """Of the result, for one among those that were compared."""
-        channels, compared = self.run.facts.out_channels, []
-        for part, count, first in zip(self.parts, channels, np.cumsum([0, *channels])[:-1], strict=True):
-            compared += range(first, first + count) if part.how == "model" else []
-        return int(compared[channel])
-
-
-class Tally:
-    """Differences, as they come in."""
-
-    def __init__(self) -> None:
-        self.all: list[np.ndarray] = []
-        self.sums = {True: [0.0, 0], False: [0.0, 0]}  # near tile edges, and elsewhere: sum, count
-        self.largest, self.worst = -1.0, (0, 0, 0)
-
-    def add(self, apart: np.ndarray, box: Box, near: np.ndarray, elsewhere: np.ndarray) -> None:
-        """apart: (channels, height, width) of a box."""
-        self.all.append(apart.ravel())
-        for which, mask in ((True, near), (False, elsewhere)):
-            self.sums[which][0] += float(apart[:, mask].sum())
-            self.sums[which][1] += apart.shape[0] * int(mask.sum())
-        if apart.max() > self.largest:
-            self.largest = float(apart.max())
-            channel, y, x = np.unravel_index(int(apart.argmax()), apart.shape)
-            self.worst = (box.y + int(y), box.x + int(x), int(channel))
-
-    def numbers(self) -> dict[str, float]:
-        apart = np.concatenate(self.all)
-        at = min(apart.size - 1, math.ceil(0.999 * (apart.size - 1)))  # no interpolation: it would mix infinities
-        p999 = float(np.partition(apart, at)[at])
-        return {"largest": self.largest, "p999": p999, "mean": float(apart.mean()), "edge_ratio": self._ratio()}
-
-    def _ratio(self) -> float:
-        if not (self.sums[True][1] and self.sums[False][1]):
-            return 1.0
-        near, elsewhere = (total / count for total, count in (self.sums[True], self.sums[False]))
-        if near == elsewhere:  # both 0, both infinite
-            return 1.0
-        return near / elsewhere if elsewhere > 0 else math.inf
-
-
-def beyond_rounding(got: np.ndarray, want: np.ndarray, dtype: str) -> np.ndarray:
-    """How far `want` is from the values that round to `got` in a dtype; infinite where one of them is NaN."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.abs(got - want)
-        rounding = HALF_STEP.get(dtype, 0.0) + np.abs(got) * RELATIVE.get(dtype, 0.0)
-    apart[(got == want) | (np.isnan(got) & np.isnan(want))] = 0
-    apart[np.isnan(apart)] = np.inf
-    return np.maximum(apart - np.where(np.isfinite(rounding), rounding, 0), 0)
-
-
-def _restorer(model: Any, options: RestoreOptions) -> TiledRestorer:
+def knowledge_of(model: Any, options: RestoreOptions) -> Knowledge:
+    """Of a model and options, or of a `TiledRestorer`, which has its own."""
     if not isinstance(model, TiledRestorer):
-        return TiledRestorer(model, **options)
+        return Knowledge.of(model, {**options})
     if options:
         raise TypeError(f"options must be those of the TiledRestorer, not also {', '.join(options)}")
-    return model
+    return model.knowledge
 
 
-def _kind_of(result: Any) -> str:
+def remake(image: Any, knowledge: Knowledge, result: Any = None) -> Remade:
+    """A restored image, and its way through the model for windows anywhere. result: None: it is made here."""
+    image, report = knowledge.open(image), None
+    if knowledge.options.asks_model or knowledge.options.unsettled:  # once: the run and the windows get the same halo
+        chosen = knowledge.chosen.get(image.size) or choose_halo_and_phase(knowledge.options, knowledge, image)
+        options, report = chosen
+        knowledge = knowledge.for_windows(replace(options, verify=0))
+    if result is None:
+        result = TiledRestorer.knowing(knowledge)(image)
+    given = knowledge.options, report or RunInfo.given(knowledge.options)
+    opened = opened_for(image, knowledge, *(knowledge.chosen.get(image.size) or given), _dtype_of(result))
+    prepared, _ = prepare(opened, knowledge, Progress(None))
+    return Remade(prepared, opened_result(result, prepared), knowledge.at_hand())
+
+
+def _dtype_of(result: Any) -> str:
     if not (is_tensor(result) or isinstance(result, np.ndarray)):
         raise TypeError(f"result must be what restore_tiled returned, not {type(result).__name__}")
     return str(result.dtype).removeprefix("torch.")
-
-
-def _opened(result: Any, dtype: str, source: Image, channels: int, size: Pair) -> Image:
-    layout, shape = shape_of_result(source, channels, size)
-    if tuple(result.shape) != shape:
-        raise ValueError(f"result must have shape {shape} for this image and model, not {tuple(result.shape)}")
-    if is_tensor(result) != (source.device is not None):
-        raise TypeError(f"result must be of the image's kind, not {type(result).__name__}")
-    return open_image(result, layout)
-
-
-def _edges(plan: TilePlan, axis: int) -> np.ndarray:
-    """Where keep boxes start and stop inside the image, sorted; output pixels, between pixel e - 1 and pixel e."""
-    ends: Iterable[int] = (end for i in range(plan.grid[axis]) for end in plan.core.keep(axis, i))
-    return np.array(sorted({end for end in ends if 0 < end < plan.output_size[axis]}), np.int64)
-
-
-def _distance(edges: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Pixels between each position and the nearest edge: 0 on either side of it; infinite without edges."""
-    if not edges.size:
-        return np.full(at.shape, np.inf)
-    after = np.searchsorted(edges, at, side="right")  # the first edge beyond each position
-    left = np.where(after > 0, at - edges[after - 1], np.inf)
-    right = np.where(after < edges.size, edges[np.minimum(after, edges.size - 1)] - 1 - at, np.inf)
-    return np.minimum(left, right)
-
-
-def _stops(box: Box) -> Pair:
-    return box.y_stop, box.x_stop
-
-
-def _pair(pair: Pair) -> str:
-    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]}x{pair[1]}"

@@ -1,21 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Who does read, accumulate and finish: the engine of a run.
-
-    host    the C core on NumPy memory; every model
-    torch   plain torch operations on the model's device
-    mps     Metal kernels on an Apple GPU
-
-An engine has `open`, `read`, `run` and `new_band`; a band has `add`. What turns windows into finished rows is the
-band's affair: the loop in restore.py knows nothing of it.
-"""
+"""Which engine serves a model: see engine.py for what one does."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from ..models.model import Model, TensorModel
 from ..options import ENGINES, choice
+from .engine import Engine
 from .host import HostEngine
 
 __all__ = ["asked_engine", "engine_beside", "engine_for"]
@@ -29,7 +21,7 @@ def asked_engine(option: str | None) -> str | None:
     return choice("HALOTILE_ENGINE", by_environment, ENGINES)
 
 
-def engine_for(model: Model, option: str | None) -> Any:
+def engine_for(model: Model, option: str | None) -> Engine:
     """The engine for a model.
 
     Unasked: host for models on arrays and on the CPU, mps on an Apple GPU if its self-test passes, torch elsewhere.
@@ -56,7 +48,7 @@ def engine_for(model: Model, option: str | None) -> Any:
     return DeviceEngine("torch", model.device, torch_verbs)
 
 
-def engine_beside(first: Any, model: TensorModel) -> Any:
+def engine_beside(first: Engine, model: TensorModel) -> Engine:
     """For a model on another device of the same run: what reads its windows there, if that is the engine's way."""
     if first.device is None:
         return first

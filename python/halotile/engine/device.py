@@ -27,15 +27,15 @@ from ..images.channels import Part
 from ..images.image import Image, as_words
 from ..images.source import Source
 from ..images.values import Values
+from ..models.model import Model, TensorModel
 from ..plan import Tile, TilePlan
 from ..texts import bytes_text
 from .device_lock import is_fragile
+from .engine import Found, Position
 
 __all__ = ["DeviceBand", "DeviceEngine", "spelled"]
 
 Tensor = torch.Tensor
-Position = tuple[int, int, int]
-Found = Iterator[tuple[Tile, Position | None]]
 
 LARGEST = 2**31  # elements and bytes of a tensor on a fragile device, less one
 SLAB = 64 << 20  # bytes that are made dense at a time on the way up
@@ -105,7 +105,7 @@ class DeviceEngine:
         """Where finished rows go: a tensor if it is on the device, else host memory."""
         return result.tensor if result.device == self.device else result.pixels
 
-    def new_windows(self, model: Any, shape: tuple[int, int, int, int]) -> Tensor:
+    def new_windows(self, model: Model, shape: tuple[int, int, int, int]) -> Tensor:
         layout = torch.channels_last if model.channels_last and not self.fragile else torch.contiguous_format
         dtype = getattr(torch, model.dtype)
         if math.prod(shape) * dtype.itemsize >= self.largest:
@@ -127,7 +127,7 @@ class DeviceEngine:
             rows = [start, start + strip.shape[1]]
             self.verbs.read_tiles(windows, pixels, source.size, rows, *where, peak, gain, offset)
 
-    def run(self, model: Any, windows: Tensor) -> Tensor:
+    def call(self, model: TensorModel, windows: Tensor) -> Tensor:
         return model.run(windows)
 
     def first_nonfinite(self, output: Tensor) -> Position | None:

@@ -8,7 +8,6 @@ rows of float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,12 +16,11 @@ from .. import _core
 from ..images.channels import Part
 from ..images.image import Image, as_words, bfloat16_bits
 from ..images.values import Values
+from ..models.model import Model
 from ..plan import Tile, TilePlan
+from .engine import Found, Position
 
 __all__ = ["ConstantBand", "HostBand", "HostEngine"]
-
-Position = tuple[int, int, int]
-Found = Iterator[tuple[Tile, Position | None]]
 
 
 class HostEngine:
@@ -30,6 +28,7 @@ class HostEngine:
 
     name = "host"
     device = None
+    fragile = False
 
     def open(self, image: Image, index: int) -> Any:
         """Image `index` as what `read` takes."""
@@ -38,7 +37,7 @@ class HostEngine:
     def pixels_of(self, result: Image) -> np.ndarray:
         return result.pixels
 
-    def new_windows(self, model: Any, shape: tuple[int, int, int, int]) -> np.ndarray:
+    def new_windows(self, model: Model, shape: tuple[int, int, int, int]) -> np.ndarray:
         return model.new_windows(*shape)
 
     def read(
@@ -51,7 +50,7 @@ class HostEngine:
         for window, tile in zip(windows, tiles, strict=True):
             _core.read(window, pixels, tile.window.y - first, tile.window.x, values.numbers, values.bfloat16)
 
-    def run(self, model: Any, windows: np.ndarray) -> np.ndarray:
+    def call(self, model: Model, windows: np.ndarray) -> np.ndarray:
         return model(windows)
 
     def first_nonfinite(self, output: np.ndarray) -> Position | None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..models.around import Shared, looking
 from ..models.memory import is_out_of_memory
-from ..models.model import BadOutput, EitherModel, EmptyOutput, evaluating, modules_of, open_model
+from ..models.model import BadOutput, EmptyOutput, evaluating, modules_of, open_model
 from ..models.needs import needs_of
 from ..models.untouched import copied, preserved, uncompiled
 from ..texts import named
@@ -90,7 +90,7 @@ class Runner:
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         start = time.monotonic()
-        model = self.opened if isinstance(self.opened, EitherModel) else self.opened.settled
+        model = self.opened
         output = model(self._typed(windows, model.dtype))
         if model.dtype == "bfloat16":
             output = (output.astype(np.uint32) << 16).view(np.float32)

@@ -94,11 +94,6 @@ class Model:
         """How windows lie in memory."""
         return "channels_last" if self.channels_last else "contiguous"
 
-    @property
-    def settled(self) -> Model:
-        """The model itself, once it is known of which kind it is."""
-        return self
-
 
 def checked_array(output: Any, batch: int) -> np.ndarray:
     torch = torch_if_loaded()
@@ -284,7 +279,8 @@ class EitherModel(Model):
         self.in_channels = likely.in_channels or other.in_channels
 
     @property
-    def settled(self) -> Model:
+    def chosen(self) -> Model:
+        """The kind that it turned out to be; itself before the first batch."""
         return self if len(self.candidates) > 1 else self.candidates[0]
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:

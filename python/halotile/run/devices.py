@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Several devices for one run: each takes the next batch when it has a hand free; outputs come in the plan's order.
+"""Several devices for one run: each takes the next batch when it has a slot free; outputs come in the plan's order.
 
     windows, read in order by the run's thread -> models, a thread for each device -> outputs, on the run's device
 
 What is added up, and in which order, is as on one device: so are the bits, where the devices compute the same. A device
-has two hands, each with windows of its own: while the outputs of one are added up, the other is at work.
+has two slots, each with windows of its own: while the outputs of one are added up, the other is at work.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ..engine.device_lock import turn
 from ..images.channels import Part
 from ..images.image import torch_if_loaded
 from ..plan import Tile, TilePlan
-from .windows import Forward
+from .windows import Windows
 
-__all__ = ["HANDS", "Team"]
+__all__ = ["SLOTS", "Devices"]
 
-HANDS = 2  # of each device
+SLOTS = 2  # of each device
 
 
 class Member:
-    """A device: hands that are free, and the thread in which its model runs."""
+    """A device: slots that are free, and the thread in which its model runs."""
 
-    def __init__(self, hands: list[Forward]):
-        self.free, self.thread = list(hands), ThreadPoolExecutor(1, "halotile")
+    def __init__(self, slots: list[Windows]):
+        self.free, self.thread = list(slots), ThreadPoolExecutor(1, "halotile")
 
 
 @dataclass
@@ -38,21 +38,21 @@ class Task:
     """A batch on its way through a device. Its outputs by part, on the run's device, when `done`."""
 
     member: Member
-    hand: Forward
+    slot: Windows
     tiles: list[Tile]
     done: Future[dict[Part, Any]]
 
 
-class Team:
+class Devices:
     """The devices of a run.
 
     Args:
-        hands: for each device, Forwards that share its model and image.
+        slots: for each device, Windows that share its model and image.
         home: the run's engine, on whose device outputs are wanted.
     """
 
-    def __init__(self, hands: list[list[Forward]], home: Any):
-        self.hands, self.home = hands, home
+    def __init__(self, slots: list[list[Windows]], home: Any):
+        self.slots, self.home = slots, home
         self.outputs: dict[Part, Any] = {}  # of the batch that was yielded last
 
     def ahead(
@@ -65,7 +65,7 @@ class Team:
 
         Raises: what reading or a model raised, when the batch's turn comes. Then, and when the iterator is closed,
         no device is at work any more."""
-        members = [Member(hands) for hands in self.hands]
+        members = [Member(slots) for slots in self.slots]
         under_way: deque[Task] = deque()
         try:
             while True:
@@ -78,7 +78,7 @@ class Team:
                 self.outputs = task.done.result()
                 yield task.tiles
                 self.outputs = {}
-                task.member.free.append(task.hand)
+                task.member.free.append(task.slot)
                 del task  # and its outputs
         finally:
             self.outputs = {}
@@ -87,26 +87,26 @@ class Team:
 
     def forget(self) -> None:
         """Lets go of windows."""
-        for hands in self.hands:
-            for hand in hands:
-                hand.buffers.clear()
+        for slots in self.slots:
+            for slot in slots:
+                slot.buffers.clear()
 
     def _begun(
         self, member: Member, index: int, plan: TilePlan, parts: list[Part], tiles: list[Tile], full: list[Tile]
     ) -> Task:
-        hand = member.free.pop()
-        with turn(hand.engine.device):
-            windows = {part: hand.read(part, index, plan, full) for part in parts}
-        return Task(member, hand, tiles, member.thread.submit(self._run, hand, index, windows, full))
+        slot = member.free.pop()
+        with turn(slot.engine.device):
+            windows = {part: slot.read(part, index, plan, full) for part in parts}
+        return Task(member, slot, tiles, member.thread.submit(self._run, slot, index, windows, full))
 
-    def _run(self, hand: Forward, index: int, windows: dict[Part, Any], tiles: list[Tile]) -> dict[Part, Any]:
-        return {part: self._brought(hand, part, index, of_part, tiles) for part, of_part in windows.items()}
+    def _run(self, slot: Windows, index: int, windows: dict[Part, Any], tiles: list[Tile]) -> dict[Part, Any]:
+        return {part: self._brought(slot, part, index, of_part, tiles) for part, of_part in windows.items()}
 
-    def _brought(self, hand: Forward, part: Part, index: int, windows: Any, tiles: list[Tile]) -> Any:
-        """The outputs, when they are there: devices work on after a call, and one that does has no hand free."""
-        device, home = hand.model.settled.device, self.home.device
+    def _brought(self, slot: Windows, part: Part, index: int, windows: Any, tiles: list[Tile]) -> Any:
+        """The outputs, when they are there: devices work on after a call, and one that does has no slot free."""
+        device, home = slot.model.device, self.home.device
         with turn(device):
-            outputs = hand.outputs(part, index, windows, tiles)
+            outputs = slot.outputs(part, index, windows, tiles)
         if home is None:
             return outputs
         with turn(home):

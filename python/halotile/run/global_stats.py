@@ -27,7 +27,7 @@ from ..images.values import as_floats
 from ..plan import Box, Tile, TilePlan
 from ..texts import quoted
 from .statistics import Call, Statistic, Watching
-from .windows import Forward
+from .windows import Windows
 
 __all__ = ["GlobalStats", "Held"]
 
@@ -262,8 +262,8 @@ class GlobalStats:
         info: what is known of the model, a ModelInfo with global operations.
     """
 
-    def __init__(self, forward: Forward, how: str, info: Any):
-        self.forward, self.how, self.info = forward, how, info
+    def __init__(self, windows: Windows, how: str, info: Any):
+        self.windows, self.how, self.info = windows, how, info
         self.surveys: dict[Any, Survey] = {}
 
     def survey(self, part: Any, index: int, plan: TilePlan) -> Survey:
@@ -311,7 +311,7 @@ class GlobalStats:
             for side, after, lost in zip(size, (field.bottom, field.right), plan.loss, strict=True)
         )
         apart = float(np.abs(one[..., :height, :width] - other[..., :height, :width]).max())
-        if apart > ROUNDING.get(self.forward.model_of(part).dtype, 1e-4) * max(1.0, float(np.abs(one).max())):
+        if apart > ROUNDING.get(self.windows.model_of(part).dtype, 1e-4) * max(1.0, float(np.abs(one).max())):
             raise ValueError(
                 f"global_stats must be 'tile' for this model, not {self.how!r}: with its statistics held fixed, "
                 f"windows of {size[0]}x{size[1]} and {larger[0]}x{larger[1]} differ by {apart:.3g}; something else "
@@ -414,14 +414,14 @@ class GlobalStats:
     # ---- the model
 
     def _new(self, part: Any, size: Pair) -> Any:
-        return self.forward.engine.new_windows(self.forward.model_of(part), (1, part.feed, *size))
+        return self.windows.engine.new_windows(self.windows.model_of(part), (1, part.feed, *size))
 
     def _read(self, part: Any, index: int, plan: TilePlan, window: Box) -> Any:
-        return self.forward.read(part, index, plan, [replace(plan[0], window=window)])
+        return self.windows.read(part, index, plan, [replace(plan[0], window=window)])
 
     def _run(self, part: Any, windows: Any, plan: TilePlan, tile: Tile | None = None) -> Any:
         try:
-            return self.forward.engine.run(self.forward.model_of(part), windows)
+            return self.windows.engine.call(self.windows.model_of(part), windows)
         except Exception as error:
             raise tile_error(TileError, [tile or plan[0]], f"measuring global_stats, {quoted(error)}") from error
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import _core
 
-__all__ = ["aside", "kept", "stepwise"]
+__all__ = ["aside", "is_kept", "kept", "stepwise"]
 
 # Who has set glibc's thresholds keeps them.
 SET_BY_HAND = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
@@ -82,6 +82,11 @@ def kept(asked: bool = True) -> Iterator[bool]:
     finally:
         if held:
             _runs.leave()
+
+
+def is_kept() -> bool:
+    """Whether anybody keeps it at the moment."""
+    return _runs.count > 0
 
 
 @contextlib.contextmanager

@@ -21,9 +21,9 @@ from ..options import Options
 from ..plan import Box, Tile, TilePlan
 from ..texts import full_text, named
 from .failures import explained
-from .windows import Forward, lacks_pixels
+from .windows import Windows, lacks_pixels
 
-__all__ = ["Facts", "Sizes", "learn"]
+__all__ = ["Sizes", "Traits", "learn"]
 
 FORMAT = ("channels_last", "may_choose", "format_checked")  # of a TensorModel
 
@@ -32,7 +32,7 @@ ABOUT_CHANNELS = re.compile(r"channel|shape|dimension|size of tensor|broadcast|s
 
 
 @dataclass(frozen=True)
-class Facts:
+class Traits:
     """Attributes:
     parts: which channels go through the model together, in the order of the result's channels.
     out_channels: of each part.
@@ -51,7 +51,7 @@ class Facts:
 Planner = Callable[[Fraction | None, tuple[int, int]], TilePlan]
 
 
-def learn(forward: Forward, options: Options, planned: Planner, known: Sizes | None = None) -> tuple[Facts, Any]:
+def learn(windows: Windows, options: Options, planned: Planner, known: Sizes | None = None) -> tuple[Traits, Any]:
     """Runs the model on the first batch. Returns the facts and the first part's outputs for that batch.
 
     Args:
@@ -61,15 +61,15 @@ def learn(forward: Forward, options: Options, planned: Planner, known: Sizes | N
         TileError: the model fails on it. ValueError: the halo is smaller than what valid convolutions take.
     """
     failure: TileError | None = None
-    ways = list(routes(forward.image.channels, options.alpha, forward.model.in_channels))
+    ways = list(routes(windows.image.channels, options.alpha, windows.model.in_channels))
     for parts in ways:
         try:
-            with _format_kept(forward):
-                return _learn_route(parts, forward, options, planned, known)
+            with _format_kept(windows):
+                return _learn_route(parts, windows, options, planned, known)
         except TileError as error:
-            only_tried = parts[0].feed == 3 and forward.model.in_channels == 1 and parts is not ways[-1]
+            only_tried = parts[0].feed == 3 and windows.model.in_channels == 1 and parts is not ways[-1]
             if only_tried and not is_out_of_memory(error):  # the model's first convolution has said so
-                forward.buffers.clear()
+                windows.buffers.clear()
                 continue
             failure = failure or error
             if lacks_pixels(error):
@@ -77,7 +77,7 @@ def learn(forward: Forward, options: Options, planned: Planner, known: Sizes | N
             if isinstance(error, ModelOutputError) or not ABOUT_CHANNELS.search(full_text(error.__cause__ or error)):
                 break
     assert failure is not None
-    failure = explained(failure, forward.image, options, channels_of(forward.model.call))
+    failure = explained(failure, windows.image, options, channels_of(windows.model.call))
     try:
         raise failure
     finally:
@@ -85,9 +85,9 @@ def learn(forward: Forward, options: Options, planned: Planner, known: Sizes | N
 
 
 @contextlib.contextmanager
-def _format_kept(forward: Forward) -> Iterator[None]:
+def _format_kept(windows: Windows) -> Iterator[None]:
     """What was found out about how windows lie in memory says nothing where the model takes no such windows."""
-    model = forward.model.settled
+    model = windows.model
     before = {name: getattr(model, name) for name in FORMAT if hasattr(model, name)}
     try:
         yield
@@ -98,23 +98,23 @@ def _format_kept(forward: Forward) -> Iterator[None]:
 
 
 def _learn_route(
-    parts: tuple[Part, ...], forward: Forward, options: Options, planned: Planner, known: Sizes | None
-) -> tuple[Facts, Any]:
-    look = Look(forward, parts[0], planned(options.scale, (0, 0)), options.needs)
-    look.check_format()
-    output = look.first_batch(options.batch_size)
-    found = look.sizes(output.shape[2:], options.scale, known)
+    parts: tuple[Part, ...], windows: Windows, options: Options, planned: Planner, known: Sizes | None
+) -> tuple[Traits, Any]:
+    finder = TraitFinder(windows, parts[0], planned(options.scale, (0, 0)), options.needs)
+    finder.check_format()
+    output = finder.first_batch(options.batch_size)
+    found = finder.sizes(output.shape[2:], options.scale, known)
     scaled = planned(found.scale, (0, 0))
-    if _windows_of(scaled, options) != _windows_of(look.plan, options):  # the denominator has changed the phase
-        look = Look(forward, parts[0], scaled, options.needs)
-        output = look.first_batch(options.batch_size)
-        found = look.sizes(output.shape[2:], found.scale, found)
+    if _windows_of(scaled, options) != _windows_of(finder.plan, options):  # the denominator has changed the phase
+        finder = TraitFinder(windows, parts[0], scaled, options.needs)
+        output = finder.first_batch(options.batch_size)
+        found = finder.sizes(output.shape[2:], found.scale, found)
     parts, out_channels = _arranged(parts, options, scaled, output)
-    forward.buffers.clear()  # some were for windows of another size
-    if parts[0].count != look.part.count:  # not the grey of one colour, but of all
-        output = Look(forward, parts[0], scaled, options.needs).first_batch(options.batch_size)
-    colourful = apart(output) / forward.values.numbers[1] if parts[0].averaged else 0.0
-    return Facts(parts, out_channels, found.scale, found.loss, colourful), parts[0].reduced(output)
+    windows.buffers.clear()  # some were for windows of another size
+    if parts[0].count != finder.part.count:  # not the grey of one colour, but of all
+        output = TraitFinder(windows, parts[0], scaled, options.needs).first_batch(options.batch_size)
+    colourful = apart(output) / windows.values.numbers[1] if parts[0].averaged else 0.0
+    return Traits(parts, out_channels, found.scale, found.loss, colourful), parts[0].reduced(output)
 
 
 def _windows_of(plan: TilePlan, options: Options) -> list[Box]:
@@ -176,20 +176,20 @@ def _readings(window: Size, output: Size) -> list[Sizes]:
     return [one for one in (*whole, *fractions) if one is not None and one.fit(window, output)]
 
 
-class Look:
+class TraitFinder:
     """What a model makes of windows, as far as their size goes."""
 
-    def __init__(self, forward: Forward, part: Part, plan: TilePlan, needs: Needs):
-        self.forward, self.part, self.plan, self.needs = forward, part, plan, needs
+    def __init__(self, windows: Windows, part: Part, plan: TilePlan, needs: Needs):
+        self.windows, self.part, self.plan, self.needs = windows, part, plan, needs
 
     def first_batch(self, batch_size: int) -> Any:
-        return self.forward(self.part, 0, self.plan, self.plan[: self.plan.batch(batch_size)])
+        return self.windows(self.part, 0, self.plan, self.plan[: self.plan.batch(batch_size)])
 
     def size_of(self, window: Size) -> Size:
         """The size of what the model makes of a window of any size. Raises TileError."""
-        model = self.forward.model.settled
+        model = self.windows.model
         if not isinstance(model, TensorModel):
-            return self.forward(self.part, 0, self.plan, [self._tile(window)]).shape[2:]
+            return self.windows(self.part, 0, self.plan, [self._tile(window)]).shape[2:]
         try:
             return model.probed(self._windows(window)).shape[2:]
         except Exception as error:  # whatever a model raises about windows that it does not take
@@ -197,7 +197,7 @@ class Look:
             raise tile_error(TileError, [self._tile(window)], text) from error
 
     def _windows(self, window: Size) -> Any:
-        return self.forward.read(self.part, 0, self.plan, [self._tile(window)])
+        return self.windows.read(self.part, 0, self.plan, [self._tile(window)])
 
     def _tile(self, window: Size) -> Tile:
         """One at the image's first corner."""
@@ -209,7 +209,7 @@ class Look:
     def check_format(self) -> None:
         """Windows lie in channels_last only where the model gives the same for one that lies so and one that does not:
         what reads memory as it lies would make another picture of it, without a word."""
-        model = self.forward.model.settled
+        model = self.windows.model
         if not (getattr(model, "may_choose", False) and model.channels_last) or model.format_checked:
             return
         model.format_checked, keeps = True, FORMATS.recall(model.modules[0])
@@ -218,7 +218,7 @@ class Look:
             FORMATS.remember(model.modules[0], keeps)
         if not keeps:
             model.channels_last = model.may_choose = False
-        self.forward.buffers.clear()
+        self.windows.buffers.clear()
 
     def _keeps_format(self, model: TensorModel) -> bool:
         for window in (*self._smaller(1), self.plan.window):

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from ..engine.engine import Engine
 from ..errors import ModelOutputError, TileError, tile_error
 from ..images.channels import Part
 from ..images.hidden import with_colours
@@ -17,11 +19,11 @@ from ..images.image import Image, torch_if_loaded
 from ..images.scan import alpha_of
 from ..images.values import Values
 from ..models.memory import is_out_of_memory
-from ..models.model import BadOutput, Model
+from ..models.model import BadOutput, EitherModel, Model
 from ..plan import Tile, TilePlan
 from ..texts import full_text, named, quoted
 
-__all__ = ["Forward", "Resize", "lacks_pixels"]
+__all__ = ["Resize", "Windows", "lacks_pixels"]
 
 # What torch says of windows in which a layer leaves nothing, or of which it needs more than there is.
 TOO_SMALL = re.compile(r"kernel size can't be greater|padding size should be less|(output|input) .*too small", re.I)
@@ -32,18 +34,56 @@ def lacks_pixels(error: TileError) -> bool:
     return error.__cause__ is not None and TOO_SMALL.search(full_text(error.__cause__)) is not None
 
 
-class Forward:
-    """The way of an image's windows through the model.
+class Windows:
+    """The way of an image's windows through the model. What it holds are buffers, made once for each part and shape and
+    used again, and the image as the engine takes it.
 
-    Window buffers are made once for each part and shape and used again."""
+    Attributes:
+        opened: the model; one of two kinds until the first batch has shown which of them takes windows.
+        models: parts with a model of their own.
+        held: statistics of image `held_for`, for the parts where some are held fixed.
+    """
 
-    def __init__(self, image: Image, model: Model, engine: Any, value_range: tuple[float, float] | None):
-        self.image, self.model, self.engine = image, model, engine
+    def __init__(self, image: Image, opened: Model, engine: Engine, value_range: tuple[float, float] | None):
+        self.image, self.opened, self.engine = image, opened, engine
         self.values = Values(image.dtype, value_range)
-        self.models: dict[Part, Model] = {}  # parts with a model of their own
-        self.held: dict[Part, Any] = {}  # statistics of the image in work, for parts where some are held fixed
-        self.buffers: dict[tuple, Any] = {}
-        self.sources: dict[tuple[int, bool], Any] = {}  # what the engine made of the image in work
+        self.models: dict[Part, Model] = {}
+        self.held: dict[Part, Any] = {}
+        self.held_for: int | None = None
+        self.buffers: dict[tuple[Part, tuple[int, ...]], Any] = {}
+        self.sources: dict[tuple[int, bool], Any] = {}  # by index, and whether pixels got colours under alpha
+
+    @property
+    def model(self) -> Model:
+        return self.opened.chosen if isinstance(self.opened, EitherModel) else self.opened
+
+    @property
+    def modules(self) -> Sequence[Any]:
+        """The torch modules that the model is, or carries."""
+        return self.opened.modules
+
+    @property
+    def channels(self) -> int:
+        """That the model sees, as far as that can be told without running it."""
+        return self.model.in_channels or self.image.channels
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the model's activations are in the CPU's memory."""
+        where = getattr(self.model, "device", None) or self.engine.device
+        return where is None or where.type == "cpu"
+
+    def through(self, model: Model, engine: Engine | None = None) -> Windows:
+        """The same image's windows through another model, in buffers of their own."""
+        other = Windows(self.image, model, engine or self.engine, self.values.value_range)
+        other.models, other.held, other.held_for = self.models, dict(self.held), self.held_for
+        other.sources = self.sources if engine in (None, self.engine) else {}
+        return other
+
+    def resize_by(self, parts: tuple[Part, ...], scale: Fraction, loss: tuple[int, int]) -> None:
+        """How alpha is resized that does not go through the model."""
+        resize = Resize(scale, loss)
+        self.models = {part: resize for part in parts if part.how == "resize"}
 
     def __call__(self, part: Part, index: int, plan: TilePlan, tiles: list[Tile]) -> Any:
         """Outputs (len(tiles), channels, height, width) of a part of image `index`, as the engine has them."""
@@ -53,7 +93,7 @@ class Forward:
         """The same for windows that were read."""
         try:
             with self.held.get(part, contextlib.nullcontext)():
-                return part.reduced(self.engine.run(self.model_of(part), windows))
+                return part.reduced(self.engine.call(self.model_of(part), windows))
         except BadOutput as error:
             raise tile_error(ModelOutputError, tiles, str(error), image=self.which(index)) from error.__cause__
         except Exception as error:
@@ -61,7 +101,7 @@ class Forward:
             raise tile_error(TileError, tiles, text, image=self.which(index)) from error
 
     def model_of(self, part: Part) -> Model:
-        return self.models.get(part, self.model.settled)
+        return self.models.get(part, self.model)
 
     def read(self, part: Part, index: int, plan: TilePlan, tiles: list[Tile]) -> Any:
         """The tiles' windows of a part of image `index`, in a buffer that the next ones of their shape will be in."""

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: MIT
+"""How far a halo is from exact, and how far tiles are from each other, measured on windows of the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..engine.device_lock import turn
+from ..images.image import Image, peak_of
+from ..images.values import as_floats
+from ..options import Options
+from ..plan import Box
+from ..run.prepared import Prepared
+from ..run.report import RunInfo
+from .knowledge import Knowledge
+from .opening import ready_for_windows
+
+__all__ = ["WINDOWS", "ErrorCurve", "measured_curve", "with_seams"]
+
+Pair = tuple[int, int]
+
+REGION = 96  # input pixels along each side of what is compared, at least
+WINDOWS = 4
+
+
+@dataclass(frozen=True)
+class ErrorCurve:
+    """Differences from a result with `reference` pixels of halo, in units of the image's dtype (grey levels for
+    integers), over a few windows.
+
+    Attributes:
+        halos: input pixels.
+        largest, mean, p999: of each halo: the largest difference, their mean, their 99.9th percentile.
+        reference: the halo that is compared with, input pixels: the receptive field, or the most that was tried.
+        exact: whether the reference is the receptive field.
+        white: the value that stands for white.
+    """
+
+    halos: tuple[int, ...]
+    largest: tuple[float, ...]
+    mean: tuple[float, ...]
+    p999: tuple[float, ...]
+    reference: int
+    exact: bool
+    white: float
+
+    def __str__(self) -> str:
+        lines = [f"{'halo':>6}{'largest':>12}{'p99.9':>12}{'mean':>12}   of {self.white:g}"]
+        for row in zip(self.halos, self.largest, self.p999, self.mean, strict=True):
+            lines.append(f"{row[0]:>6}" + "".join(f"{value:>12.4g}" for value in row[1:]))
+        what = "the receptive field" if self.exact else "the largest halo tried"
+        return "\n".join([*lines, f"beside a halo of {self.reference}, {what}"])
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draws the curve, on new matplotlib axes if none are given; returns the axes. Needs matplotlib."""
+        if axes is None:
+            from matplotlib import pyplot
+
+            axes = pyplot.figure().add_subplot()
+        for name, values in (("largest", self.largest), ("99.9 %", self.p999), ("mean", self.mean)):
+            axes.plot(self.halos, np.maximum(values, self.white * 1e-8), marker="o", label=name)
+        axes.axhline(self.white / 510, linestyle=":", label="half an 8-bit step")
+        axes.set(xlabel="halo, input pixels", ylabel=f"difference, of {self.white:g}", yscale="log")
+        axes.legend()
+        return axes
+
+
+def measured_curve(
+    image: Image,
+    knowledge: Knowledge,
+    options: Options,
+    exact: int | None,
+    halos: tuple[int, ...],
+    windows: int = WINDOWS,
+) -> ErrorCurve:
+    """The curve for an image and a model.
+
+    Args:
+        options: with a number for the phase. exact: the halo that is, if one is known.
+        halos: to try. windows: how many places are looked at.
+    """
+    reference = max(halos) * 2 if exact is None else exact
+    probe = _small_windows(image, knowledge, options)
+    longest = probe.window(max(halos))
+    differences: dict[int, list[np.ndarray]] = {halo: [] for halo in halos}
+    for place in probe.places(windows):
+        want = probe.kept(place, longest, reference, grown=True)
+        for halo in halos:
+            size = probe.window(halo)
+            got = probe.kept(place, size, halo)
+            beside = probe.part_of(want, size, halo)
+            differences[halo].append(np.abs(got - beside).ravel())
+    joined = [np.concatenate(differences[halo]) for halo in halos]
+    return ErrorCurve(
+        halos,
+        tuple(float(all_.max()) for all_ in joined),
+        tuple(float(all_.mean()) for all_ in joined),
+        tuple(float(np.quantile(all_, 0.999)) for all_ in joined),
+        reference,
+        exact is not None,
+        float(probe.white),
+    )
+
+
+def _small_windows(image: Image, knowledge: Knowledge, options: Options) -> Probe:
+    """Whatever the tiles of the run will be."""
+    tile = max(REGION, *(2 * one for one in options.phase), *options.needs.least)
+    own = {"tile_size": tile, "halo": 0, "overlap": 0, "batch_size": 1, "boundary": "reflect", "memory_limit": None}
+    knowledge = knowledge.for_windows(replace(options, **own, out=None, progress=None, verify=0))
+    info = knowledge.inspected() if options.global_stats else None
+    report = RunInfo.given(knowledge.options, info)
+    prepared = ready_for_windows(image, knowledge, knowledge.options, report, options.out_dtype)
+    rows, columns = (-(-tile // step) * step for step in options.phase)
+    return Probe(prepared, (rows, columns))
+
+
+def with_seams(prepared: Prepared) -> Prepared:
+    """Where every tile has its own statistics, how far tiles are apart is told."""
+    report = prepared.report
+    if report.how != "tile" or report.bound is not None:
+        return prepared
+    options = replace(prepared.options, batch_size=1, boundary="reflect")
+    apart = _seam_error(replace(prepared, options=options))
+    operations = () if report.model is None else report.model.global_operations
+    names = ", ".join(one.path or "the model" for one in operations)
+    white = peak_of(prepared.out_dtype)
+    why = f"{report.why}; {names} of every tile for itself: where it was measured, tiles are {apart:.3g} of {white:g} "
+    return replace(prepared, report=replace(report, bound=apart, why=f"{why}apart"))
+
+
+def _seam_error(prepared: Prepared) -> float:
+    """How far windows of a run's own size are apart where both have their halo: largest difference, image units."""
+    plan = prepared.plan
+    if len(plan) == 1:
+        return 0.0
+    rows, columns = (window - 2 * halo for window, halo in zip(plan.window, plan.halo, strict=True))
+    probe = Probe(prepared, (rows, columns))
+    largest = 0.0
+    size, halo = plan.window, max(plan.halo)
+    shift = tuple(side // 2 // step * step for side, step in zip(probe.side, probe.phase, strict=True))
+    for place in probe.places(WINDOWS):
+        one = probe.kept(place, size, halo)
+        other = probe.kept((place[0] + shift[0], place[1] + shift[1]), size, halo)
+        y, x = (int(step * plan.scale) for step in shift)
+        height, width = one.shape[1] - y, one.shape[2] - x
+        if height > 0 and width > 0:
+            largest = max(largest, float(np.abs(one[:, y:, x:] - other[:, :height, :width]).max()))
+    return largest
+
+
+class Probe:
+    """Windows anywhere in an image, with any halo, through its model.
+
+    side: of the regions that are compared, input pixels."""
+
+    def __init__(self, prepared: Prepared, side: Pair):
+        self.prepared, self.image, self.plan = prepared, prepared.image, prepared.plan
+        self.phase: Pair = prepared.options.phase
+        self.white = peak_of(prepared.out_dtype)
+        self.side = side
+
+    def places(self, count: int) -> list[Pair]:
+        """Corners of regions, multiples of the phase: half of them where the image has most detail, half anywhere."""
+        height, width = self.image.size
+        rows, columns = (
+            range(0, max(1, size - side + 1), step)
+            for size, side, step in zip((height, width), self.side, self.phase, strict=True)
+        )
+        random = np.random.default_rng(0)
+        draws = [(int(random.choice(rows)), int(random.choice(columns))) for _ in range(16 * count)]
+        by_detail = sorted(draws[count:], key=self._detail, reverse=True) if self.image.on_host else draws
+        return list(dict.fromkeys(by_detail[: (count + 1) // 2] + draws))[:count]
+
+    def _detail(self, place: tuple[int, int]) -> float:
+        y, x = place
+        region = self.image.rows(0, y, y + self.side[0])[:, :, x : x + self.side[1]]
+        if region.dtype == np.uint16 and self.image.dtype == "bfloat16":
+            return 0.0
+        return float(np.std(region.astype(np.float32)))
+
+    def window(self, halo: int) -> Pair:
+        """The size of a window that leaves a region when its halo is cropped: a multiple of the phase."""
+        height, width = (side + -(-2 * halo // one) * one for side, one in zip(self.side, self.phase, strict=True))
+        return height, width
+
+    def kept(self, place: Pair, size: Pair, halo: int, grown: bool = False) -> np.ndarray:
+        """What is left of a window at a place when the halo is cropped: (C, h, w), image units.
+
+        grown: the window is larger by the halo, rounded up to the phase, on every side, so that all of `size` is left.
+        """
+        leads = [-(-halo // one) * one if grown else 0 for one in self.phase]
+        start = [at - lead for at, lead in zip(place, leads, strict=True)]
+        grown_size = [side + 2 * lead for side, lead in zip(size, leads, strict=True)]
+        tile = replace(self.plan[0], window=Box(*start, *grown_size))
+        windows = self.prepared.windows
+        with turn(windows.engine.device):
+            output = as_floats(windows(self.prepared.traits.parts[0], 0, self.plan, [tile])[0])
+        crops = leads if grown else [halo, halo]
+        pixels = [side if grown else side - 2 * halo for side in size]
+        y, x = (int(crop * self.plan.scale) - lost for crop, lost in zip(crops, self.plan.loss, strict=True))
+        height, width = (int(side * self.plan.scale) for side in pixels)
+        low, high = self.prepared.options.value_range or (0.0, 1.0)
+        return (output[:, max(y, 0) : y + height, max(x, 0) : x + width] - low) / (high - low) * self.white
+
+    def part_of(self, whole: np.ndarray, size: Pair, halo: int) -> np.ndarray:
+        """The part of a grown window's result that belongs to a window of `size` and its halo."""
+        at = int(halo * self.plan.scale)
+        height, width = (int((side - 2 * halo) * self.plan.scale) for side in size)
+        return whole[:, at : at + height, at : at + width]

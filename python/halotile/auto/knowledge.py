@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+"""What is known of a model and kept between images: the only state of a `TiledRestorer`."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SeamWarning, frames_inside
+from ..images.image import Image, open_image, torch_if_loaded
+from ..inspection.known import about, known_model, known_quick
+from ..models.descriptor import unwrapped
+from ..models.model import Model, channels_of, modules_of
+from ..models.needs import needs_of
+from ..models.recalled import recalled, told_about
+from ..options import Options
+from ..run.report import Precision, RunInfo
+from ..run.traits import Traits
+from .costs import Costs
+
+if TYPE_CHECKING:
+    from ..inspection import ModelInfo
+    from ..inspection.quick import Quick
+
+__all__ = ["Knowledge"]
+
+Pair = tuple[int, int]
+
+
+class Knowledge:
+    """What is known of one model that runs with certain options.
+
+    Attributes:
+        model: as the user passed it.
+        options: as the user passed them.
+        opened: the model for windows, by whether it must take tensors.
+        others: the same on further devices, by their number and the dtype of windows.
+        traits: by the number of the image's channels.
+        chosen: options with tiles that memory allows, and the report about them, by the image's size.
+        costs: what was measured of the model's time and memory, by what that depends on.
+        multiple: of what the model takes windows, (rows, columns), where that had to be tried.
+        precision: what dtype="auto" came to.
+    """
+
+    def __init__(self, model: Callable[..., Any], options: Options):
+        self.model, self.options = model, options
+        self.opened: dict[bool, Model] = {}
+        self.others: dict[tuple[int, str], Model] = {}
+        self.traits: dict[int, Traits] = {}
+        self.chosen: dict[Pair, tuple[Options, RunInfo]] = {}
+        self.costs: dict[Any, Costs] = {}
+        self.multiple: Pair | None = None
+        self.precision: Precision | None = None
+        self.info: ModelInfo | None = None
+
+    @classmethod
+    def of(cls, model: Callable[..., Any], options: dict[str, Any]) -> Knowledge:
+        """Of a user's model, which may be a descriptor, and options."""
+        model = unwrapped(model)
+        return cls(model, Options.of({"needs": needs_of(model)} | options))
+
+    def open(self, image: Any) -> Image:
+        """Sees an image as the options and the model's channels say; an Image stays what it is."""
+        return open_image(image, self.options.layout, lambda: channels_of(self.model))
+
+    def inspected(self) -> ModelInfo:
+        """What `inspect_model` finds, once."""
+        if self.info is None:
+            self.info = known_model(self.model, self.options.first_device, self.options.model_dtype)
+        return self.info
+
+    def at_hand(self) -> ModelInfo | None:
+        """What an inspection found, if there was one in this process."""
+        return self.info or recalled(self.model)
+
+    def quick_look(self) -> Quick | None:
+        """What the model's operators tell at a glance; of a callable the phase of the modules that it carries. None for
+        what neither is nor carries a torch module."""
+        torch = torch_if_loaded()
+        if torch is None:
+            return None
+        if isinstance(self.model, torch.nn.Module):
+            return known_quick(self.model, _channels_tried(self.model))
+        looks = [known_quick(module, _channels_tried(module)) for module in modules_of(self.model)]
+        found = [look for look in looks if look is not None and look.phase is not None]
+        if not found:
+            return None
+        rows, columns = (math.lcm(*(look.phase[axis] for look in found)) for axis in (0, 1))  # type: ignore[index]
+        return replace(found[0], phase=(rows, columns), scale=None, loss=None)
+
+    @cached_property
+    def fingerprint(self) -> Any:
+        """What tells the model from others, also in other processes; None if nothing does."""
+        return about(self.model, self.options.model_dtype)
+
+    def like(self, options: Options) -> Knowledge:
+        """The same model with other options."""
+        other = Knowledge(self.model, options)
+        other.info, other.costs, other.precision, other.multiple = self.info, self.costs, self.precision, self.multiple
+        other.opened = self.opened if self.precision is not None else {}
+        other.others = self.others
+        return other
+
+    def for_windows(self, options: Options) -> Knowledge:
+        """The same for windows of any size: not compiled, and of the model's own dtype unless another was chosen."""
+        unknown = options.dtype == "auto" and self.precision is None
+        return self.like(replace(options, compile=False, dtype=None if unknown else options.dtype))
+
+    def warn_once(self, subject: Any, text: str, kind: type[Warning] = SeamWarning) -> None:
+        """A warning, once for each model and subject."""
+        if not self.has_warned(subject):
+            told_about(self.model).add(subject)
+            warnings.warn(text, kind, stacklevel=frames_inside())
+
+    def has_warned(self, subject: Any) -> bool:
+        return subject in told_about(self.model)
+
+
+def _channels_tried(module: Any) -> tuple[int, ...]:
+    own = channels_of(module)
+    return (*((own,) if own else ()), 3, 1, 4, 2)

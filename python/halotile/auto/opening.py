@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: MIT
+"""An image and a model meet: the model is opened, its engine chosen, and the first batch teaches what it does."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+
+from ..engine.choose import asked_engine, engine_for
+from ..engine.device_lock import turn
+from ..errors import TileError
+from ..images.image import Image, check_output_dtype
+from ..layouts import check_layout_found
+from ..models import memory
+from ..models.model import EitherModel, Model, open_model, usable_device
+from ..options import Options
+from ..run.assemble import hold_statistics
+from ..run.out_of_memory import smaller
+from ..run.prepared import First, Opened, Prepared
+from ..run.progress import Progress
+from ..run.report import RunInfo
+from ..run.tiles import TILES
+from ..run.traits import Sizes, learn
+from ..run.windows import Windows, lacks_pixels
+from ..texts import full_text
+from .knowledge import Knowledge
+
+__all__ = ["learned", "opened_for", "ready_for_windows"]
+
+Pair = tuple[int, int]
+
+# What models say of windows whose sides they do not take.
+ABOUT_SIZES = re.compile(r"size|shape|divisible|multiple|must match|dimension|broadcast|split|stride", re.IGNORECASE)
+
+
+def opened_for(image: Image, knowledge: Knowledge, options: Options, report: RunInfo, out_dtype: str | None) -> Opened:
+    """The model, opened for an image. Bad combinations of options are refused here, before anything is run.
+
+    Args:
+        options: with numbers for halo and phase; report: about these.
+        out_dtype: of the result; None: the image's.
+
+    Raises:
+        ValueError, TypeError: naming the option.
+    """
+    dtype = out_dtype or image.dtype
+    check_output_dtype(image, dtype)
+    with turn():
+        model = _open_model(image, knowledge, options)
+        chosen = model.chosen if isinstance(model, EitherModel) else model
+        windows = Windows(image, model, engine_for(chosen, options.engine), options.value_range)
+        opened = Opened(image, dtype, options, report, windows)
+        _ = opened.plan
+        _check_devices(options, report)
+    return opened
+
+
+def _open_model(image: Image, knowledge: Knowledge, options: Options) -> Model:
+    tensors = image.device is not None or asked_engine(options.engine) in ("torch", "mps")
+    if tensors not in knowledge.opened:
+        knowledge.opened[tensors] = open_model(
+            knowledge.model,
+            device=options.first_device,
+            dtype=options.model_dtype,
+            tensors=tensors,
+            memory_format=options.memory_format,
+        )
+    model = knowledge.opened[tensors]
+    if options.compile and not getattr(model, "alone", False):
+        raise ValueError("compile must be False for a model that is no torch module")
+    return model
+
+
+def _check_devices(options: Options, report: RunInfo) -> None:
+    if len(options.devices) < 2:
+        return
+    for device in options.devices:
+        usable_device(device)
+    if report.holds:
+        text = f"device must be one with global_stats={report.global_stats!r}, which holds statistics in the model, not"
+        raise ValueError(f"{text} {len(options.devices)}")
+
+
+def ready_for_windows(
+    image: Image, knowledge: Knowledge, options: Options, report: RunInfo, out_dtype: str | None = None
+) -> Prepared:
+    """A model that takes windows of any size from anywhere in an image: its traits are known, and statistics held."""
+    opened = opened_for(image, knowledge, options, report, out_dtype)
+    with turn(opened.windows.engine.device):
+        prepared, _ = learned(opened, knowledge)
+    hold_statistics(prepared, 0, {}, Progress(None))
+    return prepared
+
+
+# ---- the first batch -------------------------------------------------------------------------------------------------
+
+
+def learned(opened: Opened, knowledge: Knowledge) -> tuple[Prepared, First]:
+    """Runs the first batch, unless an earlier image has taught what the model does; and what it made.
+
+    Where memory runs out the tiles are smaller afterwards; where the model takes certain multiples only, and nobody
+    gave a phase, the phase is such a multiple."""
+    image, windows, first = opened.image, opened.windows, First()
+    traits = knowledge.traits.get(image.channels)
+    while traits is None:
+        memory.warn_about_device(windows.model, opened.batch_shape, windows.engine)
+        try:
+            known = _known_sizes(opened, knowledge)
+            traits, output = learn(windows, opened.options, opened.planned, known)
+            first[traits.parts[0]] = output
+        except (RuntimeError, MemoryError) as error:
+            if memory.is_out_of_memory(error):
+                opened = smaller(opened, error, first)
+            else:
+                opened = _with_multiples(opened, knowledge, error)
+    knowledge.traits[image.channels] = traits
+    if image.by_model:
+        shape, takes = tuple(image.original.shape), traits.parts[0].feed
+        check_layout_found("image", shape, image.layout, image.device is not None, takes)
+    engine = engine_for(windows.model, opened.options.engine)
+    if type(engine) is not type(windows.engine):  # the first batch has shown that the model takes tensors
+        opened = replace(opened, windows=windows.through(windows.opened, engine))
+        first = First()
+    return Prepared.of(opened, traits, TILES), first
+
+
+def _known_sizes(opened: Opened, knowledge: Knowledge) -> Sizes | None:
+    """Scale and loss, where the model was looked at."""
+    known = opened.report.model or (knowledge.quick_look() if knowledge.options.phase is None else None)
+    if known is None or known.scale is None or known.loss is None or min(known.loss) < 0:
+        return None
+    return Sizes(known.scale, known.loss)
+
+
+def _with_multiples(opened: Opened, knowledge: Knowledge, error: Exception) -> Opened:
+    """After a first window that failed: with a phase that is a multiple of what the model takes, where nobody gave one.
+
+    Raises:
+        Exception: the error, with a hint where a phase may be the cure.
+    """
+    asked, own = knowledge.options, opened.options.phase
+    if asked.phase is not None or knowledge.multiple is not None:
+        raise _with_hint(error, opened.plan.window, own)
+    from ..inspection.measure import multiple_of
+
+    knowledge.multiple = multiple_of(knowledge.model, asked.first_device, asked.model_dtype)
+    rows, columns = (math.lcm(*pair) for pair in zip(own, knowledge.multiple, strict=True))
+    if (rows, columns) == own:
+        raise _with_hint(error, opened.plan.window, own)
+    why = f"{opened.report.why}; the phase is the multiple of which the model takes windows"
+    opened.windows.buffers.clear()
+    report = replace(opened.report, phase=(rows, columns), why=why)
+    return replace(opened, options=replace(opened.options, phase=(rows, columns)), report=report)
+
+
+def _with_hint(error: Exception, window: Pair, phase: Pair) -> Exception:
+    """A failure of the first window, with the option that may be the cure."""
+    cause, size = error.__cause__, f"{window[0]}x{window[1]}"
+    if not isinstance(error, TileError) or cause is None:
+        return error
+    if lacks_pixels(error):
+        error.args = (f"{error}; windows of {size} are too small for it: a larger halo makes them larger",)
+    elif ABOUT_SIZES.search(full_text(cause)):
+        text = f"{error}; windows of {size} are multiples of the phase, {max(phase)}: networks that halve their input, "
+        error.args = (text + "or cut it into windows, need phase= such as 8, 16 or 64",)
+    return error

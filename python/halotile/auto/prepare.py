@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: MIT
+"""From what the user asked to what is done: every decision before the rows are made, in order, with a reason each.
+
+open_run   halo and phase (halo.py), the model and its engine (opening.py): no work is done, bad options are refused
+prepare    tiles (tiles.py, memory.py), what the first batch teaches (opening.py), dtype (dtype.py), devices
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..engine.choose import engine_beside
+from ..engine.device_lock import turn
+from ..errors import ColourWarning
+from ..images.image import Image
+from ..images.scan import is_grey
+from ..models.model import Model, open_model
+from ..run import kept_heap
+from ..run.devices import SLOTS, Devices
+from ..run.nonfinite import check_first_tile
+from ..run.prepared import Delivery, First, Opened, Prepared
+from ..run.progress import Progress
+from .dtype import choose_dtype
+from .error_curve import with_seams
+from .halo import choose_halo_and_phase
+from .knowledge import Knowledge
+from .memory import tiles_by_free_memory
+from .opening import learned, opened_for
+from .tiles import Tuner
+
+__all__ = ["open_run", "prepare", "remember", "warn_of_colours"]
+
+COLOURFUL = 8 / 255  # of white: what channels made of grey may be apart on average
+
+
+def open_run(image: Image, knowledge: Knowledge, out_dtype: str | None = None) -> Opened:
+    """An image and its model, with numbers for halo and phase.
+
+    Raises:
+        ValueError, TypeError: a bad option, or one that does not fit this image and model. TileError: the model failed
+            where it was measured.
+    """
+    options, report = knowledge.chosen.get(image.size) or choose_halo_and_phase(knowledge.options, knowledge, image)
+    return opened_for(image, knowledge, options, report, out_dtype)
+
+
+def prepare(
+    opened: Opened,
+    knowledge: Knowledge,
+    progress: Progress,
+    delivery: Delivery = Delivery(),  # noqa: B008 - frozen
+) -> tuple[Prepared, First]:
+    """All that is left to decide, by running the first batch and, where tiles or dtype are "auto", a few more windows.
+
+    Args:
+        delivery: where the result goes, for the memory that it takes.
+
+    Returns:
+        What `assemble` works by, and the outputs of the first batch where they can be used.
+
+    Raises:
+        TileError: the model failed. ValueError: what only the model could tell does not fit the options.
+    """
+    options, windows, count = opened.options, opened.windows, opened.image.count
+    with turn(windows.engine.device):
+        tuner = None
+        if options.tuned and opened.report.tuning is None:
+            if windows.on_cpu:
+                tuner = Tuner(opened, knowledge, delivery, opened.keeps_heap and kept_heap.is_kept())
+                opened = tuner.started()
+            else:
+                opened = tiles_by_free_memory(opened)
+        progress.begin(len(opened.plan) * count)
+        prepared, first = learned(opened, knowledge) if tuner is None else tuner.finished()
+        if options.dtype == "auto":
+            prepared, first = choose_dtype(prepared, first, knowledge)
+        if len(options.devices) > 1:
+            prepared = replace(prepared, devices=_devices(prepared, knowledge))
+        if options.compile and not prepared.report.holds:
+            for model in (prepared.windows.model, *knowledge.others.values()):
+                model.compile()
+        check_first_tile(prepared, first)
+        prepared = with_seams(prepared)
+    progress.begin(len(prepared.plan) * count)
+    if options.tuned or options.dtype == "auto" or _tiles(prepared) != _tiles(opened):
+        remember(prepared, knowledge)
+    return prepared, first
+
+
+def _tiles(opened: Opened) -> tuple[object, object]:
+    return opened.options.tile_size, opened.options.batch_size
+
+
+def remember(prepared: Prepared, knowledge: Knowledge) -> None:
+    """The next image of this size starts with these tiles."""
+    knowledge.chosen[prepared.image.size] = prepared.options, prepared.report
+
+
+def warn_of_colours(prepared: Prepared, index: int, knowledge: Knowledge) -> None:
+    """Where the model makes nothing of colours, or something colourful of grey that is not returned."""
+    first = prepared.traits.parts[0]
+    if prepared.traits.colourful > COLOURFUL:
+        text = "the model makes colours of a grey image, and their mean is returned: pass the image as RGB, "
+        knowledge.warn_once("colourful", f"{text}numpy.dstack([image] * 3), to get them", ColourWarning)
+    if first.reads > first.feed and not knowledge.has_warned("colours") and not is_grey(prepared.image, index):
+        text = "the model takes grey images and makes several channels of them: it is given the image's grey, and "
+        knowledge.warn_once("colours", f"{text}the image's own colours are not used", ColourWarning)
+
+
+def _devices(prepared: Prepared, knowledge: Knowledge) -> Devices:
+    """The devices that share the work, with models like the run's own."""
+    windows, others = prepared.windows, knowledge.others
+    own = windows.model
+    slots = [[windows.through(own) for _ in range(SLOTS)]]
+    for number, device in enumerate(prepared.options.devices[1:]):
+        if (number, own.dtype) not in others:
+            others[number, own.dtype] = open_model(
+                knowledge.model, device=device, dtype=own.dtype, tensors=True, memory_format=own.window_format
+            )
+        model: Model = others[number, own.dtype]
+        engine = engine_beside(windows.engine, model)
+        sources: dict[tuple[int, bool], object] = {}
+        members = [windows.through(model, engine) for _ in range(SLOTS)]
+        for one in members:
+            one.sources = sources
+        slots.append(members)
+    return Devices(slots, windows.engine)

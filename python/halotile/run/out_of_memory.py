@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""Where memory runs out, a run goes on with half the batch, then with half the tile."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import TypeVar
+
+from ..errors import OutOfMemoryError, TileError, TileSizeWarning, frames_inside, tile_error
+from ..models import memory
+from ..texts import one_line, quoted
+from .prepared import First, Opened, Prepared
+
+__all__ = ["let_go", "next_smaller", "smaller"]
+
+Pair = tuple[int, int]
+Stage = TypeVar("Stage", bound=Opened)
+
+
+def smaller(stage: Stage, error: Exception, first: First, rows_done: int = 0) -> Stage:
+    """The same run with smaller tiles or batches, and a warning. What the failed one held is let go.
+
+    Raises:
+        OutOfMemoryError: there are no smaller ones.
+    """
+    let_go(stage, error, first)
+    found = next_smaller(stage)
+    if found is None:
+        raise _does_not_fit(stage, error, rows_done) from error
+    tile, batch = found
+    plan = stage.plan
+    text = f"out of memory with {plan.batch(stage.options.batch_size)} windows of {plan.window[0]}x{plan.window[1]}: "
+    text += f"going on with tile_size={tile}, batch_size={batch}"
+    warnings.warn(text, TileSizeWarning, stacklevel=frames_inside())
+    report, tuning = stage.report, stage.report.tuning
+    if tuning is not None:
+        tuning = replace(tuning, tile_size=tile, batch_size=batch, why=f"{tuning.why}; then memory ran out")
+        report = replace(report, tuning=tuning)
+    return replace(stage, options=stage.options.with_tiles(tile, batch, plan.phase), report=report)
+
+
+def let_go(stage: Opened, error: Exception, first: First) -> None:
+    """Frees what a failed run holds: windows, outputs, and what the error's frames refer to."""
+    stage.windows.buffers.clear()
+    first.clear()
+    if isinstance(stage, Prepared) and stage.devices is not None:
+        stage.devices.forget()
+    memory.forget_frames(error)
+    stage.windows.engine.empty_cache()
+
+
+def next_smaller(stage: Opened) -> tuple[Pair, int] | None:
+    """The next smaller tile and batch; None if there is none."""
+    plan = stage.plan
+    batch = plan.batch(stage.options.batch_size)
+    smallest = [
+        max(memory.SMALLEST_TILE, phase, least - 2 * halo)
+        for phase, least, halo in zip(plan.phase, stage.options.needs.least, plan.halo, strict=True)
+    ]
+    if batch > 1:
+        return _in_steps(plan.tile, plan.phase), batch // 2
+    half = max(plan.tile) // 2
+    rows, columns = (max(min(side, half), min(side, least)) for side, least in zip(plan.tile, smallest, strict=True))
+    return None if (rows, columns) == plan.tile else (_in_steps((rows, columns), plan.phase), 1)
+
+
+def _in_steps(tile: Pair, phase: Pair) -> Pair:
+    return max(tile[0], phase[0]), max(tile[1], phase[1])
+
+
+def _does_not_fit(stage: Opened, error: Exception, rows_done: int) -> TileError:
+    height, width = stage.plan.window
+    said = one_line(error) if isinstance(error, TileError) else quoted(error)
+    text = f"out of memory with the smallest windows, {height}x{width} with halo {max(stage.plan.halo)}: {said}"
+    windows, limit = stage.windows, stage.options.memory_limit
+    text += memory.what_would_fit(windows.model, stage.batch_shape, stage.plan.halo, windows.engine.device, limit)
+    if not isinstance(error, TileError):
+        return tile_error(OutOfMemoryError, [stage.plan[0]], text, rows_done=rows_done)
+    return OutOfMemoryError(text, tile=error.tile, box=error.box, rows_done=rows_done)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""Sinks in memory: all of the result, or new rows for whoever iterates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..engine.device_lock import turn
+from ..images.image import Image, delivered, new_image, open_output
+from . import kept_heap
+from .prepared import Prepared
+
+__all__ = ["ArraySink", "NewRows"]
+
+
+class ArraySink:
+    """All of the result, in the user's ``out`` or in a new array or tensor of the image's kind."""
+
+    def __init__(self, asked: Any):
+        """asked: the user's ``out``, or None."""
+        self.asked = asked
+        self.prepared: Prepared | None = None
+        self.result: Image | None = None
+
+    def opened(self, prepared: Prepared) -> ArraySink:
+        """When the result's size is known. The result is the user's: it is allocated beside the kept heap."""
+        source, engine, size = prepared.image, prepared.windows.engine, prepared.plan.output_size
+        with turn(engine.device), kept_heap.aside():
+            if self.asked is None:
+                result = new_image(source, prepared.channels, size, prepared.out_dtype, engine.device)
+            else:
+                result = open_output(self.asked, source, prepared.channels, size, engine.device)
+        self.prepared, self.result, self.pixels = prepared, result, engine.pixels_of(result)
+        return self
+
+    def rows(self, index: int, start: int, stop: int) -> Any:
+        return self.pixels[index][:, start:stop]
+
+    def done(self, index: int, start: int, stop: int) -> None:
+        """They are where they stay."""
+
+    @property
+    def original(self) -> Any:
+        """What rows are written to, where they lie on the run's device; ``out`` before that is known."""
+        return self.asked if self.result is None else self.result.original
+
+    def delivered(self) -> Any:
+        """The result as the user gets it; None where there is none yet."""
+        if self.prepared is None or self.result is None:
+            return None
+        with turn(self.prepared.windows.engine.device):
+            return delivered(self.result, self.prepared.image, self.asked)
+
+
+class NewRows:
+    """New arrays or tensors for the rows of one image, to be taken when they are finished."""
+
+    def __init__(self) -> None:
+        self.made: dict[int, Image] = {}  # by first row
+
+    def opened(self, prepared: Prepared) -> NewRows:
+        self.prepared = prepared
+        return self
+
+    def rows(self, index: int, start: int, stop: int) -> Any:
+        prepared, engine = self.prepared, self.prepared.windows.engine
+        size = stop - start, prepared.plan.output_size[1]
+        self.made[start] = new_image(prepared.image, prepared.channels, size, prepared.out_dtype, engine.device)
+        return engine.pixels_of(self.made[start])[0]
+
+    def done(self, index: int, start: int, stop: int) -> None:
+        """They wait to be taken."""
+
+    def taken(self, start: int) -> Any:
+        """The finished rows from there on, as the user gets them."""
+        with turn(self.prepared.windows.engine.device):
+            return delivered(self.made.pop(start), self.prepared.image, None)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: MIT
+"""The schedule of tiles: each batch is read, goes through the model, and is added to the rows still being made.
+
+batches -> windows -> model -> outputs -> bands -> rows, when the last tile of a tile row was added
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+from ..engine.device_lock import turn
+from ..engine.engine import Band
+from ..engine.host import ConstantBand
+from ..errors import ModelOutputError, tile_error
+from ..images.channels import Part
+from ..images.image import new_image
+from ..models.memory import is_out_of_memory
+from ..plan import Tile, TilePlan
+from .nonfinite import check_bands, check_finite
+from .out_of_memory import let_go
+from .prepared import First, Prepared, Sink
+from .progress import Progress
+from .rows import Rows
+
+__all__ = ["TILES", "Tiles"]
+
+
+class Tiles:
+    """The schedule: see `Schedule` in prepared.py. It holds nothing."""
+
+    def rows(
+        self, prepared: Prepared, index: int, sink: Sink, rows_done: int, first: First, progress: Progress
+    ) -> Iterator[int]:
+        plan, device = prepared.plan, prepared.windows.engine.device
+        first_row = _first_row(plan, rows_done)
+        with turn(device):
+            parts = prepared.parts_of(index)
+            bands = _new_bands(prepared, parts, first_row)
+        rows = Rows(plan, partial(sink.rows, index), partial(_scratch, prepared), rows_done)
+        try:
+            with closing(_batches(prepared, parts, index, first_row, first)) as batches:
+                for tiles in batches:
+                    with turn(device):
+                        _add(prepared, parts, index, tiles, bands, rows, first, rows_done)
+                    for stop in (plan.rows_complete(tile.index) for tile in tiles if _ends_row(plan, tile)):
+                        if rows_done < stop:
+                            rows_done = stop
+                            yield stop
+                    progress.advance(len(tiles))
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):  # smaller tiles go on below: these bands are not seen again
+                with turn(device):
+                    let_go(prepared, error, first)
+                    check_bands(prepared, index, bands)
+            raise
+        with turn(device):
+            check_bands(prepared, index, bands)
+
+    def tiles_from(self, prepared: Prepared, rows_done: int) -> int:
+        plan = prepared.plan
+        return len(plan) - _first_row(plan, rows_done) * plan.grid[1]
+
+
+TILES = Tiles()
+
+
+def _first_row(plan: TilePlan, rows_done: int) -> int:
+    """The first tile row that adds to rows which are not done."""
+    keeps = (plan.core.keep(0, row) for row in range(plan.grid[0]))
+    return next(row for row, (_, stop) in enumerate(keeps) if stop > rows_done)
+
+
+def _ends_row(plan: TilePlan, tile: Tile) -> bool:
+    return tile.column == plan.grid[1] - 1
+
+
+def _new_bands(prepared: Prepared, parts: tuple[Part, ...], first_row: int) -> list[Band]:
+    plan, values, windows = prepared.plan, prepared.out_values, prepared.windows
+    return [
+        ConstantBand(plan, values, windows.values, part.value)
+        if part.how == "constant"
+        else windows.engine.new_band(plan, channels, values, prepared.batch, first_row)
+        for part, channels in zip(parts, prepared.traits.out_channels, strict=True)
+    ]
+
+
+def _scratch(prepared: Prepared, rows: int) -> Any:
+    """Rows that nobody wants: those above the ones to be made, after a restart with smaller tiles."""
+    size, engine = (rows, prepared.plan.output_size[1]), prepared.windows.engine
+    image = new_image(prepared.image, prepared.channels, size, prepared.out_dtype, engine.device)
+    return engine.pixels_of(image)[0]
+
+
+def _batches(
+    prepared: Prepared, parts: tuple[Part, ...], index: int, first_row: int, first: First
+) -> Iterator[list[Tile]]:
+    """From a tile row on. Where there are several devices, they are at work ahead of what is yielded."""
+    plan, devices = prepared.plan, prepared.devices
+    batches = plan.batches(prepared.batch, first_row * plan.grid[1])
+    if devices is None:
+        yield from batches
+        return
+    if first:
+        yield next(batches)
+    run = [part for part in parts if part.how != "constant"]
+    yield from devices.ahead(index, plan, run, ((tiles, prepared.full(tiles)) for tiles in batches))
+
+
+def _add(
+    prepared: Prepared,
+    parts: tuple[Part, ...],
+    index: int,
+    tiles: list[Tile],
+    bands: list[Band],
+    rows: Rows,
+    first: First,
+    rows_done: int,
+) -> None:
+    """Makes the outputs of a batch, and adds them to the bands."""
+    for tile in tiles:
+        if tile.column == 0:
+            rows.open(tile.row)
+    channel = 0
+    for part, channels, band in zip(parts, prepared.traits.out_channels, bands, strict=True):
+        outputs = _outputs(prepared, part, channels, index, tiles, first)
+        for tile, position in band.add(tiles, outputs, rows.channels(channel, channels)):
+            check_finite(prepared, index, tile, position, rows_done)
+        channel += channels
+        del outputs  # before the next ones are made
+    for tile in tiles:
+        if _ends_row(prepared.plan, tile):
+            rows.close(tile.row)
+
+
+def _outputs(prepared: Prepared, part: Part, channels: int, index: int, tiles: list[Tile], first: First) -> Any:
+    if part.how == "constant":
+        return None
+    output = first.pop(part, None)
+    if output is None and prepared.devices is not None:
+        output = prepared.devices.outputs.pop(part, None)
+    if output is None:
+        output = prepared.windows(part, index, prepared.plan, prepared.full(tiles))
+    expected = (channels, *prepared.plan.window_output)
+    if output.shape[1:] != expected:
+        text = f"the model returned an output of shape {tuple(output.shape[1:])}, after {expected} before"
+        raise tile_error(ModelOutputError, tiles, text)
+    return output[-len(tiles) :]
