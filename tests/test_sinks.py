@@ -17,8 +17,9 @@ pytest.importorskip("pyvips")
 from halotile import TiledRestorer, TileError, iter_bands, restore_tiled, restore_to  # noqa: E402
 from halotile.files import picture as files  # noqa: E402
 from halotile.files import sinks  # noqa: E402
+from halotile.files.open import open_source  # noqa: E402
 from halotile.files.vips_rows import PictureSource  # noqa: E402
-from halotile.images.source import HeldRows, NpySource, Source, open_source  # noqa: E402
+from halotile.images.source import HeldRows, NpySource, Source  # noqa: E402
 
 from .conftest import heed_interrupts  # noqa: E402
 from .networks import Chain, ThreeHalves, seeded  # noqa: E402

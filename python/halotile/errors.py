@@ -4,10 +4,6 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .plan import Tile
 from typing import Any
 
 __all__ = [
@@ -21,7 +17,6 @@ __all__ = [
     "TileError",
     "TileSizeWarning",
     "frames_inside",
-    "tile_error",
 ]
 
 
@@ -73,17 +68,6 @@ class NonFiniteWarning(RuntimeWarning):
 
 class SeamWarning(UserWarning):
     """The halo or the phase is less than the model needs, or ``verify=`` found more than the tolerance."""
-
-
-def tile_error(
-    kind: type[TileError], tiles: list[Tile], text: str, *, rows_done: int = 0, image: str = ""
-) -> TileError:
-    first, last = tiles[0], tiles[-1]
-    which = f"tile {first.index}" if first.index == last.index else f"tiles {first.index} to {last.index}"
-    which += image
-    box = first.window
-    where = f"row {first.row}, column {first.column}; window rows {box.y}:{box.y_stop}, columns {box.x}:{box.x_stop}"
-    return kind(f"{which} ({where}): {text}", tile=first.index, box=tuple(box), rows_done=rows_done)
 
 
 def frames_inside() -> int:

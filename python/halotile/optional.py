@@ -7,13 +7,27 @@ import importlib.metadata
 import re
 import sys
 import traceback
+from typing import Any
 
 from .texts import full_text, quoted
 
-__all__ = ["install_torchvision", "torchvision_advice"]
+__all__ = ["import_zarr", "install_torchvision", "torch_if_loaded", "torchvision_advice"]
 
 INDEXED = re.compile(r"cpu|xpu|cu\d+|rocm[\d.]+")  # builds of torch that have a package index of their own
 MADE_FOR = re.compile(r"torch\s*\(?==\s*([\w.+]+)")
+
+
+def torch_if_loaded() -> Any:
+    """The torch module if something imported it already. Nobody holds a tensor without."""
+    return sys.modules.get("torch")
+
+
+def import_zarr() -> Any:
+    try:
+        import zarr
+    except ImportError as error:
+        raise ImportError(f"zarr arrays need zarr: pip install 'halotile[zarr]' ({quoted(error)})") from error
+    return zarr
 
 
 def torchvision_advice(error: BaseException) -> str | None:

@@ -19,9 +19,9 @@ import numpy as np
 
 from .auto.prepare import open_run
 from .files import picture as files
+from .files.open import file_of, open_source
 from .files.sinks import NPY, STACKS, check_output, held_bytes, open_sink
 from .images.image import Image
-from .images.source import file_of, open_source
 from .models.untouched import tensors_kept
 from .options import Options, RunOptions
 from .restore import TiledRestorer

@@ -11,12 +11,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SeamWarning, frames_inside
-from ..images.image import Image, open_image, torch_if_loaded
+from ..images.image import Image, open_image
 from ..inspection.known import about, known_model, known_quick
 from ..models.descriptor import unwrapped
 from ..models.model import Model, channels_of, modules_of
 from ..models.needs import needs_of
 from ..models.recalled import recalled, told_about
+from ..optional import torch_if_loaded
 from ..options import Options
 from ..run.report import Precision, RunInfo
 from ..run.traits import Traits

@@ -24,8 +24,8 @@ from typing import Any
 
 from ..cache import keep, kept
 from ..images.hidden import REACH, with_colours
-from ..images.image import torch_if_loaded
 from ..models import memory
+from ..optional import torch_if_loaded
 from ..options import DEFAULT_TILE
 from ..plan import BYTES, TilePlan, make_plan
 from ..run.prepared import Delivery, First, Opened, Prepared

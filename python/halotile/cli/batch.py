@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from ..files import picture as files
+from ..files.open import open_source
 from ..files.picture import Header
 from ..files.sinks import FORMATS, check_output, open_sink
 from ..files.vips_rows import PictureSource
 from ..images.image import Image, open_image, shape_of_result
-from ..images.source import open_source
 from ..texts import quoted
 from ..to_file import write_restored
 

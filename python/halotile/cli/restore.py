@@ -15,10 +15,10 @@ from contextlib import closing, suppress
 from typing import Any
 
 from ..files import sinks
-from ..images.image import torch_if_loaded
 from ..models.load import load_model
 from ..models.model import usable_device
 from ..models.needs import needs_of
+from ..optional import torch_if_loaded
 from ..options import Options
 from ..restore import TiledRestorer
 from . import batch

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..images.source import import_zarr
+from ..optional import import_zarr
 from ..texts import bytes_text, quoted
 from . import picture as files
 from .picture import Format

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..layouts import PICTURES
-from .image import torch_if_loaded
+from ..optional import torch_if_loaded
 
 __all__ = ["KINDS", "Part", "Unfit", "apart", "arranged", "routes"]
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from .image import Image, as_words, peak_of, torch_if_loaded
+from ..optional import torch_if_loaded
+from .image import Image, as_words, peak_of
 from .scan import is_zero, widened, widened_tensor
 from .source import HeldRows, Source
 

@@ -8,7 +8,6 @@ seen as uint16, and `Image.dtype` says what the bits mean.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..layouts import layout_of, with_channels, with_standard_names
+from ..optional import torch_if_loaded
 from ..options import IMAGE_DTYPES
 from .source import HeldRows, Source, as_source
 
@@ -34,17 +34,11 @@ __all__ = [
     "open_output",
     "peak_of",
     "shape_of_result",
-    "torch_if_loaded",
 ]
 
 ALLOWED = "image must be a NumPy array, a torch tensor or a zarr array"
 INTEGER_PEAK = {"uint8": 255, "uint16": 65535}
 AXES = "NCHW"
-
-
-def torch_if_loaded() -> Any:
-    """The torch module if something imported it already. Nobody holds a tensor without."""
-    return sys.modules.get("torch")
 
 
 def is_tensor(value: Any) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .image import Alpha, Image, as_words, torch_if_loaded
+from ..optional import torch_if_loaded
+from .image import Alpha, Image, as_words
 
 __all__ = ["alpha_of", "is_grey", "is_zero", "widened", "widened_tensor"]
 

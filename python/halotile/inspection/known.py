@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..cache import keep, kept
-from ..images.image import torch_if_loaded
 from ..models.descriptor import unwrapped
 from ..models.needs import Needs
 from ..models.recalled import remember
 from ..models.untouched import uncompiled
+from ..optional import torch_if_loaded
 from ..version import __version__
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TileSizeWarning
-from ..images.image import torch_if_loaded
+from ..optional import torch_if_loaded
 from ..options import DEFAULT_TILE
 from ..texts import bytes_text, full_text
 from .around import eagerly, looking, without_memory

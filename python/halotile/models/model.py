@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import frames_inside
-from ..images.image import torch_if_loaded
+from ..optional import torch_if_loaded
 from ..texts import full_text, named, quoted
 from .around import same_luck, silence
 from .needs import Needs

@@ -5,25 +5,22 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from ..inspection import ModelInfo
+from typing import Any
 
 __all__ = ["recalled", "remember", "told_about"]
 
-_seen: weakref.WeakKeyDictionary[Any, ModelInfo] = weakref.WeakKeyDictionary()
+_seen: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _told: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
 
 
 def remember(model: Any, info: Any) -> None:
-    """So that later runs can say what they lack."""
+    """info: a ModelInfo, so that later runs can say what they lack."""
     with contextlib.suppress(TypeError):  # cannot be hashed, or referred to weakly
         _seen[model] = info
 
 
 def recalled(model: Any) -> Any:
-    """What was found out about a model in this process, for whatever reason; or None."""
+    """What was found out about a model in this process, for whatever reason; a ModelInfo; or None."""
     try:
         return _seen.get(model)
     except TypeError:

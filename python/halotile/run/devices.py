@@ -17,7 +17,7 @@ from typing import Any
 
 from ..engine.device_lock import turn
 from ..images.channels import Part
-from ..images.image import torch_if_loaded
+from ..optional import torch_if_loaded
 from ..plan import Tile, TilePlan
 from .windows import Windows
 

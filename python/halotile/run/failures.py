@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What to say where a model takes none of the ways in which an image could be put to it: the likely cure."""
+"""What errors say: which tile failed, and the likely cure where the model takes no window of the image."""
 
 from __future__ import annotations
 
@@ -10,13 +10,25 @@ from ..images.channels import KINDS
 from ..images.image import Image
 from ..layouts import PICTURES, others_taken
 from ..options import Options
+from ..plan import Tile
 from ..texts import full_text
 
-__all__ = ["explained"]
+__all__ = ["explained", "tile_error"]
 
 ABOUT_CHANNELS = re.compile(r"channel|shape|dimension 1\b|broadcast|should contain", re.IGNORECASE)
 # The same words, about rows and columns: parts of a network that do not meet.
 ABOUT_SIDES = re.compile(r"dimension [23]\b|except in dimension 1\b", re.IGNORECASE)
+
+
+def tile_error(
+    kind: type[TileError], tiles: list[Tile], text: str, *, rows_done: int = 0, image: str = ""
+) -> TileError:
+    first, last = tiles[0], tiles[-1]
+    which = f"tile {first.index}" if first.index == last.index else f"tiles {first.index} to {last.index}"
+    which += image
+    box = first.window
+    where = f"row {first.row}, column {first.column}; window rows {box.y}:{box.y_stop}, columns {box.x}:{box.x_stop}"
+    return kind(f"{which} ({where}): {text}", tile=first.index, box=tuple(box), rows_done=rows_done)
 
 
 def explained(failure: TileError, image: Image, options: Options, takes: int | None) -> TileError:

@@ -22,10 +22,11 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_iter
 
-from ..errors import TileError, tile_error
+from ..errors import TileError
 from ..images.values import as_floats
 from ..plan import Box, Tile, TilePlan
 from ..texts import quoted
+from .failures import tile_error
 from .statistics import Call, Statistic, Watching
 from .windows import Windows
 

@@ -7,8 +7,9 @@ import warnings
 from collections.abc import Sequence
 
 from ..engine.engine import Band, Position
-from ..errors import NonFiniteError, NonFiniteWarning, frames_inside, tile_error
+from ..errors import NonFiniteError, NonFiniteWarning, frames_inside
 from ..plan import Tile
+from .failures import tile_error
 from .prepared import First, Prepared
 
 __all__ = ["check_bands", "check_finite", "check_first_tile"]

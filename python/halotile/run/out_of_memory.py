@@ -7,9 +7,10 @@ import warnings
 from dataclasses import replace
 from typing import TypeVar
 
-from ..errors import OutOfMemoryError, TileError, TileSizeWarning, frames_inside, tile_error
+from ..errors import OutOfMemoryError, TileError, TileSizeWarning, frames_inside
 from ..models import memory
 from ..texts import one_line, quoted
+from .failures import tile_error
 from .prepared import First, Opened, Prepared
 
 __all__ = ["let_go", "next_smaller", "smaller"]

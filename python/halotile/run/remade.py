@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..engine.device_lock import turn
-from ..errors import ModelOutputError, SeamWarning, frames_inside, tile_error
+from ..errors import ModelOutputError, SeamWarning, frames_inside
 from ..images.image import Image, is_tensor, open_image, shape_of_result
 from ..images.values import Values, as_floats
 from ..models.model import TensorModel
 from ..plan import Box, TilePlan
 from .assemble import hold_statistics
+from .failures import tile_error
 from .prepared import First, Prepared
 from .progress import Progress
 from .report import RunInfo, Verification, by

@@ -14,11 +14,12 @@ from typing import Any
 from ..engine.device_lock import turn
 from ..engine.engine import Band
 from ..engine.host import ConstantBand
-from ..errors import ModelOutputError, tile_error
+from ..errors import ModelOutputError
 from ..images.channels import Part
 from ..images.image import new_image
 from ..models.memory import is_out_of_memory
 from ..plan import Tile, TilePlan
+from .failures import tile_error
 from .nonfinite import check_bands, check_finite
 from .out_of_memory import let_go
 from .prepared import First, Prepared, Sink

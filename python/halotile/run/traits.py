@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from ..errors import ModelOutputError, TileError, tile_error
+from ..errors import ModelOutputError, TileError
 from ..images.channels import Part, Unfit, apart, arranged, routes
 from ..inspection.known import FORMATS
 from ..models.memory import is_out_of_memory
@@ -20,7 +20,7 @@ from ..models.needs import Needs
 from ..options import Options
 from ..plan import Box, Tile, TilePlan
 from ..texts import full_text, named
-from .failures import explained
+from .failures import explained, tile_error
 from .windows import Windows, lacks_pixels
 
 __all__ = ["Sizes", "Traits", "learn"]

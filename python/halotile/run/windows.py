@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 
 from ..engine.engine import Engine
-from ..errors import ModelOutputError, TileError, tile_error
+from ..errors import ModelOutputError, TileError
 from ..images.channels import Part
 from ..images.hidden import with_colours
-from ..images.image import Image, torch_if_loaded
+from ..images.image import Image
 from ..images.scan import alpha_of
 from ..images.values import Values
 from ..models.memory import is_out_of_memory
 from ..models.model import BadOutput, EitherModel, Model
+from ..optional import torch_if_loaded
 from ..plan import Tile, TilePlan
 from ..texts import full_text, named, quoted
+from .failures import tile_error
 
 __all__ = ["Resize", "Windows", "lacks_pixels"]
 
