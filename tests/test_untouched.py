@@ -31,6 +31,7 @@ from halotile import (  # noqa: E402
 )
 from halotile.memory import largest_activation  # noqa: E402
 from halotile.model import open_model  # noqa: E402
+from halotile.untouched import all_modules, shell  # noqa: E402
 
 from .architectures import KNOWN  # noqa: E402
 from .networks import seeded  # noqa: E402
@@ -638,3 +639,208 @@ def test_a_model_that_is_looked_at_while_it_runs(kind):
     with Unchanged(model), ThreadPoolExecutor(4) as pool:
         for run in [pool.submit(one) for one in (restore, restore, look, look)]:
             run.result()
+
+
+# ---- modules that no other has as a submodule ------------------------------------------------------------------------
+
+
+class Hiding(nn.Module):
+    """Runs a block that `hide` puts where torch does not look for modules; hide(module, block) says how to get it."""
+
+    def __init__(self, hide):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        block = Normed()
+        block.cache = None
+        self.get = hide(self, block)
+
+    def forward(self, x):
+        return self.conv(self.get(self)(x))
+
+
+class Slotted:
+    __slots__ = ("block",)
+
+
+def hide_as(value_of, get):
+    """In the attribute `held`."""
+
+    def hide(module, block):
+        module.held = value_of(block)
+        return get
+
+    return hide
+
+
+def hide_in_slots(block):
+    held = Slotted()
+    held.block = block
+    return held
+
+
+def run_by_class(hide_in):
+    """The block is behind the class: in its method, or in an attribute."""
+
+    def hide(module, block):
+        def closing(self, x):
+            return self.conv(block(x))
+
+        def through(self, x):
+            return self.conv(self.block[0](x))
+
+        names = {"forward": closing} if hide_in == "method" else {"forward": through, "block": [block]}
+        module.__class__ = type("Own", (Hiding,), names)
+
+    return hide
+
+
+HIDING = {
+    "list": hide_as(lambda block: [block], lambda self: self.held[0]),
+    "list in a dict": hide_as(lambda block: {"a": [block]}, lambda self: self.held["a"][0]),
+    "tuple": hide_as(lambda block: (1, (block,)), lambda self: self.held[1][0]),
+    "key": hide_as(lambda block: {block: 1}, lambda self: next(iter(self.held))),
+    "object": hide_as(lambda block: types.SimpleNamespace(block=block), lambda self: self.held.block),
+    "object in a list": hide_as(lambda block: [types.SimpleNamespace(block=block)], lambda self: self.held[0].block),
+    "slots": hide_as(hide_in_slots, lambda self: self.held.block),
+    "partial": hide_as(lambda block: functools.partial(Normed.forward, block), lambda self: self.held),
+    "bound method": hide_as(lambda block: block.forward, lambda self: self.held),
+    "closure": hide_as(lambda block: lambda x: block(x), lambda self: self.held),
+    "default": hide_as(lambda block: lambda x, own=(block,): own[0](x), lambda self: self.held),
+    "compiled": hide_as(lambda block: [torch.compile(block, backend="eager")], lambda self: self.held[0]),
+    "hidden in a hidden one": hide_as(
+        lambda block: [nn.Sequential(Hiding(hide_as(lambda _: [block], lambda self: self.held[0])))],
+        lambda self: self.held[0],
+    ),
+    "plain wrapper in a ModuleList": hide_as(
+        lambda block: nn.ModuleList([Hiding(hide_as(lambda _: (block,), lambda self: self.held[0]))]),
+        lambda self: self.held[0],
+    ),
+    "method": run_by_class("method"),
+    "class": run_by_class("class"),
+}
+
+
+def blocks_in(module):
+    return [inner for inner in all_modules(module) if isinstance(inner, Normed)]
+
+
+@pytest.mark.parametrize("activity", ACTIVITIES)
+@pytest.mark.parametrize("name", HIDING)
+def test_modules_that_are_no_submodules(name, activity):
+    model = seeded(lambda: Hiding(HIDING[name])).train()
+    blocks = blocks_in(model)
+    assert blocks
+    for block in blocks:
+        block.train()
+    with Unchanged(model, *blocks):
+        quietly(lambda: ACTIVITIES[activity](model))
+        if activity not in PASSES:
+            for block in blocks:
+                block.runs = 0  # the model's own doing
+
+
+def test_modules_that_are_no_submodules_run_in_eval_mode():
+    for name, hide in HIDING.items():
+        model = seeded(lambda hide=hide: Hiding(hide)).eval()
+        for block in blocks_in(model):
+            block.train()
+        first = restore_tiled(IMAGE, model, tile_size=32, halo=2, phase=1)
+        for block in blocks_in(model):
+            assert block.training and block.norm.training, name
+            block.eval()
+        np.testing.assert_array_equal(first, restore_tiled(IMAGE, model, tile_size=32, halo=2, phase=1), name)
+
+
+def test_modules_behind_callables():
+    model = seeded(Normed).train()
+    models = {"nets": [types.SimpleNamespace(net=model)]}
+    with Unchanged(model):
+        restore_tiled(IMAGE, lambda x: models["nets"][0].net(x), tile_size=32, halo=2, phase=1)
+        model.runs = 0
+
+
+def test_a_module_that_sets_the_modes_of_hidden_ones():
+    class Setting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.held = [Normed()]
+
+        def train(self, mode=True):
+            super().train(mode)
+            self.held[0].train(mode)
+            return self
+
+        def forward(self, x):
+            return self.held[0](x)
+
+    for inside in (False, True):
+        for outside in (False, True):
+            model = seeded(Setting).train(outside)
+            model.held[0].train(inside)
+            with Unchanged(model, model.held[0]):
+                restore_tiled(IMAGE, model, tile_size=32, halo=2, phase=1)
+                model.held[0].runs = 0
+
+
+def test_shells_have_hidden_modules_of_their_own():
+    for name in ("list", "object", "slots", "partial", "list in a dict"):
+        model = seeded(lambda name=name: Hiding(HIDING[name])).train()
+        own = shell(model)
+        (block,), (twin,) = blocks_in(model), blocks_in(own)
+        assert twin is not block
+        assert twin.conv.weight.data_ptr() == block.conv.weight.data_ptr()
+        assert twin.norm.running_mean.data_ptr() != block.norm.running_mean.data_ptr()
+    for name in ("bound method", "closure", "default", "method", "class"):
+        model = seeded(lambda name=name: Hiding(HIDING[name]))
+        if name != "bound method":  # of which torch makes copies bound to copies
+            with pytest.raises(TypeError, match="its copies run"):
+                shell(model)
+
+
+def test_what_is_looked_at_for_hidden_modules():
+    """Cycles, properties, references to what is gone, containers of any size."""
+
+    class Odd:
+        @property
+        def net(self):
+            raise AssertionError("evaluated")
+
+        def __getattr__(self, name):
+            raise AssertionError("asked")
+
+    class Gone:
+        pass
+
+    gone = Gone()
+    model, parent = Normed(), Normed()
+    model.held = [model, Odd(), weakref.ref(gone), weakref.proxy(gone), weakref.proxy(parent), list(range(10**6))]
+    del gone
+    model.held.append(model.held)
+    model.many = {i: [str(i)] for i in range(10**5)}
+    model.back = types.SimpleNamespace(parent=[weakref.ref(parent)])
+    parent.child = model
+    script = torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 1)))
+    model.frozen = [torch.jit.freeze(script.eval()), script]
+    found = all_modules(model)
+    assert found[0] is model and any(one is parent for one in found) and any(one is script for one in found)
+    assert len({id(one) for one in found}) == len(found)
+
+
+def test_an_activation_that_programs_share_hinders_no_copy():
+    shared = nn.ReLU()
+
+    class Sharing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+            self.call = lambda x: shared(x)
+
+        def forward(self, x):
+            return self.call(shared(self.conv(x)))
+
+    assert shell(Sharing()).conv is not None
+    restore_tiled(IMAGE, Sharing(), tile_size=32, halo=2, phase=1, dtype="bfloat16")
+    model = Sharing()
+    for activity in ACTIVITIES.values():
+        with Unchanged(model, shared):
+            quietly(lambda activity=activity: activity(model))

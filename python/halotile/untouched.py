@@ -6,6 +6,8 @@
     uncompiled     the module that torch.compile was given
     preserved      a context that gives modules everything back: where the user's own modules must run
     tensors_kept   a context that gives them back the tensors that a forward pass replaced or wrote to: around every run
+    roots_of       modules with all those that they hold in lists, objects and functions, where torch does not see them
+    all_modules    these, and their submodules
 
 Nothing here imports torch: where it is not loaded, there is no model of its kind.
 """
@@ -27,12 +29,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .around import silence
-from .reach import reachable
+from .reach import hidden_in, reachable
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["copied", "preserved", "shell", "tensors_kept", "tensors_of", "uncompiled", "without_hooks"]
+__all__ = [
+    "all_modules",
+    "copied",
+    "preserved",
+    "roots_of",
+    "shell",
+    "tensors_kept",
+    "tensors_of",
+    "uncompiled",
+    "without_hooks",
+]
 
 MODE = "training"  # of a submodule; `model.evaluating` gives it back, also where several runs share a model
 DEPTH = 4  # of lists in dicts in lists
@@ -42,6 +54,20 @@ class StaysItself(TypeError):
     """A part of a module is the same in copies of it: what is done with the copy would be done with the module."""
 
 
+def roots_of(*things: Any) -> list[torch.nn.Module]:
+    """The modules among things, and those that these or callables lead to in other ways than as submodules: those in
+    lists and dicts, in objects, behind functions. With their submodules they are all that a pass may run, as far as
+    that can be seen."""
+    import torch
+
+    return hidden_in(things, torch.nn.Module, torch.nn.Module.modules)
+
+
+def all_modules(*things: Any) -> list[torch.nn.Module]:
+    """`roots_of` things, and their submodules, once each."""
+    return list({id(inner): inner for root in roots_of(*things) for inner in root.modules()}.values())
+
+
 def copied(module: torch.nn.Module) -> torch.nn.Module:
     """A copy with tensors of its own.
 
@@ -49,8 +75,8 @@ def copied(module: torch.nn.Module) -> torch.nn.Module:
         Exception: whatever a part of the module raises that cannot be copied.
     """
     own = _copy(module, {})
-    tensors = {id(tensor) for inner in module.modules() for tensor in tensors_of(inner)}
-    if any(id(tensor) in tensors for inner in own.modules() for tensor in tensors_of(inner)):
+    tensors = {id(tensor) for inner in all_modules(module) for tensor in tensors_of(inner)}
+    if any(id(tensor) in tensors for inner in all_modules(own) for tensor in tensors_of(inner)):
         raise StaysItself("its copies have the same tensors")
     return own
 
@@ -67,7 +93,7 @@ def shell(module: torch.nn.Module, device: str | None = None) -> torch.nn.Module
     import torch
 
     memo: dict[int, Any] = {}
-    for inner in module.modules():
+    for inner in all_modules(module):
         for tensor in tensors_of(inner):
             memo[id(tensor)] = _twin(tensor, device, torch)
     return _copy(module, memo)
@@ -80,7 +106,15 @@ def _copy(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
     for inner in own.modules():
         if id(inner) in originals or _leads_to(inner, originals):
             raise StaysItself("its copies run parts of the module itself")
+    hidden = {id(inner) for inner in all_modules(module) if _has_state(inner)}
+    if any(id(inner) in hidden for inner in all_modules(own)):
+        raise StaysItself("its copies run modules that it runs itself")
     return own
+
+
+def _has_state(module: torch.nn.Module) -> bool:
+    """Whether it matters who else runs a module: not for an activation of torch's, which whole programs share."""
+    return not type(module).__module__.startswith("torch.nn.") or any(True for _ in tensors_of(module))
 
 
 LEADING = (types.FunctionType, types.MethodType, functools.partial, weakref.ref)
@@ -104,7 +138,7 @@ def uncompiled(module: Any) -> Any:
 def without_hooks(module: torch.nn.Module) -> torch.nn.Module:
     """The module, which must be a `shell`, without hooks of the user's: they watch what is run for the user. Those that
     torch itself put there, as for normalised weights, are part of the model."""
-    for inner in module.modules():
+    for inner in all_modules(module):
         for hooks in (inner._forward_hooks, inner._forward_pre_hooks):
             for key, hook in list(hooks.items()):
                 if not (getattr(hook, "__module__", None) or "").startswith("torch."):
@@ -183,10 +217,10 @@ class Snapshot:
         self.thread = threading.get_ident()
 
     def add(self, module: torch.nn.Module, values: bool) -> None:
-        """A module and its submodules, once each. values: whether those of their tensors may change."""
+        """All modules that a module may run, once each. values: whether those of their tensors may change."""
         import torch
 
-        for inner in module.modules():
+        for inner in all_modules(module):
             if not self._add(vars(inner), dict, _refill_attributes):
                 continue
             if not isinstance(inner, torch.jit.ScriptModule):
@@ -373,7 +407,7 @@ def preserved(modules: Iterable[torch.nn.Module], *, values: bool = True) -> Ite
         snapshot.add(module, values)
 
     def enter(module: torch.nn.Module, _: Any) -> None:
-        if threading.get_ident() == snapshot.thread:
+        if threading.get_ident() == snapshot.thread and id(vars(module)) not in snapshot.held:
             snapshot.add(module, True)
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(enter)

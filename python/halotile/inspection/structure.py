@@ -25,7 +25,7 @@ from ..around import Shared, looking, slow_attention, without_memory
 from ..exported import FixedShape
 from ..model import evaluating
 from ..texts import named
-from ..untouched import preserved, shell, tensors_of, uncompiled, without_hooks
+from ..untouched import all_modules, preserved, roots_of, shell, tensors_of, uncompiled, without_hooks
 from . import mixes, moves, operators  # noqa: F401 - they enter their rules into the table
 from .operators import RULES, Aligned, Operation
 from .rowmaps import (
@@ -236,10 +236,7 @@ def _look(
 ) -> Look | Failure:
     tracer = Tracer(module, fake)
     try:
-        modes = (
-            [module] if all(hasattr(inner, "training") for inner in module.modules()) else []
-        )  # frozen ones have none
-        with evaluating(modes), tracer:
+        with evaluating(roots_of(module)), tracer:
             output = tracer.run(channels, size, dtype)
         value = _plain(output, tracer.known(output))
     except TooSmall:
@@ -289,8 +286,9 @@ class Tracer(TorchDispatchMode):
         self.kept: list[torch.Tensor] = []  # so that no id is used twice
         self.numbers: list[tuple[Any, ...]] = []  # of element by element operators, where the result is local
         self.overwritten: set[int] = set()  # storages that were written to behind our back
-        self.parameters = {_storage(tensor) for tensor in module.parameters()}
-        self.own = {_storage(tensor) for inner in module.modules() for tensor in tensors_of(inner)}
+        inners = all_modules(module)
+        self.parameters = {_storage(tensor) for inner in inners for tensor in inner.parameters(recurse=False)}
+        self.own = {_storage(tensor) for inner in inners for tensor in tensors_of(inner)}
 
     def run(self, channels: int, size: tuple[int, int], dtype: torch.dtype | None) -> torch.Tensor:
         """The module's output, without data.
