@@ -844,3 +844,100 @@ def test_an_activation_that_programs_share_hinders_no_copy():
     for activity in ACTIVITIES.values():
         with Unchanged(model, shared):
             quietly(lambda activity=activity: activity(model))
+
+
+# ---- models with threads of their own --------------------------------------------------------------------------------
+
+
+class Threaded(nn.Module):
+    """Asks in a thread of its own; `hushed`: whether it goes on whatever the answer is."""
+
+    def __init__(self, ask, hushed):
+        super().__init__()
+        self.conv, self.ask, self.hushed = nn.Conv2d(3, 3, 3, padding=1), ask, hushed
+
+    def forward(self, x):
+        y = self.conv(x)
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(self.ask, y)
+        if not self.hushed or answer.exception() is None:
+            y = y + 0 * y[..., :1, :1] if answer.result() is None else y
+        return y
+
+
+ASKING = {
+    "data_ptr": lambda y: y.data_ptr(),
+    "of a result": lambda y: (y * 2).data_ptr(),
+    "untyped_storage": lambda y: y.untyped_storage().data_ptr(),
+    "numpy": lambda y: y.detach().numpy().sum(),
+    "asarray": lambda y: np.asarray(y.detach()).sum(),
+    "tolist": lambda y: y.tolist(),
+    "dlpack": lambda y: np.from_dlpack(y.detach()).sum(),
+    "to_dlpack": lambda y: torch.utils.dlpack.to_dlpack(y.detach()),
+}
+
+
+@pytest.mark.parametrize("hushed", [False, True])
+@pytest.mark.parametrize("name", ASKING)
+def test_memory_that_is_read_in_a_thread_of_the_model(name, hushed):
+    from halotile.inspection.structure import analyse
+
+    model, seen = seeded(lambda: Threaded(None, hushed)), []
+
+    def ask(y):
+        answer = ASKING[name](y)
+        seen.append(y.device.type)
+        return answer
+
+    model.ask = ask
+    found = analyse(model)
+    assert not seen and found.unknown and found.receptive_field is None
+    opened = open_model(model, device=None, dtype=None, tensors=True)
+    assert hushed or largest_activation(opened, (1, 3, 64, 64)) is None
+    assert not seen
+    assert restore_tiled(IMAGE, model, tile_size=48, halo=2, phase=1).shape == IMAGE.shape
+    assert seen and set(seen) == {"cpu"}
+
+
+@pytest.mark.parametrize("how", ["whole image", "in place"])
+def test_what_threads_of_the_model_compute_is_not_taken_for_local(how):
+    from halotile.inspection.structure import analyse
+
+    class Elsewhere(nn.Module):
+        def forward(self, x):
+            y = x * 1
+            with ThreadPoolExecutor(1) as pool:
+                result = pool.submit(y.add_ if how == "in place" else y.add, x.mean()).result()
+            return y if how == "in place" else result
+
+    assert analyse(Elsewhere()).unknown or analyse(Elsewhere()).global_operations
+
+
+def test_threads_of_others_ask_for_addresses_as_ever():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from halotile.around import without_memory
+
+    places = [(torch.Tensor, name) for name in ("data_ptr", "numpy", "storage", "__array__", "__dlpack__")]
+    places += [(torch, "to_dlpack"), (torch.utils.dlpack, "to_dlpack")]
+    before = [vars(place).get(name) for place, name in places]
+    asked, answered, answers = threading.Event(), threading.Event(), []
+
+    def other():
+        asked.wait()
+        with FakeTensorMode():
+            fake = torch.empty(3)
+        for tensor in (torch.ones(3), torch.empty(3, device="meta")):
+            answers.append(tensor.data_ptr())
+        answers.append(fake.untyped_storage().size())
+        answers.append(torch.ones(3).numpy().sum())
+        answered.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with without_memory(), without_memory(FakeTensorMode()):
+        asked.set()
+        answered.wait(10)
+    thread.join()
+    assert len(answers) == 4 and answers[0] and answers[1:] == [0, 12, 3]
+    assert [vars(place).get(name) for place, name in places] == before

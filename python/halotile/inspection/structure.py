@@ -302,8 +302,16 @@ class Tracer(TorchDispatchMode):
         dims = ((), opaque(channels), (Part(0, size[0], 1),), (Part(1, size[1], 1),))
         self._keep(image, Value(dims, (IDENTITY, IDENTITY)))
         call = Followed(self).run if isinstance(self.module, torch.fx.GraphModule) else self.module
-        with torch.no_grad(), _plain_kernels(), _plain_functions(), self._following(), without_memory():
+        with (
+            torch.no_grad(),
+            _plain_kernels(),
+            _plain_functions(),
+            self._following(),
+            without_memory(self.fake) as look,
+        ):
             output = torch.func.functionalize(lambda given: call(given.clone()))(image)
+        if look.refused:  # and the model went on in some other way
+            look.refuse()
         found = [leaf for leaf in _pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
         if len(found) != 1 or found[0].dim() != 4:
             raise TypeError(f"it returns {len(found)} tensors, not one (batch, channels, rows, columns)")
