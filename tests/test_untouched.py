@@ -941,3 +941,103 @@ def test_threads_of_others_ask_for_addresses_as_ever():
     thread.join()
     assert len(answers) == 4 and answers[0] and answers[1:] == [0, 12, 3]
     assert [vars(place).get(name) for place, name in places] == before
+
+
+# ---- looks and runs at the same time ---------------------------------------------------------------------------------
+
+
+class Busy(Uncopyable):
+    """Replaces and writes to whatever a pass can."""
+
+    def __init__(self):
+        super().__init__(self.change)
+        self.norm, self.held = nn.BatchNorm2d(3), [Normed()]
+
+    def change(self, _, x):
+        for keep in (buffer_in_place, mask, buffer_replaced, buffer_written, new_attribute, in_a_dict):
+            keep(self, x)
+
+    def forward(self, x):
+        return self.held[0](self.norm(super().forward(x)))
+
+
+def together(*calls):
+    with ThreadPoolExecutor(len(calls)) as pool:
+        for call in [pool.submit(call) for call in calls]:
+            call.result()
+
+
+@pytest.mark.parametrize("round", range(3))
+def test_what_cannot_be_copied_is_looked_at_while_it_runs(round):
+    model = seeded(Busy).train()
+    restorer = TiledRestorer(model, tile_size=32, halo=4, phase=1)
+    want, info, info_of_call = restorer(IMAGE), inspect_model(model), inspect_model(wrapped(model))
+    model.cache.clear()
+    model.held[0].runs = 0
+
+    def restore():
+        for _ in range(8):
+            np.testing.assert_array_equal(restorer(IMAGE), want)
+
+    def bands():
+        for _ in range(8):
+            found = iter_bands(IMAGE, model, tile_size=32, halo=4, phase=1)
+            np.testing.assert_array_equal(np.concatenate([pixels for _, pixels in found]), want)
+
+    def look():
+        for _ in range(2):
+            assert inspect_model(model) == info
+
+    def look_at_call():
+        assert inspect_model(wrapped(model)) == info_of_call
+
+    with Unchanged(model, model.held[0]):
+        together(restore, bands, look, look_at_call, look)
+        model.cache.clear()  # the runs' own doing
+        model.held[0].runs = 0
+
+
+def test_a_part_of_a_model_that_is_looked_at_takes_turns_with_it():
+    inner = seeded(Busy).train()
+    outer = nn.Sequential(nn.Conv2d(3, 3, 1), inner)
+    restorers = [TiledRestorer(one, tile_size=32, halo=4, phase=1) for one in (inner, outer)]
+    wanted, info = [restorer(IMAGE) for restorer in restorers], inspect_model(outer)
+    inner.cache.clear()
+    inner.held[0].runs = 0
+
+    def run(restorer, want):
+        for _ in range(5):
+            np.testing.assert_array_equal(restorer(IMAGE), want)
+
+    def look():
+        for _ in range(2):
+            assert inspect_model(outer) == info
+
+    with Unchanged(outer, inner.held[0]):
+        together(look, look, *(functools.partial(run, *one) for one in zip(restorers, wanted, strict=True)))
+        inner.cache.clear()
+        inner.held[0].runs = 0
+
+
+def test_who_has_a_turn_waits_for_no_other(monkeypatch):
+    """Bands that nobody asks for hold none; two threads with a turn each do not wait for each other."""
+    from halotile.untouched import turns
+
+    models = [seeded(Busy) for _ in range(2)]
+    bands = iter_bands(IMAGE, models[0], tile_size=32, halo=4, phase=1)
+    next(bands)
+    assert not turns.runs and not turns.looks
+    met, ended = threading.Barrier(2), []
+
+    def both(own, other):
+        with turns.look([own]):
+            met.wait(10)
+            with turns.run([other]), turns.look([other]):
+                ended.append(own)
+
+    together(lambda: both(*models), lambda: both(*reversed(models)))
+    assert len(ended) == 2 and not turns.runs and not turns.looks
+    monkeypatch.setattr("halotile.untouched.PATIENCE", 0.05)
+    with turns.look(models):  # for a thread that this one waits for
+        together(lambda: TiledRestorer(models[0], tile_size=32, halo=4, phase=1)(IMAGE[:32, :32]))
+    bands.close()

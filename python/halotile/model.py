@@ -26,7 +26,7 @@ from .needs import Needs
 from .reach import reachable
 from .recalled import recalled
 from .texts import full_text, named, quoted
-from .untouched import copied, roots_of, shell, tensors_kept, without_hooks
+from .untouched import copied, roots_of, shell, tensors_kept, turns, without_hooks
 
 __all__ = [
     "BadOutput",
@@ -178,7 +178,8 @@ class TensorModel(Model):
         """Outputs (batch, channels, height, width) for windows on the model's device: float32, float16 or bfloat16,
         on that device, any strides."""
         torch = self.torch
-        with tensors_kept(self.modules, watched=self.writes is not False) as keeping:
+        watched = self.writes is not False
+        with turns.run(self.modules), tensors_kept(self.modules, watched=watched) as keeping:
             with evaluating(self.modules), torch.inference_mode():
                 output = self._called(windows.double() if self.double else windows)
                 if isinstance(output, np.ndarray):

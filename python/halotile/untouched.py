@@ -42,6 +42,7 @@ __all__ = [
     "shell",
     "tensors_kept",
     "tensors_of",
+    "turns",
     "uncompiled",
     "without_hooks",
 ]
@@ -180,6 +181,66 @@ def _leaves(value: Any, depth: int = DEPTH) -> Iterator[Any]:
 # ---- everything ------------------------------------------------------------------------------------------------------
 
 
+PATIENCE = 60.0  # seconds: a model that waits for a thread of its own, which waits for its turn, must not wait for ever
+
+
+class Turns:
+    """Looks at modules themselves, of which there is no copy, and runs of them take turns. Runs wait for nobody else. A
+    thread that has a turn already does not wait for another one: no two threads wait for each other."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.runs: list[tuple[int, list[Any]]] = []  # threads, and modules
+        self.looks: list[tuple[int, set[int]]] = []  # threads, and ids of all modules; also looks that wait
+
+    @contextlib.contextmanager
+    def run(self, roots: list[torch.nn.Module]) -> Iterator[None]:
+        turn = threading.get_ident(), roots
+        with self.changed:
+            if self.looks and not self._has_one(turn[0]):
+                ids = _ids_in(roots)
+                self.changed.wait_for(lambda: all(ids.isdisjoint(look[1]) for look in self.looks), PATIENCE)
+            self.runs.append(turn)
+        try:
+            yield
+        finally:
+            self._end(self.runs, turn)
+
+    @contextlib.contextmanager
+    def look(self, modules: list[torch.nn.Module]) -> Iterator[None]:
+        turn = threading.get_ident(), {id(inner) for inner in modules}
+        with self.changed:
+            waits = not self._has_one(turn[0])
+            self.looks.append(turn)
+            if waits:
+                self.changed.wait_for(lambda: self._is_free(turn), PATIENCE)
+        try:
+            yield
+        finally:
+            self._end(self.looks, turn)
+
+    def _has_one(self, thread: int) -> bool:
+        return any(one[0] == thread for one in (*self.runs, *self.looks))
+
+    def _is_free(self, turn: tuple[int, set[int]]) -> bool:
+        """Whether no look that came before, and no run, is at the same modules."""
+        before = self.looks[: next(i for i, look in enumerate(self.looks) if look is turn)]
+        ids = (*(look[1] for look in before), *(_ids_in(roots) for _, roots in self.runs))
+        return all(turn[1].isdisjoint(one) for one in ids)
+
+    def _end(self, turns: list[Any], turn: Any) -> None:
+        with self.changed:
+            del turns[next(i for i, one in enumerate(turns) if one is turn)]
+            self.changed.notify_all()
+
+
+def _ids_in(roots: Iterable[torch.nn.Module]) -> set[int]:
+    return {id(inner) for root in roots for inner in root.modules()}
+
+
+turns = Turns()
+
+
 class Held:
     """What things of models were before the first of those who look at them or run them; they get it back from each of
     them, but for what another thread is still at work with: from the last, then."""
@@ -195,14 +256,14 @@ class Held:
             entry[2].append(threading.get_ident())
         return entry[1]
 
-    def release(self, thing: Any, thread: int, give_back: Callable[[Any, Any], object]) -> None:
-        """thread: in which it was held."""
+    def release(self, thing: Any, thread: int, give_back: Callable[[Any, Any], object], alone: bool = False) -> None:
+        """thread: in which it was held. alone: whether no other is at work with it now."""
         with self.lock:
             _, before, threads = self.entries[id(thing)]
             threads.remove(thread)
             if not threads:
                 del self.entries[id(thing)]
-            if all(one == thread for one in threads):
+            if alone or all(one == thread for one in threads):
                 give_back(thing, before)
 
 
@@ -213,28 +274,27 @@ class Snapshot:
     """What modules were: their attributes, the contents of containers among them, the values of their tensors."""
 
     def __init__(self) -> None:
-        self.held: dict[int, tuple[Any, Callable[[Any, Any], object]]] = {}  # things, and what gives them back
-        self.thread = threading.get_ident()
+        self.held: dict[int, tuple[Any, Callable[[Any, Any], object], bool]] = {}  # things, and what gives them back
+        self.thread, self.alone = threading.get_ident(), False  # alone: whether what is added is looked at in a turn
 
     def add(self, module: torch.nn.Module, values: bool) -> None:
-        """All modules that a module may run, once each. values: whether those of their tensors may change."""
+        """A module alone, once. values: whether those of its tensors may change."""
         import torch
 
-        for inner in all_modules(module):
-            if not self._add(vars(inner), dict, _refill_attributes):
-                continue
-            if not isinstance(inner, torch.jit.ScriptModule):
-                self._add_contents(vars(inner), DEPTH)
-            for tensor in tensors_of(inner) if values else ():
-                if _has_values(tensor):
-                    self._add(tensor, _values, _write_back)
+        if not self._add(vars(module), dict, _refill_attributes):
+            return
+        if not isinstance(module, torch.jit.ScriptModule):
+            self._add_contents(vars(module), DEPTH)
+        for tensor in tensors_of(module) if values else ():
+            if _has_values(tensor):
+                self._add(tensor, _values, _write_back)
 
     def _add(self, thing: Any, state: Callable[[Any], Any], give_back: Callable[[Any, Any], object]) -> bool:
         """Whether it is new."""
         if id(thing) in self.held:
             return False
         _held.hold(thing, state)
-        self.held[id(thing)] = thing, give_back
+        self.held[id(thing)] = thing, give_back, self.alone
         return True
 
     def _add_contents(self, container: Any, depth: int) -> None:
@@ -251,8 +311,8 @@ class Snapshot:
 
     def restore(self) -> None:
         with contextlib.ExitStack() as all_of_them:  # whatever happens with one of them
-            for thing, give_back in reversed(self.held.values()):
-                all_of_them.callback(_held.release, thing, self.thread, give_back)
+            for thing, give_back, alone in reversed(self.held.values()):
+                all_of_them.callback(_held.release, thing, self.thread, give_back, alone)
 
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None))  # what is given back beside tensors
@@ -402,13 +462,23 @@ def preserved(modules: Iterable[torch.nn.Module], *, values: bool = True) -> Ite
     if torch is None:
         yield
         return
+    everything = all_modules(*modules)
+    with turns.look(everything) if values else contextlib.nullcontext(), _given_back(everything, values, torch):
+        yield
+
+
+@contextlib.contextmanager
+def _given_back(everything: list[torch.nn.Module], values: bool, torch: Any) -> Iterator[None]:
     snapshot = Snapshot()
-    for module in modules:
+    snapshot.alone = values
+    for module in everything:
         snapshot.add(module, values)
+    snapshot.alone = False  # of what else is run, nobody knew
 
     def enter(module: torch.nn.Module, _: Any) -> None:
         if threading.get_ident() == snapshot.thread and id(vars(module)) not in snapshot.held:
-            snapshot.add(module, True)
+            for inner in all_modules(module):
+                snapshot.add(inner, True)
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(enter)
     try:
@@ -501,9 +571,9 @@ def tensors_kept(modules: Iterable[torch.nn.Module], *, watched: bool) -> Iterat
         watched: whether also parameters, and buffers written to without a trace, get their values back. A copy of those
             of parameters is held meanwhile.
     """
-    keeping = Keeping()
+    keeping, modules = Keeping(), list(modules)
     try:
-        with _lock:
+        with turns.run(modules), _lock:
             for module in modules:
                 for inner in _plain_modules(module):
                     kept = _kept.get(id(inner)) or _kept.setdefault(id(inner), _Kept(inner))
