@@ -9,6 +9,7 @@ import time
 import types
 import warnings
 import weakref
+from collections import UserDict
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -678,6 +679,19 @@ def hide_in_slots(block):
     return held
 
 
+def of_this_thread(block):
+    held = threading.local()
+    held.block = block
+    return held
+
+
+NAMED = []
+
+
+def named_elsewhere(x):
+    return NAMED[-1](x)
+
+
 def run_by_class(hide_in):
     """The block is behind the class: in its method, or in an attribute."""
 
@@ -706,6 +720,13 @@ HIDING = {
     "bound method": hide_as(lambda block: block.forward, lambda self: self.held),
     "closure": hide_as(lambda block: lambda x: block(x), lambda self: self.held),
     "default": hide_as(lambda block: lambda x, own=(block,): own[0](x), lambda self: self.held),
+    "array": hide_as(lambda block: np.array([block, None], object), lambda self: self.held[0]),
+    "mapping": hide_as(lambda block: types.MappingProxyType({"a": block}), lambda self: self.held["a"]),
+    "of this thread": hide_as(of_this_thread, lambda self: self.held.block),
+    "cached": hide_as(lambda block: functools.lru_cache(lambda: block), lambda self: self.held()),
+    "named": hide_as(lambda block: NAMED.append(block) or named_elsewhere, lambda self: self.held),
+    "user's dict": hide_as(lambda block: UserDict(a=block), lambda self: self.held["a"]),
+    "no_grad": hide_as(lambda block: torch.no_grad()(block.forward), lambda self: self.held),
     "compiled": hide_as(lambda block: [torch.compile(block, backend="eager")], lambda self: self.held[0]),
     "hidden in a hidden one": hide_as(
         lambda block: [nn.Sequential(Hiding(hide_as(lambda _: [block], lambda self: self.held[0])))],
@@ -727,6 +748,7 @@ def blocks_in(module):
 @pytest.mark.parametrize("activity", ACTIVITIES)
 @pytest.mark.parametrize("name", HIDING)
 def test_modules_that_are_no_submodules(name, activity):
+    NAMED.clear()
     model = seeded(lambda: Hiding(HIDING[name])).train()
     blocks = blocks_in(model)
     assert blocks

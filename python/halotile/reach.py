@@ -6,12 +6,16 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import gc
 import itertools
+import threading
 import types
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
+
+import numpy as np
 
 __all__ = ["hidden_in", "reachable"]
 
@@ -22,6 +26,7 @@ CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 PLAIN = {bool, int, float, complex, str, bytes, bytearray, range, slice, type(None), type(...), type, types.ModuleType}
 EXACT = {*CONTAINERS, OrderedDict}  # the very types, which say without further ado that they are empty
 REGISTERED = {"_parameters", "_buffers", "_modules"}  # attributes of modules where nothing is hidden
+OF_PYTHON = 1 << 9  # a flag of classes: made by a class statement, and thus with attributes of their own
 PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
 OPAQUE = {"torch", "numpy"}  # packages whose objects hold nothing of the user's, but for modules and functions
 
@@ -134,8 +139,12 @@ def _steps(value: Any) -> Iterator[Any]:
         yield from (*_named_by(value), *vars(value).values())
     elif own in (staticmethod, classmethod):
         yield value.__func__
+    elif issubclass(own, np.ndarray):
+        yield from itertools.islice(value.flat, WIDE) if value.dtype == object else ()
+    elif issubclass(own, threading.local):
+        yield from list(threading.local.__getattribute__(value, "__dict__").values())
     elif not issubclass(own, type) and _package_of(own) not in OPAQUE:
-        yield from _attributes(value)
+        yield from _attributes(value) if own.__flags__ & OF_PYTHON else gc.get_referents(value)
         yield from (one for cls in own.__mro__ for name, one in vars(cls).items() if name in ("__call__", "forward"))
 
 
