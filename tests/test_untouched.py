@@ -9,6 +9,7 @@ import time
 import types
 import warnings
 import weakref
+from collections import UserDict
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -31,6 +32,7 @@ from halotile import (  # noqa: E402
 )
 from halotile.models.memory import largest_activation  # noqa: E402
 from halotile.models.model import open_model  # noqa: E402
+from halotile.models.untouched import all_modules, shell  # noqa: E402
 
 from .architectures import KNOWN  # noqa: E402
 from .networks import seeded  # noqa: E402
@@ -638,3 +640,449 @@ def test_a_model_that_is_looked_at_while_it_runs(kind):
     with Unchanged(model), ThreadPoolExecutor(4) as pool:
         for run in [pool.submit(one) for one in (restore, restore, look, look)]:
             run.result()
+
+
+# ---- modules that no other has as a submodule ------------------------------------------------------------------------
+
+
+class Hiding(nn.Module):
+    """Runs a block that `hide` puts where torch does not look for modules; hide(module, block) says how to get it."""
+
+    def __init__(self, hide):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        block = Normed()
+        block.cache = None
+        self.get = hide(self, block)
+
+    def forward(self, x):
+        return self.conv(self.get(self)(x))
+
+
+class Slotted:
+    __slots__ = ("block",)
+
+
+def hide_as(value_of, get):
+    """In the attribute `held`."""
+
+    def hide(module, block):
+        module.held = value_of(block)
+        return get
+
+    return hide
+
+
+def hide_in_slots(block):
+    held = Slotted()
+    held.block = block
+    return held
+
+
+def of_this_thread(block):
+    held = threading.local()
+    held.block = block
+    return held
+
+
+NAMED = []
+
+
+def named_elsewhere(x):
+    return NAMED[-1](x)
+
+
+def run_by_class(hide_in):
+    """The block is behind the class: in its method, or in an attribute."""
+
+    def hide(module, block):
+        def closing(self, x):
+            return self.conv(block(x))
+
+        def through(self, x):
+            return self.conv(self.block[0](x))
+
+        names = {"forward": closing} if hide_in == "method" else {"forward": through, "block": [block]}
+        module.__class__ = type("Own", (Hiding,), names)
+
+    return hide
+
+
+HIDING = {
+    "list": hide_as(lambda block: [block], lambda self: self.held[0]),
+    "list in a dict": hide_as(lambda block: {"a": [block]}, lambda self: self.held["a"][0]),
+    "tuple": hide_as(lambda block: (1, (block,)), lambda self: self.held[1][0]),
+    "key": hide_as(lambda block: {block: 1}, lambda self: next(iter(self.held))),
+    "object": hide_as(lambda block: types.SimpleNamespace(block=block), lambda self: self.held.block),
+    "object in a list": hide_as(lambda block: [types.SimpleNamespace(block=block)], lambda self: self.held[0].block),
+    "slots": hide_as(hide_in_slots, lambda self: self.held.block),
+    "partial": hide_as(lambda block: functools.partial(Normed.forward, block), lambda self: self.held),
+    "bound method": hide_as(lambda block: block.forward, lambda self: self.held),
+    "closure": hide_as(lambda block: lambda x: block(x), lambda self: self.held),
+    "default": hide_as(lambda block: lambda x, own=(block,): own[0](x), lambda self: self.held),
+    "array": hide_as(lambda block: np.array([block, None], object), lambda self: self.held[0]),
+    "mapping": hide_as(lambda block: types.MappingProxyType({"a": block}), lambda self: self.held["a"]),
+    "of this thread": hide_as(of_this_thread, lambda self: self.held.block),
+    "cached": hide_as(lambda block: functools.lru_cache(lambda: block), lambda self: self.held()),
+    "named": hide_as(lambda block: NAMED.append(block) or named_elsewhere, lambda self: self.held),
+    "user's dict": hide_as(lambda block: UserDict(a=block), lambda self: self.held["a"]),
+    "no_grad": hide_as(lambda block: torch.no_grad()(block.forward), lambda self: self.held),
+    "compiled": hide_as(lambda block: [torch.compile(block, backend="eager")], lambda self: self.held[0]),
+    "hidden in a hidden one": hide_as(
+        lambda block: [nn.Sequential(Hiding(hide_as(lambda _: [block], lambda self: self.held[0])))],
+        lambda self: self.held[0],
+    ),
+    "plain wrapper in a ModuleList": hide_as(
+        lambda block: nn.ModuleList([Hiding(hide_as(lambda _: (block,), lambda self: self.held[0]))]),
+        lambda self: self.held[0],
+    ),
+    "method": run_by_class("method"),
+    "class": run_by_class("class"),
+}
+
+
+def blocks_in(module):
+    return [inner for inner in all_modules(module) if isinstance(inner, Normed)]
+
+
+@pytest.mark.parametrize("activity", ACTIVITIES)
+@pytest.mark.parametrize("name", HIDING)
+def test_modules_that_are_no_submodules(name, activity):
+    NAMED.clear()
+    model = seeded(lambda: Hiding(HIDING[name])).train()
+    blocks = blocks_in(model)
+    assert blocks
+    for block in blocks:
+        block.train()
+    with Unchanged(model, *blocks):
+        quietly(lambda: ACTIVITIES[activity](model))
+        if activity not in PASSES:
+            for block in blocks:
+                block.runs = 0  # the model's own doing
+
+
+def test_modules_that_are_no_submodules_run_in_eval_mode():
+    for name, hide in HIDING.items():
+        model = seeded(lambda hide=hide: Hiding(hide)).eval()
+        for block in blocks_in(model):
+            block.train()
+        first = restore_tiled(IMAGE, model, tile_size=32, halo=2, phase=1)
+        for block in blocks_in(model):
+            assert block.training and block.norm.training, name
+            block.eval()
+        np.testing.assert_array_equal(first, restore_tiled(IMAGE, model, tile_size=32, halo=2, phase=1), name)
+
+
+def test_modules_behind_callables():
+    model = seeded(Normed).train()
+    models = {"nets": [types.SimpleNamespace(net=model)]}
+    with Unchanged(model):
+        restore_tiled(IMAGE, lambda x: models["nets"][0].net(x), tile_size=32, halo=2, phase=1)
+        model.runs = 0
+
+
+def test_a_module_that_sets_the_modes_of_hidden_ones():
+    class Setting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.held = [Normed()]
+
+        def train(self, mode=True):
+            super().train(mode)
+            self.held[0].train(mode)
+            return self
+
+        def forward(self, x):
+            return self.held[0](x)
+
+    for inside in (False, True):
+        for outside in (False, True):
+            model = seeded(Setting).train(outside)
+            model.held[0].train(inside)
+            with Unchanged(model, model.held[0]):
+                restore_tiled(IMAGE, model, tile_size=32, halo=2, phase=1)
+                model.held[0].runs = 0
+
+
+def test_shells_have_hidden_modules_of_their_own():
+    for name in ("list", "object", "slots", "partial", "list in a dict"):
+        model = seeded(lambda name=name: Hiding(HIDING[name])).train()
+        own = shell(model)
+        (block,), (twin,) = blocks_in(model), blocks_in(own)
+        assert twin is not block
+        assert twin.conv.weight.data_ptr() == block.conv.weight.data_ptr()
+        assert twin.norm.running_mean.data_ptr() != block.norm.running_mean.data_ptr()
+    for name in ("bound method", "closure", "default", "method", "class"):
+        model = seeded(lambda name=name: Hiding(HIDING[name]))
+        if name != "bound method":  # of which torch makes copies bound to copies
+            with pytest.raises(TypeError, match="its copies run"):
+                shell(model)
+
+
+def test_what_is_looked_at_for_hidden_modules():
+    """Cycles, properties, references to what is gone, containers of any size."""
+
+    class Odd:
+        @property
+        def net(self):
+            raise AssertionError("evaluated")
+
+        def __getattr__(self, name):
+            raise AssertionError("asked")
+
+    class Gone:
+        pass
+
+    gone = Gone()
+    model, parent = Normed(), Normed()
+    model.held = [model, Odd(), weakref.ref(gone), weakref.proxy(gone), weakref.proxy(parent), list(range(10**6))]
+    del gone
+    model.held.append(model.held)
+    model.many = {i: [str(i)] for i in range(10**5)}
+    model.back = types.SimpleNamespace(parent=[weakref.ref(parent)])
+    parent.child = model
+    script = torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 1)))
+    model.frozen = [torch.jit.freeze(script.eval()), script]
+    found = all_modules(model)
+    assert found[0] is model and any(one is parent for one in found) and any(one is script for one in found)
+    assert len({id(one) for one in found}) == len(found)
+
+
+def test_an_activation_that_programs_share_hinders_no_copy():
+    shared = nn.ReLU()
+
+    class Sharing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+            self.call = lambda x: shared(x)
+
+        def forward(self, x):
+            return self.call(shared(self.conv(x)))
+
+    assert shell(Sharing()).conv is not None
+    restore_tiled(IMAGE, Sharing(), tile_size=32, halo=2, phase=1, dtype="bfloat16")
+    model = Sharing()
+    for activity in ACTIVITIES.values():
+        with Unchanged(model, shared):
+            quietly(lambda activity=activity: activity(model))
+
+
+# ---- models with threads of their own --------------------------------------------------------------------------------
+
+
+class Threaded(nn.Module):
+    """Asks in a thread of its own; `hushed`: whether it goes on whatever the answer is."""
+
+    def __init__(self, ask, hushed):
+        super().__init__()
+        self.conv, self.ask, self.hushed = nn.Conv2d(3, 3, 3, padding=1), ask, hushed
+
+    def forward(self, x):
+        y = self.conv(x)
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(self.ask, y)
+        if not self.hushed or answer.exception() is None:
+            y = y + 0 * y[..., :1, :1] if answer.result() is None else y
+        return y
+
+
+ASKING = {
+    "data_ptr": lambda y: y.data_ptr(),
+    "of a result": lambda y: (y * 2).data_ptr(),
+    "untyped_storage": lambda y: y.untyped_storage().data_ptr(),
+    "numpy": lambda y: y.detach().numpy().sum(),
+    "asarray": lambda y: np.asarray(y.detach()).sum(),
+    "tolist": lambda y: y.tolist(),
+    "dlpack": lambda y: np.from_dlpack(y.detach()).sum(),
+    "to_dlpack": lambda y: torch.utils.dlpack.to_dlpack(y.detach()),
+}
+
+
+@pytest.mark.parametrize("hushed", [False, True])
+@pytest.mark.parametrize("name", ASKING)
+def test_memory_that_is_read_in_a_thread_of_the_model(name, hushed):
+    from halotile.inspection.structure import analyse
+
+    model, seen = seeded(lambda: Threaded(None, hushed)), []
+
+    def ask(y):
+        answer = ASKING[name](y)
+        seen.append(y.device.type)
+        return answer
+
+    model.ask = ask
+    found = analyse(model)
+    assert not seen and found.unknown and found.receptive_field is None
+    opened = open_model(model, device=None, dtype=None, tensors=True)
+    assert hushed or largest_activation(opened, (1, 3, 64, 64)) is None
+    assert not seen
+    assert restore_tiled(IMAGE, model, tile_size=48, halo=2, phase=1).shape == IMAGE.shape
+    assert seen and set(seen) == {"cpu"}
+
+
+@pytest.mark.parametrize("how", ["whole image", "in place"])
+def test_what_threads_of_the_model_compute_is_not_taken_for_local(how):
+    from halotile.inspection.structure import analyse
+
+    class Elsewhere(nn.Module):
+        def forward(self, x):
+            y = x * 1
+            with ThreadPoolExecutor(1) as pool:
+                result = pool.submit(y.add_ if how == "in place" else y.add, x.mean()).result()
+            return y if how == "in place" else result
+
+    assert analyse(Elsewhere()).unknown or analyse(Elsewhere()).global_operations
+
+
+def test_threads_of_others_ask_for_addresses_as_ever():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from halotile.models.around import without_memory
+
+    places = [(torch.Tensor, name) for name in ("data_ptr", "numpy", "storage", "__array__", "__dlpack__")]
+    places += [(torch, "to_dlpack"), (torch.utils.dlpack, "to_dlpack")]
+    before = [vars(place).get(name) for place, name in places]
+    asked, answered, answers = threading.Event(), threading.Event(), []
+
+    def other():
+        asked.wait()
+        with FakeTensorMode():
+            fake = torch.empty(3)
+        for tensor in (torch.ones(3), torch.empty(3, device="meta")):
+            answers.append(tensor.data_ptr())
+        answers.append(fake.untyped_storage().size())
+        answers.append(torch.ones(3).numpy().sum())
+        answered.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with without_memory(), without_memory(FakeTensorMode()):
+        asked.set()
+        answered.wait(10)
+    thread.join()
+    assert len(answers) == 4 and answers[0] and answers[1:] == [0, 12, 3]
+    assert [vars(place).get(name) for place, name in places] == before
+
+
+# ---- looks and runs at the same time ---------------------------------------------------------------------------------
+
+
+class Busy(Uncopyable):
+    """Replaces and writes to whatever a pass can."""
+
+    def __init__(self):
+        super().__init__(self.change)
+        self.norm, self.held = nn.BatchNorm2d(3), [Normed()]
+
+    def change(self, _, x):
+        for keep in (buffer_in_place, mask, buffer_replaced, buffer_written, new_attribute, in_a_dict):
+            keep(self, x)
+
+    def forward(self, x):
+        return self.held[0](self.norm(super().forward(x)))
+
+
+def together(*calls):
+    with ThreadPoolExecutor(len(calls)) as pool:
+        for call in [pool.submit(call) for call in calls]:
+            call.result()
+
+
+@pytest.mark.parametrize("round", range(3))
+def test_what_cannot_be_copied_is_looked_at_while_it_runs(round):
+    model = seeded(Busy).train()
+    restorer = TiledRestorer(model, tile_size=32, halo=4, phase=1)
+    want, info, info_of_call = restorer(IMAGE), inspect_model(model), inspect_model(wrapped(model))
+    model.cache.clear()
+    model.held[0].runs = 0
+
+    def restore():
+        for _ in range(8):
+            np.testing.assert_array_equal(restorer(IMAGE), want)
+
+    def bands():
+        for _ in range(8):
+            found = iter_bands(IMAGE, model, tile_size=32, halo=4, phase=1)
+            np.testing.assert_array_equal(np.concatenate([pixels for _, pixels in found]), want)
+
+    def look():
+        for _ in range(2):
+            assert inspect_model(model) == info
+
+    def look_at_call():
+        assert inspect_model(wrapped(model)) == info_of_call
+
+    with Unchanged(model, model.held[0]):
+        together(restore, bands, look, look_at_call, look)
+        model.cache.clear()  # the runs' own doing
+        model.held[0].runs = 0
+
+
+def test_a_part_of_a_model_that_is_looked_at_takes_turns_with_it():
+    inner = seeded(Busy).train()
+    outer = nn.Sequential(nn.Conv2d(3, 3, 1), inner)
+    restorers = [TiledRestorer(one, tile_size=32, halo=4, phase=1) for one in (inner, outer)]
+    wanted, info = [restorer(IMAGE) for restorer in restorers], inspect_model(outer)
+    inner.cache.clear()
+    inner.held[0].runs = 0
+
+    def run(restorer, want):
+        for _ in range(5):
+            np.testing.assert_array_equal(restorer(IMAGE), want)
+
+    def look():
+        for _ in range(2):
+            assert inspect_model(outer) == info
+
+    with Unchanged(outer, inner.held[0]):
+        together(look, look, *(functools.partial(run, *one) for one in zip(restorers, wanted, strict=True)))
+        inner.cache.clear()
+        inner.held[0].runs = 0
+
+
+def test_who_has_a_turn_waits_for_no_other(monkeypatch):
+    """Bands that nobody asks for hold none; two threads with a turn each do not wait for each other."""
+    from halotile.models.untouched import turns
+
+    models = [seeded(Busy) for _ in range(2)]
+    bands = iter_bands(IMAGE, models[0], tile_size=32, halo=4, phase=1)
+    next(bands)
+    assert not turns.runs and not turns.looks
+    met, ended = threading.Barrier(2), []
+
+    def both(own, other):
+        with turns.look([own]):
+            met.wait(10)
+            with turns.run([other]), turns.look([other]):
+                ended.append(own)
+
+    together(lambda: both(*models), lambda: both(*reversed(models)))
+    assert len(ended) == 2 and not turns.runs and not turns.looks
+    monkeypatch.setattr("halotile.models.untouched.PATIENCE", 0.05)
+    with turns.look(models):  # for a thread that this one waits for
+        together(lambda: TiledRestorer(models[0], tile_size=32, halo=4, phase=1)(IMAGE[:32, :32]))
+    bands.close()
+
+
+class Described(nn.Module):
+    """A method that no run leads to names a global with the weights of another."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x)
+
+    def described(self):
+        return str(DESCRIBED)
+
+
+DESCRIBED = Described()
+
+
+def test_what_no_run_leads_to_is_no_part_of_the_model():
+    assert all_modules(DESCRIBED) == [DESCRIBED, DESCRIBED.conv]
+    image = np.random.default_rng(0).random((40, 40, 3), np.float32)
+    restore_tiled(image, DESCRIBED, dtype="bfloat16", tile_size=32, halo=2)  # converted, so it can be copied

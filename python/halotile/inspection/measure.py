@@ -20,7 +20,7 @@ from ..models.around import Shared, looking
 from ..models.memory import is_out_of_memory
 from ..models.model import BadOutput, EmptyOutput, evaluating, modules_of, open_model
 from ..models.needs import needs_of
-from ..models.untouched import copied, preserved, uncompiled
+from ..models.untouched import copied, preserved, roots_of, uncompiled
 from ..texts import named
 from .info import Field, GlobalOperation
 from .perturbation import PHASES, Verdict, ends_agree, falsify, field_by_perturbation, repeats
@@ -367,7 +367,7 @@ def _modules_in(model: Any) -> list[Any]:
     torch = sys.modules.get("torch")
     if torch is None:
         return []
-    return [model] if isinstance(model, torch.nn.Module) else modules_of(model)
+    return roots_of(model) if isinstance(model, torch.nn.Module) else roots_of(*modules_of(model), model)
 
 
 def _measured(model: Any, run: Runner, sample: Any, expected: Callable[[Measured], int]) -> Measured:
@@ -482,10 +482,12 @@ def _copied(model: Any, torch: Any, dtype: str = "float32") -> Iterator[tuple[Ca
         with contextlib.suppress(NotImplementedError):  # exported programs have no modes
             module.eval()
         batch = fixed and model.batch
-        yield (lambda x: module(x.repeat(batch, 1, 1, 1))[:1]) if batch else module, [module]
+        with evaluating(roots_of(module)):
+            yield (lambda x: module(x.repeat(batch, 1, 1, 1))[:1]) if batch else module, [module]
         return
     modules = modules_of(model)
-    with evaluating(modules), preserved(modules):
+    everything = roots_of(*modules, model)
+    with evaluating(everything), preserved(everything):
         yield model, modules
 
 

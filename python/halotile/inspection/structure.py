@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..models.around import Shared, looking, slow_attention, without_memory
 from ..models.exported import FixedShape
 from ..models.model import evaluating
-from ..models.untouched import preserved, shell, tensors_of, uncompiled, without_hooks
+from ..models.untouched import all_modules, preserved, roots_of, shell, tensors_of, uncompiled, without_hooks
 from ..texts import named
 from . import mixes, moves, operators  # noqa: F401 - they enter their rules into the table
 from .operators import RULES, Aligned, Operation
@@ -236,10 +236,7 @@ def _look(
 ) -> Look | Failure:
     tracer = Tracer(module, fake)
     try:
-        modes = (
-            [module] if all(hasattr(inner, "training") for inner in module.modules()) else []
-        )  # frozen ones have none
-        with evaluating(modes), tracer:
+        with evaluating(roots_of(module)), tracer:
             output = tracer.run(channels, size, dtype)
         value = _plain(output, tracer.known(output))
     except TooSmall:
@@ -289,8 +286,9 @@ class Tracer(TorchDispatchMode):
         self.kept: list[torch.Tensor] = []  # so that no id is used twice
         self.numbers: list[tuple[Any, ...]] = []  # of element by element operators, where the result is local
         self.overwritten: set[int] = set()  # storages that were written to behind our back
-        self.parameters = {_storage(tensor) for tensor in module.parameters()}
-        self.own = {_storage(tensor) for inner in module.modules() for tensor in tensors_of(inner)}
+        inners = all_modules(module)
+        self.parameters = {_storage(tensor) for inner in inners for tensor in inner.parameters(recurse=False)}
+        self.own = {_storage(tensor) for inner in inners for tensor in tensors_of(inner)}
 
     def run(self, channels: int, size: tuple[int, int], dtype: torch.dtype | None) -> torch.Tensor:
         """The module's output, without data.
@@ -304,8 +302,16 @@ class Tracer(TorchDispatchMode):
         dims = ((), opaque(channels), (Part(0, size[0], 1),), (Part(1, size[1], 1),))
         self._keep(image, Value(dims, (IDENTITY, IDENTITY)))
         call = Followed(self).run if isinstance(self.module, torch.fx.GraphModule) else self.module
-        with torch.no_grad(), _plain_kernels(), _plain_functions(), self._following(), without_memory():
+        with (
+            torch.no_grad(),
+            _plain_kernels(),
+            _plain_functions(),
+            self._following(),
+            without_memory(self.fake) as look,
+        ):
             output = torch.func.functionalize(lambda given: call(given.clone()))(image)
+        if look.refused:  # and the model went on in some other way
+            look.refuse()
         found = [leaf for leaf in _pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
         if len(found) != 1 or found[0].dim() != 4:
             raise TypeError(f"it returns {len(found)} tensors, not one (batch, channels, rows, columns)")

@@ -16,6 +16,7 @@ Nothing here imports torch: where it is not loaded, there is no model of its kin
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import sys
 import threading
@@ -115,23 +116,105 @@ def _device_luck(torch: Any) -> Iterator[tuple[Any, Any]]:
             yield torch.mps, torch.mps.get_rng_state()
 
 
-def without_memory() -> contextlib.AbstractContextManager[Any]:
-    """A context for tensors that have none: a model that asks where theirs is gets an error, not an address to read."""
-    import torch
+def _has_none(tensor: Any) -> bool:
+    inside = _inside(tensor)
+    return inside.device.type == "meta" or type(inside).__name__ == "FakeTensor"
+
+
+def _inside(tensor: Any) -> Any:
+    torch = sys.modules["torch"]
+    return torch._from_functional_tensor(tensor) if torch._is_functional_tensor(tensor) else tensor
+
+
+class WithoutMemory:
+    """A look at a model with tensors that have none. Attributes: refused: whether the model has asked where one is."""
+
+    def __init__(self, fake: Any):
+        self.fake, self.refused = fake, False
+        self.thread, self.others = threading.get_ident(), set(threading.enumerate())
+
+    def refuse(self) -> None:
+        self.refused = True
+        raise RuntimeError("the model reads the memory of a tensor that has none here")
+
+    def owns(self, tensor: Any) -> bool:
+        """Whether a tensor in another thread is one of this look: tensors on the device "meta" do not say so."""
+        if self.fake is not None:
+            return getattr(tensor, "fake_mode", None) is self.fake
+        return tensor.device.type == "meta" and threading.current_thread() not in self.others
+
+
+_looks: list[WithoutMemory] = []  # at the moment, in all threads
+
+
+def _check_address(tensor: Any, everywhere: bool = False) -> None:
+    """Raises, if a thread of the model's asks; with `everywhere`, also in the thread that looks."""
+    looks, here = tuple(_looks), threading.get_ident()
+    own = [look for look in looks if look.thread == here]
+    if own:
+        if everywhere and _has_none(tensor):
+            own[-1].refuse()
+        return
+    inside = _inside(tensor)
+    for look in looks:
+        if look.owns(inside):
+            look.refuse()
+
+
+def _guard_addresses() -> Callable[[], object]:
+    """Modes are a thread's own, and a model may have others."""
+    torch = sys.modules["torch"]
+    places = [(torch.Tensor, name) for name in ADDRESSES]
+    places += [(torch, "to_dlpack"), (torch._C, "_to_dlpack"), (torch.utils.dlpack, "to_dlpack")]
+    before = [(place, name, vars(place).get(name)) for place, name in places]
+    for place, name in places:
+        setattr(place, name, _guarded(getattr(place, name), place is not torch.Tensor))
+
+    def give_back() -> None:
+        for place, name, own in before:
+            delattr(place, name) if own is None else setattr(place, name, own)
+
+    return give_back
+
+
+def _guarded(function: Any, everywhere: bool) -> Any:
+    @functools.wraps(function)
+    def guarded(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        _check_address(tensor, everywhere)
+        return function(tensor, *args, **kwargs)
+
+    return guarded
+
+
+_guarded_addresses = Shared(_guard_addresses)
+
+
+@contextlib.contextmanager
+def without_memory(fake: Any = None) -> Iterator[WithoutMemory]:
+    """A context for tensors that have none: a model that asks where theirs is gets an error, not an address to read,
+    also in threads that it starts.
+
+    Args:
+        fake: the FakeTensorMode of the tensors; None for those on the device "meta".
+    """
     from torch.overrides import TorchFunctionMode
 
-    def has_none(tensor: Any) -> bool:
-        inside = torch._from_functional_tensor(tensor) if torch._is_functional_tensor(tensor) else tensor
-        return inside.device.type == "meta" or type(inside).__name__ == "FakeTensor"
+    look = WithoutMemory(fake)
 
     class NoAddress(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            name = getattr(function, "__name__", "")
-            if name in ADDRESSES and args and isinstance(args[0], torch.Tensor) and has_none(args[0]):
-                raise RuntimeError("the model reads the memory of a tensor that has none here")
+            torch, name = sys.modules["torch"], getattr(function, "__name__", "")
+            if name in ADDRESSES and args and isinstance(args[0], torch.Tensor) and _has_none(args[0]):
+                look.refuse()
             return function(*args, **(kwargs or {}))
 
-    return NoAddress()
+    with _guarded_addresses:
+        _looks.append(look)
+        try:
+            with NoAddress():
+                yield look
+        finally:
+            _looks.remove(look)
 
 
 @contextlib.contextmanager

@@ -22,8 +22,8 @@ from ..optional import torch_if_loaded
 from ..options import DEFAULT_TILE
 from ..texts import bytes_text, full_text
 from .around import eagerly, looking, without_memory
-from .model import Model, TensorModel
-from .untouched import shell
+from .model import Model, TensorModel, evaluating
+from .untouched import roots_of, shell
 
 __all__ = [
     "SMALLEST_TILE",
@@ -230,7 +230,7 @@ def largest_activation(model: Model, window: tuple[int, int, int, int]) -> int |
         with looking():
             empty = shell(module, "meta").eval()
             windows = torch.empty(window, dtype=getattr(torch, model.dtype), device="meta")
-            with without_memory(), watching() as watch:
+            with evaluating(roots_of(empty)), without_memory(), watching() as watch:
                 empty(windows)
     except Exception:  # whatever a model does that tensors without values cannot
         return None

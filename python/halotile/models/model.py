@@ -26,7 +26,7 @@ from .around import same_luck, silence
 from .needs import Needs
 from .reach import reachable
 from .recalled import recalled
-from .untouched import copied, shell, tensors_kept, without_hooks
+from .untouched import copied, roots_of, shell, tensors_kept, turns, without_hooks
 
 __all__ = [
     "BadOutput",
@@ -144,7 +144,8 @@ class TensorModel(Model):
     def __init__(
         self, call: Callable[[Any], Any], modules: list[Any], device: Any, dtype: str, memory_format: str = "auto"
     ):
-        self.call, self.modules, self.device, self.dtype = call, modules, device, dtype
+        self.call, self.device, self.dtype = call, device, dtype
+        self.modules = roots_of(*modules, call)  # also those that nobody sees: once, for the search takes its time
         self.torch = torch_if_loaded()
         self.memory_format = memory_format
         if modules:
@@ -172,7 +173,8 @@ class TensorModel(Model):
         """Outputs (batch, channels, height, width) for windows on the model's device: float32, float16 or bfloat16,
         on that device, any strides."""
         torch = self.torch
-        with tensors_kept(self.modules, watched=self.writes is not False) as keeping:
+        watched = self.writes is not False
+        with turns.run(self.modules), tensors_kept(self.modules, watched=watched) as keeping:
             with evaluating(self.modules), torch.inference_mode():
                 output = self._called(windows.double() if self.double else windows)
                 if isinstance(output, np.ndarray):
@@ -192,12 +194,16 @@ class TensorModel(Model):
             return without_hooks(shell(self.modules[0])).eval()
         return None
 
+    @functools.cached_property
+    def twin_modules(self) -> list[Any]:
+        return roots_of(self.twin)
+
     def probed(self, windows: np.ndarray | Any) -> Any:
         """As `__call__` or `run`, by the twin where there is one: an array for an array, a tensor for a tensor."""
         plain = copy.copy(self)
         plain.compiled = None
         if self.twin is not None:
-            plain.call, plain.modules = self.twin, [self.twin]
+            plain.call, plain.modules = self.twin, self.twin_modules
         with same_luck(), silence:
             return plain(windows) if isinstance(windows, np.ndarray) else plain.run(windows)
 
@@ -328,7 +334,7 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool, mem
             raise ValueError(f"device must be None for a model on NumPy arrays, not {device!r}")
         return Model(model, dtype or "float32")
     if isinstance(model, torch.nn.Module):
-        _refuse_lazy([model])
+        _refuse_lazy(roots_of(model))
         module = _converted(model, device, dtype)
         own_device, own_dtype = _device_and_dtype(module)
         where = own_device or _default_device(device)
@@ -507,35 +513,35 @@ def evaluating(modules: list[Any]) -> Iterator[None]:
     try:
         with _lock:
             for module in modules:
-                entered.append(_enter_eval(module))
+                entered.append(_note_modes(module))
+            for module, inners in zip(modules, entered, strict=True):
+                if any(inner.training for inner in inners):
+                    with contextlib.suppress(NotImplementedError):  # exported programs have no modes
+                        module.eval()  # may change those of others
         yield
     finally:
         with _lock:
-            for inners in entered:
-                _leave_eval(inners)
+            _leave_eval(entered)
 
 
-def _enter_eval(module: Any) -> list[Any]:
+def _note_modes(module: Any) -> list[Any]:
     inners = [inner for inner in module.modules() if hasattr(inner, "training")]  # frozen TorchScript has no modes
-    own = [inner.training for inner in inners]
-    if any(own):
-        with contextlib.suppress(NotImplementedError):  # exported programs have no modes
-            module.eval()
-    for inner, mode in zip(inners, own, strict=True):
-        _evaluating.setdefault(id(inner), [0, mode])[0] += 1
+    for inner in inners:
+        _evaluating.setdefault(id(inner), [0, inner.training])[0] += 1
     return inners
 
 
-def _leave_eval(inners: list[Any]) -> None:
+def _leave_eval(entered: list[list[Any]]) -> None:
     own: dict[int, bool] = {}
-    for inner in inners:
+    for inner in (inner for inners in entered for inner in inners):
         entry = _evaluating[id(inner)]
         entry[0] -= 1
         if entry[0] == 0:
             own[id(inner)] = _evaluating.pop(id(inner))[1]
-    if inners and len(own) == len(inners) and own[id(inners[0])]:
-        with contextlib.suppress(NotImplementedError):
-            inners[0].train()  # may do more than set modes
-    for inner in inners:
+    for inners in entered:
+        if inners and own.get(id(inners[0])) and all(id(inner) in own for inner in inners):
+            with contextlib.suppress(NotImplementedError):
+                inners[0].train()  # may do more than set modes
+    for inner in (inner for inners in entered for inner in inners):
         if inner.training != own.get(id(inner), inner.training):
             inner.training = own[id(inner)]

@@ -6,6 +6,8 @@
     uncompiled     the module that torch.compile was given
     preserved      a context that gives modules everything back: where the user's own modules must run
     tensors_kept   a context that gives them back the tensors that a forward pass replaced or wrote to: around every run
+    roots_of       modules with all those that they hold in lists, objects and functions, where torch does not see them
+    all_modules    these, and their submodules
 
 Nothing here imports torch: where it is not loaded, there is no model of its kind.
 """
@@ -27,12 +29,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .around import silence
-from .reach import reachable
+from .reach import hidden_in, reachable
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["copied", "preserved", "shell", "tensors_kept", "tensors_of", "uncompiled", "without_hooks"]
+__all__ = [
+    "all_modules",
+    "copied",
+    "preserved",
+    "roots_of",
+    "shell",
+    "tensors_kept",
+    "tensors_of",
+    "turns",
+    "uncompiled",
+    "without_hooks",
+]
 
 MODE = "training"  # of a submodule; `model.evaluating` gives it back, also where several runs share a model
 DEPTH = 4  # of lists in dicts in lists
@@ -42,6 +55,20 @@ class StaysItself(TypeError):
     """A part of a module is the same in copies of it: what is done with the copy would be done with the module."""
 
 
+def roots_of(*things: Any) -> list[torch.nn.Module]:
+    """The modules among things, and those that these or callables lead to in other ways than as submodules: those in
+    lists and dicts, in objects, behind functions. With their submodules they are all that a pass may run, as far as
+    that can be seen."""
+    import torch
+
+    return hidden_in(things, torch.nn.Module, torch.nn.Module.modules)
+
+
+def all_modules(*things: Any) -> list[torch.nn.Module]:
+    """`roots_of` things, and their submodules, once each."""
+    return list({id(inner): inner for root in roots_of(*things) for inner in root.modules()}.values())
+
+
 def copied(module: torch.nn.Module) -> torch.nn.Module:
     """A copy with tensors of its own.
 
@@ -49,8 +76,8 @@ def copied(module: torch.nn.Module) -> torch.nn.Module:
         Exception: whatever a part of the module raises that cannot be copied.
     """
     own = _copy(module, {})
-    tensors = {id(tensor) for inner in module.modules() for tensor in tensors_of(inner)}
-    if any(id(tensor) in tensors for inner in own.modules() for tensor in tensors_of(inner)):
+    tensors = {id(tensor) for inner in all_modules(module) for tensor in tensors_of(inner)}
+    if any(id(tensor) in tensors for inner in all_modules(own) for tensor in tensors_of(inner)):
         raise StaysItself("its copies have the same tensors")
     return own
 
@@ -67,7 +94,7 @@ def shell(module: torch.nn.Module, device: str | None = None) -> torch.nn.Module
     import torch
 
     memo: dict[int, Any] = {}
-    for inner in module.modules():
+    for inner in all_modules(module):
         for tensor in tensors_of(inner):
             memo[id(tensor)] = _twin(tensor, device, torch)
     return _copy(module, memo)
@@ -80,7 +107,15 @@ def _copy(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
     for inner in own.modules():
         if id(inner) in originals or _leads_to(inner, originals):
             raise StaysItself("its copies run parts of the module itself")
+    hidden = {id(inner) for inner in all_modules(module) if _has_state(inner)}
+    if any(id(inner) in hidden for inner in all_modules(own)):
+        raise StaysItself("its copies run modules that it runs itself")
     return own
+
+
+def _has_state(module: torch.nn.Module) -> bool:
+    """Whether it matters who else runs a module: not for an activation of torch's, which whole programs share."""
+    return not type(module).__module__.startswith("torch.nn.") or any(True for _ in tensors_of(module))
 
 
 LEADING = (types.FunctionType, types.MethodType, functools.partial, weakref.ref)
@@ -104,7 +139,7 @@ def uncompiled(module: Any) -> Any:
 def without_hooks(module: torch.nn.Module) -> torch.nn.Module:
     """The module, which must be a `shell`, without hooks of the user's: they watch what is run for the user. Those that
     torch itself put there, as for normalised weights, are part of the model."""
-    for inner in module.modules():
+    for inner in all_modules(module):
         for hooks in (inner._forward_hooks, inner._forward_pre_hooks):
             for key, hook in list(hooks.items()):
                 if not (getattr(hook, "__module__", None) or "").startswith("torch."):
@@ -146,6 +181,66 @@ def _leaves(value: Any, depth: int = DEPTH) -> Iterator[Any]:
 # ---- everything ------------------------------------------------------------------------------------------------------
 
 
+PATIENCE = 60.0  # seconds: a model that waits for a thread of its own, which waits for its turn, must not wait for ever
+
+
+class Turns:
+    """Looks at modules themselves, of which there is no copy, and runs of them take turns. Runs wait for nobody else. A
+    thread that has a turn already does not wait for another one: no two threads wait for each other."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.runs: list[tuple[int, list[Any]]] = []  # threads, and modules
+        self.looks: list[tuple[int, set[int]]] = []  # threads, and ids of all modules; also looks that wait
+
+    @contextlib.contextmanager
+    def run(self, roots: list[torch.nn.Module]) -> Iterator[None]:
+        turn = threading.get_ident(), roots
+        with self.changed:
+            if self.looks and not self._has_one(turn[0]):
+                ids = _ids_in(roots)
+                self.changed.wait_for(lambda: all(ids.isdisjoint(look[1]) for look in self.looks), PATIENCE)
+            self.runs.append(turn)
+        try:
+            yield
+        finally:
+            self._end(self.runs, turn)
+
+    @contextlib.contextmanager
+    def look(self, modules: list[torch.nn.Module]) -> Iterator[None]:
+        turn = threading.get_ident(), {id(inner) for inner in modules}
+        with self.changed:
+            waits = not self._has_one(turn[0])
+            self.looks.append(turn)
+            if waits:
+                self.changed.wait_for(lambda: self._is_free(turn), PATIENCE)
+        try:
+            yield
+        finally:
+            self._end(self.looks, turn)
+
+    def _has_one(self, thread: int) -> bool:
+        return any(one[0] == thread for one in (*self.runs, *self.looks))
+
+    def _is_free(self, turn: tuple[int, set[int]]) -> bool:
+        """Whether no look that came before, and no run, is at the same modules."""
+        before = self.looks[: next(i for i, look in enumerate(self.looks) if look is turn)]
+        ids = (*(look[1] for look in before), *(_ids_in(roots) for _, roots in self.runs))
+        return all(turn[1].isdisjoint(one) for one in ids)
+
+    def _end(self, turns: list[Any], turn: Any) -> None:
+        with self.changed:
+            del turns[next(i for i, one in enumerate(turns) if one is turn)]
+            self.changed.notify_all()
+
+
+def _ids_in(roots: Iterable[torch.nn.Module]) -> set[int]:
+    return {id(inner) for root in roots for inner in root.modules()}
+
+
+turns = Turns()
+
+
 class Held:
     """What things of models were before the first of those who look at them or run them; they get it back from each of
     them, but for what another thread is still at work with: from the last, then."""
@@ -161,14 +256,14 @@ class Held:
             entry[2].append(threading.get_ident())
         return entry[1]
 
-    def release(self, thing: Any, thread: int, give_back: Callable[[Any, Any], object]) -> None:
-        """thread: in which it was held."""
+    def release(self, thing: Any, thread: int, give_back: Callable[[Any, Any], object], alone: bool = False) -> None:
+        """thread: in which it was held. alone: whether no other is at work with it now."""
         with self.lock:
             _, before, threads = self.entries[id(thing)]
             threads.remove(thread)
             if not threads:
                 del self.entries[id(thing)]
-            if all(one == thread for one in threads):
+            if alone or all(one == thread for one in threads):
                 give_back(thing, before)
 
 
@@ -179,28 +274,27 @@ class Snapshot:
     """What modules were: their attributes, the contents of containers among them, the values of their tensors."""
 
     def __init__(self) -> None:
-        self.held: dict[int, tuple[Any, Callable[[Any, Any], object]]] = {}  # things, and what gives them back
-        self.thread = threading.get_ident()
+        self.held: dict[int, tuple[Any, Callable[[Any, Any], object], bool]] = {}  # things, and what gives them back
+        self.thread, self.alone = threading.get_ident(), False  # alone: whether what is added is looked at in a turn
 
     def add(self, module: torch.nn.Module, values: bool) -> None:
-        """A module and its submodules, once each. values: whether those of their tensors may change."""
+        """A module alone, once. values: whether those of its tensors may change."""
         import torch
 
-        for inner in module.modules():
-            if not self._add(vars(inner), dict, _refill_attributes):
-                continue
-            if not isinstance(inner, torch.jit.ScriptModule):
-                self._add_contents(vars(inner), DEPTH)
-            for tensor in tensors_of(inner) if values else ():
-                if _has_values(tensor):
-                    self._add(tensor, _values, _write_back)
+        if not self._add(vars(module), dict, _refill_attributes):
+            return
+        if not isinstance(module, torch.jit.ScriptModule):
+            self._add_contents(vars(module), DEPTH)
+        for tensor in tensors_of(module) if values else ():
+            if _has_values(tensor):
+                self._add(tensor, _values, _write_back)
 
     def _add(self, thing: Any, state: Callable[[Any], Any], give_back: Callable[[Any, Any], object]) -> bool:
         """Whether it is new."""
         if id(thing) in self.held:
             return False
         _held.hold(thing, state)
-        self.held[id(thing)] = thing, give_back
+        self.held[id(thing)] = thing, give_back, self.alone
         return True
 
     def _add_contents(self, container: Any, depth: int) -> None:
@@ -217,8 +311,8 @@ class Snapshot:
 
     def restore(self) -> None:
         with contextlib.ExitStack() as all_of_them:  # whatever happens with one of them
-            for thing, give_back in reversed(self.held.values()):
-                all_of_them.callback(_held.release, thing, self.thread, give_back)
+            for thing, give_back, alone in reversed(self.held.values()):
+                all_of_them.callback(_held.release, thing, self.thread, give_back, alone)
 
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None))  # what is given back beside tensors
@@ -368,13 +462,23 @@ def preserved(modules: Iterable[torch.nn.Module], *, values: bool = True) -> Ite
     if torch is None:
         yield
         return
+    everything = all_modules(*modules)
+    with turns.look(everything) if values else contextlib.nullcontext(), _given_back(everything, values, torch):
+        yield
+
+
+@contextlib.contextmanager
+def _given_back(everything: list[torch.nn.Module], values: bool, torch: Any) -> Iterator[None]:
     snapshot = Snapshot()
-    for module in modules:
+    snapshot.alone = values
+    for module in everything:
         snapshot.add(module, values)
+    snapshot.alone = False  # of what else is run, nobody knew
 
     def enter(module: torch.nn.Module, _: Any) -> None:
-        if threading.get_ident() == snapshot.thread:
-            snapshot.add(module, True)
+        if threading.get_ident() == snapshot.thread and id(vars(module)) not in snapshot.held:
+            for inner in all_modules(module):
+                snapshot.add(inner, True)
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(enter)
     try:
@@ -467,9 +571,9 @@ def tensors_kept(modules: Iterable[torch.nn.Module], *, watched: bool) -> Iterat
         watched: whether also parameters, and buffers written to without a trace, get their values back. A copy of those
             of parameters is held meanwhile.
     """
-    keeping = Keeping()
+    keeping, modules = Keeping(), list(modules)
     try:
-        with _lock:
+        with turns.run(modules), _lock:
             for module in modules:
                 for inner in _plain_modules(module):
                     kept = _kept.get(id(inner)) or _kept.setdefault(id(inner), _Kept(inner))
