@@ -33,7 +33,16 @@ def _next_to(value: Any) -> Iterator[Any]:
         yield from _named_by(value)
     elif not isinstance(value, (type, types.ModuleType)):
         yield from list(getattr(value, "__dict__", {}).values())
+        yield from _in_slots(value)
         yield from (one for name, one in vars(type(value)).items() if name == "__call__")
+
+
+def _in_slots(value: Any) -> Iterator[Any]:
+    for kind in type(value).__mro__:
+        for slot in vars(kind).values():
+            if isinstance(slot, types.MemberDescriptorType) and kind.__module__ != "builtins":
+                with contextlib.suppress(AttributeError):  # an empty slot
+                    yield slot.__get__(value)
 
 
 def _named_by(function: types.FunctionType) -> list[Any]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .inspection import ModelInfo
 
-__all__ = ["recalled", "remember", "told_about"]
+__all__ = ["recalled", "remember", "told_about", "tried_with"]
 
 _seen: weakref.WeakKeyDictionary[Any, ModelInfo] = weakref.WeakKeyDictionary()
+_tried: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 _told: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
 
 
@@ -36,3 +37,11 @@ def told_about(model: Any) -> set[Any]:
         return _told.setdefault(model, set())
     except TypeError:
         return set()
+
+
+def tried_with(model: Any) -> dict[Any, Any]:
+    """What was found by trying windows of a model, by what was tried."""
+    try:
+        return _tried.setdefault(model, {})
+    except TypeError:
+        return {}

@@ -35,10 +35,10 @@ from .errors import (
 from .forward import Forward, Resize, lacks_pixels
 from .halo import RunInfo, settled
 from .host import ConstantBand
-from .images import Image, check_output_dtype, delivered, new_image, open_output
+from .images import Image, check_output_dtype, delivered, new_image, open_output, torch_if_loaded
 from .layouts import check_layout_found
 from .learn import Facts, Sizes, learn
-from .model import Model, open_model, usable_device
+from .model import Model, modules_of, open_model, usable_device
 from .plan import Tile, TilePlan, make_plan
 from .progress import Progress
 from .rows import Rows
@@ -49,6 +49,7 @@ from .turn import turn
 from .values import Values
 
 if TYPE_CHECKING:
+    from .inspection.measure import Moves
     from .restore import TiledRestorer
 
 __all__ = ["Run"]
@@ -56,6 +57,7 @@ __all__ = ["Run"]
 # What models say of windows whose sides they do not take.
 ABOUT_SIZES = re.compile(r"size|shape|divisible|multiple|must match|dimension|broadcast|split|stride", re.IGNORECASE)
 COLOURFUL = 8 / 255  # of white: what channels made of grey may be apart on average
+STRIKING = 1 / 128  # of white: what shifted windows of noise may differ by, far from their edges, without a warning
 LARGEST_BATCH = 16  # that batch_size="auto" makes of windows which are small for an accelerator
 
 
@@ -69,6 +71,19 @@ def _hint(error: Exception, window: tuple[int, int], phase: tuple[int, int]) -> 
     elif ABOUT_SIZES.search(full_text(cause)):
         text = f"{error}; windows of {size} are multiples of the phase, {max(phase)}: networks that halve their input, "
         error.args = (text + "or cut it into windows, need phase= such as 8, 16 or 64",)
+
+
+def told(moves: Moves | None, base: int) -> str:
+    """What was found by trying, in words."""
+    least = "a pixel" if base == 1 else f"{base} pixels"
+    if moves is None:
+        return "it could not be told whether its output moves with the image: the phase was taken to be that of windows"
+    if moves.step == base:
+        return f"its output moves with the image, by {least}"
+    text = f"its output does not move with the image by {least}, it is up to {moves.apart:.2g} of white apart"
+    if moves.step is None:
+        return f"{text}, and no shift was found with which it moves"
+    return f"{text}, but it does by {moves.step}: that is the phase"
 
 
 class Run:
@@ -172,6 +187,7 @@ class Run:
                 tuner.learned()
             if self._another_engine_fits():
                 self._choose_engine()
+            self._try_shifts()
             self._plan_anew()
             if tuner is not None:
                 tuner.finish()
@@ -229,6 +245,57 @@ class Run:
         self.options = replace(self.options, phase=phase)
         why = f"{self.halo.why}; the phase is the multiple of which the model takes windows"
         self.halo = replace(self.halo, phase=phase, why=why)
+        self.forward.buffers.clear()
+        return True
+
+    @property
+    def tries_shifts(self) -> bool:
+        """Whether nobody gave a phase, and there is nothing to be seen of the model that would tell it."""
+        asked, model = self.restorer.options, self.restorer.model
+        if asked.phase is not None or asked.asks_model or asked.needs.fixed or self.halo.model is not None:
+            return False
+        return torch_if_loaded() is None or not modules_of(model)
+
+    def _try_shifts(self) -> None:
+        """Finds the phase by trying how the model's output moves with the image, where there are tiles to fit together.
+        It is used, and said; where none was found, there is a word for that."""
+        if self.plan.grid == (1, 1) or not self.tries_shifts:
+            return
+        moves, base = self._moves(), math.lcm(*self.plan.phase, self.facts.scale.denominator)
+        text = f"nothing of the model can be seen, and by trying {told(moves, base)}"
+        if text in self.halo.why:  # an earlier image of this size had it found
+            return
+        if moves is None or moves.step is None:
+            cure = "pass phase=, its total stride or the multiple to which it pads"
+            if moves is not None and moves.apart > STRIKING:
+                self.restorer.tell_once("shifts", f"{text}: tiles may not fit together; {cure}")
+        elif moves.step != base and not self._takes_phase(moves.step):
+            text += f", which tiles of {self.plan.tile} cannot have"
+            self.restorer.tell_once("shifts", f"{text}: they may not fit together; pass a larger tile_size")
+        self.halo = replace(self.halo, phase=self.options.phase, why=f"{self.halo.why}; {text}")
+
+    def _moves(self) -> Moves | None:
+        """What was found by trying, now or before."""
+        from .inspection.measure import Shapes, moves_of
+
+        model, facts, values = self.model.settled, self.facts, self.forward.values.numbers
+        takes, white = facts.parts[0].feed, (values[2], values[2] + values[1])
+        key = (takes, facts.scale, facts.loss, white, self.plan.phase, model.dtype, self.options.needs)
+        if key not in self.restorer.tried:
+            shapes = Shapes(takes, 1, facts.scale, facts.loss, self.options.needs.least, self.plan.phase)
+            self.restorer.tried[key] = moves_of(model, shapes, white)
+        return self.restorer.tried[key]
+
+    def _takes_phase(self, step: int) -> bool:
+        """Goes on with another phase, if the other options allow it."""
+        rows, columns = (math.lcm(step, one) for one in self.options.phase)
+        try:
+            options = replace(self.options, phase=(rows, columns))
+            make_plan(options, self.image.size, self.facts.scale, self.facts.loss)
+        except ValueError:
+            return False
+        self.options = options
+        self.ready.clear()
         self.forward.buffers.clear()
         return True
 

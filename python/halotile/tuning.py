@@ -236,6 +236,7 @@ class Tuner:
 
     def finish(self) -> None:
         """Gives the run the tiles that it is to have, and its first batch where that was made."""
+        self.asked = replace(self.asked, phase=self.run.options.phase)  # the first window may have told another
         if self.asked.tile_size == "auto" and not self._are_known():
             self._probe()
         choices = self._choices()

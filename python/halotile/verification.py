@@ -157,6 +157,8 @@ class Remade:
         if run is None and (restorer.options.asks_model or restorer.options.unsettled):
             # Once: the run and the windows get the same halo.
             settled = Run(restorer, source, restorer.options.out_dtype)
+            if settled.tries_shifts:
+                settled.start(Progress(None))  # which finds the phase
             restorer, known = restorer.like(replace(settled.options, verify=0)), settled.halo
         if result is None:
             result = restorer(source)
