@@ -182,6 +182,33 @@ def test_what_moves_with_the_image_costs_two_small_windows():
         assert ("by trying its output moves with the image, by a pixel" in restorer.last_run.why) == tried
 
 
+def test_a_model_that_writes_to_one_buffer_is_right():
+    buffers, image = {}, image_of(201, 187)
+
+    def model(windows):
+        output = buffers.setdefault(windows.shape, np.empty(windows.shape, np.float32))
+        np.copyto(output, windows)
+        return output
+
+    np.testing.assert_array_equal(restore_tiled(image, model, tile_size=60, halo=2, overlap=0), image)
+    flat = {}
+
+    def strided(windows):
+        output = flat.setdefault(0, np.empty((1, 3, 300, 300), np.float32))[
+            :, :, : windows.shape[2], : windows.shape[3]
+        ]
+        output[...] = np.repeat(np.repeat(windows[:, :, ::4, ::4], 4, 2), 4, 3)[
+            :, :, : windows.shape[2], : windows.shape[3]
+        ]
+        return output
+
+    restorer = TiledRestorer(strided, tile_size=60, halo=2, overlap=0)
+    np.testing.assert_array_equal(
+        restorer(image)[4:, 4:], np.repeat(np.repeat(image[::4, ::4], 4, 0), 4, 1)[4:201, 4:187]
+    )
+    assert restorer.last_run.phase == (4, 4)
+
+
 def test_what_moves_after_no_shift_is_warned_of_once():
     """A phase above all that are tried, or a model that knows where its window starts."""
 

@@ -18,6 +18,8 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import memory
 from .channels import Part
 from .engines import asked_engine, engine_beside, engine_for
@@ -57,6 +59,8 @@ __all__ = ["Run"]
 # What models say of windows whose sides they do not take.
 ABOUT_SIZES = re.compile(r"size|shape|divisible|multiple|must match|dimension|broadcast|split|stride", re.IGNORECASE)
 COLOURFUL = 8 / 255  # of white: what channels made of grey may be apart on average
+UNSEEN = "nothing of the model can be seen"
+WORTH_TRYING = 2 * 64**2  # pixels of an image: as many as the windows have that are shifted at first
 STRIKING = 1 / 128  # of white: what shifted windows of noise may differ by, far from their edges, without a warning
 LARGEST_BATCH = 16  # that batch_size="auto" makes of windows which are small for an accelerator
 
@@ -259,12 +263,14 @@ class Run:
     def _try_shifts(self) -> None:
         """Finds the phase by trying how the model's output moves with the image, where there are tiles to fit together.
         It is used, and said; where none was found, there is a word for that."""
-        if self.plan.grid == (1, 1) or not self.tries_shifts:
+        if self.plan.grid == (1, 1) or UNSEEN in self.halo.why or not self.tries_shifts:
+            return  # or an earlier image of this size had it found
+        if math.prod(self.image.size) * self.image.count < WORTH_TRYING:
+            text = f"{UNSEEN}, and the image is too small to try how its output moves"
+            self.halo = replace(self.halo, why=f"{self.halo.why}; {text}")
             return
         moves, base = self._moves(), math.lcm(*self.plan.phase, self.facts.scale.denominator)
-        text = f"nothing of the model can be seen, and by trying {told(moves, base)}"
-        if text in self.halo.why:  # an earlier image of this size had it found
-            return
+        text = f"{UNSEEN}, and by trying {told(moves, base)}"
         if moves is None or moves.step is None:
             cure = "pass phase=, its total stride or the multiple to which it pads"
             if moves is not None and moves.apart > STRIKING:
@@ -282,6 +288,8 @@ class Run:
         takes, white = facts.parts[0].feed, (values[2], values[2] + values[1])
         key = (takes, facts.scale, facts.loss, white, self.plan.phase, model.dtype, self.options.needs)
         if key not in self.restorer.tried:
+            for part, output in self.ready.items():  # some models write to one buffer again and again
+                self.ready[part] = output.copy() if isinstance(output, np.ndarray) else output.clone()
             shapes = Shapes(takes, 1, facts.scale, facts.loss, self.options.needs.least, self.plan.phase)
             self.restorer.tried[key] = moves_of(model, shapes, white)
         return self.restorer.tried[key]

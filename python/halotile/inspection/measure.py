@@ -20,14 +20,16 @@ from ..around import Shared, looking
 from ..memory import is_out_of_memory
 from ..model import BadOutput, EitherModel, EmptyOutput, Model, evaluating, modules_of, open_model
 from ..needs import needs_of
-from ..texts import named
+from ..texts import full_text, multiple_told, named
 from ..untouched import copied, preserved, uncompiled
 from .info import Field, GlobalOperation
 from .perturbation import PHASES, Verdict, ends_agree, falsify, field_by_perturbation, repeats
 
 __all__ = ["Measured", "Runner", "Shapes", "find_shapes", "measured", "moves_of", "multiple_of"]
 
-SIDES = (16, 32, 64, 128, 24, 48, 56, 96, 112, 40, 72, 80, 140, 144, 188, 192, 224, 256, 384, 512, 572)
+# Windows that are tried, input pixels: of all factors that strides and windows have.
+SIDES = (16, 32, 64, 128, 24, 48, 56, 96, 112, 40, 72, 80, 140, 144, 188, 192, 224, 256, 120, 168, 200, 196, 216, 176)
+SIDES += (208, 240, 336, 384, 512, 572, 400, 392, 432)
 CHANNELS = (3, 1, 4, 2, 6, 8, 12, 16)
 ROUNDING = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}  # relative differences that are no more than that
 UNCONFIRMED = "the receptive field could not be confirmed"
@@ -88,6 +90,7 @@ class Runner:
         self.seconds = math.inf
         self.in_channels = self.opened.in_channels
         self.refusal = ""  # what the model said first about a window
+        self.told: int | None = None  # of which sides must be multiples, as far as the model says that
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         start = time.monotonic()
@@ -117,6 +120,7 @@ class Runner:
             raise ValueError(f"{text} numbers, but {error}") from error
         except Exception as error:  # whatever a model raises about sizes it does not take
             self.refusal = self.refusal or f"it raised {named(error)}"
+            self.told = self.told or multiple_told(full_text(error))
         return None
 
 
@@ -179,7 +183,7 @@ def _first(run: Runner, sample: Any, fixed: Pair | None) -> tuple[Pair, int, tup
             raise ValueError(f"sample must have the shape (batch, channels, height, width), not {tuple(shape)}")
         windows, channels = [tuple(shape[2:])], [shape[1]]
     else:
-        windows = [fixed] if fixed else [(side, side) for side in SIDES]
+        windows = [fixed] if fixed else _windows_tried(run)
         channels = list(dict.fromkeys((*([run.in_channels] if run.in_channels else []), *CHANNELS)))
     for window in windows:
         for count in channels:
@@ -193,6 +197,16 @@ def _first(run: Runner, sample: Any, fixed: Pair | None) -> tuple[Pair, int, tup
     text = f"the model took no window, of {channels} channels and {SIDES[0]} to {SIDES[-1]} pixels: {run.refusal}; "
     text += "it must take one tensor or array (batch, channels, height, width) of floating-point numbers"
     raise ValueError(f"{text}; sample=, an input that it takes, says which size it needs")
+
+
+def _windows_tried(run: Runner) -> Iterator[Pair]:
+    """Those that the model asks for go first, once it has said so."""
+    asked = False
+    for side in SIDES:
+        if run.told is not None and not asked:
+            asked, least = True, -(-64 // run.told) * run.told
+            yield from ((least, least), (4 * least, 4 * least))
+        yield side, side
 
 
 def _smaller(run: Runner, window: Pair, channels: int, output: tuple[int, int, int]):
@@ -226,7 +240,8 @@ class _Side:
 
     def rhythm(self) -> tuple[Fraction, int] | None:
         """Scale and multiple: the least steps by which the output grows evenly. None: nothing larger is taken."""
-        for step in PHASES:
+        parts = (step for step in range(1, PHASES[-1]) if self.side % step == 0)
+        for step in sorted({*PHASES, *parts}):
             grown = self.output(self.side + step)
             if grown is None or grown <= self.output(self.side):
                 continue
@@ -456,7 +471,7 @@ class _Shifted:
         expected = tuple(self.side * scale - 2 * lost for lost in self.shapes.loss)
         if output.shape[2:] != expected or not cut.size or not np.isfinite(cut).all():
             raise ValueError("such windows do not tell")
-        return cut
+        return cut.copy()  # some models write to one buffer again and again
 
 
 @contextlib.contextmanager
@@ -663,7 +678,8 @@ def _least_shift(run: Runner, result: Measured, axis: int, seen: int | None) -> 
         result.doubts.append(f"the phase of {name} cannot be confirmed with windows of one size")
         return seen
     start = math.lcm(seen or 1, shapes.scale.denominator)
-    for candidate in (one for one in dict.fromkeys((start, *PHASES)) if one % start == 0):
+    candidates = dict.fromkeys((start, *sorted({*PHASES, shapes.multiple[axis]})))
+    for candidate in (one for one in candidates if one % start == 0):
         if run.seconds * (sum(reach) + 3 * candidate) * shapes.legal(1 - axis, 1) > 10:
             break
         moves = repeats(run, shapes, reach, candidate, axis)
