@@ -57,6 +57,7 @@ class Verification:
         windows: how many were made again; fewer than asked for where the image has no more different places.
         halo, phase: of the run, (rows, columns), input pixels.
         reference: the halo of the windows made again, (rows, columns), input pixels.
+        image: of several images, the one with the largest difference, counted from 0; None where there is one.
         whole: what was compared with, where all of the image was made again at once: "model(image)" with
             boundary="native", "crop(model(reflect_pad(image, 18)))" with "reflect". None for windows.
     """
@@ -73,6 +74,7 @@ class Verification:
     phase: Pair
     reference: Pair
     whole: str | None = None
+    image: int | None = None
 
     def seamless(self, tolerance: float) -> bool:
         """Whether no difference is above `tolerance`, in units of the result's dtype."""
@@ -80,13 +82,14 @@ class Verification:
 
     def __str__(self) -> str:
         row, column, channel = self.worst
+        which = "" if self.image is None else f"image {self.image}, "
         nearest = "there is one tile"
         if self.edge_distance is not None:
             nearest = f"{self.edge_distance} output pixels from the nearest tile edge"
         return (
             f"differences up to {self.largest:.4g}, 99.9 % within {self.p999:.4g}, mean {self.mean:.4g} "
             f"of {self.white:g}\n"
-            f"worst at row {row}, column {column}, channel {channel}: {nearest}\n"
+            f"worst at {which}row {row}, column {column}, channel {channel}: {nearest}\n"
             f"near tile edges {self.edge_ratio:.4g} times what they are elsewhere\n"
             f"{self._made_again()}, beside a run with halo {_pair(self.halo)}, phase {_pair(self.phase)}"
         )
@@ -115,8 +118,8 @@ def verify(
     boundary="native" windows are shifted inwards where the image ends.
 
     Compared are the channels that go through the model (alpha with alpha="channel", or with "restore" where it is not
-    the same everywhere), of the first image where there are several. A model that gives another output each time never
-    agrees; one that takes windows of one size only cannot be verified.
+    the same everywhere). Of several images, windows are spread over all, so that there should be no fewer. A model that
+    gives another output each time never agrees; one that takes windows of one size only cannot be verified.
 
     Args:
         image, model: as for `restore_tiled`. The model may be a `TiledRestorer`, whose options are then the options;
@@ -146,6 +149,13 @@ class Place(NamedTuple):
     last: int
 
 
+class Window(NamedTuple):
+    """One of several images, counted from 0, and the place (rows, columns) in it."""
+
+    index: int
+    place: tuple[Place, Place]
+
+
 class Remade:
     """A restored image, and its run's way through the model for windows anywhere."""
 
@@ -169,10 +179,8 @@ class Remade:
         self.run.ready.clear()
         if run is not None and source.count == 1:
             self.run.forward.held, self.run.held_for = run.forward.held, 0
-        self.run.hold(0)
         self.plan: TilePlan = self.run.plan
-        with turn(self.run.engine.device):
-            self.parts = self.run.parts_of(0)
+        self._see(0, holds=True)
         self.result = _opened(result, kind, source, sum(self.run.facts.out_channels), self.plan.output_size)
         self.info = restorer._inspected or self.run.halo.model or recalled(restorer.model)
         self.step = tuple(math.lcm(*pair) for pair in zip(self.plan.phase, self._known_phase(), strict=True))
@@ -191,12 +199,18 @@ class Remade:
 
     # ---- where -------------------------------------------------------------------------------------------------------
 
-    def places(self, count: int, seed: int) -> list[tuple[Place, Place]]:
-        """Windows, all different: every other one across a tile edge if there is any, the rest anywhere."""
-        random = np.random.default_rng(seed)
-        found: dict[tuple[Place, Place], None] = {}
+    def places(self, count: int, seed: int) -> list[Window]:
+        """Windows, all different, spread over all images: every other one across a tile edge if there is any, the rest
+        anywhere."""
+        random, images = np.random.default_rng(seed), self.image.count
+        shares = [(index + 1) * count // images - index * count // images for index in range(images)]
+        return [window for index, share in enumerate(shares) for window in self._places_in(index, share, random)]
+
+    def _places_in(self, index: int, count: int, random: np.random.Generator) -> list[Window]:
+        found: dict[Window, None] = {}
         for attempt in range(8 * count):
-            found[self._across(random) if attempt % 2 == 0 else self._anywhere(random)] = None
+            place = self._across(random) if (index + attempt) % 2 == 0 else self._anywhere(random)
+            found[Window(index, place)] = None
             if len(found) == count:
                 break
         return list(found)
@@ -247,8 +261,7 @@ class Remade:
 
     def compared_with_whole(self) -> Verification:
         """The differences from whole-image inference, for which no statistics are held fixed."""
-        self.run.forward.held.clear()
-        found = self.compared([self.whole()], halo=self.plan.halo)
+        found = self.compared([Window(index, self.whole()) for index in range(self.image.count)], halo=self.plan.halo)
         return replace(found, whole=self.named_whole())
 
     def named_whole(self) -> str:
@@ -263,25 +276,40 @@ class Remade:
             sides = f"top={top}, bottom={bottom}, left={left}, right={right}"
         return f"crop(model(reflect_pad(image, {sides})))"
 
-    def compared(self, places: list[tuple[Place, Place]], halo: Pair | None = None) -> Verification:
-        """The differences in some places; halo: what their windows have, if not the larger one."""
+    def compared(self, windows: list[Window], halo: Pair | None = None) -> Verification:
+        """The differences in some windows. halo: what they have, if not the larger one: they are whole images then, for
+        which no statistics are held."""
         tally = Tally()
-        for place in places:
+        for index, place in windows:
+            self._see(index, holds=halo is None)
             box = self._box(place)
             apart = [self._apart(part, place, box) for part in range(len(self.parts))]
-            tally.add(np.concatenate([one for one in apart if one is not None]), box, *self._near(box))
+            tally.add(np.concatenate([one for one in apart if one is not None]), box, *self._near(box), self.index)
         row, column, channel = tally.worst
+        self.parts = self.run.parts_of(tally.image)
         distance = min(_distance(edges, np.array([at]))[0] for edges, at in zip(self.edges, (row, column), strict=True))
         return Verification(
             **tally.numbers(),
             worst=(row, column, self._result_channel(channel)),
             edge_distance=None if math.isinf(distance) else int(distance),
             white=self._values.numbers[0],
-            windows=len(places),
+            windows=len(windows),
             halo=self.plan.halo,
             phase=self.plan.phase,
             reference=(self.halo[0], self.halo[1]) if halo is None else halo,
+            image=tally.image if self.image.count > 1 else None,
         )
+
+    def _see(self, index: int, holds: bool) -> None:
+        """Goes on with one of several images. holds: whether its statistics are held fixed, if the run's are."""
+        self.index = index
+        if holds:
+            self.run.hold(index)
+        else:
+            self.run.forward.held.clear()
+            self.run.held_for = None
+        with turn(self.run.engine.device):
+            self.parts = self.run.parts_of(index)
 
     @property
     def _values(self) -> Values:
@@ -303,7 +331,7 @@ class Remade:
             return None
         want = self._made(part, place, box)
         first = sum(channels[:index])
-        got = self.result.pixels[0, first : first + channels[index], box.y : box.y_stop, box.x : box.x_stop]
+        got = self.result.pixels[self.index, first : first + channels[index], box.y : box.y_stop, box.x : box.x_stop]
         if self.result.dtype == "bfloat16":
             got = as_floats(got)
         return beyond_rounding(got.astype(np.float64), want.astype(np.float64), self.result.dtype)
@@ -313,7 +341,7 @@ class Remade:
         sides = [axis.stop - axis.start for axis in place]
         tile = replace(self.plan[0], window=Box(place[0].start, place[1].start, *sides))
         with turn(self.run.engine.device):
-            output = as_floats(self.run.forward(part, 0, self.plan, [tile])[0])
+            output = as_floats(self.run.forward(part, self.index, self.plan, [tile])[0])
         expected = tuple(int(a * self.plan.scale) - 2 * b for a, b in zip(sides, self.plan.loss, strict=True))
         if output.shape[1:] != expected:
             text = f"the model made {output.shape[1:]} of a window of {sides[0]}x{sides[1]}, not {expected}"
@@ -355,10 +383,10 @@ class Tally:
     def __init__(self) -> None:
         self.all: list[np.ndarray] = []
         self.sums = {True: [0.0, 0], False: [0.0, 0]}  # near tile edges, and elsewhere: sum, count
-        self.largest, self.worst = -1.0, (0, 0, 0)
+        self.largest, self.worst, self.image = -1.0, (0, 0, 0), 0
 
-    def add(self, apart: np.ndarray, box: Box, near: np.ndarray, elsewhere: np.ndarray) -> None:
-        """apart: (channels, height, width) of a box."""
+    def add(self, apart: np.ndarray, box: Box, near: np.ndarray, elsewhere: np.ndarray, image: int) -> None:
+        """apart: (channels, height, width) of a box of an image."""
         self.all.append(apart.ravel())
         for which, mask in ((True, near), (False, elsewhere)):
             self.sums[which][0] += float(apart[:, mask].sum())
@@ -366,7 +394,7 @@ class Tally:
         if apart.max() > self.largest:
             self.largest = float(apart.max())
             channel, y, x = np.unravel_index(int(apart.argmax()), apart.shape)
-            self.worst = (box.y + int(y), box.x + int(x), int(channel))
+            self.worst, self.image = (box.y + int(y), box.x + int(x), int(channel)), image
 
     def numbers(self) -> dict[str, float]:
         apart = np.concatenate(self.all)
