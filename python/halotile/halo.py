@@ -110,15 +110,12 @@ def _quick_phase(options: Options, restorer: Any, info: Any) -> Pair:
     return options.needs.phase((rows or 1, columns or 1))
 
 
-# Operations that take a few numbers of the whole image, which can be held fixed.
-STATISTICS = ("global pooling", "squeeze-and-excite", "instance norm", "group norm", "norm over space")
-STATISTICS += ("matrix product over space",)
-
-
 def _refuse_unheld(options: Options, info: Any) -> None:
     """Raises ValueError where statistics are to be held fixed, and the model looks at the whole image in other ways."""
     if options.global_stats not in HOLDING or info.local_field is not None:
         return
+    from .inspection.info import STATISTICS
+
     text = f"global_stats must be 'tile' or None for this model, not {options.global_stats!r}"
     others = [one for one in info.global_operations if one.kind not in STATISTICS] or info.global_operations
     if others:

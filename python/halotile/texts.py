@@ -45,7 +45,7 @@ SHORTEST_SENTENCE = 12  # characters: "Sorry." says nothing
 QUOTES_A_TRACEBACK = re.compile(r"Traceback [^\n]{0,40}\(most recent call last\)")
 END_OF_TRACEBACK = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt)\b: .*", re.MULTILINE)
 
-ABOUT_MULTIPLES = re.compile(r"\b(?:divisible by|multiples? of)\s+[^\d\s]{0,2}(\d{1,4})\b", re.IGNORECASE)
+ABOUT_MULTIPLES = re.compile(r"\b(?:divisible by|multiples? of)\s+[a-z_ ]{0,24}[(=\s]{0,3}(\d{1,4})\b", re.IGNORECASE)
 
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 

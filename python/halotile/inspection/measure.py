@@ -29,7 +29,7 @@ __all__ = ["Measured", "Runner", "Shapes", "find_shapes", "measured", "moves_of"
 
 # Windows that are tried, input pixels: of all factors that strides and windows have.
 SIDES = (16, 32, 64, 128, 24, 48, 56, 96, 112, 40, 72, 80, 140, 144, 188, 192, 224, 256, 120, 168, 200, 196, 216, 176)
-SIDES += (208, 240, 336, 384, 512, 572, 400, 392, 432)
+SIDES += (208, 180, 240, 336, 384, 512, 572, 400, 392, 432)
 CHANNELS = (3, 1, 4, 2, 6, 8, 12, 16)
 ROUNDING = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}  # relative differences that are no more than that
 UNCONFIRMED = "the receptive field could not be confirmed"

@@ -168,7 +168,7 @@ def _analysed(
 
 
 # Sizes to try where a model refuses one: of all factors that windows and strides have, larger ones first.
-MULTIPLES = (128, 240, 336, 432, 400, 392, 176, 208)
+MULTIPLES = (128, 240, 336, 432, 400, 392, 360, 176, 208)
 
 
 def _not_settled(looks: list[Look], failures: list[Failure]) -> Structure:
