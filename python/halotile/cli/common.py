@@ -76,7 +76,7 @@ OURS = (UsageError, ValueError, TypeError, ImportError, OSError, TileError)
 
 # Options of `restore_tiled` that the command line has, too, as texts name them: with a value, or with none after them.
 NAMED = ("tile_size", "halo", "overlap", "blend", "boundary", "phase", "scale", "batch_size", "dtype", "layout")
-NAMED += ("device", "global_stats", "tolerance", "alpha", "on_nonfinite", "engine", "verify", "memory_limit")
+NAMED += ("device", "global_stats", "tolerance", "alpha", "on_nonfinite", "engine", "verify")
 NAMED += ("memory_format", "value_range")
 OPTION = re.compile(rf"(?<![\w.-])({'|'.join(NAMED)})=(?:'([^']*)'|(\d+)(?![\w.])|(?=[\s,;:.)]|$))")
 
