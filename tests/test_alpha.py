@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from halotile import TiledRestorer, iter_bands, restore_tiled, restore_to, verify  # noqa: E402
+from halotile import NonFiniteError, TiledRestorer, iter_bands, restore_tiled, restore_to, verify  # noqa: E402
 from halotile.files import picture as files  # noqa: E402
 from halotile.files.vips_rows import PictureSource  # noqa: E402
 from halotile.images.hidden import REACH, FilledSource, _filled_tensor  # noqa: E402
@@ -476,3 +476,13 @@ def test_colours_and_grey_on_a_device(fake_mps):
         got, counts = on_device(fake_mps, tensor[0].to(DEVICE), seeing(2), **options)
     assert torch.equal(got.cpu(), want)
     assert counts["scalar_reads"] == 3 and counts["upload_bytes"] == counts["download_bytes"] == 0
+
+
+def test_nan_is_told_where_all_is_hidden_and_replaced_where_something_shows():
+    """docs/images.md says so."""
+    image = np.full((40, 40, 4), 0.5, np.float32)
+    image[10, 10, :3], image[..., 3] = np.nan, 0
+    with pytest.raises(NonFiniteError):
+        restore_tiled(image, lambda x: x * 1, tile_size=24, halo=4)
+    image[20:, :, 3] = 1
+    assert np.isfinite(restore_tiled(image, lambda x: x * 1, tile_size=24, halo=4)).all()

@@ -311,8 +311,8 @@ def test_windows_that_are_too_large_are_made_smaller(fake_mps, monkeypatch):
 
 
 def host_copies(monkeypatch):
-    own = device.DeviceEngine.run
-    monkeypatch.setattr(device.DeviceEngine, "run", lambda self, m, w: own(self, m, w).cpu().to(w.device))
+    own = device.DeviceEngine.call
+    monkeypatch.setattr(device.DeviceEngine, "call", lambda self, m, w: own(self, m, w).cpu().to(w.device))
 
 
 def pad_off_by_one(monkeypatch):
@@ -343,30 +343,30 @@ def dropped_weight(monkeypatch):
 
 
 def a_wait_for_each_tile(monkeypatch):
-    own = device.DeviceEngine.run
+    own = device.DeviceEngine.call
 
     def run(self, model, windows):
         torch.get_device_module(DEVICE).synchronize()
         return own(self, model, windows)
 
-    monkeypatch.setattr(device.DeviceEngine, "run", run)
+    monkeypatch.setattr(device.DeviceEngine, "call", run)
 
 
 def a_look_at_each_tile(monkeypatch):
-    own = device.DeviceEngine.run
+    own = device.DeviceEngine.call
     monkeypatch.setattr(
-        device.DeviceEngine, "run", lambda self, m, w: own(self, m, w) if w.sum().item() < 1e9 else None
+        device.DeviceEngine, "call", lambda self, m, w: own(self, m, w) if w.sum().item() < 1e9 else None
     )
 
 
 def another_shape(monkeypatch):
-    own = device.DeviceEngine.run
+    own = device.DeviceEngine.call
 
     def run(self, model, windows):
         own(self, model, windows.narrow(2, 0, 20).contiguous())
         return own(self, model, windows)
 
-    monkeypatch.setattr(device.DeviceEngine, "run", run)
+    monkeypatch.setattr(device.DeviceEngine, "call", run)
 
 
 WRONG = [host_copies, pad_off_by_one, dropped_weight, a_wait_for_each_tile, a_look_at_each_tile, another_shape]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """restore_tiled(image, model) without an option: phases that are found, windows that lie right, errors with a cure."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from halotile import TiledRestorer, TileError, iter_bands, plan_tiles, restore_tiled, restore_to  # noqa: E402
+from halotile import SeamWarning, TiledRestorer, TileError, iter_bands, plan_tiles, restore_tiled, restore_to  # noqa: E402
 
 from . import reference  # noqa: E402
 from .architectures import KNOWN, UNet  # noqa: E402
@@ -94,6 +95,167 @@ def test_a_callable_on_arrays_is_tried_at_other_sizes():
     np.testing.assert_allclose(restorer(other), whole(model, other, 4, 32), rtol=0, atol=2e-5)
     plan = plan_tiles(other.shape, tile_size=40, phase=4)
     assert len(calls) - tried == len(plan)
+
+
+class Opaque:
+    """Carries a function so that nothing of it can be seen, and counts its calls."""
+
+    def __init__(self, inside, on=torch):
+        nets, self.shapes = {"deep": [inside]}, []
+
+        def call(x):
+            self.shapes.append(tuple(x.shape))
+            with torch.no_grad():
+                output = nets["deep"][0](x if on is torch else torch.from_numpy(np.array(x)))
+            return output if on is torch else output.numpy()
+
+        self.call = call
+
+    @property
+    def model(self):
+        return self.call
+
+
+def padded(model, multiple):
+    """As users write it: windows of all sizes are completed by reflection, and cropped again."""
+
+    def call(x):
+        height, width = x.shape[2:]
+        return model(F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="reflect"))[:, :, :height, :width]
+
+    return call
+
+
+class Stridden(nn.Module):
+    """Strides of such lengths, and transposed convolutions back."""
+
+    def __init__(self, *strides):
+        super().__init__()
+        down = [nn.Conv2d(3, 3, k, k) for k in strides]
+        up = [nn.ConvTranspose2d(3, 3, k, k) for k in reversed(strides)]
+        self.body = nn.Sequential(*down, *up)
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+@pytest.mark.parametrize("on", [np, torch], ids=["arrays", "tensors"])
+@pytest.mark.parametrize("strides", [(2, 2), (2, 2, 2, 2), (3, 2), (5,), (7,), (4, 4, 4), (2, 3, 5)], ids=str)
+def test_the_phase_of_what_pads_inside_is_found_by_trying(strides, on):
+    """No window is refused, and nothing can be seen: tiles would differ from the whole, and nobody say so."""
+    step = int(np.prod(strides))
+    model, image = seeded(lambda: Stridden(*strides)), image_of(173, 155)
+    opaque = Opaque(padded(model, step), on)
+    restorer = TiledRestorer(opaque.model, tile_size=72, halo=64)
+    got = restorer(image)
+    assert restorer.last_run.phase == (step, step)
+    assert f"but it does by {step}: that is the phase" in restorer.last_run.why
+    np.testing.assert_allclose(got, whole(model, image, step, 64), rtol=0, atol=1e-5)
+    calls = len(opaque.shapes)
+    np.testing.assert_array_equal(restorer(image), got)
+    assert len(opaque.shapes) - calls == len(plan_tiles(image.shape, tile_size=72, halo=64, phase=step))
+    assert restorer.last_run.why.count("by trying") == 1
+
+
+@pytest.mark.parametrize(
+    "ends", [nn.Upsample(scale_factor=2), nn.AvgPool2d(2), nn.Conv2d(3, 3, 3)], ids=["up", "down", "valid"]
+)
+def test_it_is_found_for_other_scales(ends):
+    model, image = seeded(lambda: nn.Sequential(Stridden(4), ends)), image_of(132, 120)
+    inside = padded(model[0], 4)
+    restorer = TiledRestorer(Opaque(lambda x: ends(inside(x))).model, tile_size=40, halo=8)
+    got = restorer(image)
+    assert restorer.last_run.phase == (4, 4)
+    np.testing.assert_allclose(got, restore_tiled(image, model, tile_size=40, halo=8, phase=4), rtol=0, atol=1e-5)
+
+
+def test_what_moves_with_the_image_costs_two_small_windows():
+    """And only the first time, for images of several tiles, where nobody gave a phase."""
+    opaque, image = Opaque(nn.Conv2d(3, 3, 3, padding=1)), image_of(101, 87)
+    tiles = len(plan_tiles(image.shape, tile_size=40))
+    for size, options, calls in [(30, {}, 1), (101, {}, tiles + 2), (101, {}, tiles), (101, {"phase": 1}, tiles)]:
+        opaque.shapes.clear()
+        restorer = TiledRestorer(opaque.model, tile_size=40, scale=1, **options)
+        restorer(image[:size, :size])
+        assert len(opaque.shapes) == calls and restorer.last_run.phase == (1, 1)
+        tried = size == 101 and not options
+        assert ("by trying its output moves with the image, by a pixel" in restorer.last_run.why) == tried
+
+
+def test_a_model_that_writes_to_one_buffer_is_right():
+    buffers, image = {}, image_of(201, 187)
+
+    def model(windows):
+        output = buffers.setdefault(windows.shape, np.empty(windows.shape, np.float32))
+        np.copyto(output, windows)
+        return output
+
+    np.testing.assert_array_equal(restore_tiled(image, model, tile_size=60, halo=2, overlap=0), image)
+    flat = {}
+
+    def strided(windows):
+        output = flat.setdefault(0, np.empty((1, 3, 300, 300), np.float32))[
+            :, :, : windows.shape[2], : windows.shape[3]
+        ]
+        output[...] = np.repeat(np.repeat(windows[:, :, ::4, ::4], 4, 2), 4, 3)[
+            :, :, : windows.shape[2], : windows.shape[3]
+        ]
+        return output
+
+    restorer = TiledRestorer(strided, tile_size=60, halo=2, overlap=0)
+    np.testing.assert_array_equal(
+        restorer(image)[4:, 4:], np.repeat(np.repeat(image[::4, ::4], 4, 0), 4, 1)[4:201, 4:187]
+    )
+    assert restorer.last_run.phase == (4, 4)
+
+
+def test_what_moves_after_no_shift_is_warned_of_once():
+    """A phase above all that are tried, or a model that knows where its window starts."""
+
+    def ramp(x):
+        return x * torch.linspace(0.5, 1, x.shape[3])
+
+    opaque, image = Opaque(ramp), image_of(101, 87)
+    with pytest.warns(SeamWarning, match=r"nothing of the model can be seen, .* no shift was found .* pass phase="):
+        restore_tiled(image, opaque.model, tile_size=40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        restore_tiled(image, opaque.model, tile_size=40)
+        restore_tiled(image, Opaque(ramp).model, tile_size=40, phase=1)
+
+
+def test_luck_is_no_phase():
+    def noisy(x):
+        return x + torch.rand_like(x)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        restorer = TiledRestorer(Opaque(noisy).model, tile_size=40)
+        restorer(image_of(101, 87))
+    assert restorer.last_run.phase == (1, 1) and "could not be told" in restorer.last_run.why
+
+
+def test_a_phase_that_tiles_cannot_have_is_told():
+    opaque = Opaque(padded(seeded(lambda: Stridden(4, 4)), 16))
+    with pytest.warns(
+        SeamWarning, match="that is the phase, which tiles of .* cannot have: .* pass a larger tile_size"
+    ):
+        restore_tiled(image_of(101, 87), opaque.model, tile_size=20, overlap=8)
+
+
+def test_a_network_in_slots_is_seen():
+    class Slotted:
+        __slots__ = ("net",)
+
+        def __init__(self, net):
+            self.net = net
+
+        def __call__(self, x):
+            return self.net(x)
+
+    restorer = TiledRestorer(Slotted(Completing()), tile_size=20, halo=4)
+    restorer(image_of(83, 61))
+    assert restorer.last_run.phase == (5, 3)
 
 
 def test_every_way_of_running_finds_it(tmp_path):

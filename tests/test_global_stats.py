@@ -157,7 +157,7 @@ def test_one_sweep_for_each_level():
         restorer = TiledRestorer(counting, **OPTIONS | {"global_stats": "exact", "halo": 2, "phase": 1, "overlap": 0})
         restorer.knowledge.info = info
         seen = []
-        restorer.options = replace(restorer.options, progress=lambda *counts: seen.append(counts))
+        restorer.knowledge.options = replace(restorer.options, progress=lambda *counts: seen.append(counts))
         restorer(IMAGE[:120, :120])
         assert counting.started == 9 * levels + 10  # the first window is looked at before
         assert counting.ended == 10  # sweeps stop where they know enough
@@ -394,3 +394,31 @@ def test_what_else_depends_on_the_window_is_refused(look):
     for how in ("exact", "frozen"):
         with pytest.raises(ValueError, match="global_stats must be 'tile'"):
             restore_tiled(torch.rand(1, 3, 96, 88), model, tile_size=32, halo=4, boundary="native", global_stats=how)
+
+
+class PooledAttention(nn.Module):
+    """Attention of every pixel to every other one, and a gate that is pooled, in one module."""
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        seen = ((tokens @ tokens.transpose(1, 2)).softmax(-1) @ tokens).transpose(1, 2).reshape(x.shape)
+        return seen * x.mean((2, 3), keepdim=True)
+
+
+def test_attention_beside_pooling_has_its_own_name():
+    from halotile import inspect_model
+
+    kinds = {one.kind for one in inspect_model(PooledAttention()).global_operations}
+    assert "attention" in kinds and len(kinds) == 2, kinds
+    with pytest.raises(ValueError, match=r"\(attention\), which is no statistic"):
+        restore_tiled(np.zeros((40, 40, 3), np.float32), PooledAttention(), global_stats="exact", tile_size=24)
+
+
+@pytest.mark.parametrize("pool", [lambda x: x.mean(2).mean(2), lambda x: x.amax(3).mean(2), lambda x: x.sum(2).mean(2)])
+def test_statistics_of_rows_then_columns_are_refused_by_name(pool):
+    class Pooled(nn.Module):
+        def forward(self, x):
+            return x - pool(x)[:, :, None, None]
+
+    with pytest.raises(ValueError, match=r"aten::\w+ takes whole rows, columns or windows"):
+        restore_tiled(np.zeros((40, 40, 3), np.float32), Pooled(), global_stats="exact", tile_size=24)

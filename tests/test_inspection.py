@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from halotile import TileError, restore_tiled  # noqa: E402
+from halotile import TiledRestorer, TileError, restore_tiled  # noqa: E402
 from halotile.inspection import Field, GlobalOperation, ModelInfo, inspect_model  # noqa: E402
 from halotile.inspection.measure import Runner, find_shapes  # noqa: E402
 from halotile.inspection.perturbation import falsify, field_by_perturbation  # noqa: E402
@@ -345,6 +345,71 @@ def test_random_numbers_go_on_as_if_nothing_had_been_drawn():
     torch.manual_seed(3)
     inspect_model(model)
     assert torch.equal(torch.rand(3), want)
+
+
+class Down(nn.Module):
+    """Strides of such lengths, and back: it takes multiples of their product only."""
+
+    def __init__(self, *strides):
+        super().__init__()
+        down = [nn.Conv2d(3, 3, k, k) for k in strides]
+        up = [nn.ConvTranspose2d(3, 3, k, k) for k in reversed(strides)]
+        self.body = nn.Sequential(*down, *up)
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+class Asking(nn.Module):
+    """Refuses sides in words, and does not depend on where a window starts."""
+
+    def __init__(self, multiple, text):
+        super().__init__()
+        self.multiple, self.text = multiple, text
+
+    def forward(self, x):
+        if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
+            raise ValueError(self.text.format(self.multiple))
+        return x * 1
+
+
+STRIDES = [(3, 3, 3), (5, 5), (7,), (14,), (6, 2), (3,), (6,), (3, 8), (3, 16), (18,), (4, 5), (28,), (7, 7), (11,)]
+STRIDES += [(13,), (9, 5)]
+
+
+@pytest.mark.parametrize("strides", STRIDES, ids=str)
+def test_multiples_of_all_factors(strides):
+    step, model = math.prod(strides), seeded(lambda: Down(*strides))
+    info = inspect_model(model)
+    assert info.multiple == info.phase == (step, step)
+    assert info.receptive_field == Field(step - 1, step - 1, step - 1, step - 1)
+    image = image_of(3 * step + 10, 2 * step + 20)
+    restorer = TiledRestorer(model, tile_size=2 * step, halo=step)
+    got = restorer(image)
+    assert restorer.last_run.phase == (step, step)
+    np.testing.assert_allclose(got, whole(model, image, info, step), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("strides", [(3, 3, 3), (5, 5), (14,)], ids=str)
+def test_multiples_of_what_cannot_be_seen(strides):
+    step, model = math.prod(strides), seeded(lambda: Down(*strides))
+    image, hidden = image_of(3 * step + 10, 2 * step + 20), {"nets": [model]}
+    restorer = TiledRestorer(lambda x: hidden["nets"][0](x), tile_size=2 * step, halo=step)
+    np.testing.assert_allclose(
+        restorer(image), restore_tiled(image, model, phase=step, tile_size=2 * step, halo=step), rtol=0, atol=1e-5
+    )
+    assert restorer.last_run.phase == (step, step)
+
+
+@pytest.mark.parametrize("multiple", [17, 34, 51, 88, 100])
+@pytest.mark.parametrize(
+    "text",
+    ["height must be divisible by {}", "sides must be multiples of {}, not others", "size is not a multiple of ({})"],
+)
+def test_multiples_that_a_model_asks_for(multiple, text):
+    info = inspect_model(Asking(multiple, text))
+    assert info.multiple == (multiple, multiple)
+    restore_tiled(image_of(2 * multiple, 150), Asking(multiple, text), tile_size=multiple)
 
 
 def test_a_model_that_takes_nothing_says_so():

@@ -336,3 +336,14 @@ def test_what_compare_refuses(pair, capsys):
         assert run("compare", *arguments) == status
         errors = capsys.readouterr().err
         assert message in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_errors_name_the_argument(name):
+    images = {"a": np.zeros((20, 30, 3), np.uint8), "b": np.zeros((20, 30, 3), np.uint8)} | {name: np.zeros((0, 30, 3))}
+    with pytest.raises(ValueError, match=rf"^{name} must not be empty, not shape"):
+        metrics.psnr(**images)
+    with pytest.raises(TypeError, match=rf"^{name} must be a NumPy array"):
+        metrics.largest_difference(**images | {name: [1]})
+    with pytest.raises(ValueError, match=rf"^{name} of shape \(13, 40, 40\) would have"):
+        metrics.ssim(**{"a": np.zeros((40, 40), np.uint8), "b": np.zeros((40, 40)), name: np.zeros((13, 40, 40))})

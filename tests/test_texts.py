@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halotile.texts import LONGEST_QUOTE, bytes_text, full_text, named, one_line, quoted
+from halotile.texts import LONGEST_QUOTE, bytes_text, full_text, multiple_told, named, one_line, quoted
 
 MPS = (
     "Could not run 'aten::empty.memory_format' with arguments from the 'MPS' backend. This could be because the "
@@ -334,3 +334,19 @@ def test_the_command_line_says_it_in_one_short_line(tmp_path, capsys):
     assert cli.main(arguments) == 2
     text = "device must be one that torch can use here, not 'mps': this torch sees no Apple GPU"
     assert capsys.readouterr().err == f"halotile: error: {text}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "multiple"),
+    [
+        ("Height (33) must be divisible by 16", 16),
+        ("must be divisible by 6 and by 4, multiples of 4", 12),
+        ("input must be a multiple of 27.", 27),
+        ("Input height (33) should be divisible by patch size (14).", 14),
+        ("a multiple of 1", None),
+        ("a multiple of 4096", None),
+        ("sizes of tensors must match except in dimension 1", None),
+    ],
+)
+def test_multiples_that_an_error_names(text, multiple):
+    assert multiple_told(text) == multiple

@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from halotile import OutOfMemoryError, TiledRestorer, TileError, TileSizeWarning, iter_bands, restore_tiled, restore_to  # noqa: E402
+from halotile.auto import costs  # noqa: E402
 from halotile.auto import tiles as tuning  # noqa: E402
 from halotile.files import picture as files  # noqa: E402
 from halotile.files.sinks import held_bytes  # noqa: E402
@@ -191,7 +192,7 @@ def test_other_settings_have_costs_of_their_own():
 
 def test_something_else_in_the_cache_does_no_harm(monkeypatch):
     sound = {"seconds": {"64 x 64 x 1 contiguous": 1e-6}, "bytes": [[1, 2], [2, 3]], "live": 1.0, "memory_format": None}
-    assert tuning.Measured.of(sound).live == 1
+    assert costs.Costs.of(sound).live == 1
     wrong = {
         "seconds": (3, {"a b c": 1}, {"64 x 64 x 1 contiguous": "x"}, {"64 x 64 x 1 contiguous": -1}),
         "bytes": ([1, 2], [[1, 2, 3], [4]], [[2, 2], [2, 3]], [[1, 1]] * 3),
@@ -200,7 +201,7 @@ def test_something_else_in_the_cache_does_no_harm(monkeypatch):
     }
     others = [sound | {name: value} for name, values in wrong.items() for value in values]
     for found in ({"seconds": 3, "colour": "red"}, [1, 2], "text", None, *others):
-        assert tuning.Measured.of(found) == tuning.Measured()
+        assert costs.Costs.of(found) == costs.Costs()
         monkeypatch.setattr(tuning, "kept", lambda name, key, found=found: found)
     restore_tiled(IMAGE[:200], small(), tile_size="auto", halo=1)
 

@@ -133,7 +133,7 @@ def test_one_changed_pixel_is_found():
     options = options_of(model)
     result = restore_tiled(IMAGE, model, **options)
     remade = remake(IMAGE, knowledge_of(model, options), result)
-    box = remade._box(remade.places(8, 0)[-1])
+    box = remade._box(remade.places(8, 0)[-1].place)
     row, column = box.y + box.height // 2, box.x + box.width // 2
     result[row, column, 1] += 0.25
     found = verify(IMAGE, model, result, **options)
@@ -190,8 +190,9 @@ def test_layouts_and_several_images():
     assert verify(IMAGE.transpose(2, 0, 1), model, layout="CHW", **options).seamless(NOISE)
     several = np.stack([IMAGE, IMAGE[::-1]])
     result = restore_tiled(several, model, halo=2, tile_size=32)
-    result[1] = 0  # the first is looked at
     assert verify(several, model, result, **options).seamless(NOISE)
+    result[1] = 0
+    assert verify(several, model, result, **options).image == 1
 
 
 @pytest.mark.parametrize("alpha", ["restore", "resize", "opaque"])
@@ -254,7 +255,7 @@ def test_seeds_and_windows():
     assert first.reference == (22, 22)
     assert first != verify(IMAGE, model, result, seed=1, **options)
     remade = remake(IMAGE, knowledge_of(model, options), result)
-    boxes = [remade._box(place) for place in remade.places(8, 0)]
+    boxes = [remade._box(window.place) for window in remade.places(8, 0)]
     crossed = [
         any((box.y < edge < box.y_stop) for edge in remade.edges[0])
         or any((box.x < edge < box.x_stop) for edge in remade.edges[1])
@@ -292,7 +293,7 @@ def test_what_is_refused():
         ({"result": [1]}, TypeError, "result must be what restore_tiled returned"),
         ({"windows": 0}, ValueError, "windows must be from 1"),
         ({"seed": -1}, ValueError, "seed must be from 0"),
-        ({"halos": 3}, TypeError, "there is no option 'halos'"),
+        ({"halos": 3}, TypeError, r"there is no option .halos., did you mean .halo.\?; options are [a-z_, ]*compile$"),
     ]
     for options, kind, text in cases:
         with pytest.raises(kind, match=text):
@@ -341,3 +342,47 @@ def test_it_can_be_read():
         "near tile edges inf times what they are elsewhere",
         "8 windows with a halo of 28, beside a run with halo 4, phase 2x4",
     ]
+
+
+def spoilt(which, image):
+    """Exact but for one of several images."""
+    result = restore_tiled(image, on_arrays(seeded(lambda: Chain(2))), halo=2, phase=1, tile_size=40, scale=1)
+    result[which] += 0.25
+    return result
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_all_images_of_a_stack_are_compared(which):
+    stack, model = np.stack([IMAGE[:64, :60] * (i + 1) / 4 for i in range(4)]), seeded(lambda: Chain(2))
+    options = {"halo": 2, "phase": 1, "tile_size": 40}
+    found = verify(stack, model, spoilt(which, stack), windows=8, **options)
+    assert found.image == which and not found.seamless(0.2)
+    assert f"worst at image {which}, row" in str(found)
+    assert verify(stack, model, windows=8, **options).seamless(NOISE)
+    assert verify(IMAGE, model, windows=2, **options).image is None
+
+
+def test_exactness_is_asserted_of_every_image():
+    class Fussy(torch.nn.Module):
+        """Depends on where a window starts, for dark images alone."""
+
+        def forward(self, x):
+            ramp = torch.linspace(0, 1, x.shape[3])
+            return torch.where(x.amax() < 0.3, x * ramp, x)
+
+    stack = np.stack([IMAGE[:64, :60], IMAGE[:64, :60], IMAGE[:64, :60] / 4])
+    options = {"halo": 2, "phase": 1, "tile_size": 40}
+    assert assert_exact(Fussy(), stack[:2], **options).windows == 2
+    with pytest.raises(AssertionError, match="worst at image 2, row"):
+        assert_exact(Fussy(), stack, **options)
+    restorer = TiledRestorer(Fussy(), verify=6, **options)
+    with pytest.warns(UserWarning, match="worst at image 2"):
+        restorer(stack)
+
+
+def test_statistics_are_held_for_each_image_that_is_compared():
+    stack = np.stack([IMAGE[:64, :60], IMAGE[:64, :60] / 4, 1 - IMAGE[:64, :60]])
+    options = {"halo": 2, "phase": 1, "tile_size": 40, "global_stats": "exact"}
+    found = verify(stack, Mean(), windows=6, **options)
+    assert found.seamless(1e-5)
+    assert assert_exact(Mean(), stack, **options).seamless(1e-5)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -326,7 +327,7 @@ def _any_layout(image: Any) -> str | None:
 def _both(a: Any, b: Any, white: float | None, layout: str | None) -> tuple[np.ndarray, np.ndarray, float]:
     """Both images as float64 (N, C, H, W), and white."""
     layout = checked_layout(layout)
-    first, second = open_image(a, layout), open_image(b, layout)
+    first, second = _opened("a", a, layout), _opened("b", b, layout)
     if is_tensor(a) != is_tensor(b):
         raise TypeError(f"images must both be arrays or both be tensors, not {type(a).__name__} and {type(b).__name__}")
     if tuple(a.shape) != tuple(b.shape):
@@ -337,6 +338,14 @@ def _both(a: Any, b: Any, white: float | None, layout: str | None) -> tuple[np.n
     if isinstance(value, bool) or not 0 < value < math.inf:
         raise ValueError(f"white must be a number above 0, not {white!r}")
     return _floats(first), _floats(second), float(value)
+
+
+def _opened(name: str, image: Any, layout: str | None) -> Image:
+    """Raises TypeError or ValueError, in which the image has the name of an argument."""
+    try:
+        return open_image(image, layout)
+    except (TypeError, ValueError) as error:
+        raise type(error)(re.sub(r"\bimage(?=[ .])", name, str(error), count=1)) from None
 
 
 def _floats(image: Image) -> np.ndarray:

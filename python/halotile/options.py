@@ -306,6 +306,7 @@ class Options:
             if name not in known:
                 from difflib import get_close_matches  # not with every import of halotile
 
+                known.remove("needs")  # comes with the model
                 near = "".join(f", did you mean {one!r}?" for one in get_close_matches(name, known, n=1))
                 raise TypeError(f"there is no option {name!r}{near}; options are {', '.join(known)}")
         return cls(**options)

@@ -79,7 +79,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         phase: multiple that window origins and sizes keep: the model's total stride or attention window; a number or
             (rows, columns). None: for torch modules, and those that a callable carries, found from their operators, in
             a second or two the first time, and kept; with halo="exact" or "auto" as `inspect_model` finds it; 1 where
-            nothing is found. Where the first window is refused, sizes are tried that the model takes.
+            nothing is found. Where the first window is refused, sizes are tried that the model takes. Where nothing of
+            a callable can be seen, small windows of noise are shifted, to see whether its output moves with them.
         tolerance: for halo="auto": largest difference from an exact result, in units of the image's dtype. None: half
             an 8-bit step.
         global_stats: for models that pool or normalise over the whole image, where no halo is enough. "exact": what

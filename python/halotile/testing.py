@@ -60,7 +60,7 @@ def assert_exact(
     model: Callable[..., Any], image: Any, *, tolerance: float | None = None, **options: Unpack[JudgedOptions]
 ) -> Verification:
     """Asserts that tiles equal whole-image inference: the model sees the image once as a whole, every pixel is
-    compared. For small images.
+    compared; of several images every one. For small images.
 
     With boundary="reflect" the whole is ``crop(model(reflect_pad(image, halo)))``, with "native" it is
     ``model(image)``; a side that is no multiple of the phase is completed by reflection.

@@ -7,10 +7,21 @@ itself, with all of its text, is chained as ``__cause__``.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
-__all__ = ["LONGEST_LINE", "LONGEST_QUOTE", "bytes_text", "full_text", "named", "one_line", "quoted", "shortened"]
+__all__ = [
+    "LONGEST_LINE",
+    "LONGEST_QUOTE",
+    "bytes_text",
+    "full_text",
+    "multiple_told",
+    "named",
+    "one_line",
+    "quoted",
+    "shortened",
+]
 
 LONGEST_QUOTE = 200  # characters
 LONGEST_LINE = 1000  # of an error that this package wrote itself
@@ -27,11 +38,14 @@ SENTENCE_END = re.compile(
     re.VERBOSE,
 )
 SPACES = re.compile(r"[^\S\n]+")
+LARGEST_MULTIPLE = 512  # pixels, that an error is believed
 SHORTEST_SENTENCE = 12  # characters: "Sorry." says nothing
 
 # A text that quotes a traceback says what happened where that ends.
 QUOTES_A_TRACEBACK = re.compile(r"Traceback [^\n]{0,40}\(most recent call last\)")
 END_OF_TRACEBACK = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt)\b: .*", re.MULTILINE)
+
+ABOUT_MULTIPLES = re.compile(r"\b(?:divisible by|multiples? of)\s+[a-z_ ]{0,24}[(=\s]{0,3}(\d{1,4})\b", re.IGNORECASE)
 
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
@@ -58,6 +72,12 @@ def named(error: BaseException) -> str:
 def one_line(error: BaseException, longest: int = LONGEST_LINE) -> str:
     """All of the text of an exception that this package raised, on one line; its type where there is none."""
     return shortened(full_text(error), longest) or type(error).__name__
+
+
+def multiple_told(text: str) -> int | None:
+    """The number of which sides must be multiples, as far as a model's error says that; None if it does not."""
+    found = [int(number) for number in ABOUT_MULTIPLES.findall(text[:LOOKED_AT])]
+    return math.lcm(*found) if found and 1 < math.lcm(*found) <= LARGEST_MULTIPLE else None
 
 
 def _first_sentence(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..images.image import Image, peak_of
+from ..inspection.info import STATISTICS
 from ..models.recalled import recalled
 from ..options import Options
 from ..plan import make_plan
@@ -54,11 +55,6 @@ def _quick_phase(options: Options, knowledge: Knowledge, info: ModelInfo | None)
     found = None if known is None else known.phase
     rows, columns = found or knowledge.multiple or (1, 1)
     return options.needs.phase((rows or 1, columns or 1))
-
-
-# Operations that take a few numbers of the whole image, which can be held fixed.
-STATISTICS = ("global pooling", "squeeze-and-excite", "instance norm", "group norm", "norm over space")
-STATISTICS += ("matrix product over space",)
 
 
 def _refuse_unheld(options: Options, info: Any) -> None:

@@ -16,7 +16,7 @@ from ..inspection.known import about, known_model, known_quick
 from ..models.descriptor import unwrapped
 from ..models.model import Model, channels_of, modules_of
 from ..models.needs import needs_of
-from ..models.recalled import recalled, told_about
+from ..models.recalled import recalled, told_about, tried_with
 from ..optional import torch_if_loaded
 from ..options import Options
 from ..run.report import Precision, RunInfo
@@ -45,6 +45,8 @@ class Knowledge:
         costs: what was measured of the model's time and memory, by what that depends on.
         multiple: of what the model takes windows, (rows, columns), where that had to be tried.
         precision: what dtype="auto" came to.
+        info: what `inspect_model` found.
+        tried: what windows that were shifted told of the model, by what was tried.
     """
 
     def __init__(self, model: Callable[..., Any], options: Options):
@@ -57,6 +59,7 @@ class Knowledge:
         self.multiple: Pair | None = None
         self.precision: Precision | None = None
         self.info: ModelInfo | None = None
+        self.tried = tried_with(model)
 
     @classmethod
     def of(cls, model: Callable[..., Any], options: dict[str, Any]) -> Knowledge:

@@ -112,8 +112,12 @@ def learned(opened: Opened, knowledge: Knowledge) -> tuple[Prepared, First]:
         except (RuntimeError, MemoryError) as error:
             if memory.is_out_of_memory(error):
                 opened = smaller(opened, error, first)
-            else:
-                opened = _with_multiples(opened, knowledge, error)
+                continue
+            other = _with_multiples(opened, knowledge)
+            if other is None:
+                _add_hint(error, opened.plan.window, opened.options.phase)
+                raise
+            opened = other
     knowledge.traits[image.channels] = traits
     if image.by_model:
         shape, takes = tuple(image.original.shape), traits.parts[0].feed
@@ -133,35 +137,31 @@ def _known_sizes(opened: Opened, knowledge: Knowledge) -> Sizes | None:
     return Sizes(known.scale, known.loss)
 
 
-def _with_multiples(opened: Opened, knowledge: Knowledge, error: Exception) -> Opened:
-    """After a first window that failed: with a phase that is a multiple of what the model takes, where nobody gave one.
-
-    Raises:
-        Exception: the error, with a hint where a phase may be the cure.
-    """
+def _with_multiples(opened: Opened, knowledge: Knowledge) -> Opened | None:
+    """After a first window that failed, with a phase that nobody gave: one that is a multiple of what the model takes.
+    None if that is not the cure."""
     asked, own = knowledge.options, opened.options.phase
     if asked.phase is not None or knowledge.multiple is not None:
-        raise _with_hint(error, opened.plan.window, own)
+        return None
     from ..inspection.measure import multiple_of
 
     knowledge.multiple = multiple_of(knowledge.model, asked.first_device, asked.model_dtype)
     rows, columns = (math.lcm(*pair) for pair in zip(own, knowledge.multiple, strict=True))
     if (rows, columns) == own:
-        raise _with_hint(error, opened.plan.window, own)
+        return None
     why = f"{opened.report.why}; the phase is the multiple of which the model takes windows"
     opened.windows.buffers.clear()
     report = replace(opened.report, phase=(rows, columns), why=why)
     return replace(opened, options=replace(opened.options, phase=(rows, columns)), report=report)
 
 
-def _with_hint(error: Exception, window: Pair, phase: Pair) -> Exception:
-    """A failure of the first window, with the option that may be the cure."""
+def _add_hint(error: Exception, window: Pair, phase: Pair) -> None:
+    """Adds to a failure of the first window which option may be the cure."""
     cause, size = error.__cause__, f"{window[0]}x{window[1]}"
     if not isinstance(error, TileError) or cause is None:
-        return error
+        return
     if lacks_pixels(error):
         error.args = (f"{error}; windows of {size} are too small for it: a larger halo makes them larger",)
     elif ABOUT_SIZES.search(full_text(cause)):
         text = f"{error}; windows of {size} are multiples of the phase, {max(phase)}: networks that halve their input, "
         error.args = (text + "or cut it into windows, need phase= such as 8, 16 or 64",)
-    return error

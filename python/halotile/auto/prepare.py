@@ -26,6 +26,7 @@ from .halo import choose_halo_and_phase
 from .knowledge import Knowledge
 from .memory import tiles_by_free_memory
 from .opening import learned, opened_for
+from .shifts import with_shifts_tried
 from .tiles import Tuner
 
 __all__ = ["open_run", "prepare", "remember", "warn_of_colours"]
@@ -71,7 +72,10 @@ def prepare(
             else:
                 opened = tiles_by_free_memory(opened)
         progress.begin(len(opened.plan) * count)
-        prepared, first = learned(opened, knowledge) if tuner is None else tuner.finished()
+        prepared, first = learned(opened, knowledge) if tuner is None else tuner.learned()
+        prepared, first = with_shifts_tried(prepared, first, knowledge)
+        if tuner is not None:
+            prepared, first = tuner.finished(prepared, first)
         if options.dtype == "auto":
             prepared, first = choose_dtype(prepared, first, knowledge)
         if len(options.devices) > 1:

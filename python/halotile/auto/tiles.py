@@ -143,9 +143,10 @@ class Tuner:
             self.costs.activations(1, self.heap_kept)
         )
 
-    def finished(self) -> tuple[Prepared, First]:
+    def finished(self, prepared: Prepared, first: First) -> tuple[Prepared, First]:
         """The run with the tiles that it is to have, and its first batch where that was made."""
-        self._learn()
+        self.now, self.first, self.windows = prepared, first, prepared.windows
+        self.asked = replace(self.asked, phase=prepared.options.phase)  # the first window may have told another
         if self.asked.tile_size == "auto" and not self._are_known():
             self._probe()
         choices = self._choices()
@@ -162,15 +163,16 @@ class Tuner:
         assert isinstance(self.now, Prepared)  # since its first window
         return self.now
 
-    def _learn(self) -> None:
+    def learned(self) -> tuple[Prepared, First]:
         """The run's first window, in which the memory that the model takes is watched."""
         with memory.watching() as watch:
-            self.now, self.first = learned(self.now, self.knowledge)
-        self.windows, plan = self.now.windows, self.now.planned()
-        pixels = plan.window[0] * plan.window[1] * len(next(iter(self.first.values()), ()))
+            prepared, first = learned(self.now, self.knowledge)
+        plan = prepared.planned()
+        pixels = plan.window[0] * plan.window[1] * len(next(iter(first.values()), ()))
         if pixels:
             self.costs.live = max(self.costs.live, watch.most / pixels)
             self._grew(pixels)
+        return prepared, first
 
     def _settled(self, choices: list[Choice]) -> Choice:
         """The best choice, given to the run; its first batch is timed, which may show another to be better."""

@@ -13,6 +13,7 @@ from ..auto.halo import choose_halo_and_phase
 from ..auto.knowledge import Knowledge
 from ..auto.opening import opened_for
 from ..auto.prepare import prepare
+from ..auto.shifts import tries_shifts
 from ..images.image import is_tensor
 from ..options import RestoreOptions, integer
 from ..restore import TiledRestorer
@@ -40,8 +41,8 @@ def verify(
     boundary="native" windows are shifted inwards where the image ends.
 
     Compared are the channels that go through the model (alpha with alpha="channel", or with "restore" where it is not
-    the same everywhere), of the first image where there are several. A model that gives another output each time never
-    agrees; one that takes windows of one size only cannot be verified.
+    the same everywhere). Of several images, windows are spread over all, so that there should be no fewer. A model that
+    gives another output each time never agrees; one that takes windows of one size only cannot be verified.
 
     Args:
         image, model: as for `restore_tiled`. The model may be a `TiledRestorer`, whose options are then the options;
@@ -77,6 +78,10 @@ def remake(image: Any, knowledge: Knowledge, result: Any = None) -> Remade:
     if knowledge.options.asks_model or knowledge.options.unsettled:  # once: the run and the windows get the same halo
         chosen = knowledge.chosen.get(image.size) or choose_halo_and_phase(knowledge.options, knowledge, image)
         options, report = chosen
+        opened = opened_for(image, knowledge, options, report, knowledge.options.out_dtype)
+        if tries_shifts(opened, knowledge):  # the first batch tells the phase
+            tried, _ = prepare(opened, knowledge, Progress(None))
+            options, report = tried.options, tried.report
         knowledge = knowledge.for_windows(replace(options, verify=0))
     if result is None:
         result = TiledRestorer.knowing(knowledge)(image)

@@ -22,7 +22,7 @@ from typing import Any
 
 from .. import texts
 from .arguments import new_parser
-from .common import UsageError, debugging, one_line
+from .common import UsageError, as_written, debugging, one_line
 
 __all__ = ["main"]
 
@@ -48,4 +48,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     text = texts.one_line(message) if isinstance(message, Warning) else texts.shortened(message, texts.LONGEST_LINE)
-    print(f"halotile: warning: {text}", file=sys.stderr)
+    print(f"halotile: warning: {as_written(text)}", file=sys.stderr)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ __all__ = [
     "BIT_DTYPES",
     "FORMATS",
     "UsageError",
+    "as_written",
     "checked_options",
     "debugging",
     "one_line",
@@ -72,8 +74,30 @@ def shown(path: str) -> str:
 OURS = (UsageError, ValueError, TypeError, ImportError, OSError, TileError)
 
 
+# Options of `restore_tiled` that the command line has, too, as texts name them: with a value, or with none after them.
+NAMED = ("tile_size", "halo", "overlap", "blend", "boundary", "phase", "scale", "batch_size", "dtype", "layout")
+NAMED += ("device", "global_stats", "tolerance", "alpha", "on_nonfinite", "engine", "verify")
+NAMED += ("memory_format", "value_range")
+OPTION = re.compile(rf"(?<![\w.-])({'|'.join(NAMED)})=(?:'([^']*)'|(\d+)(?![\w.])|(?=[\s,;:.)]|$))")
+
+
+def as_written(text: str) -> str:
+    """A text with options as a command line has them: --layout CHW for layout='CHW', --phase for phase=."""
+
+    def written(found: re.Match[str]) -> str:
+        name, word, number = found.groups()
+        value = word or number
+        return f"--{name.replace('_', '-')}" + (f" {value}" if value else "")
+
+    return OPTION.sub(written, text)
+
+
 def one_line(error: Exception) -> str:
     """What a command line says of an error."""
+    return as_written(_one_line(error)) if isinstance(error, OURS) else _one_line(error)
+
+
+def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, MemoryError):

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..version import __version__
 from . import batch
-from .common import shown, size_text
+from .common import as_written, shown, size_text
 
 __all__ = ["Reports"]
 
@@ -47,7 +47,8 @@ class Reports:
         pages = f", {outcome.pages} pages" if outcome.pages > 1 else ""
         yield f"{shown(outcome.job.output)}: {sizes}{pages}, {outcome.dtype}, {outcome.seconds:.1f} s"
         said, self._said = self._said, list(_about(outcome.run))
-        yield from (line for line in self._said if line not in said)  # once for all files that have it in common
+        new = (line for line in self._said if line not in said)  # once for all files that have it in common
+        yield from map(as_written, new)
         if outcome.verified is not None:
             yield str(outcome.verified)
 

@@ -18,6 +18,10 @@ FORMAT = "halotile.ModelInfo"
 VERSION = 2
 AGAINST = ("contradicted", "receptive field could not be confirmed")  # doubts about the field itself
 
+# Kinds of operations that take a few numbers of the whole image, which can be held fixed.
+STATISTICS = ("global pooling", "squeeze-and-excite", "instance norm", "group norm", "norm over space")
+STATISTICS += ("matrix product over space",)
+
 Pair = tuple[int, int]
 
 

@@ -10,7 +10,7 @@ from ..models.descriptor import unwrapped
 from ..models.recalled import remember
 from ..options import MODEL_DTYPES, dtype_name
 from ..texts import named
-from .info import Field, GlobalOperation, ModelInfo
+from .info import STATISTICS, Field, GlobalOperation, ModelInfo
 from .measure import Measured, measured
 
 __all__ = ["inspect_model"]
@@ -119,14 +119,23 @@ def _compare(structure: Any, result: Measured) -> None:
     paths = {one.path for one in result.global_operations}
     if {one.path for one in told} == paths:
         _add(result, "global_operations")
-        kinds = {one.path: one.kind for one in told}
         result.global_operations = tuple(
-            one._replace(kind=kinds[one.path], how=f"structure, {one.how}") for one in result.global_operations
+            one._replace(kind=_kind(one, told, result.global_operations), how=f"structure, {one.how}")
+            for one in result.global_operations
         )
     else:
         result.doubts.append(f"the structural pass sees other global operations: {_paths(told)}")
         result.global_operations += tuple(one for one in told if one.path not in paths)
     _compare_fields(structure.receptive_field, result, bool(told))
+
+
+def _kind(one: GlobalOperation, told: tuple[GlobalOperation, ...], own: tuple[GlobalOperation, ...]) -> str:
+    """The name that structure has for an operation; of several in one module, one of its sort, if there is any."""
+    there = [other.kind for other in told if other.path == one.path]
+    if len(there) == 1 == sum(other.path == one.path for other in own):
+        return there[0]
+    alike = [kind for kind in there if (kind in STATISTICS) == (one.kind in STATISTICS)]
+    return one.kind if one.kind in alike or not alike else alike[0]
 
 
 def _compare_fields(told: Any, result: Measured, globally: bool) -> None:

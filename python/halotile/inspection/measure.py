@@ -12,22 +12,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..models.around import Shared, looking
 from ..models.memory import is_out_of_memory
-from ..models.model import BadOutput, EmptyOutput, evaluating, modules_of, open_model
+from ..models.model import BadOutput, EmptyOutput, Model, evaluating, modules_of, open_model
 from ..models.needs import needs_of
 from ..models.untouched import copied, preserved, roots_of, uncompiled
-from ..texts import named
+from ..texts import full_text, multiple_told, named
 from .info import Field, GlobalOperation
 from .perturbation import PHASES, Verdict, ends_agree, falsify, field_by_perturbation, repeats
 
-__all__ = ["Measured", "Runner", "Shapes", "find_shapes", "measured"]
+__all__ = ["Measured", "Runner", "Shapes", "find_shapes", "measured", "moves_of", "multiple_of"]
 
-SIDES = (16, 32, 64, 128, 24, 48, 56, 96, 112, 40, 72, 80, 140, 144, 188, 192, 224, 256, 384, 512, 572)
+# Windows that are tried, input pixels: of all factors that strides and windows have.
+SIDES = (16, 32, 64, 128, 24, 48, 56, 96, 112, 40, 72, 80, 140, 144, 188, 192, 224, 256, 120, 168, 200, 196, 216, 176)
+SIDES += (208, 180, 240, 336, 384, 512, 572, 400, 392, 432)
 CHANNELS = (3, 1, 4, 2, 6, 8, 12, 16)
 ROUNDING = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}  # relative differences that are no more than that
 UNCONFIRMED = "the receptive field could not be confirmed"
@@ -81,12 +83,14 @@ class Runner:
         seconds: it takes for an input pixel, by the fastest run.
     """
 
-    def __init__(self, model: Any, device: Any = None, dtype: str | None = None):
-        self.opened = open_model(model, device=device, dtype=dtype, tensors=False)
+    def __init__(self, model: Any, device: Any = None, dtype: str | None = None, opened: Model | None = None):
+        """opened: the model, where it is open already."""
+        self.opened = opened or open_model(model, device=device, dtype=dtype, tensors=False)
         self.rounding = ROUNDING[getattr(self.opened, "dtype", "float32")]
         self.seconds = math.inf
         self.in_channels = self.opened.in_channels
         self.refusal = ""  # what the model said first about a window
+        self.told: int | None = None  # of which sides must be multiples, as far as the model says that
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         start = time.monotonic()
@@ -116,6 +120,7 @@ class Runner:
             raise ValueError(f"{text} numbers, but {error}") from error
         except Exception as error:  # whatever a model raises about sizes it does not take
             self.refusal = self.refusal or f"it raised {named(error)}"
+            self.told = self.told or multiple_told(full_text(error))
         return None
 
 
@@ -178,7 +183,7 @@ def _first(run: Runner, sample: Any, fixed: Pair | None) -> tuple[Pair, int, tup
             raise ValueError(f"sample must have the shape (batch, channels, height, width), not {tuple(shape)}")
         windows, channels = [tuple(shape[2:])], [shape[1]]
     else:
-        windows = [fixed] if fixed else [(side, side) for side in SIDES]
+        windows = [fixed] if fixed else _windows_tried(run)
         channels = list(dict.fromkeys((*([run.in_channels] if run.in_channels else []), *CHANNELS)))
     for window in windows:
         for count in channels:
@@ -192,6 +197,16 @@ def _first(run: Runner, sample: Any, fixed: Pair | None) -> tuple[Pair, int, tup
     text = f"the model took no window, of {channels} channels and {SIDES[0]} to {SIDES[-1]} pixels: {run.refusal}; "
     text += "it must take one tensor or array (batch, channels, height, width) of floating-point numbers"
     raise ValueError(f"{text}; sample=, an input that it takes, says which size it needs")
+
+
+def _windows_tried(run: Runner) -> Iterator[Pair]:
+    """Those that the model asks for go first, once it has said so."""
+    asked = False
+    for side in SIDES:
+        if run.told is not None and not asked:
+            asked, least = True, -(-64 // run.told) * run.told
+            yield from ((least, least), (4 * least, 4 * least))
+        yield side, side
 
 
 def _smaller(run: Runner, window: Pair, channels: int, output: tuple[int, int, int]):
@@ -225,7 +240,8 @@ class _Side:
 
     def rhythm(self) -> tuple[Fraction, int] | None:
         """Scale and multiple: the least steps by which the output grows evenly. None: nothing larger is taken."""
-        for step in PHASES:
+        parts = (step for step in range(1, PHASES[-1]) if self.side % step == 0)
+        for step in sorted({*PHASES, *parts}):
             grown = self.output(self.side + step)
             if grown is None or grown <= self.output(self.side):
                 continue
@@ -341,6 +357,121 @@ def multiple_of(model: Any, device: Any = None, dtype: str | None = None) -> Pai
     except Exception:  # nothing that it takes
         return 1, 1
     return (1, 1) if shapes.fixed else shapes.multiple
+
+
+# ---- does the output move with the input? ----------------------------------------------------------------------------
+
+STEPS = (64, 48, 56, 60, 63)  # shifts that are tried, from which smaller ones are found: input pixels
+UNSEEN = 1 / 1020  # of white: a quarter of a step of 8 bits
+CLEARLY = 8  # times less apart than after a shift by less
+
+
+class Moves(NamedTuple):
+    """How the output of a model moves with its input.
+
+    Attributes:
+        step: the least shift, in input pixels along both axes, after which the output is the same, moved; None: none of
+            those that were tried.
+        apart: how far it is from that, as a share of white, after the least shift that windows can have; where there is
+            no step, after the worst of those that were tried.
+    """
+
+    step: int | None
+    apart: float
+
+
+def moves_of(opened: Model, shapes: Shapes, values: tuple[float, float]) -> Moves | None:
+    """Finds by trying after which shifts a model's output is the same, moved: what its phase is.
+
+    Two windows of noise, of 64 pixels a side, that differ by the least shift are enough where the output moves with
+    them. Else windows of 192 pixels and other shifts are tried: 15 of them at most, less than two tiles.
+
+    Args:
+        shapes: what is known of the model: channels, scale, loss, least and multiple of windows.
+        values: black and white of the model.
+
+    Returns:
+        None where that cannot be told: the model takes no such windows, or gives another output each time.
+    """
+    base = math.lcm(*shapes.multiple, shapes.scale.denominator)
+    if base > 16:
+        return None
+    try:
+        with _one_thread(), looking():
+            run = Runner(opened.call, opened=opened)
+            small = _Shifted(run, shapes, values, base, side=64, margin=24, most=base)
+            if small.apart(base) <= UNSEEN:
+                return Moves(base, 0.0)
+            return _moves(_Shifted(run, shapes, values, base, side=192, margin=48, most=max(STEPS)))
+    except MemoryError:
+        raise
+    except Exception as error:  # a second opinion only, of a model that may be anything
+        if is_out_of_memory(error):
+            raise
+        return None
+
+
+def _moves(shifted: _Shifted) -> Moves | None:
+    base = shifted.base
+    first = shifted.apart(base)
+    if first <= UNSEEN:
+        return Moves(base, first)
+    left: dict[int, float] = {}
+    for step in (one for one in STEPS if one % base == 0):
+        left[step] = shifted.apart(step)
+        if left[step] <= shifted.run.rounding:
+            break
+    best = min(left, key=lambda step: left[step])
+    if CLEARLY * left[best] <= first:
+        return Moves(_least(shifted, best, max(4 * left[best], shifted.run.rounding)), first)
+    return None if shifted.apart(0) > UNSEEN else Moves(None, max(first, *left.values()))
+
+
+def _least(shifted: _Shifted, step: int, allowed: float) -> int:
+    for factor in (2, 3, 5, 7):
+        while step % (factor * shifted.base) == 0 and shifted.apart(step // factor) <= allowed:
+            step //= factor
+    return step
+
+
+class _Shifted:
+    """A model on windows that are cut out of one field of noise.
+
+    Attributes:
+        side: of the windows, input pixels, a multiple of base.
+        start, stop: what is compared of the window that is not shifted, input pixels: `margin` pixels and more from the
+            edges of both windows, also where the other is shifted by `most`.
+    """
+
+    def __init__(
+        self, run: Runner, shapes: Shapes, values: tuple[float, float], base: int, *, side: int, margin: int, most: int
+    ):
+        self.run, self.shapes, self.base = run, shapes, base
+        self.side, self.start = -(-side // base) * base, -(-(margin + most) // base) * base
+        self.stop = (self.side - margin) // base * base
+        if any(self.side < least for least in shapes.minimum):
+            raise ValueError(f"windows of {self.side} are too small")
+        self.low, self.white = values[0], values[1] - values[0]
+        self.noise = random(shapes.channels, self.side + most, self.side + most, seed=4)
+        self.still = self._cut(0)
+
+    def apart(self, shift: int) -> float:
+        """The largest difference, as a share of white, between what a window gives and what one gives that starts
+        `shift` rows and columns later."""
+        return float(np.abs(self.still - self._cut(shift)).max()) / self.white
+
+    def _cut(self, shift: int) -> np.ndarray:
+        """Raises ValueError for outputs of another size, or that are not finite."""
+        scale, part = self.shapes.scale, slice(shift, shift + self.side)
+        output = self.run(self.noise[:, :, part, part] * self.white + self.low)
+        y, x = (
+            slice(*(int((end - shift) * scale) - lost for end in (self.start, self.stop))) for lost in self.shapes.loss
+        )
+        cut = output[:, :, y, x]
+        expected = tuple(self.side * scale - 2 * lost for lost in self.shapes.loss)
+        if output.shape[2:] != expected or not cut.size or not np.isfinite(cut).all():
+            raise ValueError("such windows do not tell")
+        return cut.copy()  # some models write to one buffer again and again
 
 
 @contextlib.contextmanager
@@ -549,7 +680,8 @@ def _least_shift(run: Runner, result: Measured, axis: int, seen: int | None) -> 
         result.doubts.append(f"the phase of {name} cannot be confirmed with windows of one size")
         return seen
     start = math.lcm(seen or 1, shapes.scale.denominator)
-    for candidate in (one for one in dict.fromkeys((start, *PHASES)) if one % start == 0):
+    candidates = dict.fromkeys((start, *sorted({*PHASES, shapes.multiple[axis]})))
+    for candidate in (one for one in candidates if one % start == 0):
         if run.seconds * (sum(reach) + 3 * candidate) * shapes.legal(1 - axis, 1) > 10:
             break
         moves = repeats(run, shapes, reach, candidate, axis)

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..models.around import slow_attention
-from .info import Field, GlobalOperation
+from .info import STATISTICS, Field, GlobalOperation
 from .perturbation import Sizes
 from .position_rules import CHUNK, EDGE, NOTHING
 from .positions import Positions
@@ -33,7 +33,6 @@ from .positions import Positions
 __all__ = ["Propagation", "propagate"]
 
 LONGEST = 8192  # window, input pixels
-STATISTICS = ("global pooling", "norm over space", "matrix product over space")  # may be held fixed: a few numbers
 STRIDES = (
     1,
     2,

@@ -25,7 +25,7 @@ from ..models.around import Shared, looking, slow_attention, without_memory
 from ..models.exported import FixedShape
 from ..models.model import evaluating
 from ..models.untouched import all_modules, preserved, roots_of, shell, tensors_of, uncompiled, without_hooks
-from ..texts import named
+from ..texts import full_text, multiple_told, named
 from . import mixes, moves, operators  # noqa: F401 - they enter their rules into the table
 from .operators import RULES, Aligned, Operation
 from .rowmaps import (
@@ -142,14 +142,17 @@ def _analysed(
     looks: list[Look] = []
     failures: list[Failure] = []
     wanted, moved = fixed or size, False  # whether the size was made a multiple of the phase
-    while len(looks) < most and len(failures) <= len(MULTIPLES) and max(wanted) <= LARGEST_SIDE:
+    others = list(MULTIPLES)
+    while len(looks) < most and max(wanted) <= LARGEST_SIDE:
         look = _look(module, fake, channels, wanted, dtype)
         if isinstance(look, Failure):
             failures.append(look)
-            if look.final or fixed or len(failures) > len(MULTIPLES):
+            if look.multiple is not None and all(look.multiple != one.multiple for one in failures[:-1]):
+                others.insert(0, look.multiple)
+            if look.final or fixed or not others:
                 break
-            step = MULTIPLES[len(failures) - 1]
-            wanted = _rounded_up((wanted[0] + 1, wanted[1] + 1), (step, step))
+            step = others.pop(0)
+            wanted = _rounded_up((size[0] + 1, size[1] + 1), (step, step))
             continue
         if looks and look.facts == looks[-1].facts:
             return _structure(looks[-1], look)
@@ -164,7 +167,8 @@ def _analysed(
     return _not_settled(looks, failures)
 
 
-MULTIPLES = (128, 240, 336)  # sizes to try where a model refuses one, of all factors that windows and strides have
+# Sizes to try where a model refuses one: of all factors that windows and strides have, larger ones first.
+MULTIPLES = (128, 240, 336, 432, 400, 392, 360, 176, 208)
 
 
 def _not_settled(looks: list[Look], failures: list[Failure]) -> Structure:
@@ -224,11 +228,13 @@ class Look:
 
 
 class Failure(NamedTuple):
-    """Attributes: path: of the module. reason: in words. final: whether another size would not help."""
+    """Attributes: path: of the module. reason: in words. final: whether another size would not help. multiple: of
+    which sides must be multiples, if the reason says so."""
 
     path: str
     reason: str
     final: bool
+    multiple: int | None = None
 
 
 def _look(
@@ -244,7 +250,7 @@ def _look(
     except FAKE_ERRORS as error:
         return Failure(tracer.path, named(error), True)
     except Exception as error:  # whatever a model raises
-        return Failure(tracer.path, named(error), False)
+        return Failure(tracer.path, named(error), False, multiple_told(full_text(error)))
     return Look(size, tuple(output.shape[2:]), value, tuple(tracer.numbers))
 
 

@@ -50,6 +50,9 @@ def _next_to(value: Any) -> Iterator[Any]:
         yield from _named_by(value)
     elif not isinstance(value, (type, types.ModuleType)):
         yield from list(getattr(value, "__dict__", {}).values())
+        for slot in _slots_of(type(value)) if type(value).__module__ != "builtins" else ():
+            with contextlib.suppress(AttributeError):  # empty
+                yield slot.__get__(value)
         yield from (one for name, one in vars(type(value)).items() if name == "__call__")
 
 

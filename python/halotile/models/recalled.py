@@ -7,9 +7,10 @@ import contextlib
 import weakref
 from typing import Any
 
-__all__ = ["recalled", "remember", "told_about"]
+__all__ = ["recalled", "remember", "told_about", "tried_with"]
 
 _seen: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_tried: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 _told: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
 
 
@@ -33,3 +34,11 @@ def told_about(model: Any) -> set[Any]:
         return _told.setdefault(model, set())
     except TypeError:
         return set()
+
+
+def tried_with(model: Any) -> dict[Any, Any]:
+    """What was found by trying windows of a model, by what was tried."""
+    try:
+        return _tried.setdefault(model, {})
+    except TypeError:
+        return {}

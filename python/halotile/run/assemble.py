@@ -37,6 +37,10 @@ def assemble(
         try:
             stop = next(rows, None)
         except (RuntimeError, MemoryError) as error:
+            if isinstance(error, TileError):
+                error.rows_done = rows_done
+            if not is_out_of_memory(error) or rows_done == prepared.plan.output_size[0]:
+                raise
             prepared = _with_smaller_tiles(prepared, index, error, first, rows_done, progress)
             rows = _rows(prepared, index, sink, rows_done, first, progress)
             continue
@@ -57,11 +61,6 @@ def _rows(
 def _with_smaller_tiles(
     prepared: Prepared, index: int, error: Exception, first: First, rows_done: int, progress: Progress
 ) -> Prepared:
-    """Raises the error where it is no lack of memory, or nothing is left to be made with smaller tiles."""
-    if isinstance(error, TileError):
-        error.rows_done = rows_done
-    if not is_out_of_memory(error) or rows_done == prepared.plan.output_size[0]:
-        raise error
     with turn(prepared.windows.engine.device):
         prepared = smaller(prepared, error, first, rows_done)
     images_after = prepared.image.count - index - 1

@@ -22,10 +22,8 @@ from ..images.image import Image, is_tensor, open_image, shape_of_result
 from ..images.values import Values, as_floats
 from ..models.model import TensorModel
 from ..plan import Box, TilePlan
-from .assemble import hold_statistics
 from .failures import tile_error
-from .prepared import First, Prepared
-from .progress import Progress
+from .prepared import Prepared
 from .report import RunInfo, Verification, by
 
 if TYPE_CHECKING:
@@ -65,6 +63,13 @@ class Place(NamedTuple):
     last: int
 
 
+class Window(NamedTuple):
+    """One of several images, counted from 0, and the place (rows, columns) in it."""
+
+    index: int
+    place: tuple[Place, Place]
+
+
 class Remade:
     """A restored image, and its run's way through the model for windows anywhere."""
 
@@ -75,9 +80,7 @@ class Remade:
             model.compiled = None  # which would take seconds for every new size
         self.prepared, self.result, self.info = prepared, result, info
         self.image, self.plan, self.windows = prepared.image, prepared.plan, prepared.windows.through(model)
-        hold_statistics(replace(prepared, windows=self.windows), 0, First(), Progress(None))
-        with turn(self.windows.engine.device):
-            self.parts = prepared.parts_of(0)
+        self._see(0, holds=True)
         self.step = tuple(math.lcm(*pair) for pair in zip(self.plan.phase, self._known_phase(), strict=True))
         self.halo = self._larger_halo()
         self.domain = [(self.plan[0].window[axis], _stops(self.plan[-1].window)[axis]) for axis in (0, 1)]
@@ -94,12 +97,18 @@ class Remade:
 
     # ---- where -------------------------------------------------------------------------------------------------------
 
-    def places(self, count: int, seed: int) -> list[tuple[Place, Place]]:
-        """Windows, all different: every other one across a tile edge if there is any, the rest anywhere."""
-        random = np.random.default_rng(seed)
-        found: dict[tuple[Place, Place], None] = {}
+    def places(self, count: int, seed: int) -> list[Window]:
+        """Windows, all different, spread over all images: every other one across a tile edge if there is any, the rest
+        anywhere."""
+        random, images = np.random.default_rng(seed), self.image.count
+        shares = [(index + 1) * count // images - index * count // images for index in range(images)]
+        return [window for index, share in enumerate(shares) for window in self._places_in(index, share, random)]
+
+    def _places_in(self, index: int, count: int, random: np.random.Generator) -> list[Window]:
+        found: dict[Window, None] = {}
         for attempt in range(8 * count):
-            found[self._across(random) if attempt % 2 == 0 else self._anywhere(random)] = None
+            place = self._across(random) if (index + attempt) % 2 == 0 else self._anywhere(random)
+            found[Window(index, place)] = None
             if len(found) == count:
                 break
         return list(found)
@@ -150,8 +159,7 @@ class Remade:
 
     def compared_with_whole(self) -> Verification:
         """The differences from whole-image inference, for which no statistics are held fixed."""
-        self.windows.held = {}
-        found = self.compared([self.whole()], halo=self.plan.halo)
+        found = self.compared([Window(index, self.whole()) for index in range(self.image.count)], halo=self.plan.halo)
         return replace(found, whole=self.named_whole())
 
     def named_whole(self) -> str:
@@ -166,25 +174,40 @@ class Remade:
             sides = f"top={top}, bottom={bottom}, left={left}, right={right}"
         return f"crop(model(reflect_pad(image, {sides})))"
 
-    def compared(self, places: list[tuple[Place, Place]], halo: Pair | None = None) -> Verification:
-        """The differences in some places; halo: what their windows have, if not the larger one."""
+    def compared(self, windows: list[Window], halo: Pair | None = None) -> Verification:
+        """The differences in some windows. halo: what they have, if not the larger one: they are whole images then, for
+        which no statistics are held."""
         tally = Tally()
-        for place in places:
+        for index, place in windows:
+            self._see(index, holds=halo is None)
             box = self._box(place)
             apart = [self._apart(part, place, box) for part in range(len(self.parts))]
-            tally.add(np.concatenate([one for one in apart if one is not None]), box, *self._near(box))
+            tally.add(np.concatenate([one for one in apart if one is not None]), box, *self._near(box), self.index)
         row, column, channel = tally.worst
+        self.parts = self.prepared.parts_of(tally.image)
+        self.parts = self.prepared.parts_of(tally.image)
         distance = min(_distance(edges, np.array([at]))[0] for edges, at in zip(self.edges, (row, column), strict=True))
         return Verification(
             **tally.numbers(),
             worst=(row, column, self._result_channel(channel)),
             edge_distance=None if math.isinf(distance) else int(distance),
             white=self._values.numbers[0],
-            windows=len(places),
+            windows=len(windows),
             halo=self.plan.halo,
             phase=self.plan.phase,
             reference=(self.halo[0], self.halo[1]) if halo is None else halo,
+            image=tally.image if self.image.count > 1 else None,
         )
+
+    def _see(self, index: int, holds: bool) -> None:
+        """Goes on with one of several images. holds: whether its statistics are held fixed, if the run's are."""
+        self.index = index
+        if holds:
+            hold_statistics(replace(self.prepared, windows=self.windows), index, First(), Progress(None))
+        else:
+            self.windows.held, self.windows.held_for = {}, None
+        with turn(self.windows.engine.device):
+            self.parts = self.prepared.parts_of(index)
 
     @property
     def _values(self) -> Values:
@@ -206,7 +229,7 @@ class Remade:
             return None
         want = self._made(part, place, box)
         first = sum(channels[:index])
-        got = self.result.pixels[0, first : first + channels[index], box.y : box.y_stop, box.x : box.x_stop]
+        got = self.result.pixels[self.index, first : first + channels[index], box.y : box.y_stop, box.x : box.x_stop]
         if self.result.dtype == "bfloat16":
             got = as_floats(got)
         return beyond_rounding(got.astype(np.float64), want.astype(np.float64), self.result.dtype)
@@ -216,7 +239,7 @@ class Remade:
         sides = [axis.stop - axis.start for axis in place]
         tile = replace(self.plan[0], window=Box(place[0].start, place[1].start, *sides))
         with turn(self.windows.engine.device):
-            output = as_floats(self.windows(part, 0, self.plan, [tile])[0])
+            output = as_floats(self.windows(part, self.index, self.plan, [tile])[0])
         expected = tuple(int(a * self.plan.scale) - 2 * b for a, b in zip(sides, self.plan.loss, strict=True))
         if output.shape[1:] != expected:
             text = f"the model made {output.shape[1:]} of a window of {sides[0]}x{sides[1]}, not {expected}"
@@ -258,10 +281,10 @@ class Tally:
     def __init__(self) -> None:
         self.all: list[np.ndarray] = []
         self.sums = {True: [0.0, 0], False: [0.0, 0]}  # near tile edges, and elsewhere: sum, count
-        self.largest, self.worst = -1.0, (0, 0, 0)
+        self.largest, self.worst, self.image = -1.0, (0, 0, 0), 0
 
-    def add(self, apart: np.ndarray, box: Box, near: np.ndarray, elsewhere: np.ndarray) -> None:
-        """apart: (channels, height, width) of a box."""
+    def add(self, apart: np.ndarray, box: Box, near: np.ndarray, elsewhere: np.ndarray, image: int) -> None:
+        """apart: (channels, height, width) of a box of an image."""
         self.all.append(apart.ravel())
         for which, mask in ((True, near), (False, elsewhere)):
             self.sums[which][0] += float(apart[:, mask].sum())
@@ -269,7 +292,7 @@ class Tally:
         if apart.max() > self.largest:
             self.largest = float(apart.max())
             channel, y, x = np.unravel_index(int(apart.argmax()), apart.shape)
-            self.worst = (box.y + int(y), box.x + int(x), int(channel))
+            self.worst, self.image = (box.y + int(y), box.x + int(x), int(channel)), image
 
     def numbers(self) -> dict[str, float]:
         apart = np.concatenate(self.all)

@@ -97,6 +97,7 @@ class Verification:
         windows: how many were made again; fewer than asked for where the image has no more different places.
         halo, phase: of the run, (rows, columns), input pixels.
         reference: the halo of the windows made again, (rows, columns), input pixels.
+        image: of several images, the one with the largest difference, counted from 0; None where there is one.
         whole: what was compared with, where all of the image was made again at once: "model(image)" with
             boundary="native", "crop(model(reflect_pad(image, 18)))" with "reflect". None for windows.
     """
@@ -113,6 +114,7 @@ class Verification:
     phase: Pair
     reference: Pair
     whole: str | None = None
+    image: int | None = None
 
     def seamless(self, tolerance: float) -> bool:
         """Whether no difference is above `tolerance`, in units of the result's dtype."""
@@ -120,13 +122,14 @@ class Verification:
 
     def __str__(self) -> str:
         row, column, channel = self.worst
+        which = "" if self.image is None else f"image {self.image}, "
         nearest = "there is one tile"
         if self.edge_distance is not None:
             nearest = f"{self.edge_distance} output pixels from the nearest tile edge"
         return (
             f"differences up to {self.largest:.4g}, 99.9 % within {self.p999:.4g}, mean {self.mean:.4g} "
             f"of {self.white:g}\n"
-            f"worst at row {row}, column {column}, channel {channel}: {nearest}\n"
+            f"worst at {which}row {row}, column {column}, channel {channel}: {nearest}\n"
             f"near tile edges {self.edge_ratio:.4g} times what they are elsewhere\n"
             f"{self._made_again()}, beside a run with halo {by(self.halo)}, phase {by(self.phase)}"
         )

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""The phase of a callable that nobody can see into: small windows of noise are shifted, to see whether the output moves
+with them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from ..inspection.measure import Moves, Shapes, moves_of
+from ..models.model import modules_of
+from ..optional import torch_if_loaded
+from ..run.prepared import First, Opened, Prepared
+from .knowledge import Knowledge
+
+__all__ = ["tries_shifts", "with_shifts_tried"]
+
+UNSEEN = "nothing of the model can be seen"
+WORTH_TRYING = 2 * 64**2  # pixels of an image: as many as the windows have that are shifted at first
+STRIKING = 1 / 128  # of white: what shifted windows of noise may differ by, far from their edges, without a warning
+
+
+def tries_shifts(opened: Opened, knowledge: Knowledge) -> bool:
+    """Whether nobody gave a phase, and there is nothing to be seen of the model that would tell it."""
+    asked = knowledge.options
+    if asked.phase is not None or asked.asks_model or asked.needs.fixed or opened.report.model is not None:
+        return False
+    return torch_if_loaded() is None or not modules_of(knowledge.model)
+
+
+def with_shifts_tried(prepared: Prepared, first: First, knowledge: Knowledge) -> tuple[Prepared, First]:
+    """The same run with the phase that was found, where there are tiles to fit together. Where none was found, there is
+    a word for that; `first` is empty where windows are others now."""
+    report, image = prepared.report, prepared.image
+    if prepared.plan.grid == (1, 1) or UNSEEN in report.why or not tries_shifts(prepared, knowledge):
+        return prepared, first  # or an earlier image of this size had it found
+    if math.prod(image.size) * image.count < WORTH_TRYING:
+        why = f"{report.why}; {UNSEEN}, and the image is too small to try how its output moves"
+        return replace(prepared, report=replace(report, why=why)), first
+    moves, base = _moves(prepared, first, knowledge), math.lcm(*prepared.plan.phase, prepared.traits.scale.denominator)
+    text = f"{UNSEEN}, and by trying {_told(moves, base)}"
+    if moves is None or moves.step is None:
+        cure = "pass phase=, its total stride or the multiple to which it pads"
+        if moves is not None and moves.apart > STRIKING:
+            knowledge.warn_once("shifts", f"{text}: tiles may not fit together; {cure}")
+    elif moves.step != base:
+        other = _with_phase(prepared, moves.step)
+        if other is None:
+            text += f", which tiles of {prepared.plan.tile} cannot have"
+            knowledge.warn_once("shifts", f"{text}: they may not fit together; pass a larger tile_size")
+        else:
+            prepared, first = other, First()
+    report = replace(report, phase=prepared.options.phase, why=f"{report.why}; {text}")
+    return replace(prepared, report=report), first
+
+
+def _told(moves: Moves | None, base: int) -> str:
+    """What was found by trying, in words."""
+    least = "a pixel" if base == 1 else f"{base} pixels"
+    if moves is None:
+        return "it could not be told whether its output moves with the image: the phase was taken to be that of windows"
+    if moves.step == base:
+        return f"its output moves with the image, by {least}"
+    text = f"its output does not move with the image by {least}, it is up to {moves.apart:.2g} of white apart"
+    if moves.step is None:
+        return f"{text}, and no shift was found with which it moves"
+    return f"{text}, but it does by {moves.step}: that is the phase"
+
+
+def _moves(prepared: Prepared, first: First, knowledge: Knowledge) -> Moves | None:
+    """What was found by trying, now or before."""
+    model, traits, values = prepared.windows.model, prepared.traits, prepared.windows.values.numbers
+    takes, white = traits.parts[0].feed, (values[2], values[2] + values[1])
+    needs, phase = prepared.options.needs, prepared.plan.phase
+    key = (takes, traits.scale, traits.loss, white, phase, model.dtype, needs)
+    if key not in knowledge.tried:
+        for part, output in first.items():  # some models write to one buffer again and again
+            first[part] = output.copy() if isinstance(output, np.ndarray) else output.clone()
+        shapes = Shapes(takes, 1, traits.scale, traits.loss, needs.least, phase)
+        knowledge.tried[key] = moves_of(model, shapes, white)
+    return knowledge.tried[key]
+
+
+def _with_phase(prepared: Prepared, step: int) -> Prepared | None:
+    """The same with another phase, if the other options allow it."""
+    rows, columns = (math.lcm(step, one) for one in prepared.options.phase)
+    try:
+        other = replace(prepared, options=replace(prepared.options, phase=(rows, columns)))
+        _ = other.plan
+    except ValueError:
+        return None
+    prepared.windows.buffers.clear()
+    return other
