@@ -29,6 +29,7 @@ FLOORS = (
     "images",
     "options",
     "models",
+    "memory",
     "cache layouts",
     "errors optional",
     "texts version",

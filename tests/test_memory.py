@@ -15,12 +15,23 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import NonFiniteError, OutOfMemoryError, TiledRestorer, TileSizeWarning, iter_bands, restore_tiled  # noqa: E402
-from halotile.auto.memory import tiles_by_free_memory  # noqa: E402
+from halotile import (  # noqa: E402
+    NonFiniteError,
+    OutOfMemoryError,
+    TiledRestorer,
+    TileSizeWarning,
+    iter_bands,
+    restore_tiled,
+)
+from halotile.auto.memory import (  # noqa: E402
+    auto_tile_size,
+    tile_size_for,
+    tiles_by_free_memory,
+)
 from halotile.auto.prepare import open_run  # noqa: E402
 from halotile.images.image import open_image  # noqa: E402
-from halotile.models import memory  # noqa: E402
-from halotile.models.memory import auto_tile_size, is_out_of_memory, largest_activation, tile_size_for  # noqa: E402
+from halotile.memory import is_out_of_memory  # noqa: E402
+from halotile.models.activations import largest_activation  # noqa: E402
 from halotile.models.model import open_model  # noqa: E402
 
 from .networks import Chain, seeded  # noqa: E402
@@ -292,7 +303,7 @@ def test_activations_that_mps_cannot_have_are_warned_about(side, text):
     model = open_model(seeded(lambda: Chain(2, width=64)), device=None, dtype=None, tensors=True)
     fragile = types.SimpleNamespace(fragile=True)
     with pytest.warns(TileSizeWarning, match=text):
-        memory.warn_about_device(model, (1, 3, side, side), fragile)
+        activations.warn_about_device(model, (1, 3, side, side), fragile)
 
 
 def test_the_fallback_variable_is_warned_about(fake_mps, monkeypatch):

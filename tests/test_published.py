@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from halotile import TiledRestorer, error_curve, inspect_model, restore_tiled, restore_to, verify  # noqa: E402
-from halotile.models.memory import largest_activation  # noqa: E402
+from halotile.models.activations import largest_activation  # noqa: E402
 from halotile.models.model import open_model  # noqa: E402
 
 from .published import PUBLISHED, published, spandrel_imported  # noqa: E402

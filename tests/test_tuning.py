@@ -13,12 +13,20 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import OutOfMemoryError, TiledRestorer, TileError, TileSizeWarning, iter_bands, restore_tiled, restore_to  # noqa: E402
+from halotile import (  # noqa: E402
+    OutOfMemoryError,
+    TiledRestorer,
+    TileError,
+    TileSizeWarning,
+    iter_bands,
+    memory,
+    restore_tiled,
+    restore_to,
+)
 from halotile.auto import costs  # noqa: E402
 from halotile.auto import tiles as tuning  # noqa: E402
 from halotile.files import picture as files  # noqa: E402
 from halotile.files.sinks import held_bytes  # noqa: E402
-from halotile.models import memory  # noqa: E402
 
 from .networks import Chain, Strided, seeded  # noqa: E402
 from .test_exact import check, image_of  # noqa: E402
@@ -275,7 +283,7 @@ import sys
 import numpy as np
 import torch
 from halotile import restore_tiled
-from halotile.models import memory
+from halotile import memory
 from tests.networks import Chain, seeded
 
 def peak():

@@ -30,7 +30,7 @@ from halotile import (  # noqa: E402
     restore_to,
     testing,
 )
-from halotile.models.memory import largest_activation  # noqa: E402
+from halotile.models.activations import largest_activation  # noqa: E402
 from halotile.models.model import open_model  # noqa: E402
 from halotile.models.untouched import all_modules, shell  # noqa: E402
 

@@ -3,15 +3,27 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
+from typing import Any
 
-from ..models import memory
+from ..memory import free_bytes
+from ..models.activations import is_doubtful
 from ..models.model import usable_device
+from ..options import DEFAULT_TILE
 from ..run.out_of_memory import next_smaller
 from ..run.prepared import Opened
 from ..run.report import Tuning
 
-__all__ = ["tiles_by_free_memory"]
+__all__ = ["auto_tile_size", "tiles_by_free_memory"]
+
+GiB = 1 << 30
+
+# Machines of 8 to 16 GB take tiles up to 512, of 24 to 32 GB up to 1024, of 64 GB and more up to 2048. What is asked
+# here is what Apple's driver recommends to use: two thirds of the memory up to 32 GB, three quarters above.
+TABLE = ((16 * 2 / 3, 512), (24 * 2 / 3, 1024), (32 * 2 / 3, 1024), (64 * 3 / 4, 2048))
+SMALLEST = 8 * 2 / 3
+STEP = 32  # tile sizes are multiples of it
 
 LARGEST_BATCH = 16  # that batch_size="auto" makes of windows which are small for an accelerator
 
@@ -21,7 +33,7 @@ def tiles_by_free_memory(opened: Opened) -> Opened:
     options, phase, windows = opened.options, opened.plan.phase, opened.windows
     windows.engine.empty_cache()  # what torch only keeps for later is free
     devices = [usable_device(device) for device in options.devices] or [windows.engine.device]
-    most = min(memory.auto_tile_size(device, options.memory_limit) for device in devices)
+    most = min(auto_tile_size(device, options.memory_limit) for device in devices)
     tile, batch = options.tile_size, options.batch_size
     if tile == "auto" or options.memory_limit is not None:
         rows, columns = (most, most) if tile == "auto" else (min(most, side) for side in options.tile_size)
@@ -31,7 +43,7 @@ def tiles_by_free_memory(opened: Opened) -> Opened:
     fitting: tuple[tuple[int, int], int] | None = (tile, batch)
     while fitting is not None:
         opened = replace(opened, options=opened.options.with_tiles(*fitting, phase))
-        doubtful = memory.is_doubtful(windows.model, opened.batch_shape, windows.engine)
+        doubtful = is_doubtful(windows.model, opened.batch_shape, windows.engine)
         fitting = next_smaller(opened) if doubtful else None
     return replace(opened, report=replace(opened.report, tuning=_tuning(opened, most)))
 
@@ -42,3 +54,28 @@ def _tuning(opened: Opened, side: int) -> Tuning:
     who = "the device's free memory" if limit is None else "memory_limit or the device's free memory"
     why = f"{who} allows tiles of {side}x{side}"
     return Tuning(plan.tile, plan.batch(opened.options.batch_size), kind, None, limit, None, 0.0, {}, why)
+
+
+def auto_tile_size(device: Any, limit: int | None = None) -> int:
+    """The largest tile for tile_size="auto" on a device, by its free memory, at most `limit` bytes of it; 512 where
+    that is unknown."""
+    free = min((one for one in (free_bytes(device), limit) if one is not None), default=None)
+    return DEFAULT_TILE if free is None else tile_size_for(free)
+
+
+def tile_size_for(free: int) -> int:
+    """The table, linear between its entries; below it, as large as leaves the same share of memory to each pixel."""
+    size = free / GiB
+    low, tile = TABLE[0]
+    if size < SMALLEST:
+        return max(STEP, _stepped(tile * (size / SMALLEST) ** 0.5))
+    if size <= low:
+        return tile
+    for (a, small), (b, large) in itertools.pairwise(TABLE):
+        if size <= b:
+            return _stepped(small + (large - small) * (size - a) / (b - a))
+    return TABLE[-1][1]
+
+
+def _stepped(tile: float) -> int:
+    return int(tile / STEP + 1e-3) * STEP

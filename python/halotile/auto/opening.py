@@ -12,7 +12,8 @@ from ..engine.device_lock import turn
 from ..errors import TileError
 from ..images.image import Image, check_output_dtype
 from ..layouts import check_layout_found
-from ..models import memory
+from ..memory import is_out_of_memory
+from ..models.activations import warn_about_device
 from ..models.model import EitherModel, Model, open_model, usable_device
 from ..options import Options
 from ..run.assemble import hold_statistics
@@ -104,13 +105,13 @@ def learned(opened: Opened, knowledge: Knowledge) -> tuple[Prepared, First]:
     image, windows, first = opened.image, opened.windows, First()
     traits = knowledge.traits.get(image.channels)
     while traits is None:
-        memory.warn_about_device(windows.model, opened.batch_shape, windows.engine)
+        warn_about_device(windows.model, opened.batch_shape, windows.engine)
         try:
             known = _known_sizes(opened, knowledge)
             traits, output = learn(windows, opened.options, opened.planned, known)
             first[traits.parts[0]] = output
         except (RuntimeError, MemoryError) as error:
-            if memory.is_out_of_memory(error):
+            if is_out_of_memory(error):
                 opened = smaller(opened, error, first)
                 continue
             other = _with_multiples(opened, knowledge)

@@ -22,12 +22,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from .. import memory
 from ..cache import keep, kept
 from ..images.hidden import REACH, with_colours
-from ..models import memory
+from ..models.activations import watching
 from ..optional import torch_if_loaded
 from ..options import DEFAULT_TILE
 from ..plan import BYTES, TilePlan, make_plan
+from ..run.out_of_memory import SMALLEST_TILE
 from ..run.prepared import Delivery, First, Opened, Prepared
 from ..run.report import Tuning
 from ..run.rows import bytes_of_bands
@@ -165,7 +167,7 @@ class Tuner:
 
     def learned(self) -> tuple[Prepared, First]:
         """The run's first window, in which the memory that the model takes is watched."""
-        with memory.watching() as watch:
+        with watching() as watch:
             prepared, first = learned(self.now, self.knowledge)
         plan = prepared.planned()
         pixels = plan.window[0] * plan.window[1] * len(next(iter(first.values()), ()))
@@ -234,7 +236,7 @@ class Tuner:
         if self.asked.tile_size != "auto":
             rows, columns = self.asked.tile_size
             yield rows, columns
-            while self.asked.memory_limit is not None and max(rows, columns) > memory.SMALLEST_TILE:
+            while self.asked.memory_limit is not None and max(rows, columns) > SMALLEST_TILE:
                 half = max(rows, columns, 2) // 2
                 rows, columns = min(rows, half), min(columns, half)
                 yield max(rows, phase[0]), max(columns, phase[1])

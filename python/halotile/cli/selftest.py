@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from .. import _core
+from ..auto.memory import auto_tile_size
 from ..engine import metal, torch_verbs
 from ..engine.choose import engine_for
 from ..engine.device import DeviceEngine
 from ..engine.kernel_check import compare
-from ..models.memory import auto_tile_size, free_bytes
+from ..memory import free_bytes
 from ..models.model import open_model, usable_device
 from ..restore import restore_tiled
 from ..texts import bytes_text, named, one_line, quoted, shortened

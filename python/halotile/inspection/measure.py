@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..memory import is_out_of_memory
 from ..models.around import Shared, looking
-from ..models.memory import is_out_of_memory
 from ..models.model import BadOutput, EmptyOutput, Model, evaluating, modules_of, open_model
 from ..models.needs import needs_of
 from ..models.untouched import copied, preserved, roots_of, uncompiled

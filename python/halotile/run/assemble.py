@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ..engine.device_lock import turn
 from ..errors import TileError
-from ..models.memory import is_out_of_memory
+from ..memory import is_out_of_memory
 from .out_of_memory import smaller
 from .prepared import First, Prepared, Sink
 from .progress import Progress

@@ -8,12 +8,15 @@ from dataclasses import replace
 from typing import TypeVar
 
 from ..errors import OutOfMemoryError, TileError, TileSizeWarning, frames_inside
-from ..models import memory
+from ..memory import forget_frames
+from ..models.activations import what_would_fit
 from ..texts import one_line, quoted
 from .failures import tile_error
 from .prepared import First, Opened, Prepared
 
-__all__ = ["let_go", "next_smaller", "smaller"]
+__all__ = ["SMALLEST_TILE", "let_go", "next_smaller", "smaller"]
+
+SMALLEST_TILE = 16  # that is tried when memory runs out: below it a window is nearly all halo
 
 Pair = tuple[int, int]
 Stage = TypeVar("Stage", bound=Opened)
@@ -47,7 +50,7 @@ def let_go(stage: Opened, error: Exception, first: First) -> None:
     first.clear()
     if isinstance(stage, Prepared) and stage.devices is not None:
         stage.devices.forget()
-    memory.forget_frames(error)
+    forget_frames(error)
     stage.windows.engine.empty_cache()
 
 
@@ -56,7 +59,7 @@ def next_smaller(stage: Opened) -> tuple[Pair, int] | None:
     plan = stage.plan
     batch = plan.batch(stage.options.batch_size)
     smallest = [
-        max(memory.SMALLEST_TILE, phase, least - 2 * halo)
+        max(SMALLEST_TILE, phase, least - 2 * halo)
         for phase, least, halo in zip(plan.phase, stage.options.needs.least, plan.halo, strict=True)
     ]
     if batch > 1:
@@ -75,7 +78,7 @@ def _does_not_fit(stage: Opened, error: Exception, rows_done: int) -> TileError:
     said = one_line(error) if isinstance(error, TileError) else quoted(error)
     text = f"out of memory with the smallest windows, {height}x{width} with halo {max(stage.plan.halo)}: {said}"
     windows, limit = stage.windows, stage.options.memory_limit
-    text += memory.what_would_fit(windows.model, stage.batch_shape, stage.plan.halo, windows.engine.device, limit)
+    text += what_would_fit(windows.model, stage.batch_shape, stage.plan.halo, windows.engine.device, limit)
     if not isinstance(error, TileError):
         return tile_error(OutOfMemoryError, [stage.plan[0]], text, rows_done=rows_done)
     return OutOfMemoryError(text, tile=error.tile, box=error.box, rows_done=rows_done)

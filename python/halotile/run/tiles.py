@@ -17,7 +17,7 @@ from ..engine.host import ConstantBand
 from ..errors import ModelOutputError
 from ..images.channels import Part
 from ..images.image import new_image
-from ..models.memory import is_out_of_memory
+from ..memory import is_out_of_memory
 from ..plan import Tile, TilePlan
 from .failures import tile_error
 from .nonfinite import check_bands, check_finite

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ModelOutputError, TileError
 from ..images.channels import Part, Unfit, apart, arranged, routes
 from ..inspection.known import FORMATS
-from ..models.memory import is_out_of_memory
+from ..memory import is_out_of_memory
 from ..models.model import TensorModel, channels_of
 from ..models.needs import Needs
 from ..options import Options

@@ -18,7 +18,7 @@ from ..images.hidden import with_colours
 from ..images.image import Image
 from ..images.scan import alpha_of
 from ..images.values import Values
-from ..models.memory import is_out_of_memory
+from ..memory import is_out_of_memory
 from ..models.model import BadOutput, EitherModel, Model
 from ..optional import torch_if_loaded
 from ..plan import Tile, TilePlan

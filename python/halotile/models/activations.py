@@ -1,170 +1,30 @@
 # SPDX-License-Identifier: MIT
-"""How large a tile may be: the table for tile_size="auto" on accelerators, what may be allocated, what a model's
-activations will need, and what running out of memory looks like."""
+"""The tensors that a model makes of a batch of windows: how large they are, and whether a device can have them."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
-import re
-import traceback
 import types
 import warnings
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from ..errors import TileSizeWarning
+from ..memory import available_bytes, free_bytes
 from ..optional import torch_if_loaded
-from ..options import DEFAULT_TILE
-from ..texts import bytes_text, full_text
+from ..texts import bytes_text
 from .around import eagerly, looking, without_memory
 from .model import Model, TensorModel, evaluating
 from .untouched import roots_of, shell
 
-__all__ = [
-    "SMALLEST_TILE",
-    "auto_tile_size",
-    "available_bytes",
-    "forget_frames",
-    "free_bytes",
-    "is_doubtful",
-    "is_out_of_memory",
-    "resident_bytes",
-    "warn_about_device",
-    "watching",
-    "what_would_fit",
-]
-
-GiB = 1 << 30
-
-# Machines of 8 to 16 GB take tiles up to 512, of 24 to 32 GB up to 1024, of 64 GB and more up to 2048. What is asked
-# here is what Apple's driver recommends to use: two thirds of the memory up to 32 GB, three quarters above.
-TABLE = ((16 * 2 / 3, 512), (24 * 2 / 3, 1024), (32 * 2 / 3, 1024), (64 * 3 / 4, 2048))
-SMALLEST = 8 * 2 / 3
-STEP = 32  # tile sizes are multiples of it
-SMALLEST_TILE = 16  # that is tried when memory runs out: below it a window is nearly all halo
-
-SAYS_SO = re.compile(r"out of memory(?!-)|(can't allocate|not enough) memory: you tried to allocate")
+__all__ = ["is_doubtful", "largest_activation", "warn_about_device", "watching", "what_would_fit"]
 
 # MPSGraph aborts the process when one array reaches 2^32 bytes; from 2^31 on, some of its operations are wrong.
 ABORTS = 2**32
 DOUBTFUL = 2**31
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or what caused it, means that memory ran out: torch mostly raises a plain RuntimeError."""
-    while error is not None:
-        if isinstance(error, MemoryError) or "OutOfMemoryError" in type(error).__name__:
-            return True
-        if isinstance(error, RuntimeError) and SAYS_SO.search(full_text(error).lower()):
-            return True
-        error = error.__cause__
-    return False
-
-
-def forget_frames(error: BaseException | None) -> None:
-    """Lets go of the tensors that a failure's frames still hold."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
-
-
-def available_bytes() -> int | None:
-    """What this machine's memory, and the control groups that the process is in, leave; None where nobody says."""
-    free = [_machine_bytes()]
-    for limit, usage in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-        *_own_groups(),
-    ):
-        most, used = _number_in(limit), _number_in(usage)
-        free.append(None if most is None or used is None else max(0, most - used))
-    known = [one for one in free if one is not None]
-    return min(known) if known else None
-
-
-def _machine_bytes() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        pass
-    try:  # half of what there is: who knows what is free
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def _own_groups() -> list[tuple[str, str]]:
-    """Files with the limit and the usage of the process's control group (version 2) and those around it."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    paths = [Path("/sys/fs/cgroup" + line[3:]) for line in lines if line.startswith("0::/")]
-    return [
-        (f"{group}/memory.max", f"{group}/memory.current")
-        for path in paths
-        for group in (path, *path.parents)
-        if str(group).startswith("/sys/fs/cgroup/")
-    ]
-
-
-def _number_in(file: str) -> int | None:
-    try:
-        return int(Path(file).read_text())
-    except (OSError, ValueError):  # "max": there is no limit
-        return None
-
-
-def resident_bytes() -> int | None:
-    """What the process holds in memory now; None where that is not to be had."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def free_bytes(device: Any) -> int | None:
-    """What may still be allocated on a device; None where nobody knows."""
-    module = getattr(torch_if_loaded(), device.type, None) if device is not None else None
-    if hasattr(module, "recommended_max_memory"):
-        return max(0, module.recommended_max_memory() - module.driver_allocated_memory())
-    if hasattr(module, "mem_get_info"):
-        return module.mem_get_info(device)[0]
-    return None
-
-
-def auto_tile_size(device: Any, limit: int | None = None) -> int:
-    """The largest tile for tile_size="auto" on a device, by its free memory, at most `limit` bytes of it; 512 where
-    that is unknown."""
-    free = min((one for one in (free_bytes(device), limit) if one is not None), default=None)
-    return DEFAULT_TILE if free is None else tile_size_for(free)
-
-
-def tile_size_for(free: int) -> int:
-    """The table, linear between its entries; below it, as large as leaves the same share of memory to each pixel."""
-    size = free / GiB
-    low, tile = TABLE[0]
-    if size < SMALLEST:
-        return max(STEP, _stepped(tile * (size / SMALLEST) ** 0.5))
-    if size <= low:
-        return tile
-    for (a, small), (b, large) in itertools.pairwise(TABLE):
-        if size <= b:
-            return _stepped(small + (large - small) * (size - a) / (b - a))
-    return TABLE[-1][1]
-
-
-def _stepped(tile: float) -> int:
-    return int(tile / STEP + 1e-3) * STEP
-
-
-# ---- activations -----------------------------------------------------------------------------------------------------
 
 
 @functools.cache

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""The machine's memory: what is free, what the process holds, and what running out of it looks like."""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+from .optional import torch_if_loaded
+from .texts import full_text
+
+__all__ = ["available_bytes", "forget_frames", "free_bytes", "is_out_of_memory", "resident_bytes"]
+
+SAYS_SO = re.compile(r"out of memory(?!-)|(can't allocate|not enough) memory: you tried to allocate")
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an exception, or what caused it, means that memory ran out: torch mostly raises a plain RuntimeError."""
+    while error is not None:
+        if isinstance(error, MemoryError) or "OutOfMemoryError" in type(error).__name__:
+            return True
+        if isinstance(error, RuntimeError) and SAYS_SO.search(full_text(error).lower()):
+            return True
+        error = error.__cause__
+    return False
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Lets go of the tensors that a failure's frames still hold."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def available_bytes() -> int | None:
+    """What this machine's memory, and the control groups that the process is in, leave; None where nobody says."""
+    free = [_machine_bytes()]
+    for limit, usage in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        *_own_groups(),
+    ):
+        most, used = _number_in(limit), _number_in(usage)
+        free.append(None if most is None or used is None else max(0, most - used))
+    known = [one for one in free if one is not None]
+    return min(known) if known else None
+
+
+def _machine_bytes() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        pass
+    try:  # half of what there is: who knows what is free
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _own_groups() -> list[tuple[str, str]]:
+    """Files with the limit and the usage of the process's control group (version 2) and those around it."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    paths = [Path("/sys/fs/cgroup" + line[3:]) for line in lines if line.startswith("0::/")]
+    return [
+        (f"{group}/memory.max", f"{group}/memory.current")
+        for path in paths
+        for group in (path, *path.parents)
+        if str(group).startswith("/sys/fs/cgroup/")
+    ]
+
+
+def _number_in(file: str) -> int | None:
+    try:
+        return int(Path(file).read_text())
+    except (OSError, ValueError):  # "max": there is no limit
+        return None
+
+
+def resident_bytes() -> int | None:
+    """What the process holds in memory now; None where that is not to be had."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def free_bytes(device: Any) -> int | None:
+    """What may still be allocated on a device; None where nobody knows."""
+    module = getattr(torch_if_loaded(), device.type, None) if device is not None else None
+    if hasattr(module, "recommended_max_memory"):
+        return max(0, module.recommended_max_memory() - module.driver_allocated_memory())
+    if hasattr(module, "mem_get_info"):
+        return module.mem_get_info(device)[0]
+    return None
