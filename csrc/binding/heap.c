@@ -10,6 +10,7 @@
 #define MAPS_FROM (32 << 20)
 #define TRIMS_FROM (2 * MAPS_FROM)
 #define MAPPINGS 65536
+#define LASTS_FROM (128 << 10) /* what is allocated while the heap is not kept, and outlives the run's windows */
 
 bool ht_heap_keep(void)
 {
@@ -20,15 +21,20 @@ bool ht_heap_keep(void)
     return false;
 }
 
-void ht_heap_pause(void)
+static void map_from(int threshold)
 {
     mallopt(M_MMAP_MAX, MAPPINGS);
-    mallopt(M_MMAP_THRESHOLD, MAPS_FROM);
+    mallopt(M_MMAP_THRESHOLD, threshold);
+}
+
+void ht_heap_pause(void)
+{
+    map_from(LASTS_FROM);
 }
 
 void ht_heap_release(void)
 {
-    ht_heap_pause();
+    map_from(MAPS_FROM);
     mallopt(M_TRIM_THRESHOLD, TRIMS_FROM);
     malloc_trim(0);
 }

@@ -91,7 +91,8 @@ def is_kept() -> bool:
 
 @contextlib.contextmanager
 def aside() -> Iterator[None]:
-    """What is large and allocated inside is not the heap's, even where that is kept: it goes back when it is freed."""
+    """What is allocated inside goes back when it is freed, even while the heap is kept: for what outlives windows, and
+    would lie between their blocks."""
     _runs.pause()
     try:
         yield

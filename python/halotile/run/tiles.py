@@ -19,6 +19,7 @@ from ..images.channels import Part
 from ..images.image import new_image
 from ..memory import is_out_of_memory
 from ..plan import Tile, TilePlan
+from . import kept_heap
 from .failures import tile_error
 from .nonfinite import check_bands, check_finite
 from .out_of_memory import let_go
@@ -37,7 +38,7 @@ class Tiles:
     ) -> Iterator[int]:
         plan, device = prepared.plan, prepared.windows.engine.device
         first_row = _first_row(plan, rows_done)
-        with turn(device):
+        with turn(device), kept_heap.aside():
             parts = prepared.parts_of(index)
             bands = _new_bands(prepared, parts, first_row)
         rows = Rows(plan, partial(sink.rows, index), partial(_scratch, prepared), rows_done)
