@@ -15,11 +15,13 @@ zarr = pytest.importorskip("zarr")
 pytest.importorskip("pyvips")
 
 from halotile import TiledRestorer, TileError, iter_bands, restore_tiled, restore_to  # noqa: E402
+from halotile.files import npy  # noqa: E402
 from halotile.files import picture as files  # noqa: E402
-from halotile.files import sinks  # noqa: E402
+from halotile.files.npy import NpySink, NpySource  # noqa: E402
 from halotile.files.open import open_source  # noqa: E402
-from halotile.files.vips_rows import PictureSource  # noqa: E402
-from halotile.images.source import HeldRows, NpySource, Source  # noqa: E402
+from halotile.files.vips_rows import PictureSink, PictureSource  # noqa: E402
+from halotile.files.zarr import ZarrSink  # noqa: E402
+from halotile.images.source import HeldRows, Source  # noqa: E402
 
 from .conftest import heed_interrupts  # noqa: E402
 from .networks import Chain, ThreeHalves, seeded  # noqa: E402
@@ -408,10 +410,8 @@ def test_a_failing_model_leaves_what_was_there(rng, sink, at, error):
 
 @pytest.mark.parametrize("sink", SINKS)
 def test_failing_writes_surface(rng, sink, monkeypatch):
-    made = {"npy": sinks.NpySink, "zarr": sinks.ZarrSink}
-    from halotile.files import vips_rows as streaming
-
-    kind, real, calls = made.get(sink, streaming.PictureSink), None, []
+    made = {"npy": NpySink, "zarr": ZarrSink}
+    kind, real, calls = made.get(sink, PictureSink), None, []
     real = kind.write
 
     def write(self, rows):
@@ -450,7 +450,7 @@ def test_a_disk_that_fills(sink):
 
 def test_a_file_for_which_there_is_no_room_is_refused_at_once(rng, monkeypatch):
     calls = []
-    monkeypatch.setattr(sinks.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(npy.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(OSError, match="it takes 5 KiB, 1000 bytes are free"):
         restore_to("out.npy", noise(rng, (40, 40, 3)), lambda x: calls.append(1) or x, scale=1, **TILES)
     assert len(calls) == 1  # the first, which tells the size

@@ -18,9 +18,11 @@ from typing import Any, Unpack
 import numpy as np
 
 from .auto.prepare import open_run
-from .files import picture as files
+from .files.codecs import save_options
+from .files.formats import Format, Path
 from .files.open import file_of, open_source
 from .files.sinks import NPY, STACKS, check_output, held_bytes, open_sink
+from .files.vips import MAX_PIXELS
 from .images.image import Image
 from .models.untouched import tensors_kept
 from .options import Options, RunOptions
@@ -41,7 +43,7 @@ def restore_to(
     *,
     quality: int = 95,
     compression: int = 6,
-    max_pixels: int | None = files.MAX_PIXELS,
+    max_pixels: int | None = MAX_PIXELS,
     **options: Unpack[RunOptions],
 ) -> RunInfo:
     """Restores an image into a file, holding neither as a whole: rows are read when windows need them, and written when
@@ -75,7 +77,7 @@ def restore_to(
     """
     restorer = _restorer(model, options)
     kind = check_output(path)
-    files.save_options(kind, 0, "uint8", quality, compression)  # refused now, if they must be
+    save_options(kind, 0, "uint8", quality, compression)  # refused now, if they must be
     is_path = isinstance(image, str | os.PathLike)
     source = open_source(os.fspath(image), restorer.options.layout, max_pixels) if is_path else image
     opened = restorer.open(source)
@@ -102,7 +104,7 @@ def _restorer(model: Any, options: RunOptions) -> TiledRestorer:
     return model
 
 
-def _check(path: files.Path, kind: files.Format, image: Image, options: Options) -> None:
+def _check(path: Path, kind: Format, image: Image, options: Options) -> None:
     if image.count != 1 and kind not in STACKS:
         text = f"path must be that of a .npy file or a .zarr array for {image.count} images, not {os.fspath(path)!r}"
         raise ValueError(f"{text}: {kind.name} holds one")
@@ -119,7 +121,7 @@ def _check(path: files.Path, kind: files.Format, image: Image, options: Options)
 def write_restored(
     restorer: TiledRestorer,
     image: Image,
-    kind: files.Format,
+    kind: Format,
     sink_for: Callable[[tuple[int, ...], str], Any],
     holds_result: bool = False,
 ) -> None:

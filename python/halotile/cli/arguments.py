@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from ..files import picture as files
 from ..files import sinks
+from ..files.vips import MAX_PIXELS
 from ..options import ALPHAS, BLENDS, BOUNDARIES, ENGINES, GLOBAL_STATS, MEMORY_FORMATS, MODEL_DTYPES, NONFINITE
 from . import commands
 from .common import BIT_DTYPES, FORMATS
@@ -105,7 +105,7 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_max_pixels(add: Callable[..., Any]) -> None:
-    add("--max-pixels", type=_number(1), default=files.MAX_PIXELS, metavar="N", help="of image files (default: 2**28)")
+    add("--max-pixels", type=_number(1), default=MAX_PIXELS, metavar="N", help="of image files (default: 2**28)")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from ..files import picture as files
+from ..files.formats import BY_SUFFIX, TIFF, is_zarr_array
 from ..files.open import open_source
 from ..files.picture import Header
 from ..files.sinks import FORMATS, check_output, open_sink
+from ..files.vips import MAX_PIXELS
 from ..files.vips_rows import PictureSource
 from ..images.image import Image, open_image, shape_of_result
 from ..texts import quoted
@@ -125,7 +127,7 @@ def _say_unreadable(error: OSError) -> None:
 
 def _is_image(path: str) -> bool:
     name = os.path.basename(path)
-    return not name.startswith(".") and suffix_of(name) in files.BY_SUFFIX and os.path.isfile(path)
+    return not name.startswith(".") and suffix_of(name) in BY_SUFFIX and os.path.isfile(path)
 
 
 def suffix_of(path: str) -> str:
@@ -143,7 +145,7 @@ def array_suffix(path: str) -> str | None:
     suffix = suffix_of(os.path.normpath(path))
     if suffix in (".npy", ".zarr"):
         return suffix
-    return ".zarr" if os.path.isdir(path) and files.is_zarr_array(path) else None
+    return ".zarr" if os.path.isdir(path) and is_zarr_array(path) else None
 
 
 def is_folder(path: str) -> bool:
@@ -246,7 +248,7 @@ def check_holds(output: str, header: Header, *, out_dtype: str | None, alpha: st
         raise ValueError(f"{output}: {kind.name} cannot hold {header.dtype}; choose --bits, or write TIFF")
     if alpha != "channel":
         check_output(output, (1, 1, *header.shape[2:]))
-    if header.pages > 1 and kind is not files.TIFF:
+    if header.pages > 1 and kind is not TIFF:
         text = f"{output}: {kind.name} holds one page, and the input has {header.pages}"
         raise ValueError(f"{text}; write TIFF, or choose one with --page")
 
@@ -342,7 +344,7 @@ class FileRestorer:
         restorer: Any,
         *,
         page: int | None = None,
-        max_pixels: int | None = files.MAX_PIXELS,
+        max_pixels: int | None = MAX_PIXELS,
         quality: int = 95,
         compression: int = 6,
         verify: int = 0,

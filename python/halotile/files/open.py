@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import Any
 
 import numpy as np
 
-from ..images.source import ArraySource, NpySource
+from ..images.source import ArraySource
 from ..layouts import with_standard_names
-from ..optional import import_zarr
-from ..texts import quoted
+from .npy import NpySource
 from .vips_rows import PictureSource
+from .zarr import opened_zarr
 
 __all__ = ["file_of", "open_source"]
 
@@ -31,31 +30,9 @@ def open_source(path: str, layout: str | None, max_pixels: int | None) -> Any:
         fits = layout is not None and len(layout) == source.ndim
         return source.laid(with_standard_names(layout)) if fits else source
     if suffix == ".zarr" or os.path.isdir(path):
-        zarr_array = _opened_zarr(path)
+        zarr_array = opened_zarr(path)
         return ArraySource(zarr_array, zarr_array.chunks)
     return PictureSource(path, max_pixels=max_pixels)
-
-
-def _opened_zarr(path: str) -> Any:
-    zarr = import_zarr()
-    if not os.path.exists(path):
-        raise FileNotFoundError(2, os.strerror(2), path)
-    try:
-        return zarr.open_array(path, mode="r")
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        inside = _arrays_of_group(zarr, path)
-        if inside:
-            text = f"a zarr group, not an array: pass one of its arrays, such as {os.path.join(path, inside[0])}"
-            raise ValueError(f"{path}: {text}") from error
-        raise ValueError(f"{path}: not a readable zarr array: {quoted(error)}") from error
-
-
-def _arrays_of_group(zarr: Any, path: str) -> list[str]:
-    """Their paths in it, sorted; none where it is no group."""
-    with contextlib.suppress(Exception):  # whatever zarr raises about what is no zarr
-        members = zarr.open_group(path, mode="r").members(max_depth=2)
-        return sorted(name for name, member in members if isinstance(member, zarr.Array))
-    return []
 
 
 def file_of(image: Any) -> str | None:

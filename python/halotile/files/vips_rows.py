@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 
 from ..images.source import Source
-from . import picture as files
+from .codecs import SMALL_JPEG_BYTES, page_options, save_options
+from .formats import JPEG, Format, Path, check_output_path
+from .metadata import Picture, picture_of, with_metadata
+from .vips import DTYPES, MAX_PIXELS, as_held, as_rgb, import_pyvips, is_turned, opened, reason, shape_of
 
 __all__ = ["PictureSink", "PictureSource", "held_bytes"]
 
@@ -38,20 +41,20 @@ class PictureSource(Source):
         like: a Picture without pixels: the file's metadata.
     """
 
-    def __init__(self, path: files.Path, *, max_pixels: int | None = files.MAX_PIXELS, page: int | None = None):
-        """Arguments and errors are those of `files.read_image`; damage further down shows when it is read."""
+    def __init__(self, path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | None = None):
+        """Arguments and errors are those of `read_image`; damage further down shows when it is read."""
         self.path, self.max_pixels, self.page = os.fspath(path), max_pixels, page
         self._open()
-        self.shape = files.shape_of(self.image)
+        self.shape = shape_of(self.image)
         self.layout = "HWC"[: len(self.shape)]
-        self.dtype = np.dtype(files.DTYPES[self.image.format])
-        self.like = files.picture_of(self.image, self.kind, np.empty(0))
+        self.dtype = np.dtype(DTYPES[self.image.format])
+        self.like = picture_of(self.image, self.kind, np.empty(0))
         self.page = page or 1  # without another warning of there being more
 
     def _open(self) -> None:
-        with files.opened(self.path, self.max_pixels, self.page) as (stored, self.kind):
-            image = stored.copy_memory() if files.is_turned(stored) else stored
-            self.image, self.position = files.as_rgb(image.autorot()), 0
+        with opened(self.path, self.max_pixels, self.page) as (stored, self.kind):
+            image = stored.copy_memory() if is_turned(stored) else stored
+            self.image, self.position = as_rgb(image.autorot()), 0
 
     def read(self, start: int, rows: np.ndarray) -> None:
         if start < self.position:
@@ -60,11 +63,11 @@ class PictureSource(Source):
         try:
             for y in range(0, len(rows), count):
                 self._read_slab(start + y, rows[y : y + count])
-        except files.import_pyvips().Error as error:
-            raise ValueError(f"{self.path}: not a readable {self.kind.name} file: {files.reason(error)}") from error
+        except import_pyvips().Error as error:
+            raise ValueError(f"{self.path}: not a readable {self.kind.name} file: {reason(error)}") from error
 
     def _read_slab(self, start: int, rows: np.ndarray) -> None:
-        region = files.import_pyvips().Region.new(self.image)  # belongs to this thread
+        region = import_pyvips().Region.new(self.image)  # belongs to this thread
         pixels = region.fetch(0, start, self.image.width, len(rows))
         rows[...] = np.frombuffer(pixels, rows.dtype).reshape(rows.shape)
         self.position = start + len(rows)
@@ -119,13 +122,13 @@ class Feed:
 class PictureSink:
     """An image file that is written from top to bottom, on threads of libvips.
 
-    Of what `files.write_image` writes, PNG, TIFF and JPEG go out as rows come; libvips holds a WebP as a whole.
+    Of what `write_image` writes, PNG, TIFF and JPEG go out as rows come; libvips holds a WebP as a whole.
 
     Args:
         path: for messages, and which format.
         descriptor: of the file to write to, open for reading and writing.
         shape, dtype: of the whole image.
-        like, quality, compression, pages: as for `files.write_image`.
+        like, quality, compression, pages: as for `write_image`.
     """
 
     overlaps = True
@@ -137,23 +140,23 @@ class PictureSink:
         shape: Sequence[int],
         dtype: Any,
         *,
-        like: files.Picture | None = None,
+        like: Picture | None = None,
         quality: int = 95,
         compression: int = 6,
         pages: int = 1,
     ):
-        pyvips = files.import_pyvips()
-        kind = files.check_output_path(path, shape, dtype)
+        pyvips = import_pyvips()
+        kind = check_output_path(path, shape, dtype)
         self.path = path
         self.dtype = np.dtype("float32" if np.dtype(dtype).kind == "f" else dtype)
         size = int(np.prod(shape, dtype=object)) * self.dtype.itemsize
-        options = files.save_options(kind, size, self.dtype, quality, compression)
-        options |= files.page_options(path, kind, shape[0], pages)
+        options = save_options(kind, size, self.dtype, quality, compression)
+        options |= page_options(path, kind, shape[0], pages)
         self.feed = Feed(shape, self.dtype)
         self.source = pyvips.SourceCustom()  # as long as libvips may call it: nothing else holds it
         self.source.on_read(self.feed.read)
         self.source.on_seek(self.feed.seek)
-        self.image = files.with_metadata(pyvips, files.as_held(_plain(pyvips, self.source), kind), like, kind, path)
+        self.image = with_metadata(pyvips, as_held(_plain(pyvips, self.source), kind), like, kind, path)
         save = getattr(self.image, f"{kind.codec}save_target")
         self.thread = ThreadPoolExecutor(1)
         self.saved = self.thread.submit(save, pyvips.Target.new_to_descriptor(descriptor), **options)
@@ -172,8 +175,8 @@ class PictureSink:
         self.feed.end()
         try:
             self.saved.result()
-        except files.import_pyvips().Error as error:
-            raise OSError(f"{self.path}: cannot be written: {files.reason(error)}") from error
+        except import_pyvips().Error as error:
+            raise OSError(f"{self.path}: cannot be written: {reason(error)}") from error
 
     def abandon(self) -> None:
         """Ends its thread, whatever the file is then."""
@@ -182,11 +185,11 @@ class PictureSink:
         self.thread.shutdown()
 
 
-def held_bytes(kind: files.Format, shape: Sequence[int], dtype: Any) -> int:
+def held_bytes(kind: Format, shape: Sequence[int], dtype: Any) -> int:
     """What a PictureSink takes besides the rows that it is given, about: as measured."""
-    threads = files.import_pyvips().concurrency_get()
+    threads = import_pyvips().concurrency_get()
     row = int(np.prod(shape[1:], dtype=object)) * min(np.dtype(dtype).itemsize, 4)
-    whole = 0 if kind is files.JPEG and shape[0] * row > files.SMALL_JPEG_BYTES else TIMES_AS_A_WHOLE.get(kind.codec, 0)
+    whole = 0 if kind is JPEG and shape[0] * row > SMALL_JPEG_BYTES else TIMES_AS_A_WHOLE.get(kind.codec, 0)
     return (min(shape[0], ROWS + ROWS_OF_A_THREAD * threads) + whole * shape[0]) * row + threads * BYTES_OF_A_THREAD
 
 

@@ -7,15 +7,12 @@ the system likes. But one in foreign byte order is read by rows, which are conve
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
 import numpy as np
 
-from ..texts import quoted
-
-__all__ = ["ArraySource", "HeldRows", "NpySource", "Source", "as_source"]
+__all__ = ["ArraySource", "HeldRows", "Source", "as_source", "image_shape", "in_order"]
 
 MARGIN = 4  # a buffer has room for one in so many rows more than were asked for: not all windows take as many
 
@@ -60,89 +57,6 @@ class Source:
         return rows
 
 
-class NpySource(Source):
-    """A .npy file in C order, read and not mapped: what was read counts as this process's memory no longer.
-
-    Raises ValueError if it is none, or is cut short."""
-
-    def __init__(self, path: str):
-        self.path, self.file = path, open(path, "rb", buffering=0)  # noqa: SIM115
-        try:
-            self.shape, self.fortran, stored = _npy_header(self.file)
-        except ValueError as error:
-            raise ValueError(f"{path}: not a readable .npy file: {quoted(error)}") from error
-        self.dtype, self.foreign = stored.newbyteorder("="), not stored.isnative
-        self.offset = self.file.tell()
-        wanted = self.offset + int(np.prod(self.shape, dtype=object)) * stored.itemsize
-        if os.fstat(self.file.fileno()).st_size < wanted:
-            raise ValueError(f"{path}: was cut short: it should have {wanted} bytes")
-
-    def read(self, start: int, rows: np.ndarray) -> None:
-        self.read_at(self.offset + start * rows[0].nbytes, rows)
-
-    def read_at(self, offset: int, values: np.ndarray) -> None:
-        """Fills contiguous values with what is in the file from a byte on."""
-        self.file.seek(offset)
-        left = memoryview(values).cast("B")
-        while left:
-            count = self.file.readinto(left)
-            if not count:
-                raise ValueError(f"{self.path}: was cut short while it was read")
-            left = left[count:]
-        if self.foreign:
-            values.byteswap(inplace=True)
-
-    def laid(self, layout: str) -> Source | np.ndarray:
-        """Rows can be read where those of an image, or of each of its channels, lie together."""
-        below_rows = layout[layout.index("H") + 1 :]
-        if "W" in below_rows and "N" not in below_rows and not self.fortran:
-            return self
-        return np.load(self.path, mmap_mode="r")
-
-    def single(self, layout: str, index: int) -> Source:
-        return self if layout in ("HW", "HWC") else _NpyImage(self, layout, index)
-
-
-def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
-
-
-class _NpyImage(Source):
-    """One image of a .npy file in any layout that `NpySource.laid` has passed."""
-
-    def __init__(self, file: NpySource, layout: str, index: int):
-        self.file, self.axes, self.index = file, layout, index
-        self.dtype = file.dtype
-        self.shape = _image_shape(file.shape, layout)
-
-    def read(self, start: int, rows: np.ndarray) -> None:
-        at = self.axes.index("H")
-        below = self.file.shape[at + 1 :]
-        if "C" not in self.axes[:at]:
-            values = rows if self.axes[at:] in ("HW", "HWC") else np.empty((len(rows), *below), self.dtype)
-            self._read_rows(start, 0, values)
-            if values is not rows:
-                rows[...] = _in_order(values, self.axes[at:])
-            return
-        values = np.empty((len(rows), *below), self.dtype)
-        for channel in range(rows.shape[2]):
-            self._read_rows(start, channel, values)
-            rows[..., channel] = values
-
-    def _read_rows(self, start: int, channel: int, values: np.ndarray) -> None:
-        place = {"N": self.index, "C": channel, "H": start}
-        element = 0
-        for axis, side in zip(self.axes, self.file.shape, strict=True):
-            if axis == "H":
-                break
-            element = element * side + place[axis]
-        element = element * self.file.shape[self.axes.index("H")] + start
-        self.file.read_at(self.file.offset + element * values[0].nbytes, values)
-
-
 class ArraySource(Source):
     """What gives rows as arrays do: a memory map in foreign byte order, a zarr array (by rows of its chunks).
 
@@ -169,20 +83,20 @@ class _ArrayImage(Source):
     def __init__(self, source: ArraySource, layout: str, index: int):
         self.array, self.axes, self.index = source.array, layout, index
         self.dtype, self.step = source.dtype, source.chunks[layout.index("H")]
-        self.shape = _image_shape(source.shape, layout)
+        self.shape = image_shape(source.shape, layout)
 
     def read(self, start: int, rows: np.ndarray) -> None:
         where = {"N": self.index, "H": slice(start, start + len(rows))}
         values = np.asarray(self.array[tuple(where.get(axis, slice(None)) for axis in self.axes)])
-        rows[...] = _in_order(values, self.axes.replace("N", ""))
+        rows[...] = in_order(values, self.axes.replace("N", ""))
 
 
-def _image_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+def image_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     """(H, W) or (H, W, C) of each image."""
     return tuple(shape[layout.index(axis)] for axis in "HWC" if axis in layout)
 
 
-def _in_order(values: np.ndarray, layout: str) -> np.ndarray:
+def in_order(values: np.ndarray, layout: str) -> np.ndarray:
     """A view (H, W) or (H, W, C) of one image."""
     return values.transpose([layout.index(axis) for axis in "HWC" if axis in layout])
 
