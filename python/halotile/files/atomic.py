@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all.
+
+Each is made beside its path under a temporary name, and takes the path's place when it is complete. An error or Ctrl-C
+removes it and leaves what was there.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,12 @@ __all__ = ["replacing", "replacing_folder", "writing"]
 
 @contextmanager
 def replacing(path: str) -> Iterator[int]:
-    """A descriptor of a new file, which takes the place of `path` if the body ends well and disappears if not."""
+    """The descriptor of a new file, which replaces `path` if the body succeeds."""
     target = os.path.realpath(path)
-    name = os.path.join(os.path.dirname(target), f".halotile-{secrets.token_hex(8)}.tmp")
+    name = _temporary_name(target)
     try:
-        try:
+        with writing(path):
             descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        except OSError as error:
-            raise OSError(error.errno, f"cannot be written: {error.strerror or quoted(error)}", path) from error
         try:
             yield descriptor
             os.fsync(descriptor)
@@ -40,14 +42,14 @@ def replacing(path: str) -> Iterator[int]:
 
 @contextmanager
 def replacing_folder(path: str) -> Iterator[str]:
-    """A new folder, which takes the place of `path` if the body ends well and disappears if not."""
+    """A new folder, which replaces `path` if the body succeeds."""
     target = os.path.realpath(path)
-    name = os.path.join(os.path.dirname(target), f".halotile-{secrets.token_hex(8)}.tmp")
+    name = _temporary_name(target)
     before = f"{name}.before"
     try:
         os.mkdir(name)
         yield name
-        if os.path.lexists(target):  # no system puts one folder in another's place
+        if os.path.lexists(target):  # no system replaces a folder that is not empty
             os.rename(target, before)
         try:
             os.rename(name, target)
@@ -60,9 +62,13 @@ def replacing_folder(path: str) -> Iterator[str]:
         shutil.rmtree(before, ignore_errors=True)
 
 
+def _temporary_name(target: str) -> str:
+    return os.path.join(os.path.dirname(target), f".halotile-{secrets.token_hex(8)}.tmp")
+
+
 @contextmanager
 def writing(path: str) -> Iterator[None]:
-    """Errors of the system say what could not be written."""
+    """Makes the system's errors say that `path` cannot be written."""
     try:
         yield
     except OSError as error:

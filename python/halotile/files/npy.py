@@ -7,22 +7,26 @@ import errno
 import math
 import os
 import shutil
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..images.source import Source, image_shape, in_order
 from ..texts import bytes_text, quoted
-from .atomic import writing
+from .atomic import replacing, writing
 
-__all__ = ["NpySink", "NpySource", "check_room"]
+__all__ = ["NpySink", "NpySource", "held_bytes", "open_sink"]
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
 
 
 class NpySource(Source):
-    """A .npy file in C order, read and not mapped: what was read counts as this process's memory no longer.
-
-    Raises ValueError if it is none, or is cut short."""
+    """A .npy file in C order. It is read, not mapped, so that pages which were read do not count as the process's
+    memory. Raises ValueError where it is no such file or was cut short."""
 
     def __init__(self, path: str):
         self.path, self.file = path, open(path, "rb", buffering=0)  # noqa: SIM115
@@ -40,7 +44,7 @@ class NpySource(Source):
         self.read_at(self.offset + start * rows[0].nbytes, rows)
 
     def read_at(self, offset: int, values: np.ndarray) -> None:
-        """Fills contiguous values with what is in the file from a byte on."""
+        """Fills contiguous values with the bytes of the file from `offset` on."""
         self.file.seek(offset)
         left = memoryview(values).cast("B")
         while left:
@@ -52,7 +56,7 @@ class NpySource(Source):
             values.byteswap(inplace=True)
 
     def laid(self, layout: str) -> Source | np.ndarray:
-        """Rows can be read where those of an image, or of each of its channels, lie together."""
+        """The file itself where rows lie together, of an image or of each of its channels; else a memory map."""
         below_rows = layout[layout.index("H") + 1 :]
         if "W" in below_rows and "N" not in below_rows and not self.fortran:
             return self
@@ -62,7 +66,7 @@ class NpySource(Source):
         return self if layout in ("HW", "HWC") else _NpyImage(self, layout, index)
 
 
-def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(file)
@@ -70,7 +74,7 @@ def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 class _NpyImage(Source):
-    """One image of a .npy file in any layout that `NpySource.laid` has passed."""
+    """One image of a .npy file, in a layout for which `NpySource.laid` gave the file itself."""
 
     def __init__(self, file: NpySource, layout: str, index: int):
         self.file, self.axes, self.index = file, layout, index
@@ -102,7 +106,26 @@ class _NpyImage(Source):
         self.file.read_at(self.file.offset + element * values[0].nbytes, values)
 
 
-def check_room(path: str, size: int) -> None:
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_sink(
+    path: str, shape: Sequence[int], dtype: DTypeLike, *, images: int | None = None, **_: object
+) -> Iterator[NpySink]:
+    """Raises OSError, with what was there left in place, where there is too little room."""
+    shape = tuple(shape) if images is None else (images, *shape)
+    _check_room(path, int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize)
+    with replacing(path) as descriptor:
+        yield NpySink(path, descriptor, shape, dtype)
+
+
+def held_bytes(shape: Sequence[int], dtype: DTypeLike) -> int:
+    """What a sink allocates: nothing."""
+    return 0
+
+
+def _check_room(path: str, size: int) -> None:
     free = shutil.disk_usage(os.path.dirname(os.path.realpath(path))).free
     if size > free:
         needed = f"it takes {bytes_text(size, math.ceil)}, {bytes_text(free, math.floor)} are free"
@@ -110,11 +133,11 @@ def check_room(path: str, size: int) -> None:
 
 
 class NpySink:
-    """A .npy file, written from its start to its end; whoever opened it closes it."""
+    """A .npy file that is written from start to end. Whoever opened the descriptor closes it."""
 
     overlaps = False
 
-    def __init__(self, path: str, descriptor: int, shape: Sequence[int], dtype: Any):
+    def __init__(self, path: str, descriptor: int, shape: Sequence[int], dtype: DTypeLike):
         self.path, self.dtype = path, np.dtype(dtype)
         self.file = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
         header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": tuple(shape)}
@@ -125,6 +148,9 @@ class NpySink:
         with writing(self.path):
             while left:
                 left = left[self.file.write(left) :]
+
+    def close(self) -> None:
+        """Every row has been written already."""
 
     def abandon(self) -> None:
         """Nothing needs to be stopped."""

@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""Which source reads a path, and which path an image comes from."""
+"""Opens the image at a path, by its suffix, and finds the path of an image."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 
-from ..images.source import ArraySource
+from ..images.source import ArraySource, Source
 from ..layouts import with_standard_names
 from .npy import NpySource
 from .vips_rows import PictureSource
-from .zarr import opened_zarr
+from .zarr import zarr_source
 
 __all__ = ["file_of", "open_source"]
 
 
-def open_source(path: str, layout: str | None, max_pixels: int | None) -> Any:
-    """The image in a .npy file, a zarr array's folder or an image file: a Source, or a memory map of a .npy file that
-    rows cannot be read of in the layout, where that is known.
+def open_source(path: str, layout: str | None, max_pixels: int | None) -> Source | np.ndarray:
+    """The image in a .npy file, a zarr array's folder or an image file; a memory map where the rows of a .npy file
+    cannot be read in the layout, if there is one.
 
     Raises:
         OSError: it cannot be opened. ValueError: it is no image. ImportError: what reads it is not installed.
@@ -30,13 +29,12 @@ def open_source(path: str, layout: str | None, max_pixels: int | None) -> Any:
         fits = layout is not None and len(layout) == source.ndim
         return source.laid(with_standard_names(layout)) if fits else source
     if suffix == ".zarr" or os.path.isdir(path):
-        zarr_array = opened_zarr(path)
-        return ArraySource(zarr_array, zarr_array.chunks)
+        return zarr_source(path)
     return PictureSource(path, max_pixels=max_pixels)
 
 
-def file_of(image: Any) -> str | None:
-    """The path that an image comes from, where that is known."""
+def file_of(image: object) -> str | None:
+    """The path of the file that an array or a source reads; None where there is none or it is not known."""
     if isinstance(image, ArraySource):
         image = image.array
     if hasattr(image, "store"):

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Image files in and out: PNG, JPEG, WebP and TIFF.
-
-Through libvips, because it reads and writes 8 and 16 bits in all of them, keeps ICC profiles and EXIF, and streams;
-Pillow has no 16-bit RGB. pyvips is an optional dependency: `pip install 'halotile[cli]'`.
-"""
+"""Whole image files: PNG, JPEG, WebP and TIFF into arrays, and back."""
 
 from __future__ import annotations
 
@@ -13,14 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .atomic import replacing
-from .codecs import page_options, save_options
-from .formats import WEBP, Format, Path, check_output_path
+from .codecs import WEBP, check_options, page_options
+from .formats import check_output_path
 from .metadata import Picture, picture_of, with_metadata
 from .previews import one_image_of_tiff, reader_of
 from .vips import (
     DTYPES,
     MAX_PIXELS,
     TRUST,
+    Path,
     as_rgb,
     import_pyvips,
     interruptible,
@@ -33,84 +30,74 @@ from .vips import (
     to_vips,
 )
 
-__all__ = [
-    "MAX_PIXELS",
-    "Header",
-    "Picture",
-    "read_header",
-    "read_image",
-    "read_shape",
-    "write_image",
-]
+__all__ = ["MAX_PIXELS", "Header", "Picture", "read_header", "read_image", "read_shape", "write_image"]
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image file before anything is decoded.
+    """What is known of a file before anything is decoded.
 
-    shape, dtype: of its first page, or of the one asked for, as `read_image` would give it.
-    kind: the Format.
-    pages: how many pages there are that are images of their own, all of this shape and dtype; 1 for the levels of a
-        pyramid, thumbnails, masks and the frames of an animation.
-    pyramid: whether the other pages are the first one, reduced, or masks of it.
+    Attributes:
+        shape, dtype: of the page that was asked for, or the first, as `read_image` would give it.
+        pages: how many images of this shape and dtype there are. Levels of a pyramid, thumbnails, masks and frames of
+            an animation do not count.
+        pyramid: whether the other pages are the first one reduced, or masks of it.
     """
 
     shape: tuple[int, ...]
     dtype: str
-    kind: Format
     pages: int = 1
     pyramid: bool = False
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
 
 
 def read_image(path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | None = None) -> Picture:
     """Reads a PNG, JPEG, WebP or TIFF file, recognised by its content.
 
     The EXIF orientation is applied and dropped. 16-bit files give uint16, float TIFFs float32. Palettes and 1 bit are
-    expanded to 8 bits; CMYK and 32-bit Lab become sRGB. Tiled TIFFs are read as others are.
+    expanded to 8 bits; CMYK and 32-bit Lab become sRGB.
 
     Args:
         max_pixels: bounds height x width, before anything is decoded; None lifts the bound.
-        page: of a TIFF with several pages or a WebP with several frames: which, from 1 on. None: the first, with a
-            warning if there are more.
-
-    Returns:
-        A Picture.
+        page: which page of a TIFF or frame of a WebP, from 1 on. None: the first, with a warning if there are more.
 
     Raises:
-        OSError: the file cannot be opened. ValueError: it cannot be decoded, has no such page, or is a
-            camera raw file, or a stack that has one directory for many images.
+        OSError: the file cannot be opened. ValueError: it cannot be decoded, has no such page, is a camera raw file,
+            or a stack of images under one directory.
     """
-    with opened(path, max_pixels, page) as (stored, kind):
-        # A rotation reads columns, which a file read in order cannot give.
+    with opened(path, max_pixels, page) as (stored, codec):
+        # To rotate, libvips reads columns, which a file that is decoded in order cannot give.
         image = as_rgb((stored.copy_memory() if is_turned(stored) else stored).autorot())
         array = np.ndarray(shape_of(image), DTYPES[image.format], interruptible(image, image.write_to_memory))
-        return picture_of(image, kind, array)
+        return picture_of(image, codec, array)
 
 
 def read_shape(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> tuple[tuple[int, ...], str]:
-    """The shape and dtype name that `read_image` would give; nothing is decoded. Raises as it does."""
+    """The shape and dtype name that `read_image` would give, without decoding. Raises as it does."""
     with opened(path, max_pixels) as (stored, _):
         image = as_rgb(stored.autorot())
         return shape_of(image), DTYPES[image.format]
 
 
 def read_header(path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | None = None) -> Header:
-    """What a file holds, all its pages or the one asked for; nothing is decoded.
+    """What a file, or the page asked for, holds, without decoding.
 
     Args:
-        max_pixels, page: as for `read_image`; without a page all of them together are bounded.
+        max_pixels, page: as for `read_image`; without a page, all of them together are bounded.
 
     Raises:
-        OSError: the file cannot be opened. ValueError: it is no such file, or its pages are of several sizes or kinds
-            and no pyramid.
+        OSError: the file cannot be opened. ValueError: it is no such file, or its pages differ in size or kind and are
+            no pyramid.
     """
     if page is None:
-        with opened(path, max_pixels, 1) as (stored, kind):
+        with opened(path, max_pixels, 1) as (stored, codec):
             count = pages_of(stored)
-    if page is not None or kind is WEBP or count == 1:
-        with opened(path, max_pixels, 1 if page is None else page) as (stored, kind):
+    if page is not None or codec is WEBP or count == 1:
+        with opened(path, max_pixels, 1 if page is None else page) as (stored, _):
             image = as_rgb(stored.autorot())
-            return Header(shape_of(image), DTYPES[image.format], kind)
+            return Header(shape_of(image), DTYPES[image.format])
     return _header_of_pages(path, count, max_pixels)
 
 
@@ -129,10 +116,10 @@ def _header_of_pages(path: Path, count: int, max_pixels: int | None) -> Header:
 
 
 def _all_alike(path: Path, max_pixels: int | None) -> bool:
-    """Whether libvips sees the pages as one image: it wants one size, sample format and colour space of them."""
-    with opened(path, max_pixels, 1) as (_, kind), open(path, "rb", buffering=0) as file:
+    """Whether the pages have one size, sample format and colour space, for only then libvips loads them as one."""
+    with opened(path, max_pixels, 1) as (_, codec), open(path, "rb", buffering=0) as file:
         try:
-            loaded(file, kind, n=-1)
+            loaded(file, codec, n=-1)
         except import_pyvips().Error:
             return False
     return True
@@ -144,7 +131,7 @@ def _says_one_image(path: Path, count: int) -> bool:
 
 
 def _is_pyramid(path: Path, count: int, size: tuple[int, int], max_pixels: int | None) -> bool:
-    """Whether every page has half the sides of the one before, rounded either way."""
+    """Whether each page has half the sides of the one before, rounded up or down."""
     for page in range(2, count + 1):
         with opened(path, max_pixels, page) as (stored, _):
             upright = shape_of(stored.autorot())[:2]
@@ -152,6 +139,9 @@ def _is_pyramid(path: Path, count: int, size: tuple[int, int], max_pixels: int |
             return False
         size = (upright[0], upright[1])
     return True
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
 
 
 def write_image(
@@ -165,31 +155,34 @@ def write_image(
 ) -> None:
     """Writes pixels to a PNG, JPEG, WebP or TIFF file, as its suffix says.
 
-    pixels: (H, W) or (H, W, C), with two and four channels meaning grey and RGB with alpha. uint8 and uint16 go into
-        every format, rounded to 8 bits in JPEG and WebP, which have no more; floats go into TIFF alone, as
-        float32.
-    like: a Picture whose metadata and resolution are kept. A profile for another number of colours is left out. libvips
-        writes no EXIF into TIFF, and IPTC into JPEG alone: a warning says what is lost.
-    quality: 1 to 100, for JPEG and WebP; a WebP of quality 100 is lossless.
-    compression: 0 (none) to 9 (smallest), for PNG and TIFF, which are always lossless.
-    pages: into how many pages of one height the rows are cut, for TIFF. A TIFF of nearly 4 GiB or more is a BigTIFF.
+    The file appears whole or not at all: an error or Ctrl-C leaves what was there. A TIFF of nearly 4 GiB or more is a
+    BigTIFF. WebP stores grey as RGB.
 
-    The file appears whole or not at all: it is written under a temporary name beside `path` and then takes its place,
-    so an error or Ctrl-C leaves what was there. WebP has no grey: it holds grey as RGB.
+    Args:
+        pixels: (H, W) or (H, W, C); two channels are grey with alpha, four RGB with alpha. Every format takes uint8 and
+            uint16, which JPEG and WebP round to 8 bits. TIFF alone takes floats, as float32.
+        like: a Picture whose metadata and resolution are kept, but for a profile for another number of colours. What
+            libvips cannot write, EXIF into TIFF and IPTC into anything but JPEG, is lost with a warning.
+        quality: 1 to 100, of JPEG and WebP; a WebP of quality 100 is lossless.
+        compression: 0 (none) to 9 (smallest), of PNG and TIFF, which are always lossless.
+        pages: into how many pages of one height a TIFF's rows are cut.
 
-    Raises ValueError for pixels or options that do not fit the format (JPEG has no alpha), OSError if writing fails.
+    Raises:
+        ValueError: the format cannot hold the pixels, or an option is out of range. OSError: writing fails.
     """
-    pyvips = import_pyvips()
+    vips = import_pyvips()
     path = os.fspath(path)
     pixels = np.asarray(pixels)
-    kind = check_output_path(path, pixels.shape, pixels.dtype)
-    options = save_options(kind, pixels.nbytes, pixels.dtype, quality, compression)
-    options |= page_options(path, kind, len(pixels), pages)
-    image = with_metadata(pyvips, to_vips(pyvips, pixels, kind), like, kind, path)
+    codec = check_output_path(path, pixels.shape, pixels.dtype).codec
+    assert codec is not None  # as of all image files
+    check_options(quality, compression)
+    options = codec.options(pixels.nbytes, pixels.dtype, quality, compression)
+    options |= page_options(path, codec, len(pixels), pages)
+    image = with_metadata(to_vips(pixels, codec), like, codec, path)
     with replacing(path) as descriptor:
-        target = pyvips.Target.new_to_descriptor(descriptor)
-        save = getattr(image, f"{kind.codec}save_target")
+        target = vips.Target.new_to_descriptor(descriptor)
+        save = getattr(image, f"{codec.vips}save_target")
         try:
             interruptible(image, lambda: save(target, **options))
-        except pyvips.Error as error:
+        except vips.Error as error:
             raise OSError(f"{path}: cannot be written: {reason(error)}") from error

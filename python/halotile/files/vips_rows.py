@@ -1,40 +1,42 @@
 # SPDX-License-Identifier: MIT
-"""Image files by rows, through libvips: PictureSource reads them, PictureSink writes them.
-
-libvips asks for what it writes, and a run has rows to give. So the sink looks like a file to libvips, an uncompressed
-BigTIFF, of which there is never more than a band: the loader reads it in order, once, as it does every TIFF in strips.
-"""
+"""Image files read and written by rows, through libvips."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..images.source import Source
-from .codecs import SMALL_JPEG_BYTES, page_options, save_options
-from .formats import JPEG, Format, Path, check_output_path
+from .atomic import replacing
+from .codecs import Codec, check_options, page_options
 from .metadata import Picture, picture_of, with_metadata
 from .tiff_feed import STRIP_BYTES, Feed
-from .vips import DTYPES, MAX_PIXELS, as_held, as_rgb, import_pyvips, is_turned, opened, reason, shape_of
+from .vips import DTYPES, MAX_PIXELS, Path, as_held, as_rgb, import_pyvips, is_turned, opened, reason, shape_of
 
-__all__ = ["PictureSink", "PictureSource", "held_bytes"]
+if TYPE_CHECKING:
+    import pyvips
+
+__all__ = ["PictureSink", "PictureSource", "held_bytes", "open_sink"]
 
 SLAB_BYTES = 2**22  # decoded at a time
 ROWS, ROWS_OF_A_THREAD = 1024, 128  # that libvips holds between its operations
 BYTES_OF_A_THREAD = 2**23
-TIMES_AS_A_WHOLE = {"webp": 10, "jpeg": 5}  # the pixels' bytes is what a codec takes that needs all of them
+FIELDS_OF_PIXELS = {"width", "height", "bands", "format", "coding", "interpretation", "xoffset", "yoffset"}
+FIELDS_OF_PIXELS |= {"xres", "yres"}
 
 
 class PictureSource(Source):
-    """An image file. It is decoded from top to bottom; to read what lies above, it starts again. A file that its EXIF
-    turns is decoded as a whole, and so are interlaced ones and WebP, which libvips does by itself.
+    """An image file, decoded from top to bottom; reading rows further up starts again. Files that EXIF turns are
+    decoded as a whole; so, by libvips, are interlaced files and WebP.
 
     Attributes:
-        like: a Picture without pixels: the file's metadata.
+        like: the file's metadata, as a Picture without pixels.
     """
 
     def __init__(self, path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | None = None):
@@ -44,11 +46,11 @@ class PictureSource(Source):
         self.shape = shape_of(self.image)
         self.layout = "HWC"[: len(self.shape)]
         self.dtype = np.dtype(DTYPES[self.image.format])
-        self.like = picture_of(self.image, self.kind, np.empty(0))
-        self.page = page or 1  # without another warning of there being more
+        self.like = picture_of(self.image, self.codec, np.empty(0))
+        self.page = page or 1  # opened again, it does not warn again of further pages
 
     def _open(self) -> None:
-        with opened(self.path, self.max_pixels, self.page) as (stored, self.kind):
+        with opened(self.path, self.max_pixels, self.page) as (stored, self.codec):
             image = stored.copy_memory() if is_turned(stored) else stored
             self.image, self.position = as_rgb(image.autorot()), 0
 
@@ -60,7 +62,7 @@ class PictureSource(Source):
             for y in range(0, len(rows), count):
                 self._read_slab(start + y, rows[y : y + count])
         except import_pyvips().Error as error:
-            raise ValueError(f"{self.path}: not a readable {self.kind.name} file: {reason(error)}") from error
+            raise ValueError(f"{self.path}: not a readable {self.codec.name} file: {reason(error)}") from error
 
     def _read_slab(self, start: int, rows: np.ndarray) -> None:
         region = import_pyvips().Region.new(self.image)  # belongs to this thread
@@ -69,14 +71,38 @@ class PictureSource(Source):
         self.position = start + len(rows)
 
 
-class PictureSink:
-    """An image file that is written from top to bottom, on threads of libvips.
+@contextmanager
+def open_sink(
+    codec: Codec,
+    path: str,
+    shape: Sequence[int],
+    dtype: DTypeLike,
+    *,
+    like: Picture | None = None,
+    quality: int = 95,
+    compression: int = 6,
+    pages: int = 1,
+    **_: object,
+) -> Iterator[PictureSink]:
+    with replacing(path) as descriptor:
+        yield PictureSink(codec, path, descriptor, shape, dtype, like, quality, compression, pages)
 
-    Of what `write_image` writes, PNG, TIFF and JPEG go out as rows come; libvips holds a WebP as a whole.
+
+def held_bytes(codec: Codec, shape: Sequence[int], dtype: DTypeLike) -> int:
+    """What a sink allocates beyond the rows that it is given, about; as measured."""
+    threads = import_pyvips().concurrency_get()
+    row = int(np.prod(shape[1:], dtype=object)) * min(np.dtype(dtype).itemsize, 4)
+    rows = min(shape[0], ROWS + ROWS_OF_A_THREAD * threads)
+    return rows * row + codec.held(shape[0] * row) + threads * BYTES_OF_A_THREAD
+
+
+class PictureSink:
+    """An image file that threads of libvips write from top to bottom, to the byte as `write_image` does. PNG, TIFF and
+    JPEG are written while rows come; libvips holds a WebP as a whole.
 
     Args:
-        path: for messages, and which format.
-        descriptor: of the file to write to, open for reading and writing.
+        path: for messages.
+        descriptor: of the file, open for reading and writing.
         shape, dtype: of the whole image.
         like, quality, compression, pages: as for `write_image`.
     """
@@ -85,35 +111,33 @@ class PictureSink:
 
     def __init__(
         self,
+        codec: Codec,
         path: str,
         descriptor: int,
         shape: Sequence[int],
-        dtype: Any,
-        *,
-        like: Picture | None = None,
-        quality: int = 95,
-        compression: int = 6,
-        pages: int = 1,
+        dtype: DTypeLike,
+        like: Picture | None,
+        quality: int,
+        compression: int,
+        pages: int,
     ):
-        pyvips = import_pyvips()
-        kind = check_output_path(path, shape, dtype)
+        vips = import_pyvips()
         self.path = path
         self.dtype = np.dtype("float32" if np.dtype(dtype).kind == "f" else dtype)
         size = int(np.prod(shape, dtype=object)) * self.dtype.itemsize
-        options = save_options(kind, size, self.dtype, quality, compression)
-        options |= page_options(path, kind, shape[0], pages)
+        check_options(quality, compression)
+        options = codec.options(size, self.dtype, quality, compression) | page_options(path, codec, shape[0], pages)
         self.feed = Feed(shape, self.dtype)
-        self.source = pyvips.SourceCustom()  # as long as libvips may call it: nothing else holds it
+        self.source = vips.SourceCustom()  # must live as long as libvips may call it
         self.source.on_read(self.feed.read)
         self.source.on_seek(self.feed.seek)
-        self.image = with_metadata(pyvips, as_held(_plain(pyvips, self.source), kind), like, kind, path)
-        save = getattr(self.image, f"{kind.codec}save_target")
+        self.image = with_metadata(as_held(_plain(self.source), codec), like, codec, path)
+        save = getattr(self.image, f"{codec.vips}save_target")
         self.thread = ThreadPoolExecutor(1)
-        self.saved = self.thread.submit(save, pyvips.Target.new_to_descriptor(descriptor), **options)
+        self.saved = self.thread.submit(save, vips.Target.new_to_descriptor(descriptor), **options)
         self.saved.add_done_callback(self.feed.end)
 
     def write(self, rows: np.ndarray) -> None:
-        """The next rows, (n, W) or (n, W, C). They may be changed once this returns. Raises OSError."""
         count = max(1, STRIP_BYTES // rows[0].nbytes)
         for start in range(0, len(rows), count):
             self.feed.push(np.ascontiguousarray(rows[start : start + count], self.dtype))
@@ -121,7 +145,6 @@ class PictureSink:
             self.close()
 
     def close(self) -> None:
-        """All rows were written: completes the file. Raises OSError."""
         self.feed.end()
         try:
             self.saved.result()
@@ -129,28 +152,17 @@ class PictureSink:
             raise OSError(f"{self.path}: cannot be written: {reason(error)}") from error
 
     def abandon(self) -> None:
-        """Ends its thread, whatever the file is then."""
+        """Ends the thread, in whatever state the file is."""
         self.feed.end()
         self.image.set_kill(True)
         self.thread.shutdown()
 
 
-def held_bytes(kind: Format, shape: Sequence[int], dtype: Any) -> int:
-    """What a PictureSink takes besides the rows that it is given, about: as measured."""
-    threads = import_pyvips().concurrency_get()
-    row = int(np.prod(shape[1:], dtype=object)) * min(np.dtype(dtype).itemsize, 4)
-    whole = 0 if kind is JPEG and shape[0] * row > SMALL_JPEG_BYTES else TIMES_AS_A_WHOLE.get(kind.codec, 0)
-    return (min(shape[0], ROWS + ROWS_OF_A_THREAD * threads) + whole * shape[0]) * row + threads * BYTES_OF_A_THREAD
-
-
-def _plain(pyvips: Any, source: Any) -> Any:
-    """The image in a TIFF, with nothing that a file says besides its pixels."""
-    image = pyvips.Operation.call("tiffload_source", source, access="sequential", fail_on="error")
+def _plain(source: pyvips.SourceCustom) -> pyvips.Image:
+    """The image in a Feed, without what the TIFF loader adds to its pixels."""
+    image = import_pyvips().Operation.call("tiffload_source", source, access="sequential", fail_on="error")
     plain = image.copy(xres=1, yres=1)
     for name in image.get_fields():
-        if name not in HEADER_FIELDS:
+        if name not in FIELDS_OF_PIXELS:
             plain.remove(name)
     return plain
-
-
-HEADER_FIELDS = {"width", "height", "bands", "format", "coding", "interpretation", "xoffset", "yoffset", "xres", "yres"}

@@ -1,56 +1,99 @@
 # SPDX-License-Identifier: MIT
-"""Zarr arrays, read and written by rows."""
+"""Zarr arrays, read and written by rows. zarr is optional: `pip install 'halotile[zarr]'`."""
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from ..images.source import ArraySource
 from ..optional import import_zarr
 from ..texts import quoted
-from .atomic import writing
+from .atomic import replacing_folder, writing
 
-__all__ = ["CHUNK", "ROWS_OF_CHUNKS", "ZarrSink", "opened_zarr"]
+if TYPE_CHECKING:
+    import zarr
 
-CHUNK = 256  # rows and columns of a zarr array that are compressed together
-ROWS_OF_CHUNKS = 4  # that wait, or are being compressed
-SHARD_COLUMNS = 4096  # of a file of it, which is CHUNK rows high: so many rows wait to be written at most
+__all__ = ["ZarrSink", "held_bytes", "is_zarr_array", "open_sink", "zarr_source"]
+
+CHUNK = 256  # rows and columns that are compressed together
+SHARD_COLUMNS = 4096  # of a file, which has CHUNK rows
+ROWS_OF_CHUNKS = 4  # that wait or are being compressed
 
 
-def opened_zarr(path: str) -> Any:
-    zarr = import_zarr()
+def is_zarr_array(folder: str) -> bool:
+    """Whether a folder holds one zarr array; a group holds several."""
+    if os.path.isfile(os.path.join(folder, ".zarray")):
+        return True
+    with suppress(OSError, ValueError, AttributeError), open(os.path.join(folder, "zarr.json"), "rb") as file:
+        return json.load(file).get("node_type") == "array"
+    return False
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def zarr_source(path: str) -> ArraySource:
+    """The array in a folder. Raises OSError, ValueError where there is none."""
+    array = _opened(path)
+    return ArraySource(array, array.chunks)
+
+
+def _opened(path: str) -> zarr.Array:
+    library = import_zarr()
     if not os.path.exists(path):
         raise FileNotFoundError(2, os.strerror(2), path)
     try:
-        return zarr.open_array(path, mode="r")
+        return library.open_array(path, mode="r")
     except (ValueError, KeyError, TypeError, OSError) as error:
-        inside = _arrays_of_group(zarr, path)
+        inside = _arrays_of_group(library, path)
         if inside:
             text = f"a zarr group, not an array: pass one of its arrays, such as {os.path.join(path, inside[0])}"
             raise ValueError(f"{path}: {text}") from error
         raise ValueError(f"{path}: not a readable zarr array: {quoted(error)}") from error
 
 
-def _arrays_of_group(zarr: Any, path: str) -> list[str]:
-    """Their paths in it, sorted; none where it is no group."""
-    with contextlib.suppress(Exception):  # whatever zarr raises about what is no zarr
-        members = zarr.open_group(path, mode="r").members(max_depth=2)
-        return sorted(name for name, member in members if isinstance(member, zarr.Array))
+def _arrays_of_group(library: ModuleType, path: str) -> list[str]:
+    """The paths of its arrays, sorted; none where it is no group."""
+    with suppress(Exception):  # zarr raises errors of many kinds where there is no zarr
+        members = library.open_group(path, mode="r").members(max_depth=2)
+        return sorted(name for name, member in members if isinstance(member, library.Array))
     return []
 
 
-class ZarrSink:
-    """A zarr v3 array in a folder: chunks of 256x256 pixels, shards of 256x4096, each written once and whole.
+# ---- writing ---------------------------------------------------------------------------------------------------------
 
-    Rows wait in memory until a row of shards is complete. Of several images one comes after the other."""
+
+@contextmanager
+def open_sink(
+    path: str, shape: Sequence[int], dtype: DTypeLike, *, images: int | None = None, **_: object
+) -> Iterator[ZarrSink]:
+    with replacing_folder(path) as folder:
+        yield ZarrSink(path, folder, shape, dtype, images)
+
+
+def held_bytes(shape: Sequence[int], dtype: DTypeLike) -> int:
+    """What a sink allocates, about."""
+    rows = min(shape[0], ROWS_OF_CHUNKS * CHUNK)
+    return rows * int(np.prod(shape[1:], dtype=object)) * np.dtype(dtype).itemsize
+
+
+class ZarrSink:
+    """A zarr v3 array of one image, or of several, which come one after the other.
+
+    Its chunks have 256x256 pixels and its shards 256x4096. Each shard is written once, so rows wait in memory until a
+    row of shards is complete."""
 
     overlaps = True
 
-    def __init__(self, path: str, folder: str, shape: Sequence[int], dtype: Any, images: int | None = None):
+    def __init__(self, path: str, folder: str, shape: Sequence[int], dtype: DTypeLike, images: int | None = None):
         self.path, self.height, channels = path, shape[0], tuple(shape[2:])
         columns = min(SHARD_COLUMNS, -(-shape[1] // CHUNK) * CHUNK)
         several, one, name = ((), (), ()) if images is None else ((images,), (1,), ("image",))
@@ -63,8 +106,8 @@ class ZarrSink:
             dimension_names=(*name, *("y", "x", "channel")[: len(shape)]),
         )
         self.waiting = np.empty((CHUNK, *shape[1:]), dtype)
-        self.held = self.written = 0  # rows; of the image in work
-        self.image: tuple[int, ...] = (0,) * len(one)
+        self.held = self.written = 0  # rows of the current image
+        self.image: tuple[int, ...] = (0,) * len(one)  # its index, where there are several
 
     def write(self, rows: np.ndarray) -> None:
         while len(rows):
