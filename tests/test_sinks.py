@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """restore_to(): every source and sink gives restore_tiled's bits, holds few rows, leaves a whole file or nothing."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -17,6 +18,8 @@ pytest.importorskip("pyvips")
 from halotile import TiledRestorer, TileError, iter_bands, restore_tiled, restore_to  # noqa: E402
 from halotile.files import npy  # noqa: E402
 from halotile.files import picture as files  # noqa: E402
+from halotile.files.atomic import replacing  # noqa: E402
+from halotile.files.formats import FORMATS, Format  # noqa: E402
 from halotile.files.npy import NpySink, NpySource  # noqa: E402
 from halotile.files.open import open_source  # noqa: E402
 from halotile.files.vips_rows import PictureSink, PictureSource  # noqa: E402
@@ -406,6 +409,46 @@ def test_a_failing_model_leaves_what_was_there(rng, sink, at, error):
         restore_to(path, image, failing(at, error), scale=1, **TILES)
     np.testing.assert_array_equal(content(path), image)
     assert os.listdir() == [path]
+
+
+def test_a_new_format_is_a_sink_and_a_row_of_the_table(rng, monkeypatch):
+    class Raw:
+        overlaps = True
+
+        def __init__(self, descriptor):
+            self.descriptor, self.ended = descriptor, []
+
+        def write(self, rows):
+            os.write(self.descriptor, rows.tobytes())
+
+        def close(self):
+            self.ended.append("closed")
+
+        def abandon(self):
+            self.ended.append("abandoned")
+
+    made = []
+
+    @contextlib.contextmanager
+    def open_raw(path, shape, dtype, **_):
+        with replacing(path) as descriptor:
+            made.append(Raw(descriptor))
+            yield made[-1]
+
+    raw = Format("Raw", "raw", (".raw",), 100, (1, 3), ("uint8",), open_raw, lambda shape, dtype: 0, Raw.overlaps)
+    monkeypatch.setitem(FORMATS, ".raw", raw)
+    image = noise(rng, (90, 61, 3))
+    restore_to("out.raw", image, torch.nn.Identity(), **TILES)
+    with open("out.raw", "rb") as file:
+        assert file.read() == image.tobytes()
+    assert made[0].ended == ["closed", "abandoned"]
+    with pytest.raises(TileError):
+        restore_to("out.raw", image, failing(2, RuntimeError("boom")), scale=1, **TILES)
+    assert made[1].ended[-1:] == ["abandoned"] and "closed" not in made[1].ended
+    for refused in (noise(rng, (101, 61, 3)), noise(rng, (90, 61, 3), "uint16")):
+        with pytest.raises(ValueError, match="Raw"):
+            restore_to("out.raw", refused, torch.nn.Identity(), **TILES)
+    assert os.listdir() == ["out.raw"]
 
 
 @pytest.mark.parametrize("sink", SINKS)
