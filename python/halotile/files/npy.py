@@ -46,7 +46,7 @@ class NpySource(Source):
     def read_at(self, offset: int, values: np.ndarray) -> None:
         """Fills contiguous values with the bytes of the file from `offset` on."""
         self.file.seek(offset)
-        left = memoryview(values).cast("B")
+        left = values.data.cast("B")
         while left:
             count = self.file.readinto(left)
             if not count:
@@ -144,7 +144,7 @@ class NpySink:
         np.lib.format.write_array_header_1_0(self.file, header)
 
     def write(self, rows: np.ndarray) -> None:
-        left = memoryview(np.ascontiguousarray(rows, self.dtype)).cast("B")
+        left = np.ascontiguousarray(rows, self.dtype).data.cast("B")
         with writing(self.path):
             while left:
                 left = left[self.file.write(left) :]

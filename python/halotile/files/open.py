@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -26,14 +27,15 @@ def open_source(path: str, layout: str | None, max_pixels: int | None) -> Source
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".npy":
         source = NpySource(path)
-        fits = layout is not None and len(layout) == source.ndim
-        return source.laid(with_standard_names(layout)) if fits else source
+        if layout is not None and len(layout) == source.ndim:
+            return source.laid(with_standard_names(layout))
+        return source
     if suffix == ".zarr" or os.path.isdir(path):
         return zarr_source(path)
     return PictureSource(path, max_pixels=max_pixels)
 
 
-def file_of(image: object) -> str | None:
+def file_of(image: Any) -> str | None:
     """The path of the file that an array or a source reads; None where there is none or it is not known."""
     if isinstance(image, ArraySource):
         image = image.array

@@ -43,7 +43,7 @@ class Feed:
     def push(self, rows: np.ndarray) -> None:
         """Hands rows over, and waits until they are taken or the feed ends."""
         with self.changed:
-            self.rows = memoryview(rows).cast("B")
+            self.rows = rows.data.cast("B")
             self.changed.notify_all()
             self.changed.wait_for(lambda: self.ended or not self.rows)
 
