@@ -45,8 +45,9 @@ def measured(source: str, sink: str, scale: str, overlaps: str, folder: str, wai
     import zarr  # noqa: F401
 
     from halotile import restore_tiled, restore_to
-    from halotile.files import sinks
-    from halotile.files import vips_rows as streaming
+    from halotile.files.npy import NpySink
+    from halotile.files.vips_rows import PictureSink
+    from halotile.files.zarr import ZarrSink
 
     class Model(torch.nn.Module):
         def __init__(self):
@@ -64,7 +65,7 @@ def measured(source: str, sink: str, scale: str, overlaps: str, folder: str, wai
         model(torch.zeros(1, 3, 64, 64))
     pyvips.Image.black(1, 1)
     if overlaps != "as it is":
-        for kind in (sinks.NpySink, sinks.ZarrSink, streaming.PictureSink):
+        for kind in (NpySink, ZarrSink, PictureSink):
             kind.overlaps = overlaps == "yes"
     image: Any = f"{folder}/in.{'npy' if source == 'memmap' else source}"
     image = np.load(image, mmap_mode="r") if source == "memmap" else image
@@ -97,7 +98,8 @@ def limited(source: str, sink: str, folder: str) -> dict[str, Any]:
 
 def read(source: str, folder: str) -> dict[str, float]:
     """Seconds to read a file by the rows of its tiles, and no model."""
-    from halotile.images.source import HeldRows, open_source
+    from halotile.files.open import open_source
+    from halotile.images.source import HeldRows
 
     held = HeldRows(open_source(f"{folder}/in.{source}", None, None))
     start = time.perf_counter()

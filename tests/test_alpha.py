@@ -371,7 +371,7 @@ def test_a_file_is_read_again_only_for_its_alpha(place, monkeypatch):
 
 def test_a_changing_alpha_is_noticed_at_once(place, monkeypatch):
     """Before the run, no more is read than up to the first strip that differs."""
-    from halotile.images.source import NpySource
+    from halotile.files.npy import NpySource
 
     reads, own = [], NpySource.read
     monkeypatch.setattr(NpySource, "read", lambda self, at, rows: reads.append((at, len(rows))) or own(self, at, rows))

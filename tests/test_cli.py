@@ -20,6 +20,8 @@ pytest.importorskip("pyvips")
 import halotile
 from halotile import cli
 from halotile.files import picture as files
+from halotile.files.npy import NpySource
+from halotile.files.open import open_source
 
 from .conftest import heed_interrupts
 
@@ -771,7 +773,7 @@ def test_arrays(place, rng, kind, options):
         output = f"out{index}.{'zarr' if kind == 'zarr' else 'npy'}"
         command = ("restore", saved(image, kind), "-m", "models:enlarge", "--tile", 32, "--halo", 2, "--force")
         assert run(*command, "-o", output, *options) == 0
-        found = halotile.images.source.open_source(output, None, None).whole()
+        found = open_source(output, None, None).whole()
         np.testing.assert_array_equal(found, image.repeat(4, 0).repeat(4, 1))
         shutil.rmtree("in.zarr", ignore_errors=True)
 
@@ -789,7 +791,7 @@ def test_arrays_of_a_zarr_group(place, rng, capsys, version):
     for output, made in (("out.zarr", "out.zarr"), ("out.npy", "out.npy"), ("out", "out/0.zarr")):
         inputs = ["slide.zarr/scan/0"] if output != "out" else ["slide.zarr/scan/0", "slide.zarr/scan/1"]
         assert run(*command, *inputs, "-o", output) == 0
-        np.testing.assert_array_equal(halotile.images.source.open_source(made, None, None).whole(), want)
+        np.testing.assert_array_equal(open_source(made, None, None).whole(), want)
     assert run("plan", "slide.zarr/scan/1") == 0
     assert table(capsys.readouterr().out)["image"] == "31x42, 3 channels, uint8"
     assert run(*command, "slide.zarr", "-o", "none.zarr") == 1
@@ -815,13 +817,13 @@ def test_arrays_in_other_orders(place, rng, capsys, kind, options):
 
 def test_arrays_are_read_by_rows(place, rng, monkeypatch):
     rows = []
-    read = halotile.images.source.NpySource.read
+    read = NpySource.read
 
     def spy(source, start, into):
         rows.append(len(into))
         read(source, start, into)
 
-    monkeypatch.setattr(halotile.images.source.NpySource, "read", spy)
+    monkeypatch.setattr(NpySource, "read", spy)
     name = saved(rng.integers(0, 256, (300, 40, 3), np.uint8), "npy")
     assert run("restore", name, "-m", "models:enlarge", "--tile", 32, "--halo", 2, "-o", "out.tif") == 0
     assert sum(rows) == 300 and max(rows) < 64
@@ -833,7 +835,7 @@ def test_arrays_and_image_files_into_a_folder(place, rng):
     assert run("restore", *names, "-m", "models:enlarge", "--tile", 32, "-o", "out") == 0
     assert sorted(os.listdir("out")) == ["in.npy", "in.png", "in.zarr"]
     for name in os.listdir("out"):
-        found = halotile.images.source.open_source(f"out/{name}", None, None).whole()
+        found = open_source(f"out/{name}", None, None).whole()
         np.testing.assert_array_equal(found, image.repeat(4, 0).repeat(4, 1))
     assert run("restore", ".", "-m", "models:brighten", "--format", "png", "-o", "again") == 0
     assert sorted(os.listdir("again")) == ["in.png", "out"]  # below folders: image files only

@@ -12,8 +12,9 @@ import pytest
 
 pyvips = pytest.importorskip("pyvips")
 
-from halotile.files import picture as files  # noqa: E402
-from halotile.files.picture import Picture, check_output_path, read_header, read_image, read_shape, write_image  # noqa: E402
+from halotile.files import codecs  # noqa: E402
+from halotile.files.formats import PICTURES, check_output_path  # noqa: E402
+from halotile.files.picture import Picture, read_header, read_image, read_shape, write_image  # noqa: E402
 
 from .conftest import heed_interrupts  # noqa: E402
 
@@ -246,7 +247,7 @@ def test_what_is_read_is_what_is_there_now(tmp_path, rng):
 def test_large_tiffs_are_bigtiffs(tmp_path, rng, monkeypatch):
     pixels = noise(rng, (4, 5, 3))
     write_image(tmp_path / "a.tif", pixels)
-    monkeypatch.setattr(files, "CLASSIC_TIFF_BYTES", pixels.nbytes - 1)
+    monkeypatch.setattr(codecs, "CLASSIC_TIFF_BYTES", pixels.nbytes - 1)
     write_image(tmp_path / "b.tif", pixels)
     assert (tmp_path / "a.tif").read_bytes()[:4] == b"II*\0"
     assert (tmp_path / "b.tif").read_bytes()[:4] == b"II+\0"
@@ -395,8 +396,8 @@ def test_cmyk_of_pillow_is_not_inverted(tmp_path):
 def test_pages_round_trip(tmp_path, rng, monkeypatch, dtype, channels):
     pages = [noise(rng, (9, 13, channels)[: 2 if channels == 1 else 3], dtype) for _ in range(3)]
     like = Picture(np.zeros((1, 1)), {"xmp-data": b"<x:xmpmeta/>"}, (12, 13))
-    for limit in (files.CLASSIC_TIFF_BYTES, 100):
-        monkeypatch.setattr(files, "CLASSIC_TIFF_BYTES", limit)
+    for limit in (codecs.CLASSIC_TIFF_BYTES, 100):
+        monkeypatch.setattr(codecs, "CLASSIC_TIFF_BYTES", limit)
         write_image(tmp_path / "a.tif", np.concatenate(pages), pages=3, like=like)
         assert (tmp_path / "a.tif").read_bytes()[:4] == (b"II+\0" if limit == 100 else b"II*\0")
         header = read_header(tmp_path / "a.tif")
@@ -462,7 +463,7 @@ def test_headers_of_other_files(tmp_path, rng):
         write_image(tmp_path / f"a{suffix}", noise(rng, (9, 13, 3)))
         header = read_header(tmp_path / f"a{suffix}")
         assert (header.shape, header.dtype, header.pages) == ((9, 13, 3), "uint8", 1)
-        assert header.kind is files.BY_SUFFIX[suffix]
+        assert codecs.recognised((tmp_path / f"a{suffix}").read_bytes()[:12], "") is PICTURES[suffix].codec
     with pytest.raises(FileNotFoundError):
         read_header(tmp_path / "none.png")
 

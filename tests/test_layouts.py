@@ -380,7 +380,8 @@ def test_formats_of_one_image_refuse_several(place, suffix):
 
 def test_a_volume_is_read_an_image_at_a_time(place, monkeypatch):
     """No more rows are held than one image's windows need, and each is read once, from the top."""
-    from halotile.images.source import HeldRows, NpySource
+    from halotile.files.npy import NpySource
+    from halotile.images.source import HeldRows
 
     reads, held = [], []
     read, holding = NpySource.read_at, HeldRows.holding

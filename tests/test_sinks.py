@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """restore_to(): every source and sink gives restore_tiled's bits, holds few rows, leaves a whole file or nothing."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -15,11 +16,15 @@ zarr = pytest.importorskip("zarr")
 pytest.importorskip("pyvips")
 
 from halotile import TiledRestorer, TileError, iter_bands, restore_tiled, restore_to  # noqa: E402
+from halotile.files import npy  # noqa: E402
 from halotile.files import picture as files  # noqa: E402
-from halotile.files import sinks  # noqa: E402
+from halotile.files.atomic import replacing  # noqa: E402
+from halotile.files.formats import FORMATS, Format  # noqa: E402
+from halotile.files.npy import NpySink, NpySource  # noqa: E402
 from halotile.files.open import open_source  # noqa: E402
-from halotile.files.vips_rows import PictureSource  # noqa: E402
-from halotile.images.source import HeldRows, NpySource, Source  # noqa: E402
+from halotile.files.vips_rows import PictureSink, PictureSource  # noqa: E402
+from halotile.files.zarr import ZarrSink  # noqa: E402
+from halotile.images.source import HeldRows, Source  # noqa: E402
 
 from .conftest import heed_interrupts  # noqa: E402
 from .networks import Chain, ThreeHalves, seeded  # noqa: E402
@@ -406,12 +411,50 @@ def test_a_failing_model_leaves_what_was_there(rng, sink, at, error):
     assert os.listdir() == [path]
 
 
+def test_a_new_format_is_a_sink_and_a_row_of_the_table(rng, monkeypatch):
+    class Raw:
+        overlaps = True
+
+        def __init__(self, descriptor):
+            self.descriptor, self.ended = descriptor, []
+
+        def write(self, rows):
+            os.write(self.descriptor, rows.tobytes())
+
+        def close(self):
+            self.ended.append("closed")
+
+        def abandon(self):
+            self.ended.append("abandoned")
+
+    made = []
+
+    @contextlib.contextmanager
+    def open_raw(path, shape, dtype, **_):
+        with replacing(path) as descriptor:
+            made.append(Raw(descriptor))
+            yield made[-1]
+
+    raw = Format("Raw", "raw", (".raw",), 100, (1, 3), ("uint8",), open_raw, lambda shape, dtype: 0, Raw.overlaps)
+    monkeypatch.setitem(FORMATS, ".raw", raw)
+    image = noise(rng, (90, 61, 3))
+    restore_to("out.raw", image, torch.nn.Identity(), **TILES)
+    with open("out.raw", "rb") as file:
+        assert file.read() == image.tobytes()
+    assert made[0].ended == ["closed", "abandoned"]
+    with pytest.raises(TileError):
+        restore_to("out.raw", image, failing(2, RuntimeError("boom")), scale=1, **TILES)
+    assert made[1].ended[-1:] == ["abandoned"] and "closed" not in made[1].ended
+    for refused in (noise(rng, (101, 61, 3)), noise(rng, (90, 61, 3), "uint16")):
+        with pytest.raises(ValueError, match="Raw"):
+            restore_to("out.raw", refused, torch.nn.Identity(), **TILES)
+    assert os.listdir() == ["out.raw"]
+
+
 @pytest.mark.parametrize("sink", SINKS)
 def test_failing_writes_surface(rng, sink, monkeypatch):
-    made = {"npy": sinks.NpySink, "zarr": sinks.ZarrSink}
-    from halotile.files import vips_rows as streaming
-
-    kind, real, calls = made.get(sink, streaming.PictureSink), None, []
+    made = {"npy": NpySink, "zarr": ZarrSink}
+    kind, real, calls = made.get(sink, PictureSink), None, []
     real = kind.write
 
     def write(self, rows):
@@ -450,7 +493,7 @@ def test_a_disk_that_fills(sink):
 
 def test_a_file_for_which_there_is_no_room_is_refused_at_once(rng, monkeypatch):
     calls = []
-    monkeypatch.setattr(sinks.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(npy.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(OSError, match="it takes 5 KiB, 1000 bytes are free"):
         restore_to("out.npy", noise(rng, (40, 40, 3)), lambda x: calls.append(1) or x, scale=1, **TILES)
     assert len(calls) == 1  # the first, which tells the size

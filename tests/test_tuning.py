@@ -25,8 +25,7 @@ from halotile import (  # noqa: E402
 )
 from halotile.auto import costs  # noqa: E402
 from halotile.auto import tiles as tuning  # noqa: E402
-from halotile.files import picture as files  # noqa: E402
-from halotile.files.sinks import held_bytes  # noqa: E402
+from halotile.files.formats import FORMATS  # noqa: E402
 
 from .networks import Chain, Strided, seeded  # noqa: E402
 from .test_exact import check, image_of  # noqa: E402
@@ -350,7 +349,7 @@ def test_what_a_file_takes_counts(tmp_path):
     pytest.importorskip("pyvips")
     image, model = np.zeros((600, 2000, 3), np.uint8), torch.nn.Upsample(scale_factor=4)
     np.save(tmp_path / "image.npy", image)
-    limit = (40 << 20) + held_bytes(files.TIFF, (2400, 8000, 3), "uint8")
+    limit = (40 << 20) + FORMATS[".tif"].held_bytes((2400, 8000, 3), "uint8")
     options = {"halo": 8, "overlap": 0, "tile_size": 600, "memory_limit": limit}
     given = TiledRestorer(model, **options)
     given(image, out=np.zeros((2400, 8000, 3), np.uint8))

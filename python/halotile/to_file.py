@@ -18,9 +18,11 @@ from typing import Any, Unpack
 import numpy as np
 
 from .auto.prepare import open_run
-from .files import picture as files
+from .files.codecs import check_options
+from .files.formats import FileSink, Format, check_output, open_sink
 from .files.open import file_of, open_source
-from .files.sinks import NPY, STACKS, check_output, held_bytes, open_sink
+from .files.vips import MAX_PIXELS, Path
+from .files.vips_rows import PictureSource
 from .images.image import Image
 from .models.untouched import tensors_kept
 from .options import Options, RunOptions
@@ -35,13 +37,13 @@ __all__ = ["restore_to", "write_restored"]
 
 
 def restore_to(
-    path: str | os.PathLike[str],
+    path: Path,
     image: Any,
     model: Callable[..., Any],
     *,
     quality: int = 95,
     compression: int = 6,
-    max_pixels: int | None = files.MAX_PIXELS,
+    max_pixels: int | None = MAX_PIXELS,
     **options: Unpack[RunOptions],
 ) -> RunInfo:
     """Restores an image into a file, holding neither as a whole: rows are read when windows need them, and written when
@@ -75,17 +77,21 @@ def restore_to(
     """
     restorer = _restorer(model, options)
     kind = check_output(path)
-    files.save_options(kind, 0, "uint8", quality, compression)  # refused now, if they must be
+    check_options(quality, compression)
     is_path = isinstance(image, str | os.PathLike)
     source = open_source(os.fspath(image), restorer.options.layout, max_pixels) if is_path else image
     opened = restorer.open(source)
     _check(path, kind, opened, restorer.options)
     named = opened.count > 1 or restorer.options.layout is not None
-    saved = {"like": getattr(source, "like", None), "quality": quality, "compression": compression}
-    if kind in STACKS and "N" in opened.layout and named:
-        saved["images"] = opened.count
+    images = opened.count if kind.stack and "N" in opened.layout and named else None
+    like = source.like if isinstance(source, PictureSource) else None
     with kept_heap.kept(restorer.options.keep_heap), ExitStack() as stack:  # what a sink held goes back as well
-        write_restored(restorer, opened, kind, lambda *what: stack.enter_context(open_sink(path, *what, **saved)))
+
+        def sink_for(shape: tuple[int, ...], dtype: str) -> FileSink:
+            sink = open_sink(path, shape, dtype, images=images, like=like, quality=quality, compression=compression)
+            return stack.enter_context(sink)
+
+        write_restored(restorer, opened, kind, sink_for)
     assert restorer.last_run is not None
     return restorer.last_run
 
@@ -102,8 +108,8 @@ def _restorer(model: Any, options: RunOptions) -> TiledRestorer:
     return model
 
 
-def _check(path: files.Path, kind: files.Format, image: Image, options: Options) -> None:
-    if image.count != 1 and kind not in STACKS:
+def _check(path: Path, kind: Format, image: Image, options: Options) -> None:
+    if image.count != 1 and not kind.stack:
         text = f"path must be that of a .npy file or a .zarr array for {image.count} images, not {os.fspath(path)!r}"
         raise ValueError(f"{text}: {kind.name} holds one")
     dtype = options.out_dtype or image.dtype
@@ -119,8 +125,8 @@ def _check(path: files.Path, kind: files.Format, image: Image, options: Options)
 def write_restored(
     restorer: TiledRestorer,
     image: Image,
-    kind: files.Format,
-    sink_for: Callable[[tuple[int, ...], str], Any],
+    kind: Format,
+    sink_for: Callable[[tuple[int, ...], str], FileSink],
     holds_result: bool = False,
 ) -> None:
     """Restores an image, or several one after the other, into the sink that sink_for(shape, dtype) gives when the shape
@@ -128,7 +134,7 @@ def write_restored(
 
     kind: of the sink. holds_result: whether what sink_for gives holds all of the result as well."""
     opened = open_run(image, restorer.knowledge, restorer.options.out_dtype)
-    delivery = Delivery(holds_result, int(kind is not NPY), lambda shape: held_bytes(kind, shape, opened.out_dtype))
+    delivery = Delivery(holds_result, int(kind.overlaps), lambda shape: kind.held_bytes(shape, opened.out_dtype))
     with (
         tensors_kept(opened.windows.modules, watched=True),
         Progress(restorer.options.progress) as progress,
@@ -141,8 +147,9 @@ def write_restored(
 class Bands:
     """Buffers for bands, (rows, W) or (rows, W, C), and the thread that writes them to a sink for files."""
 
-    def __init__(self, sink_for: Callable[[tuple[int, ...], str], Any]):
-        self.sink_for, self.sink = sink_for, None
+    def __init__(self, sink_for: Callable[[tuple[int, ...], str], FileSink]):
+        self.sink_for = sink_for
+        self.sink: FileSink | None = None
         self.free: list[np.ndarray] = []
         self.made: dict[int, tuple[np.ndarray, int]] = {}  # by first row: a buffer, and how many rows of it
         self.thread = ThreadPoolExecutor(1)
@@ -171,6 +178,7 @@ class Bands:
         """They are written next. Raises what writing those before raised."""
         self._wait()
         buffer, rows = self.made.pop(start)
+        assert self.sink is not None
         if self.sink.overlaps:
             self.writing = self.thread.submit(self.sink.write, buffer[:rows]), buffer
         else:

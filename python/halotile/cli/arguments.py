@@ -9,11 +9,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from ..files import picture as files
-from ..files import sinks
+from ..files.formats import FORMATS
+from ..files.vips import MAX_PIXELS
 from ..options import ALPHAS, BLENDS, BOUNDARIES, ENGINES, GLOBAL_STATS, MEMORY_FORMATS, MODEL_DTYPES, NONFINITE
 from . import commands
-from .common import BIT_DTYPES, FORMATS
+from .common import BIT_DTYPES, SUFFIXES
 from .restore import restore
 
 __all__ = ["new_parser"]
@@ -58,7 +58,7 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = "PNG, JPEG, WebP or TIFF file, or a folder: all such files below it; a .npy file or .zarr array"
     add("inputs", metavar="INPUT", nargs="+", help=text)
-    suffixes = ", ".join(sinks.FORMATS)
+    suffixes = ", ".join(FORMATS)
     add("-o", "--output", required=True, metavar="FILE|FOLDER", help=f"what to write: {suffixes}, or a folder of them")
     add("-m", "--model", help=f"{MODEL_HELP} (default: the one that comes with halotile)")
     _add_tiling(parser, asks_model=True)
@@ -85,7 +85,7 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     _add_max_pixels(add)
     add("--layout", metavar="AXES", help="of .npy files and zarr arrays, as HWC or CYX (default: the usual one)")
     add("--page", type=_number(1), metavar="N", help="of TIFFs with several pages, from 1 on (default: all)")
-    add("--format", choices=FORMATS, help="of what goes into a folder (default: each file's own)")
+    add("--format", choices=SUFFIXES, help="of what goes into a folder (default: each file's own)")
     add("--force", action="store_true", help="overwrite existing outputs")
     add("--skip-existing", action="store_true", help="leave existing outputs alone, and go on with the others")
     add("--json", action="store_true", help="print nothing but one JSON document at the end")
@@ -105,7 +105,7 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_max_pixels(add: Callable[..., Any]) -> None:
-    add("--max-pixels", type=_number(1), default=files.MAX_PIXELS, metavar="N", help="of image files (default: 2**28)")
+    add("--max-pixels", type=_number(1), default=MAX_PIXELS, metavar="N", help="of image files (default: 2**28)")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:

@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 
 from ..files import picture as files
+from ..files.formats import FORMATS, PICTURES, FileSink, check_output, open_sink
 from ..files.open import open_source
-from ..files.picture import Header
-from ..files.sinks import FORMATS, check_output, open_sink
+from ..files.picture import Header, Picture
+from ..files.vips import MAX_PIXELS
 from ..files.vips_rows import PictureSource
+from ..files.zarr import is_zarr_array
 from ..images.image import Image, open_image, shape_of_result
 from ..texts import quoted
 from ..to_file import write_restored
@@ -125,7 +127,7 @@ def _say_unreadable(error: OSError) -> None:
 
 def _is_image(path: str) -> bool:
     name = os.path.basename(path)
-    return not name.startswith(".") and suffix_of(name) in files.BY_SUFFIX and os.path.isfile(path)
+    return not name.startswith(".") and suffix_of(name) in PICTURES and os.path.isfile(path)
 
 
 def suffix_of(path: str) -> str:
@@ -141,9 +143,9 @@ def is_array(path: str) -> bool:
 def array_suffix(path: str) -> str | None:
     """What an array is named by, or should be; None for what is no array."""
     suffix = suffix_of(os.path.normpath(path))
-    if suffix in (".npy", ".zarr"):
+    if suffix in FORMATS and FORMATS[suffix].stack:
         return suffix
-    return ".zarr" if os.path.isdir(path) and files.is_zarr_array(path) else None
+    return ".zarr" if os.path.isdir(path) and is_zarr_array(path) else None
 
 
 def is_folder(path: str) -> bool:
@@ -166,7 +168,7 @@ def read_header(path: str, *, max_pixels: int | None, page: int | None, layout: 
     if "N" in image.layout:
         text = f"{path}: image must be (H, W) or (H, W, C), not of shape {tuple(source.shape)} in layout"
         raise ValueError(f"{text} {image.layout!r}; several images are for halotile.restore_to")
-    return Header(_shape_of(image), image.dtype, FORMATS[array_suffix(path) or ""])
+    return Header(_shape_of(image), image.dtype)
 
 
 def _shape_of(image: Image) -> tuple[int, ...]:
@@ -246,7 +248,7 @@ def check_holds(output: str, header: Header, *, out_dtype: str | None, alpha: st
         raise ValueError(f"{output}: {kind.name} cannot hold {header.dtype}; choose --bits, or write TIFF")
     if alpha != "channel":
         check_output(output, (1, 1, *header.shape[2:]))
-    if header.pages > 1 and kind is not files.TIFF:
+    if header.pages > 1 and not kind.pages:
         text = f"{output}: {kind.name} holds one page, and the input has {header.pages}"
         raise ValueError(f"{text}; write TIFF, or choose one with --page")
 
@@ -342,7 +344,7 @@ class FileRestorer:
         restorer: Any,
         *,
         page: int | None = None,
-        max_pixels: int | None = files.MAX_PIXELS,
+        max_pixels: int | None = MAX_PIXELS,
         quality: int = 95,
         compression: int = 6,
         verify: int = 0,
@@ -411,11 +413,11 @@ class _Made:
         like: the first page's metadata.
     """
 
-    def __init__(self, job: Job, header: Header, stack: ExitStack, saved: dict[str, Any]):
+    def __init__(self, job: Job, header: Header, stack: ExitStack, saved: dict[str, int]):
         self.job, self.header, self.stack, self.saved = job, header, stack, saved
-        self.like: Any = None
-        self.sink: Any = None
-        self.kept: Any = None
+        self.like: Picture | None = None
+        self.sink: FileSink | None = None
+        self.kept: _Kept | None = None
         self.run: Any = None
         self.verified: Any = None
 
@@ -425,16 +427,16 @@ class _Made:
             shapes = f"page {number} is {_by(shape)}, the first {_by(self.header.shape)}"
             raise ValueError(f"{self.job.input}: {shapes}: choose one with --page")
 
-    def sink_for(self, shape: tuple[int, ...], dtype: str) -> Any:
+    def sink_for(self, shape: tuple[int, ...], dtype: str) -> FileSink:
         """The sink for all pages, when the first one's shape is known, and whether the file can hold them."""
         if self.sink is None:
             self.shape, self.dtype = shape, dtype
             whole = (shape[0] * self.header.pages, *shape[1:])
-            saved = {"like": self.like, "pages": self.header.pages, **self.saved}
-            self.sink = self.stack.enter_context(open_sink(self.job.output, whole, dtype, **saved))
+            sink = open_sink(self.job.output, whole, dtype, like=self.like, pages=self.header.pages, **self.saved)
+            self.sink = self.stack.enter_context(sink)
         return self.sink
 
-    def kept_for(self, shape: tuple[int, ...], dtype: str) -> Any:
+    def kept_for(self, shape: tuple[int, ...], dtype: str) -> FileSink:
         """The same, by way of an array for one page."""
         self.kept = _Kept(self.sink_for(shape, dtype), np.empty(shape, dtype))
         return self.kept
@@ -453,17 +455,20 @@ class _Made:
 
 
 class _Kept:
-    """A sink by way of which rows reach another, and an array."""
+    """Passes rows on to another sink, and keeps those of a page in an array."""
 
     overlaps = False
 
-    def __init__(self, sink: Any, rows: np.ndarray):
+    def __init__(self, sink: FileSink, rows: np.ndarray):
         self.sink, self.rows, self.filled = sink, rows, 0
 
     def write(self, rows: np.ndarray) -> None:
         self.rows[self.filled : self.filled + len(rows)] = rows
         self.filled += len(rows)
         self.sink.write(rows)
+
+    def close(self) -> None:
+        self.sink.close()
 
     def abandon(self) -> None:
         self.sink.abandon()

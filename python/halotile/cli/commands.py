@@ -17,6 +17,7 @@ from typing import Any
 
 from .. import _core
 from ..files import picture as files
+from ..files.formats import check_output_path
 from ..images.image import peak_of
 from ..models import catalog
 from ..models.load import load_model
@@ -45,7 +46,7 @@ def compare(asked: argparse.Namespace) -> int:
 
     if asked.heatmap:
         with usage_errors():
-            files.check_output_path(asked.heatmap, dtype="uint8")
+            check_output_path(asked.heatmap, dtype="uint8")
         if os.path.exists(asked.heatmap) and not asked.force:
             raise UsageError(f"{asked.heatmap} exists; --force overwrites it")
     pictures = [files.read_image(path, max_pixels=asked.max_pixels).pixels for path in (asked.a, asked.b)]

@@ -13,12 +13,13 @@ from typing import Any
 
 from .. import texts
 from ..errors import TileError
+from ..files.formats import TABLE
 from ..options import Options
 from ..plan import TilePlan, plan_tiles
 
 __all__ = [
     "BIT_DTYPES",
-    "FORMATS",
+    "SUFFIXES",
     "UsageError",
     "as_written",
     "checked_options",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 BIT_DTYPES = {8: "uint8", 16: "uint16"}
-FORMATS = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp", "npy": ".npy", "zarr": ".zarr"}
+SUFFIXES = {kind.key: kind.suffixes[0] for kind in TABLE}  # by what --format says
 
 
 class UsageError(Exception):

@@ -14,7 +14,7 @@ import warnings
 from contextlib import closing, suppress
 from typing import Any
 
-from ..files import sinks
+from ..files.formats import FORMATS, check_output
 from ..models.load import load_model
 from ..models.model import usable_device
 from ..models.needs import needs_of
@@ -22,7 +22,7 @@ from ..optional import torch_if_loaded
 from ..options import Options
 from ..restore import TiledRestorer
 from . import batch
-from .common import BIT_DTYPES, FORMATS, UsageError, checked_options, debugging, one_line, planned, shown, usage_errors
+from .common import BIT_DTYPES, SUFFIXES, UsageError, checked_options, debugging, one_line, planned, shown, usage_errors
 from .output import Reports
 
 __all__ = ["restore"]
@@ -61,12 +61,12 @@ def _is_alone(asked: argparse.Namespace) -> bool:
 
 
 def _has_suffix(path: str) -> bool:
-    return batch.suffix_of(path) in sinks.FORMATS
+    return batch.suffix_of(path) in FORMATS
 
 
 def _work(asked: argparse.Namespace, alone: bool) -> batch.Work:
     if alone:
-        kinds = {sinks.FORMATS.get(suffix) for suffix in (batch.suffix_of(asked.output), FORMATS.get(asked.format))}
+        kinds = {FORMATS.get(suffix) for suffix in (batch.suffix_of(asked.output), SUFFIXES.get(asked.format))}
         if asked.format and len(kinds) > 1:
             raise UsageError(f"--format {asked.format} is not what {asked.output} says; leave one out")
         return batch.Work((batch.Job(asked.inputs[0], asked.output),), 0)
@@ -74,7 +74,7 @@ def _work(asked: argparse.Namespace, alone: bool) -> batch.Work:
     if not is_folder and (os.path.lexists(asked.output) or _has_suffix(asked.output)):
         raise UsageError(f"-o must be a folder for several inputs or a folder, not {asked.output}")
     batch.check_folder(asked.output)
-    work = batch.find_work(asked.inputs, asked.output, FORMATS.get(asked.format))
+    work = batch.find_work(asked.inputs, asked.output, SUFFIXES.get(asked.format))
     if not work.jobs:
         others = f"; {work.ignored} other files" if work.ignored else ""
         raise UsageError(f"{', '.join(map(shown, asked.inputs))}: no image files there{others}")
@@ -86,7 +86,7 @@ def _split(asked: argparse.Namespace, work: batch.Work, alone: bool) -> tuple[li
     with usage_errors():
         if not alone:
             return batch.split_existing(work.jobs, force=asked.force, skip=asked.skip_existing)
-        sinks.check_output(asked.output, dtype=BIT_DTYPES.get(asked.bits))
+        check_output(asked.output, dtype=BIT_DTYPES.get(asked.bits))
     exists = os.path.exists(asked.output)
     if exists and not (asked.force or asked.skip_existing):
         raise UsageError(f"{asked.output} exists; --force overwrites it")

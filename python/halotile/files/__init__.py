@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Pixels on disk, one file for each format."""
+"""Pixels on disk: what is read, what is written, and how files are replaced."""

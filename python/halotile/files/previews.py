@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Image files of which what is read is not what they are about: camera raw files, stacks in one directory, animations.
+"""Files whose first image can be read but is not what they are about: camera raw files, stacks, animations.
 
-Their first image can be read, so they are told by what they hold besides: `refusal` names camera raw files and the
-like, `planes_of_tiff` and `frames_of_png` count what stacks and animations hold.
+What else they hold gives them away: `refusal` names camera raw files and the like, `planes_of_tiff` and `frames_of_png`
+count the images of stacks and animations.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = [
     "refusal",
 ]
 
-START = 16  # bytes of a file that `refusal` wants
+START = 16  # bytes of a file that `refusal` needs
 
 # ---- camera raw files ------------------------------------------------------------------------------------------------
 
-# Where the first bytes say so: (offset, bytes, what it is).
+# Told by their first bytes: (offset, bytes, name).
 RAW_STARTS = (
     (0, b"FUJIFILMCCD-RAW", "RAF"),
     (0, b"FOVb", "X3F"),
@@ -43,7 +43,7 @@ RAW_STARTS = (
     (4, b"ftypcrx ", "CR3"),
     (6, b"HEAPCCDR", "CRW"),
 )
-RAW_TIFF_STARTS = (  # the same after a TIFF's first bytes, where other files may have pixels: so nothing less is taken
+RAW_TIFF_STARTS = (  # these follow a TIFF's first bytes, where other files may have pixels: so they are long
     (re.compile(rb".{4}(\x10\0\0\0|\0\0\0\x10)CR\x02", re.DOTALL), "CR2"),
     (re.compile(rb".{8}(IIII.waR|MMMMRaw)", re.DOTALL), "IIQ"),
 )
@@ -52,7 +52,7 @@ RAW_SUFFIXES = {
     *(".k25", ".kdc", ".mdc", ".mef", ".mos", ".nef", ".nrw", ".orf", ".pef", ".ptx", ".raw", ".rw2", ".rwl", ".sr2"),
     *(".srf", ".srw"),
 }
-NAMES_OF_MAKES = (  # how a camera's Make begins, and what its files are called
+NAMES_OF_MAKES = (  # how a camera's Make begins, and the name of its files
     ("nikon", "NEF"),
     ("sony", "ARW"),
     ("canon", "CR2"),
@@ -73,23 +73,15 @@ NAMES_OF_MAKES = (  # how a camera's Make begins, and what its files are called
     ("seiko epson", "ERF"),
 )
 
-NEW_SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, MAKE = (
-    254,
-    256,
-    257,
-    258,
-    259,
-    262,
-    270,
-    271,
-)
+NEW_SUBFILE_TYPE = 254
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
+DESCRIPTION, MAKE, SAMPLES = 270, 271, 277
 REDUCED, MASK = 1, 4  # bits of NEW_SUBFILE_TYPE
 DNG_TAGS = (50706, 50707)  # DNGVersion, DNGBackwardVersion
 MOSAIC_TAGS = (33421, 33422, 34310)  # CFARepeatPatternDim, CFAPattern, Leaf's data
-MOSAICS = (32803, 34892)  # photometric interpretations: a colour filter array; values of a sensor, linear
+MOSAICS = (32803, 34892)  # photometric interpretations: a colour filter array, a sensor's linear values
 RAW_COMPRESSIONS = (262, 32767, 32769, 32770, 34713, 34892, 65000, 65535)  # of Kodak, Sony, Epson, Samsung, Nikon, ...
-PRIVATE_DATA = 50740  # where Sony keeps what its cameras' raw data needs
-SAMPLES = 277
+PRIVATE_DATA = 50740  # Sony's, for its raw data
 
 DEVELOP = (
     "what can be read of it is a preview; develop it first, into a TIFF file of 16 bits, with a raw developer such as "
@@ -98,12 +90,12 @@ DEVELOP = (
 
 
 def refusal(path: str, start: bytes, read_at: ReadAt) -> str | None:
-    """Why a file's image must not be taken for what it is about; None where it may.
+    """Why a file's first image must not stand for the file; None where it may.
 
     Args:
-        path: of the file: its suffix is a second hint.
-        start: its first bytes, START of them.
-        read_at: reads it.
+        path: its suffix is a second hint.
+        start: the first START bytes.
+        read_at: reads the file.
     """
     if not start.startswith(TIFF_MAGIC):
         name = next((name for offset, magic, name in RAW_STARTS if start[offset:].startswith(magic)), None)
@@ -115,7 +107,7 @@ def refusal(path: str, start: bytes, read_at: ReadAt) -> str | None:
 
 
 def _name_by_tags(found: Sequence[Directory], suffix: str) -> str | None:
-    """What a TIFF file's camera calls its raw files; None where it is none."""
+    """The kind of camera raw file, where a TIFF is one; else None."""
     everything = [inner for one in found for inner in one.with_children()]
     if any(tag in one.counts for one in everything for tag in DNG_TAGS):
         return "DNG"
@@ -129,13 +121,13 @@ def _name_by_tags(found: Sequence[Directory], suffix: str) -> str | None:
 
 
 def _hides_more(found: Sequence[Directory]) -> bool:
-    """Whether an image lies under one that is smaller, or what a camera keeps for itself."""
+    """Whether there is a larger image below a smaller one, or a camera's private data."""
     larger = any(_pixels(child) > _pixels(one) for one in found for child in one.children)
     return larger or any(PRIVATE_DATA in one.counts for one in found)
 
 
 def _may_be_raw(found: Sequence[Directory], make: str) -> bool:
-    """Of a file that is named as cameras name theirs: whether there is more than a plain image."""
+    """Whether a file with a raw file's suffix holds more than a plain image."""
     return not found or bool(make) or _is_reduced(found[0]) or bool(found[0].children) or _hides_more(found)
 
 
@@ -156,7 +148,7 @@ def _pixels(one: Directory) -> int:
 
 
 def _hidden_in_tree(found: Sequence[Directory]) -> str | None:
-    """Levels of a pyramid are smaller than the image under which they lie."""
+    """Why not to read the first image: a larger one lies below it. The levels of a pyramid are smaller."""
     for one in found:
         for child in one.children:
             if _pixels(child) > _pixels(one) > 0:
@@ -171,7 +163,7 @@ def _size(one: Directory) -> str:
 
 # ---- files of other kinds --------------------------------------------------------------------------------------------
 
-OTHER_STARTS = (  # (offset, bytes, what it is)
+OTHER_STARTS = (  # (offset, bytes, name)
     (4, b"ftypavif", "AVIF"),
     (4, b"ftypavis", "AVIF"),
     *((4, b"ftyp" + brand, "HEIF") for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")),
@@ -192,23 +184,23 @@ OTHER_STARTS = (  # (offset, bytes, what it is)
 
 
 def kind_of(start: bytes) -> str | None:
-    """What an image file that is not read here calls itself, by its first bytes."""
+    """The name of a format that is not read here, by a file's first bytes."""
     return next((name for offset, magic, name in OTHER_STARTS if start[offset:].startswith(magic)), None)
 
 
 # ---- stacks in one directory -----------------------------------------------------------------------------------------
 
 IMAGEJ = re.compile(r"ImageJ=\S*\r?\n(?:[^\0]*\n)?images=(\d{1,18})\s", re.ASCII)
-METAMORPH = 33629  # its UIC2 tag has an entry for each plane
+METAMORPH = 33629  # the UIC2 tag, with an entry for each plane
 IMAGE_DEPTH = 32997
 MOST_PLANES = 2**32
 
 
 def planes_of_tiff(read_at: ReadAt) -> tuple[int, str]:
-    """How many images a TIFF file says that it holds, and what it calls itself by that; 1 where it says nothing.
+    """How many images a TIFF file says that it holds, 1 where it does not say, and what kind of stack it is.
 
-    ImageJ, MetaMorph and tifffile store stacks under one directory: ImageJ from 4 GiB on, tifffile when asked to. So do
-    volumes of voxels."""
+    ImageJ, MetaMorph and tifffile may store a stack under one directory: ImageJ from 4 GiB on, tifffile when asked to.
+    Volumes of voxels are stored like that, too."""
     first = next(iter(directories(read_at, most=1)), Directory())
     description = first.texts.get(DESCRIPTION, "")
     match = IMAGEJ.match(description + "\n")
@@ -222,12 +214,12 @@ def planes_of_tiff(read_at: ReadAt) -> tuple[int, str]:
 
 
 def bits_of_tiff(read_at: ReadAt) -> int:
-    """Bits of a sample of the first image."""
+    """Bits per sample of the first image."""
     return next(iter(directories(read_at, most=1)), Directory()).number(BITS)
 
 
 def _planes_of_shape(first: Directory, description: str) -> int:
-    """tifffile writes the shape of its array as JSON, and marks files with a directory for the first image alone."""
+    """By the shape that tifffile writes as JSON, with a mark where only the first image has a directory."""
     if not description.startswith('{"shape":'):
         return 1
     try:
@@ -247,7 +239,7 @@ def _planes_of_shape(first: Directory, description: str) -> int:
 
 
 def one_image_of_tiff(read_at: ReadAt, pages: int) -> bool:
-    """Whether a TIFF file of so many pages says that all but the first are reduced, such as thumbnails, or masks."""
+    """Whether a TIFF file marks all its pages but the first as reduced, such as thumbnails, or as masks."""
     first, *others = directories(read_at)[:pages] or [Directory()]
     marked = [one.number(NEW_SUBFILE_TYPE) & (REDUCED | MASK) for one in others]
     return not first.number(NEW_SUBFILE_TYPE) and len(marked) == pages - 1 and all(marked)
@@ -255,13 +247,13 @@ def one_image_of_tiff(read_at: ReadAt, pages: int) -> bool:
 
 # ---- animations ------------------------------------------------------------------------------------------------------
 
-PNG_CHUNKS = 4096  # that are looked at before the pixels
+PNG_CHUNKS = 4096  # at most so many are looked at
 
 
 def frames_of_png(read_at: ReadAt) -> tuple[int, bool]:
-    """Frames of an animated PNG, and whether the first is the image that is read; (1, True) where it is not animated.
+    """The frames of an animated PNG, and whether the image that is read is the first; (1, True) without animation.
 
-    The chunk that says so comes before the pixels. A still image that is no frame has no frame control before it."""
+    The chunk with their number comes before the pixels, and so does the frame control of an image that is a frame."""
     frames, is_frame, offset = 0, False, 8
     for _ in range(PNG_CHUNKS):
         head = read_at(offset, 12)
@@ -276,7 +268,7 @@ def frames_of_png(read_at: ReadAt) -> tuple[int, bool]:
 
 
 def reader_of(file: BinaryIO) -> ReadAt:
-    """Reads a file that is open: what lies beyond its end is nothing."""
+    """A function that reads an open file at any offset, and nothing beyond its end."""
     end = os.fstat(file.fileno()).st_size
 
     def read_at(offset: int, size: int) -> bytes:

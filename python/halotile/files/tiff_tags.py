@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The directories of a TIFF file, as far as they tell what it is: a bounded parser that reads little of any file.
+"""The directories of a TIFF or BigTIFF file, in either byte order.
 
-Classic TIFF and BigTIFF, both byte orders. Whatever a file claims, no more than DIRECTORIES directories are looked at,
-each of them once, ENTRIES entries of each, and VALUES numbers or TEXT bytes of an entry. What lies outside the file, or
-is of an unexpected type, is not there.
+The parser is bounded, for files that lie: it looks at DIRECTORIES directories at most and at each of them once, and
+reads ENTRIES entries of each, and VALUES numbers or TEXT bytes of an entry. Entries that point outside the file or have
+an unexpected type are empty.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Directory:
     """One image's tags.
 
     Attributes:
-        numbers: by tag; of a long list the first ones.
-        texts: by tag; of a long text the beginning.
-        counts: by tag: how many values it claims to have.
-        children: the directories that its SubIFDs tag names.
+        numbers: by tag; the first of a long list.
+        texts: by tag; the beginning of a long one.
+        counts: by tag, how many values there should be.
+        children: the directories in its SubIFDs tag.
     """
 
     numbers: dict[int, tuple[int, ...]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Directory:
     children: tuple[Directory, ...] = ()
 
     def number(self, tag: int) -> int:
-        """The tag's first value; 0 where there is none."""
+        """The first value of a tag; 0 where there is none."""
         return (self.numbers.get(tag) or (0,))[0]
 
     def with_children(self) -> Iterator[Directory]:
@@ -56,9 +56,10 @@ class Directory:
 
 
 def directories(read_at: ReadAt, most: int = DIRECTORIES) -> list[Directory]:
-    """The first directories of a TIFF file, in its order, each with its children; none where it is damaged.
+    """The first directories of a TIFF file, in order, each with its children; none where it is damaged.
 
-    most: with children and all.
+    Args:
+        most: how many, children included.
     """
     layout = _Layout.of(read_at(0, 16))
     return [] if layout is None else _Walk(read_at, layout, most).chain()
@@ -66,8 +67,14 @@ def directories(read_at: ReadAt, most: int = DIRECTORIES) -> list[Directory]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a file's numbers are stored. Attributes: order: "<" or ">". count: of entries, offset: their formats. entry:
-    bytes of one. first: offset of the first directory."""
+    """How a file stores its numbers.
+
+    Attributes:
+        order: "<" or ">".
+        count, offset: formats of a directory's number of entries and of offsets, as `struct` names them.
+        entry: bytes of an entry.
+        first: offset of the first directory.
+    """
 
     order: str
     count: str
@@ -91,7 +98,7 @@ class _Layout:
 
 
 def _numbers(data: bytes, order: str, kind: str) -> tuple[int, ...]:
-    """As many as there are whole."""
+    """The numbers that are there completely."""
     count = len(data) // struct.calcsize(kind)
     return struct.unpack(f"{order}{count}{kind}", data[: count * struct.calcsize(kind)])
 
@@ -115,13 +122,13 @@ class _Walk:
         return True
 
     def _count(self, offset: int) -> int:
-        """How many entries the directory at an offset claims to have; 0: there is none."""
+        """How many entries the directory at an offset should have; 0 where there is none."""
         layout = self.layout
         claimed = _numbers(self.read_at(offset, struct.calcsize(layout.count)), layout.order, layout.count)
         return claimed[0] if claimed else 0
 
     def _directory(self, offset: int, with_children: bool) -> tuple[Directory, int]:
-        """The directory at an offset, and where the next one is; 0: there is none."""
+        """The directory at an offset, and the offset of the next; 0 where there is none."""
         layout = self.layout
         head, claimed = struct.calcsize(layout.count), self._count(offset)
         count = min(claimed, ENTRIES)
@@ -156,7 +163,7 @@ class _Walk:
             directory.counts.setdefault(tag, count)
 
     def _value(self, inline: bytes, size: int, wanted: int) -> bytes:
-        """The first bytes of a value of that size: in its entry where there is room, else where the entry says."""
+        """The first bytes of a value: from its entry if they fit there, else from where the entry points."""
         if size <= len(inline):
             return inline[:wanted]
         return self.read_at(_numbers(inline, self.layout.order, self.layout.offset)[0], wanted)

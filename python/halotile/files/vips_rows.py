@@ -1,57 +1,58 @@
 # SPDX-License-Identifier: MIT
-"""Image files by rows, through libvips: PictureSource reads them, PictureSink writes them.
-
-libvips asks for what it writes, and a run has rows to give. So the sink looks like a file to libvips, an uncompressed
-BigTIFF, of which there is never more than a band: the loader reads it in order, once, as it does every TIFF in strips.
-"""
+"""Image files read and written by rows, through libvips."""
 
 from __future__ import annotations
 
 import os
-import struct
-import sys
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..images.source import Source
-from . import picture as files
+from .atomic import replacing
+from .codecs import Codec, check_options, page_options
+from .metadata import Picture, picture_of, with_metadata
+from .tiff_feed import STRIP_BYTES, Feed
+from .vips import DTYPES, MAX_PIXELS, Path, as_held, as_rgb, import_pyvips, is_turned, opened, reason, shape_of
 
-__all__ = ["PictureSink", "PictureSource", "held_bytes"]
+if TYPE_CHECKING:
+    import pyvips
+
+__all__ = ["PictureSink", "PictureSource", "held_bytes", "open_sink"]
 
 SLAB_BYTES = 2**22  # decoded at a time
-STRIP_BYTES = 2**20  # of a Feed; strips are at least a row
 ROWS, ROWS_OF_A_THREAD = 1024, 128  # that libvips holds between its operations
 BYTES_OF_A_THREAD = 2**23
-TIMES_AS_A_WHOLE = {"webp": 10, "jpeg": 5}  # the pixels' bytes is what a codec takes that needs all of them
-FLOATS = 3  # TIFF's sample format; 1 is unsigned
+FIELDS_OF_PIXELS = {"width", "height", "bands", "format", "coding", "interpretation", "xoffset", "yoffset"}
+FIELDS_OF_PIXELS |= {"xres", "yres"}
 
 
 class PictureSource(Source):
-    """An image file. It is decoded from top to bottom; to read what lies above, it starts again. A file that its EXIF
-    turns is decoded as a whole, and so are interlaced ones and WebP, which libvips does by itself.
+    """An image file, decoded from top to bottom; reading rows further up starts again. Files that EXIF turns are
+    decoded as a whole; so, by libvips, are interlaced files and WebP.
 
     Attributes:
-        like: a Picture without pixels: the file's metadata.
+        like: the file's metadata, as a Picture without pixels.
     """
 
-    def __init__(self, path: files.Path, *, max_pixels: int | None = files.MAX_PIXELS, page: int | None = None):
-        """Arguments and errors are those of `files.read_image`; damage further down shows when it is read."""
+    def __init__(self, path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | None = None):
+        """Arguments and errors are those of `read_image`; damage further down shows when it is read."""
         self.path, self.max_pixels, self.page = os.fspath(path), max_pixels, page
         self._open()
-        self.shape = files.shape_of(self.image)
+        self.shape = shape_of(self.image)
         self.layout = "HWC"[: len(self.shape)]
-        self.dtype = np.dtype(files.DTYPES[self.image.format])
-        self.like = files.picture_of(self.image, self.kind, np.empty(0))
-        self.page = page or 1  # without another warning of there being more
+        self.dtype = np.dtype(DTYPES[self.image.format])
+        self.like = picture_of(self.image, self.codec, np.empty(0))
+        self.page = page or 1  # opened again, it does not warn again of further pages
 
     def _open(self) -> None:
-        with files.opened(self.path, self.max_pixels, self.page) as (stored, self.kind):
-            image = stored.copy_memory() if files.is_turned(stored) else stored
-            self.image, self.position = files.as_rgb(image.autorot()), 0
+        with opened(self.path, self.max_pixels, self.page) as (stored, self.codec):
+            image = stored.copy_memory() if is_turned(stored) else stored
+            self.image, self.position = as_rgb(image.autorot()), 0
 
     def read(self, start: int, rows: np.ndarray) -> None:
         if start < self.position:
@@ -60,107 +61,83 @@ class PictureSource(Source):
         try:
             for y in range(0, len(rows), count):
                 self._read_slab(start + y, rows[y : y + count])
-        except files.import_pyvips().Error as error:
-            raise ValueError(f"{self.path}: not a readable {self.kind.name} file: {files.reason(error)}") from error
+        except import_pyvips().Error as error:
+            raise ValueError(f"{self.path}: not a readable {self.codec.name} file: {reason(error)}") from error
 
     def _read_slab(self, start: int, rows: np.ndarray) -> None:
-        region = files.import_pyvips().Region.new(self.image)  # belongs to this thread
+        region = import_pyvips().Region.new(self.image)  # belongs to this thread
         pixels = region.fetch(0, start, self.image.width, len(rows))
         rows[...] = np.frombuffer(pixels, rows.dtype).reshape(rows.shape)
         self.position = start + len(rows)
 
 
-class Feed:
-    """The file that libvips reads while it is made: a header, and rows that another thread hands over."""
+@contextmanager
+def open_sink(
+    codec: Codec,
+    path: str,
+    shape: Sequence[int],
+    dtype: DTypeLike,
+    *,
+    like: Picture | None = None,
+    quality: int = 95,
+    compression: int = 6,
+    pages: int = 1,
+    **_: object,
+) -> Iterator[PictureSink]:
+    with replacing(path) as descriptor:
+        yield PictureSink(codec, path, descriptor, shape, dtype, like, quality, compression, pages)
 
-    def __init__(self, shape: Sequence[int], dtype: np.dtype):
-        self.header = _tiff_header(shape, dtype)
-        self.size = len(self.header) + int(np.prod(shape, dtype=object)) * dtype.itemsize
-        self.position, self.given = 0, len(self.header)  # where libvips reads, and up to where it was given pixels
-        self.rows = memoryview(b"")
-        self.changed, self.ended = threading.Condition(), False
 
-    def push(self, rows: np.ndarray) -> None:
-        """Hands rows over, and waits until they are taken or nobody wants any more."""
-        with self.changed:
-            self.rows = memoryview(rows).cast("B")
-            self.changed.notify_all()
-            self.changed.wait_for(lambda: self.ended or not self.rows)
-
-    def end(self, *_: Any) -> None:
-        """There are no more rows, or nobody wants any."""
-        with self.changed:
-            self.ended, self.rows = True, memoryview(b"")
-            self.changed.notify_all()
-
-    def seek(self, offset: int, whence: int) -> int:
-        self.position = (0, self.position, self.size)[whence] + offset
-        return self.position
-
-    def read(self, count: int) -> bytes:
-        """Up to count bytes; none at the end, or where libvips should not read."""
-        if self.position < len(self.header):
-            part = self.header[self.position : self.position + count]
-        else:
-            part = self._pixels(count) if self.position == self.given else b""
-            self.given += len(part)
-        self.position += len(part)
-        return part
-
-    def _pixels(self, count: int) -> bytes:
-        with self.changed:
-            self.changed.wait_for(lambda: self.ended or self.rows)
-            part = b"" if self.ended else bytes(self.rows[:count])
-            self.rows = self.rows[len(part) :]
-            self.changed.notify_all()
-        return part
+def held_bytes(codec: Codec, shape: Sequence[int], dtype: DTypeLike) -> int:
+    """What a sink allocates beyond the rows that it is given, about; as measured."""
+    threads = import_pyvips().concurrency_get()
+    row = int(np.prod(shape[1:], dtype=object)) * min(np.dtype(dtype).itemsize, 4)
+    rows = min(shape[0], ROWS + ROWS_OF_A_THREAD * threads)
+    return rows * row + codec.held(shape[0] * row) + threads * BYTES_OF_A_THREAD
 
 
 class PictureSink:
-    """An image file that is written from top to bottom, on threads of libvips.
-
-    Of what `files.write_image` writes, PNG, TIFF and JPEG go out as rows come; libvips holds a WebP as a whole.
+    """An image file that threads of libvips write from top to bottom, to the byte as `write_image` does. PNG, TIFF and
+    JPEG are written while rows come; libvips holds a WebP as a whole.
 
     Args:
-        path: for messages, and which format.
-        descriptor: of the file to write to, open for reading and writing.
+        path: for messages.
+        descriptor: of the file, open for reading and writing.
         shape, dtype: of the whole image.
-        like, quality, compression, pages: as for `files.write_image`.
+        like, quality, compression, pages: as for `write_image`.
     """
 
     overlaps = True
 
     def __init__(
         self,
+        codec: Codec,
         path: str,
         descriptor: int,
         shape: Sequence[int],
-        dtype: Any,
-        *,
-        like: files.Picture | None = None,
-        quality: int = 95,
-        compression: int = 6,
-        pages: int = 1,
+        dtype: DTypeLike,
+        like: Picture | None,
+        quality: int,
+        compression: int,
+        pages: int,
     ):
-        pyvips = files.import_pyvips()
-        kind = files.check_output_path(path, shape, dtype)
+        vips = import_pyvips()
         self.path = path
         self.dtype = np.dtype("float32" if np.dtype(dtype).kind == "f" else dtype)
         size = int(np.prod(shape, dtype=object)) * self.dtype.itemsize
-        options = files.save_options(kind, size, self.dtype, quality, compression)
-        options |= files.page_options(path, kind, shape[0], pages)
+        check_options(quality, compression)
+        options = codec.options(size, self.dtype, quality, compression) | page_options(path, codec, shape[0], pages)
         self.feed = Feed(shape, self.dtype)
-        self.source = pyvips.SourceCustom()  # as long as libvips may call it: nothing else holds it
+        self.source = vips.SourceCustom()  # must live as long as libvips may call it
         self.source.on_read(self.feed.read)
         self.source.on_seek(self.feed.seek)
-        self.image = files.with_metadata(pyvips, files.as_held(_plain(pyvips, self.source), kind), like, kind, path)
-        save = getattr(self.image, f"{kind.codec}save_target")
+        self.image = with_metadata(as_held(_plain(self.source), codec), like, codec, path)
+        save = getattr(self.image, f"{codec.vips}save_target")
         self.thread = ThreadPoolExecutor(1)
-        self.saved = self.thread.submit(save, pyvips.Target.new_to_descriptor(descriptor), **options)
+        self.saved = self.thread.submit(save, vips.Target.new_to_descriptor(descriptor), **options)
         self.saved.add_done_callback(self.feed.end)
 
     def write(self, rows: np.ndarray) -> None:
-        """The next rows, (n, W) or (n, W, C). They may be changed once this returns. Raises OSError."""
         count = max(1, STRIP_BYTES // rows[0].nbytes)
         for start in range(0, len(rows), count):
             self.feed.push(np.ascontiguousarray(rows[start : start + count], self.dtype))
@@ -168,74 +145,24 @@ class PictureSink:
             self.close()
 
     def close(self) -> None:
-        """All rows were written: completes the file. Raises OSError."""
         self.feed.end()
         try:
             self.saved.result()
-        except files.import_pyvips().Error as error:
-            raise OSError(f"{self.path}: cannot be written: {files.reason(error)}") from error
+        except import_pyvips().Error as error:
+            raise OSError(f"{self.path}: cannot be written: {reason(error)}") from error
 
     def abandon(self) -> None:
-        """Ends its thread, whatever the file is then."""
+        """Ends the thread, in whatever state the file is."""
         self.feed.end()
         self.image.set_kill(True)
         self.thread.shutdown()
 
 
-def held_bytes(kind: files.Format, shape: Sequence[int], dtype: Any) -> int:
-    """What a PictureSink takes besides the rows that it is given, about: as measured."""
-    threads = files.import_pyvips().concurrency_get()
-    row = int(np.prod(shape[1:], dtype=object)) * min(np.dtype(dtype).itemsize, 4)
-    whole = 0 if kind is files.JPEG and shape[0] * row > files.SMALL_JPEG_BYTES else TIMES_AS_A_WHOLE.get(kind.codec, 0)
-    return (min(shape[0], ROWS + ROWS_OF_A_THREAD * threads) + whole * shape[0]) * row + threads * BYTES_OF_A_THREAD
-
-
-def _plain(pyvips: Any, source: Any) -> Any:
-    """The image in a TIFF, with nothing that a file says besides its pixels."""
-    image = pyvips.Operation.call("tiffload_source", source, access="sequential", fail_on="error")
+def _plain(source: pyvips.SourceCustom) -> pyvips.Image:
+    """The image in a Feed, without what the TIFF loader adds to its pixels."""
+    image = import_pyvips().Operation.call("tiffload_source", source, access="sequential", fail_on="error")
     plain = image.copy(xres=1, yres=1)
     for name in image.get_fields():
-        if name not in HEADER_FIELDS:
+        if name not in FIELDS_OF_PIXELS:
             plain.remove(name)
     return plain
-
-
-HEADER_FIELDS = {"width", "height", "bands", "format", "coding", "interpretation", "xoffset", "yoffset", "xres", "yres"}
-
-
-def _tiff_header(shape: Sequence[int], dtype: np.dtype) -> bytes:
-    """All that precedes the pixels of an uncompressed BigTIFF in strips, in native byte order."""
-    height, width, channels = (*shape, 1)[:3]
-    row = width * channels * dtype.itemsize
-    strip = max(1, min(height, STRIP_BYTES // row))
-    strips = [min(strip, height - y) * row for y in range(0, height, strip)]
-    colours = 3 if channels in (3, 4) else 1
-    entries = [  # tag, type, values
-        (256, "I", [width]),
-        (257, "I", [height]),
-        (258, "H", [8 * dtype.itemsize] * channels),
-        (259, "H", [1]),
-        (262, "H", [2 if colours == 3 else 1]),
-        (273, "Q", [0] * len(strips)),
-        (277, "H", [channels]),
-        (278, "I", [strip]),
-        (279, "Q", strips),
-        *([(338, "H", [0] * (channels - colours))] if channels > colours else []),
-        (339, "H", [FLOATS if dtype.kind == "f" else 1] * channels),
-    ]
-    start = _tiff_bytes(entries, 0)
-    offsets = np.cumsum([len(start), *strips[:-1]], dtype=np.uint64).tolist()
-    return _tiff_bytes([(tag, kind, offsets if tag == 273 else values) for tag, kind, values in entries], len(start))
-
-
-def _tiff_bytes(entries: Sequence[tuple[int, str, list[int]]], size: int) -> bytes:
-    """A BigTIFF's header and directory, and the values for which the directory has no room; at least `size` long."""
-    directory, rest = struct.pack("=Q", len(entries)), b""
-    rest_at = 16 + 8 + 20 * len(entries) + 8
-    for tag, kind, values in entries:
-        packed = struct.pack(f"={len(values)}{kind}", *values)
-        if len(packed) > 8:
-            packed, rest = struct.pack("=Q", rest_at + len(rest)), rest + packed
-        directory += struct.pack("=HHQ", tag, {"H": 3, "I": 4, "Q": 16}[kind], len(values)) + packed.ljust(8, b"\0")
-    order = b"II" if sys.byteorder == "little" else b"MM"
-    return (struct.pack("=2sHHHQ", order, 43, 8, 0, 16) + directory + bytes(8) + rest).ljust(size, b"\0")

@@ -1,33 +1,30 @@
 # SPDX-License-Identifier: MIT
-"""Images that are read by rows: of each no more is held than the windows in work need.
+"""Images that are read by rows, of which no more is held than the current windows need.
 
-NumPy arrays and tensors are not among them: they are where they are. A memory map is an array; its pages come and go as
-the system likes. But one in foreign byte order is read by rows, which are converted.
+NumPy arrays and tensors are used where they are, and so are memory maps, but for those in foreign byte order, whose
+rows are converted.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
 import numpy as np
 
-from ..texts import quoted
+__all__ = ["ArraySource", "HeldRows", "Source", "as_source", "image_shape", "in_order"]
 
-__all__ = ["ArraySource", "HeldRows", "NpySource", "Source", "as_source"]
-
-MARGIN = 4  # a buffer has room for one in so many rows more than were asked for: not all windows take as many
+MARGIN = 4  # a buffer has room for a quarter more rows than were asked for, because windows differ in height
 
 
 class Source:
-    """An image on disk, or far away; or several of one size.
+    """An image on disk or elsewhere, or several of one size. Subclasses set shape and dtype, and have `read`.
 
     Attributes:
-        shape: of all of it, in the order of its axes.
+        shape: of the whole, in the order of its axes.
         dtype: of its rows, in native byte order.
-        step: rows that are best read together, from multiples of it on.
-        layout: the order of its axes where that is certain, as it is for image files.
+        step: reads are fastest in multiples of so many rows.
+        layout: the order of its axes where that is certain, as for image files.
     """
 
     shape: tuple[int, ...]
@@ -40,18 +37,18 @@ class Source:
         return len(self.shape)
 
     def read(self, start: int, rows: np.ndarray) -> None:
-        """Fills rows, (n, W) or (n, W, C) and contiguous, with the image's from `start` on; any order, from any thread,
-        one at a time. Of other layouts: what there is along the first axis. Raises ValueError or OSError."""
+        """Fills rows, (n, W) or (n, W, C) and contiguous, with those from `start` on; in other layouts, with slices of
+        the first axis. Calls come in any order and from any thread, one at a time. Raises ValueError or OSError."""
         raise NotImplementedError
 
     def laid(self, layout: str) -> Source | np.ndarray:
-        """What gives the rows of images in that layout; an array where rows cannot be read. Raises ValueError."""
+        """The source for a layout; an array where its rows cannot be read. Raises ValueError."""
         if layout not in ("HW", "HWC"):
             raise ValueError(f"layout must be 'HW' or 'HWC' for an image that is read by rows, not {layout!r}")
         return self
 
     def single(self, layout: str, index: int) -> Source:
-        """One of its images, (H, W) or (H, W, C), for a layout that `laid` has passed."""
+        """One of its images, (H, W) or (H, W, C), in a layout for which `laid` gave a source."""
         return self
 
     def whole(self) -> np.ndarray:
@@ -60,93 +57,12 @@ class Source:
         return rows
 
 
-class NpySource(Source):
-    """A .npy file in C order, read and not mapped: what was read counts as this process's memory no longer.
-
-    Raises ValueError if it is none, or is cut short."""
-
-    def __init__(self, path: str):
-        self.path, self.file = path, open(path, "rb", buffering=0)  # noqa: SIM115
-        try:
-            self.shape, self.fortran, stored = _npy_header(self.file)
-        except ValueError as error:
-            raise ValueError(f"{path}: not a readable .npy file: {quoted(error)}") from error
-        self.dtype, self.foreign = stored.newbyteorder("="), not stored.isnative
-        self.offset = self.file.tell()
-        wanted = self.offset + int(np.prod(self.shape, dtype=object)) * stored.itemsize
-        if os.fstat(self.file.fileno()).st_size < wanted:
-            raise ValueError(f"{path}: was cut short: it should have {wanted} bytes")
-
-    def read(self, start: int, rows: np.ndarray) -> None:
-        self.read_at(self.offset + start * rows[0].nbytes, rows)
-
-    def read_at(self, offset: int, values: np.ndarray) -> None:
-        """Fills contiguous values with what is in the file from a byte on."""
-        self.file.seek(offset)
-        left = memoryview(values).cast("B")
-        while left:
-            count = self.file.readinto(left)
-            if not count:
-                raise ValueError(f"{self.path}: was cut short while it was read")
-            left = left[count:]
-        if self.foreign:
-            values.byteswap(inplace=True)
-
-    def laid(self, layout: str) -> Source | np.ndarray:
-        """Rows can be read where those of an image, or of each of its channels, lie together."""
-        below_rows = layout[layout.index("H") + 1 :]
-        if "W" in below_rows and "N" not in below_rows and not self.fortran:
-            return self
-        return np.load(self.path, mmap_mode="r")
-
-    def single(self, layout: str, index: int) -> Source:
-        return self if layout in ("HW", "HWC") else _NpyImage(self, layout, index)
-
-
-def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
-
-
-class _NpyImage(Source):
-    """One image of a .npy file in any layout that `NpySource.laid` has passed."""
-
-    def __init__(self, file: NpySource, layout: str, index: int):
-        self.file, self.axes, self.index = file, layout, index
-        self.dtype = file.dtype
-        self.shape = _image_shape(file.shape, layout)
-
-    def read(self, start: int, rows: np.ndarray) -> None:
-        at = self.axes.index("H")
-        below = self.file.shape[at + 1 :]
-        if "C" not in self.axes[:at]:
-            values = rows if self.axes[at:] in ("HW", "HWC") else np.empty((len(rows), *below), self.dtype)
-            self._read_rows(start, 0, values)
-            if values is not rows:
-                rows[...] = _in_order(values, self.axes[at:])
-            return
-        values = np.empty((len(rows), *below), self.dtype)
-        for channel in range(rows.shape[2]):
-            self._read_rows(start, channel, values)
-            rows[..., channel] = values
-
-    def _read_rows(self, start: int, channel: int, values: np.ndarray) -> None:
-        place = {"N": self.index, "C": channel, "H": start}
-        element = 0
-        for axis, side in zip(self.axes, self.file.shape, strict=True):
-            if axis == "H":
-                break
-            element = element * side + place[axis]
-        element = element * self.file.shape[self.axes.index("H")] + start
-        self.file.read_at(self.file.offset + element * values[0].nbytes, values)
-
-
 class ArraySource(Source):
-    """What gives rows as arrays do: a memory map in foreign byte order, a zarr array (by rows of its chunks).
+    """Rows of anything that is sliced as arrays are: a zarr array, a memory map in foreign byte order.
 
-    chunks: how many elements of each axis are best read together; None: any."""
+    Args:
+        chunks: how many elements of each axis are stored together, if any are.
+    """
 
     def __init__(self, array: Any, chunks: tuple[int, ...] | None = None):
         self.array, self.chunks = array, chunks or (1,) * array.ndim
@@ -169,29 +85,29 @@ class _ArrayImage(Source):
     def __init__(self, source: ArraySource, layout: str, index: int):
         self.array, self.axes, self.index = source.array, layout, index
         self.dtype, self.step = source.dtype, source.chunks[layout.index("H")]
-        self.shape = _image_shape(source.shape, layout)
+        self.shape = image_shape(source.shape, layout)
 
     def read(self, start: int, rows: np.ndarray) -> None:
         where = {"N": self.index, "H": slice(start, start + len(rows))}
         values = np.asarray(self.array[tuple(where.get(axis, slice(None)) for axis in self.axes)])
-        rows[...] = _in_order(values, self.axes.replace("N", ""))
+        rows[...] = in_order(values, self.axes.replace("N", ""))
 
 
-def _image_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+def image_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     """(H, W) or (H, W, C) of each image."""
     return tuple(shape[layout.index(axis)] for axis in "HWC" if axis in layout)
 
 
-def _in_order(values: np.ndarray, layout: str) -> np.ndarray:
+def in_order(values: np.ndarray, layout: str) -> np.ndarray:
     """A view (H, W) or (H, W, C) of one image."""
     return values.transpose([layout.index(axis) for axis in "HWC" if axis in layout])
 
 
 def as_source(image: Any) -> Source | None:
-    """What is to be read by rows: a Source, zarr array, or memory map in foreign byte order; None for anything else."""
+    """A Source for what is read by rows: a Source, a zarr array, a memory map in foreign byte order; else None."""
     if isinstance(image, Source):
         return image
-    zarr = sys.modules.get("zarr")  # nobody holds an array of it without
+    zarr = sys.modules.get("zarr")  # whoever holds one of its arrays has imported it
     if zarr is not None and isinstance(image, zarr.Array):
         return ArraySource(image, image.chunks)
     if isinstance(image, np.memmap) and not image.dtype.isnative:
@@ -202,7 +118,7 @@ def as_source(image: Any) -> Source | None:
 class HeldRows:
     """The rows of a source that windows need, in a buffer that moves down the image.
 
-    What the next windows share with the last is not read again, so a source is decoded once, from top to bottom.
+    Rows that the next windows share with the last are kept, so a source is decoded once, from top to bottom.
     """
 
     def __init__(self, source: Source):
@@ -220,7 +136,7 @@ class HeldRows:
         return (rows.transpose(2, 0, 1) if rows.ndim == 3 else rows[np.newaxis]), low
 
     def bytes_for(self, rows: int) -> int:
-        """What it takes to hold so many rows, and to move on."""
+        """What the buffer allocates for windows of so many rows."""
         row = int(np.prod(self.source.shape[1:], dtype=object)) * self.source.dtype.itemsize
         wanted = min(rows + self.source.step, self.height)
         return (wanted + wanted // MARGIN) * row
@@ -229,20 +145,20 @@ class HeldRows:
         step = self.source.step
         down = low - self.start
         kept = self.buffer[down : self.stop - self.start] if down >= 0 else self.buffer[:0]
-        self.start = self.stop = 0  # nothing, should reading fail
+        self.start = self.stop = 0  # nothing is held if reading fails
         wanted = min(-(-high // step) * step, self.height) - low
         if wanted > len(self.buffer):
             self.buffer = np.empty((wanted + wanted // MARGIN, *self.source.shape[1:]), self.source.dtype)
         into, count = self.buffer[: len(kept)], down or len(kept) or 1
-        for y in range(0, len(kept), count):  # where both overlap, NumPy would copy them first
+        for y in range(0, len(kept), count):  # piecewise: NumPy would copy what overlaps first
             into[y : y + count] = kept[y : y + count]
         self.source.read(low + len(kept), self.buffer[len(kept) : wanted])
         self.start, self.stop = low, low + wanted
 
 
 def _seen(start: int, stop: int, height: int) -> tuple[int, int]:
-    """Rows of the image that rows [start, stop) of the mirrored one need, up to the edge where they pass it: there
-    these rows mirror as the image does."""
+    """The rows of the image that rows [start, stop) of the mirrored image need. Where these pass an edge, those end at
+    it, so that they mirror as the image does."""
     low, high = max(start, 0), min(stop, height)
     if start < 0:
         low, high = 0, max(high, 1 - start)

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: MIT
+"""The formats in which results are written: a table, and what goes through it.
+
+A new format is a file beside `npy.py` with a sink, and a row in TABLE.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..optional import import_zarr
+from . import npy, vips_rows, zarr
+from .codecs import JPEG, PNG, TIFF, WEBP, Codec
+from .metadata import Picture
+from .vips import Path, import_pyvips
+
+__all__ = ["FORMATS", "PICTURES", "TABLE", "FileSink", "Format", "check_output", "check_output_path", "open_sink"]
+
+
+class FileSink(Protocol):
+    """Takes the rows of a result from the top, until all are there.
+
+    Attributes:
+        overlaps: whether writing takes so long that it should happen while the model makes the next rows.
+    """
+
+    overlaps: bool
+
+    def write(self, rows: np.ndarray) -> None:
+        """The next rows, (n, W) or (n, W, C), which may be changed once this returns. Raises OSError."""
+
+    def close(self) -> None:
+        """All rows were written: completes the file. Raises OSError."""
+
+    def abandon(self) -> None:
+        """Stops what still works on the file, whether it is complete or not."""
+
+
+class SinkOpener(Protocol):
+    """Makes a sink for an image (H, W) or (H, W, C). The file takes its path's place when the context ends.
+
+    Each format uses those keyword arguments of `open_sink` that it knows and ignores the others."""
+
+    def __call__(
+        self,
+        path: str,
+        shape: Sequence[int],
+        dtype: DTypeLike,
+        *,
+        images: int | None,
+        like: Picture | None,
+        quality: int,
+        compression: int,
+        pages: int,
+    ) -> AbstractContextManager[FileSink]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Format:
+    """What a kind of file can hold, and how it is written.
+
+    Attributes:
+        name: in errors.
+        key: on the command line, after --format.
+        suffixes: in small letters, the usual one first.
+        max_side: the largest height and width.
+        channels: which numbers of them; None: any.
+        dtypes: by name.
+        open_sink: makes its sinks.
+        held_bytes: about what a sink allocates for an image of (shape, dtype), beyond the rows that it is given.
+        overlaps: that of its sinks.
+        stack: whether there is room for several images of one size.
+        library: imports what writes it. Raises ImportError.
+        replaces: what may be overwritten: in words, and the test of a path.
+        codec: libvips' codec, of an image file.
+    """
+
+    name: str
+    key: str
+    suffixes: tuple[str, ...]
+    max_side: int
+    channels: tuple[int, ...] | None
+    dtypes: tuple[str, ...]
+    open_sink: SinkOpener
+    held_bytes: Callable[[Sequence[int], DTypeLike], int]
+    overlaps: bool
+    stack: bool = False
+    library: Callable[[], object] = lambda: None
+    replaces: tuple[str, Callable[[str], bool]] = ("regular file", os.path.isfile)
+    codec: Codec | None = None
+
+    @property
+    def pages(self) -> bool:
+        """Whether an image file may hold several pages."""
+        return self.codec is not None and self.codec.pages
+
+
+def _image_file(
+    codec: Codec, suffixes: tuple[str, ...], max_side: int, channels: tuple[int, ...] | None, dtypes: tuple[str, ...]
+) -> Format:
+    return Format(
+        codec.name,
+        codec.vips,
+        suffixes,
+        max_side,
+        channels,
+        dtypes,
+        partial(vips_rows.open_sink, codec),
+        partial(vips_rows.held_bytes, codec),
+        vips_rows.PictureSink.overlaps,
+        library=import_pyvips,
+        codec=codec,
+    )
+
+
+INTEGERS = ("uint8", "uint16")
+NUMBERS = (*INTEGERS, "float16", "float32", "float64")
+VIPS_SIDE, ANY_SIDE = 2**31 - 1, 2**40
+
+TABLE = (
+    _image_file(PNG, (".png",), VIPS_SIDE, (1, 2, 3, 4), INTEGERS),
+    _image_file(JPEG, (".jpg", ".jpeg"), 65535, (1, 3), INTEGERS),
+    _image_file(WEBP, (".webp",), 16383, (1, 2, 3, 4), INTEGERS),
+    _image_file(TIFF, (".tif", ".tiff"), VIPS_SIDE, None, NUMBERS),
+    Format(
+        "NumPy",
+        "npy",
+        (".npy",),
+        ANY_SIDE,
+        None,
+        NUMBERS,
+        npy.open_sink,
+        npy.held_bytes,
+        npy.NpySink.overlaps,
+        stack=True,
+    ),
+    Format(
+        "Zarr",
+        "zarr",
+        (".zarr",),
+        ANY_SIDE,
+        None,
+        NUMBERS,
+        zarr.open_sink,
+        zarr.held_bytes,
+        zarr.ZarrSink.overlaps,
+        stack=True,
+        library=import_zarr,
+        replaces=("zarr array", zarr.is_zarr_array),
+    ),
+)
+
+FORMATS = {suffix: kind for kind in TABLE for suffix in kind.suffixes}
+PICTURES = {suffix: kind for suffix, kind in FORMATS.items() if kind.codec is not None}  # image files
+
+
+def check_output(path: Path, shape: Sequence[int] | None = None, dtype: DTypeLike | None = None) -> Format:
+    """Checks, before any work, that `open_sink` can write `path`: as `check_output_path` does, in any format. Raises
+    ImportError as well, if what writes it is not installed."""
+    kind = check_output_path(path, shape, dtype, FORMATS)
+    kind.library()
+    return kind
+
+
+def check_output_path(
+    path: Path,
+    shape: Sequence[int] | None = None,
+    dtype: DTypeLike | None = None,
+    formats: Mapping[str, Format] = PICTURES,
+) -> Format:
+    """Checks, before any work, that a file can be written; with a shape and dtype, also that it can hold them.
+
+    Args:
+        formats: those allowed, by suffix; usually those of `write_image`.
+
+    Raises:
+        ValueError: its suffix is unknown, or the format cannot hold the image. OSError: its directory is missing or not
+            writable, or what exists there must not be replaced.
+    """
+    path = os.fspath(path)
+    suffix = os.path.splitext(path)[1]
+    if suffix.lower() not in formats:
+        raise ValueError(f"{path}: unknown suffix {suffix!r}; must be one of {', '.join(formats)}")
+    kind = formats[suffix.lower()]
+    target = os.path.realpath(path)
+    directory = os.path.dirname(target)
+    if not os.path.isdir(directory):
+        raise FileNotFoundError(f"{path}: there is no directory {directory}")
+    what, may_replace = kind.replaces
+    if os.path.lexists(target) and not may_replace(target):
+        raise OSError(f"{path}: exists and is not a {what}")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: the directory {directory} is not writable")
+    if shape is not None:
+        _check_fits(path, kind, shape)
+    if dtype is not None and np.dtype(dtype).name not in kind.dtypes:
+        raise ValueError(f"{path}: {kind.name} cannot hold {np.dtype(dtype)}; it takes {', '.join(kind.dtypes)}")
+    return kind
+
+
+def _check_fits(path: str, kind: Format, shape: Sequence[int]) -> None:
+    if len(shape) not in (2, 3) or min(shape) < 1:
+        raise ValueError(f"{path}: pixels of shape {tuple(shape)}; must be (H, W) or (H, W, C), none of them 0")
+    channels = shape[2] if len(shape) == 3 else 1
+    if kind.channels is not None and channels not in kind.channels:
+        if channels in (2, 4):
+            text = f"{kind.name} has no alpha channel, pixels of shape {tuple(shape)} have one; use PNG or TIFF"
+            raise ValueError(f"{path}: {text}")
+        allowed = ", ".join(map(str, kind.channels))
+        raise ValueError(f"{path}: {kind.name} cannot hold {channels} channels; it takes {allowed}")
+    if max(shape[:2]) > kind.max_side:
+        size = f"{shape[1]} x {shape[0]}"
+        raise ValueError(f"{path}: {kind.name} holds up to {kind.max_side} pixels a side, not {size}; use PNG or TIFF")
+
+
+@contextmanager
+def open_sink(
+    path: Path,
+    shape: Sequence[int],
+    dtype: DTypeLike,
+    *,
+    images: int | None = None,
+    like: Picture | None = None,
+    quality: int = 95,
+    compression: int = 6,
+    pages: int = 1,
+) -> Iterator[FileSink]:
+    """A sink for an image (H, W) or (H, W, C), in the format that the suffix names.
+
+    The file is made beside `path` under a temporary name. It takes the path's place when the context ends; an error or
+    Ctrl-C removes it and leaves what was there.
+
+    Args:
+        images: how many of that shape come, one after the other, into a file with an axis for them, where the format
+            is a `stack`; None: one image, and no such axis.
+        like, quality, compression, pages: as for `write_image`; for image files alone.
+
+    Raises:
+        ValueError: the format cannot hold it. OSError: it cannot be written, or there is too little room.
+    """
+    path = os.fspath(path)
+    kind = check_output(path, shape, dtype)
+    with kind.open_sink(
+        path, shape, dtype, images=images, like=like, quality=quality, compression=compression, pages=pages
+    ) as sink:
+        try:
+            yield sink
+            sink.close()
+        finally:
+            sink.abandon()

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+""".npy files, read and written by rows."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..images.source import Source, image_shape, in_order
+from ..texts import bytes_text, quoted
+from .atomic import replacing, writing
+
+__all__ = ["NpySink", "NpySource", "held_bytes", "open_sink"]
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+class NpySource(Source):
+    """A .npy file in C order. It is read, not mapped, so that pages which were read do not count as the process's
+    memory. Raises ValueError where it is no such file or was cut short."""
+
+    def __init__(self, path: str):
+        self.path, self.file = path, open(path, "rb", buffering=0)  # noqa: SIM115
+        try:
+            self.shape, self.fortran, stored = _npy_header(self.file)
+        except ValueError as error:
+            raise ValueError(f"{path}: not a readable .npy file: {quoted(error)}") from error
+        self.dtype, self.foreign = stored.newbyteorder("="), not stored.isnative
+        self.offset = self.file.tell()
+        wanted = self.offset + int(np.prod(self.shape, dtype=object)) * stored.itemsize
+        if os.fstat(self.file.fileno()).st_size < wanted:
+            raise ValueError(f"{path}: was cut short: it should have {wanted} bytes")
+
+    def read(self, start: int, rows: np.ndarray) -> None:
+        self.read_at(self.offset + start * rows[0].nbytes, rows)
+
+    def read_at(self, offset: int, values: np.ndarray) -> None:
+        """Fills contiguous values with the bytes of the file from `offset` on."""
+        self.file.seek(offset)
+        left = values.data.cast("B")
+        while left:
+            count = self.file.readinto(left)
+            if not count:
+                raise ValueError(f"{self.path}: was cut short while it was read")
+            left = left[count:]
+        if self.foreign:
+            values.byteswap(inplace=True)
+
+    def laid(self, layout: str) -> Source | np.ndarray:
+        """The file itself where rows lie together, of an image or of each of its channels; else a memory map."""
+        below_rows = layout[layout.index("H") + 1 :]
+        if "W" in below_rows and "N" not in below_rows and not self.fortran:
+            return self
+        return np.load(self.path, mmap_mode="r")
+
+    def single(self, layout: str, index: int) -> Source:
+        return self if layout in ("HW", "HWC") else _NpyImage(self, layout, index)
+
+
+def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
+
+
+class _NpyImage(Source):
+    """One image of a .npy file, in a layout for which `NpySource.laid` gave the file itself."""
+
+    def __init__(self, file: NpySource, layout: str, index: int):
+        self.file, self.axes, self.index = file, layout, index
+        self.dtype = file.dtype
+        self.shape = image_shape(file.shape, layout)
+
+    def read(self, start: int, rows: np.ndarray) -> None:
+        at = self.axes.index("H")
+        below = self.file.shape[at + 1 :]
+        if "C" not in self.axes[:at]:
+            values = rows if self.axes[at:] in ("HW", "HWC") else np.empty((len(rows), *below), self.dtype)
+            self._read_rows(start, 0, values)
+            if values is not rows:
+                rows[...] = in_order(values, self.axes[at:])
+            return
+        values = np.empty((len(rows), *below), self.dtype)
+        for channel in range(rows.shape[2]):
+            self._read_rows(start, channel, values)
+            rows[..., channel] = values
+
+    def _read_rows(self, start: int, channel: int, values: np.ndarray) -> None:
+        place = {"N": self.index, "C": channel, "H": start}
+        element = 0
+        for axis, side in zip(self.axes, self.file.shape, strict=True):
+            if axis == "H":
+                break
+            element = element * side + place[axis]
+        element = element * self.file.shape[self.axes.index("H")] + start
+        self.file.read_at(self.file.offset + element * values[0].nbytes, values)
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_sink(
+    path: str, shape: Sequence[int], dtype: DTypeLike, *, images: int | None = None, **_: object
+) -> Iterator[NpySink]:
+    """Raises OSError, with what was there left in place, where there is too little room."""
+    shape = tuple(shape) if images is None else (images, *shape)
+    _check_room(path, int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize)
+    with replacing(path) as descriptor:
+        yield NpySink(path, descriptor, shape, dtype)
+
+
+def held_bytes(shape: Sequence[int], dtype: DTypeLike) -> int:
+    """What a sink allocates: nothing."""
+    return 0
+
+
+def _check_room(path: str, size: int) -> None:
+    free = shutil.disk_usage(os.path.dirname(os.path.realpath(path))).free
+    if size > free:
+        needed = f"it takes {bytes_text(size, math.ceil)}, {bytes_text(free, math.floor)} are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed}", path)
+
+
+class NpySink:
+    """A .npy file that is written from start to end. Whoever opened the descriptor closes it."""
+
+    overlaps = False
+
+    def __init__(self, path: str, descriptor: int, shape: Sequence[int], dtype: DTypeLike):
+        self.path, self.dtype = path, np.dtype(dtype)
+        self.file = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": tuple(shape)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+    def write(self, rows: np.ndarray) -> None:
+        left = np.ascontiguousarray(rows, self.dtype).data.cast("B")
+        with writing(self.path):
+            while left:
+                left = left[self.file.write(left) :]
+
+    def close(self) -> None:
+        """Every row has been written already."""
+
+    def abandon(self) -> None:
+        """Nothing needs to be stopped."""

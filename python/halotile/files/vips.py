@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: MIT
+"""Image files as libvips opens them, checked before anything is decoded.
+
+libvips reads and writes 8 and 16 bits in every format here, keeps ICC profiles and EXIF, and works by rows; Pillow has
+no 16-bit RGB. pyvips, its binding, is optional: `pip install 'halotile[cli]'`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+import numpy as np
+
+from ..texts import full_text, quoted, shortened
+from .codecs import PNG, TIFF, WEBP, Codec, recognised
+from .previews import START, bits_of_tiff, frames_of_png, planes_of_tiff, reader_of, refusal
+from .tiff_tags import ReadAt
+
+if TYPE_CHECKING:
+    import pyvips
+
+__all__ = [
+    "DTYPES",
+    "MAX_PIXELS",
+    "TRUST",
+    "Path",
+    "as_held",
+    "as_rgb",
+    "import_pyvips",
+    "interruptible",
+    "is_turned",
+    "loaded",
+    "opened",
+    "pages_of",
+    "reason",
+    "shape_of",
+    "to_vips",
+]
+
+Path = str | os.PathLike[str]
+T = TypeVar("T")
+
+MAX_PIXELS = 2**28  # 16384 x 16384: a header that claims more is more often a decompression bomb than a picture
+TRUST = "raise it for a file you trust"
+
+DTYPES = {"uchar": "uint8", "ushort": "uint16", "float": "float32"}  # libvips -> NumPy
+VIPS_FORMATS = {dtype: name for name, dtype in DTYPES.items()}
+INTERPRETATIONS = {"uint8": ("b-w", "srgb"), "uint16": ("grey16", "rgb16"), "float32": ("b-w", "scrgb")}
+AS_STORED = {"b-w", "grey16", "srgb", "rgb16", "rgb", "scrgb", "multiband"}  # interpretations that need no conversion
+
+LARGEST_BITS = 32  # per sample of a TIFF: libvips reads no more
+SAMPLES = {
+    "char": "8-bit signed integers",
+    "short": "16-bit signed integers",
+    "uint": "32-bit unsigned integers",
+    "int": "32-bit signed integers",
+    "double": "64-bit floats",
+    "complex": "complex",
+    "dpcomplex": "complex",
+}
+SAMPLES_READ = (
+    "must be 8- or 16-bit unsigned or 32-bit float: convert it first, for example: "
+    "tifffile.imwrite(new, tifffile.imread(old).astype('float32'))"
+)
+
+
+def import_pyvips() -> ModuleType:
+    try:
+        import pyvips
+    except (ImportError, OSError) as error:  # OSError: pyvips is there and libvips is not
+        message = f"image files need pyvips: pip install 'halotile[cli]' ({quoted(error)})"
+        raise ImportError(message) from error
+    return pyvips
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened(path: Path, max_pixels: int | None, page: int | None = None) -> Iterator[tuple[pyvips.Image, Codec]]:
+    """A file's image, which is decoded as it is read, and its codec. Errors of libvips in the body become ValueErrors.
+
+    Raises:
+        OSError: the file cannot be opened. ValueError: it must not or cannot be read, or has no such page.
+    """
+    vips = import_pyvips()
+    path = os.fspath(path)
+    with open(path, "rb", buffering=0) as file:
+        start, read_at = file.read(START), reader_of(file)
+        why_not = refusal(path, start, read_at)
+        if why_not is not None:
+            raise ValueError(f"{path}: {why_not}")
+        codec = recognised(start, path)
+        bits = bits_of_tiff(read_at) if codec is TIFF else 0
+        if bits > LARGEST_BITS:
+            raise ValueError(f"{path}: samples of {bits} bits; {SAMPLES_READ}")
+        try:
+            image = loaded(file, codec)
+            pages = pages_of(image)
+            if page is not None and not 1 <= page <= pages:
+                raise ValueError(f"{path}: page={page}; must be from 1 to {pages}, as many as there are")
+            if page is not None and page > 1:
+                image = loaded(file, codec, page=page - 1)
+            _check_readable(image, path, max_pixels)
+            if codec is TIFF:
+                _refuse_stack(path, pages, read_at)
+            if page is None:
+                _warn_of_others(path, codec, pages, read_at)
+            yield image, codec
+        except vips.Error as error:
+            raise ValueError(f"{path}: not a readable {codec.name} file: {reason(error)}") from error
+
+
+def loaded(file: BinaryIO, codec: Codec, **options: int) -> pyvips.Image:
+    """The image in a file, by the loader that is named: left to itself, libvips would also try formats that it does not
+    trust. With fail_on a damaged file is an error, instead of grey rows."""
+    vips = import_pyvips()
+    file.seek(0)
+    source = vips.Source.new_from_descriptor(file.fileno())
+    return vips.Operation.call(f"{codec.vips}load_source", source, access="sequential", fail_on="error", **options)
+
+
+def pages_of(image: pyvips.Image) -> int:
+    return image.get("n-pages") if image.get_typeof("n-pages") else 1
+
+
+def _check_readable(image: pyvips.Image, path: str, max_pixels: int | None) -> None:
+    size = f"{image.width} x {image.height}"
+    if max_pixels is not None and image.width * image.height > max_pixels:
+        raise ValueError(f"{path}: {size} pixels are more than max_pixels={max_pixels}; {TRUST}")
+    if image.format not in DTYPES:
+        raise ValueError(f"{path}: samples are {SAMPLES.get(image.format, image.format)}; {SAMPLES_READ}")
+
+
+def _refuse_stack(path: str, pages: int, read_at: ReadAt) -> None:
+    planes, what = planes_of_tiff(read_at)
+    if planes > pages:
+        held = f"only the first {pages} can be read" if pages > 1 else "only the first can be read"
+        text = f"{what} of {planes} images, of which {held}: the others have no directory of their own"
+        advice = "save it with one for each, for example: tifffile.imwrite(new, tifffile.imread(old), metadata=None)"
+        raise ValueError(f"{path}: {text}; {advice}")
+
+
+def _warn_of_others(path: str, codec: Codec, pages: int, read_at: ReadAt) -> None:
+    text = f"holds {pages} {'frames' if codec is WEBP else 'pages'}; the first is read" if pages > 1 else None
+    frames, is_first = frames_of_png(read_at) if codec is PNG else (1, True)
+    if not is_first:
+        text = f"holds an animation of {frames} frames; its still image is read"
+    elif frames > 1:
+        text = f"holds {frames} frames; the first is read"
+    if text is not None:
+        warnings.warn(f"{path}: {text}", stacklevel=5)
+
+
+def is_turned(image: pyvips.Image) -> bool:
+    """Whether EXIF says that the image must be rotated or mirrored."""
+    return image.get_typeof("orientation") != 0 and image.get("orientation") != 1
+
+
+def as_rgb(image: pyvips.Image) -> pyvips.Image:
+    """Converts CMYK, Lab and the like to sRGB of the same depth."""
+    if image.interpretation in AS_STORED:
+        return image
+    deep = image.format != "uchar"
+    if image.interpretation == "cmyk":
+        return image.icc_transform("srgb", embedded=True, input_profile="cmyk", depth=16 if deep else 8)
+    image = image.colourspace("rgb16" if deep else "srgb")
+    image.remove("icc-profile-data")
+    return image
+
+
+def shape_of(image: pyvips.Image) -> tuple[int, ...]:
+    """(H, W) for one channel, else (H, W, C)."""
+    return (image.height, image.width, image.bands)[: 2 if image.bands == 1 else 3]
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def to_vips(pixels: np.ndarray, codec: Codec) -> pyvips.Image:
+    """A libvips image of the pixels, without a copy where they are contiguous."""
+    dtype = "float32" if pixels.dtype.kind == "f" else pixels.dtype.name
+    pixels = np.ascontiguousarray(pixels, dtype)
+    height, width, bands = (*pixels.shape, 1)[:3]
+    image = import_pyvips().Image.new_from_memory(pixels.data, width, height, bands, VIPS_FORMATS[dtype])
+    return as_held(image, codec)
+
+
+def as_held(image: pyvips.Image, codec: Codec) -> pyvips.Image:
+    """The image in the samples and the colour space that a file of this codec holds."""
+    dtype = DTYPES[image.format]
+    if dtype == "uint16" and not codec.deep:
+        image, dtype = image.linear(1 / 257, 0.5).cast("uchar"), "uint8"  # rounded, because cast drops the fraction
+    grey, colour = INTERPRETATIONS[dtype]
+    return image.copy(interpretation=grey if image.bands < 3 else colour)
+
+
+# ---- running ---------------------------------------------------------------------------------------------------------
+
+
+def interruptible(image: pyvips.Image, call: Callable[[], T]) -> T:
+    """Makes a long call of libvips in a thread, so that Ctrl-C is noticed at once and stops the image's pipeline."""
+    with ThreadPoolExecutor(1) as thread:
+        job = thread.submit(call)
+        try:
+            return job.result()
+        except BaseException:
+            image.set_kill(True)
+            raise
+        finally:
+            del job  # it refers to the error, the error to this frame: that cycle would keep the image open
+
+
+def reason(error: Exception) -> str:
+    """What libvips says, on one line, without pyvips' 'unable to call ...'."""
+    lines = [line.strip() for line in full_text(error).splitlines() if line.strip()]
+    return shortened("; ".join(dict.fromkeys(lines[1:]))) or "it is damaged or was cut short"

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: MIT
+"""Zarr arrays, read and written by rows. zarr is optional: `pip install 'halotile[zarr]'`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..images.source import ArraySource
+from ..optional import import_zarr
+from ..texts import quoted
+from .atomic import replacing_folder, writing
+
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["ZarrSink", "held_bytes", "is_zarr_array", "open_sink", "zarr_source"]
+
+CHUNK = 256  # rows and columns that are compressed together
+SHARD_COLUMNS = 4096  # of a file, which has CHUNK rows
+ROWS_OF_CHUNKS = 4  # that wait or are being compressed
+
+
+def is_zarr_array(folder: str) -> bool:
+    """Whether a folder holds one zarr array; a group holds several."""
+    if os.path.isfile(os.path.join(folder, ".zarray")):
+        return True
+    with suppress(OSError, ValueError, AttributeError), open(os.path.join(folder, "zarr.json"), "rb") as file:
+        return json.load(file).get("node_type") == "array"
+    return False
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def zarr_source(path: str) -> ArraySource:
+    """The array in a folder. Raises OSError, ValueError where there is none."""
+    array = _opened(path)
+    return ArraySource(array, array.chunks)
+
+
+def _opened(path: str) -> zarr.Array:
+    library = import_zarr()
+    if not os.path.exists(path):
+        raise FileNotFoundError(2, os.strerror(2), path)
+    try:
+        return library.open_array(path, mode="r")
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        inside = _arrays_of_group(library, path)
+        if inside:
+            text = f"a zarr group, not an array: pass one of its arrays, such as {os.path.join(path, inside[0])}"
+            raise ValueError(f"{path}: {text}") from error
+        raise ValueError(f"{path}: not a readable zarr array: {quoted(error)}") from error
+
+
+def _arrays_of_group(library: ModuleType, path: str) -> list[str]:
+    """The paths of its arrays, sorted; none where it is no group."""
+    with suppress(Exception):  # zarr raises errors of many kinds where there is no zarr
+        members = library.open_group(path, mode="r").members(max_depth=2)
+        return sorted(name for name, member in members if isinstance(member, library.Array))
+    return []
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_sink(
+    path: str, shape: Sequence[int], dtype: DTypeLike, *, images: int | None = None, **_: object
+) -> Iterator[ZarrSink]:
+    with replacing_folder(path) as folder:
+        yield ZarrSink(path, folder, shape, dtype, images)
+
+
+def held_bytes(shape: Sequence[int], dtype: DTypeLike) -> int:
+    """What a sink allocates, about."""
+    rows = min(shape[0], ROWS_OF_CHUNKS * CHUNK)
+    return rows * int(np.prod(shape[1:], dtype=object)) * np.dtype(dtype).itemsize
+
+
+class ZarrSink:
+    """A zarr v3 array of one image, or of several, which come one after the other.
+
+    Its chunks have 256x256 pixels and its shards 256x4096. Each shard is written once, so rows wait in memory until a
+    row of shards is complete."""
+
+    overlaps = True
+
+    def __init__(self, path: str, folder: str, shape: Sequence[int], dtype: DTypeLike, images: int | None = None):
+        self.path, self.height, channels = path, shape[0], tuple(shape[2:])
+        columns = min(SHARD_COLUMNS, -(-shape[1] // CHUNK) * CHUNK)
+        several, one, name = ((), (), ()) if images is None else ((images,), (1,), ("image",))
+        self.array = import_zarr().create_array(
+            store=folder,
+            shape=(*several, *shape),
+            dtype=np.dtype(dtype),
+            chunks=(*one, CHUNK, CHUNK, *channels),
+            shards=(*one, CHUNK, columns, *channels),
+            dimension_names=(*name, *("y", "x", "channel")[: len(shape)]),
+        )
+        self.waiting = np.empty((CHUNK, *shape[1:]), dtype)
+        self.held = self.written = 0  # rows of the current image
+        self.image: tuple[int, ...] = (0,) * len(one)  # its index, where there are several
+
+    def write(self, rows: np.ndarray) -> None:
+        while len(rows):
+            if not self.held and len(rows) >= CHUNK:
+                self._store(rows[:CHUNK])
+                rows = rows[CHUNK:]
+                continue
+            taken = rows[: CHUNK - self.held]
+            self.waiting[self.held : self.held + len(taken)] = taken
+            self.held += len(taken)
+            rows = rows[len(taken) :]
+            if self.held == CHUNK or self.written + self.held == self.height:
+                self.close()
+
+    def close(self) -> None:
+        """Writes the rows that wait."""
+        if self.held:
+            self._store(self.waiting[: self.held])
+            self.held = 0
+
+    def _store(self, rows: np.ndarray) -> None:
+        with writing(self.path):
+            self.array[(*self.image, slice(self.written, self.written + len(rows)))] = rows
+        self.written += len(rows)
+        if self.written == self.height:
+            self.image, self.written = tuple(index + 1 for index in self.image), 0
+
+    def abandon(self) -> None:
+        """Nothing needs to be stopped."""
