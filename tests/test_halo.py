@@ -173,18 +173,18 @@ def test_the_run_says_what_it_did_as_bands_too():
 
 def test_what_is_doubtful_is_not_called_exact():
     circular = seeded(lambda: Chain(2, mode="circular"))
-    for boundary, how in (("native", "doubtful"), ("reflect", "exact")):
+    for boundary, how in (("native", "unverified"), ("reflect", "exact")):
         restorer = TiledRestorer(circular, halo="exact", tile_size=48, boundary=boundary)
         restorer(IMAGE)
         assert restorer.last_run.how == how
-        assert ("opposite edge" in restorer.last_run.why) is (how == "doubtful")
+        assert ("opposite edge" in restorer.last_run.why) is (how == "unverified")
     noise_alone = TiledRestorer(lambda windows: np.roll(windows, 1, 3), halo="exact", tile_size=48)
     noise_alone(IMAGE)
-    assert noise_alone.last_run.how == "doubtful"
+    assert noise_alone.last_run.how == "unverified"
     assert "noise alone" in noise_alone.last_run.why
     random = TiledRestorer(Noisy(), halo="exact", tile_size=48)
     random(IMAGE)
-    assert random.last_run.how == "doubtful"
+    assert random.last_run.how == "unverified"
 
 
 def test_a_run_that_fails_to_verify_is_doubtful():
@@ -205,7 +205,7 @@ def test_a_run_that_fails_to_verify_is_doubtful():
     (text,) = warned(lambda: restorer(IMAGE))
     assert text.startswith("verify=6: above the tolerance")
     run = restorer.last_run
-    assert run.how == "doubtful"
+    assert run.how == "unverified"
     assert run.bound == run.verified.largest > 0.002
     assert "but differences of" in run.why
 

@@ -40,7 +40,7 @@ def test_psnr_of_known_values():
     b[0, 0] = 255  # one of twenty
     assert psnr(a, b) == pytest.approx(10 * math.log10(20))
     assert psnr(np.zeros((4, 5), np.float32), np.full((4, 5), 0.1, np.float32)) == pytest.approx(20, abs=1e-5)
-    assert psnr(np.zeros((4, 5), np.float32), np.ones((4, 5), np.float32), white=10) == pytest.approx(20)
+    assert psnr(np.zeros((4, 5), np.float32), np.ones((4, 5), np.float32), data_range=10) == pytest.approx(20)
 
 
 @pytest.mark.parametrize("dtype", KINDS)
@@ -101,8 +101,8 @@ def test_what_cannot_be_compared(measure):
 def test_bad_options():
     a = np.zeros((4, 5), np.uint8)
     for white in (0, -1, math.nan, True):
-        with pytest.raises(ValueError, match="white must be a number above 0, not"):
-            psnr(a, a, white=white)
+        with pytest.raises(ValueError, match="data_range must be a number above 0, not"):
+            psnr(a, a, data_range=white)
     with pytest.raises(ValueError, match="scale must be a number above 0, not 0"):
         heatmap(a, a, scale=0)
     with pytest.raises(ValueError, match="must be single ones"):

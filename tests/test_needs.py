@@ -59,7 +59,7 @@ NEEDS = [
 def test_windows_are_what_the_model_takes(rng, needs, size, boundary):
     model = Picky(**needs)
     image = rng.random((*size, 3), np.float32)
-    result = restore_tiled(image, model, halo=2, tile_size=24, boundary=boundary, scale=1)
+    result = restore_tiled(image, model, halo=2, tile_size=24, boundary=boundary, scale=1, phase=1)
     assert len(model.seen) == 1
     plan = plan_tiles(image.shape, halo=2, tile_size=24, boundary=boundary, needs=model.needs)
     assert model.seen == {plan.window} and pickle.loads(pickle.dumps(plan)) == plan

@@ -309,7 +309,7 @@ def test_the_first_tile_may_fail_too():
 def test_failures_say_which_of_several_images():
     many = np.stack([IMAGE] * 3)
     with pytest.raises(TileError, match="tile 5 of image 2 "):
-        restore_tiled(many, failing_at(29, RuntimeError("boom")), **OPTIONS)
+        restore_tiled(many, failing_at(29, RuntimeError("boom")), **OPTIONS, phase=1)
 
 
 def test_an_error_without_a_text_is_a_tile_error():

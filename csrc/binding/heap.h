@@ -16,8 +16,8 @@
  * thread at a time. Other threads may allocate meanwhile.
  *
  * ht_heap_keep: returns whether it was done; false, with nothing changed, where the C library is not glibc.
- * ht_heap_pause: what is allocated from now on and has 128 KiB or more is mapped, until ht_heap_keep: for what outlives the
- * run or lasts as long as it. In the heap it would keep the windows' blocks on both sides of it from becoming one.
+ * ht_heap_pause: what is allocated from now on and has 128 KiB or more is mapped, until ht_heap_keep: for what outlives
+ * windows. In the heap it would keep their blocks on both sides of it from becoming one.
  * ht_heap_release: sets the thresholds at which glibc's own adaptation would end (it cannot be turned on again), and
  * gives free memory of all threads back to the system. */
 bool ht_heap_keep(void);

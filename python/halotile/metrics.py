@@ -51,7 +51,7 @@ class Largest(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found; differences in units of the images, `white` is the value of white.
+    """What `compare` found; differences in units of the images; white has the value `data_range`.
 
     Attributes:
         psnr: dB, infinite for equal images.
@@ -65,7 +65,7 @@ class Comparison:
     ssim: float | None
     mae: float
     largest: Largest
-    white: float
+    data_range: float
     seams: tuple[float, float] | None = None
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ class Comparison:
         lines = [
             f"psnr            {self.psnr:.4f} dB",
             f"ssim            {UNKNOWN if self.ssim is None else format(self.ssim, '.6f')}",
-            f"mean difference {self.mae:.6g} of {self.white:g}",
+            f"mean difference {self.mae:.6g} of {self.data_range:g}",
             f"largest         {self.largest.value:.6g}, at {where}",
         ]
         if self.seams is not None:
@@ -89,7 +89,7 @@ class Comparison:
             "ssim": _finite(self.ssim),
             "mae": _finite(self.mae),
             "largest": self.largest._asdict() | {"value": _finite(self.largest.value)},
-            "white": self.white,
+            "data_range": self.data_range,
             "seam_score": seams,
         }
 
@@ -101,24 +101,24 @@ def _finite(value: float | None) -> float | None:
 # ---- differences -----------------------------------------------------------------------------------------------------
 
 
-def psnr(a: Any, b: Any, white: float | None = None) -> float:
-    """Peak signal-to-noise ratio: ``10 log10(white**2 / mean((a - b)**2))``, dB, over all pixels and channels.
+def psnr(a: Any, b: Any, data_range: float | None = None) -> float:
+    """Peak signal-to-noise ratio: ``10 log10(data_range**2 / mean((a - b)**2))``, dB, over all pixels and channels.
 
     Args:
         a, b: images of one shape and dtype, arrays or tensors, as for `restore_tiled`.
-        white: the value of white. None: 255 for uint8, 65535 for uint16, 1 for floats.
+        data_range: the value of white. None: 255 for uint8, 65535 for uint16, 1 for floats.
 
     Returns:
         Infinity for equal images, NaN if there is NaN anywhere.
 
     Raises:
-        ValueError: shapes or dtypes differ, or white is not above 0. TypeError: no image.
+        ValueError: shapes or dtypes differ, or data_range is not above 0. TypeError: no image.
     """
-    first, second, white = _both(a, b, white, _any_layout(a))
+    first, second, data_range = _both(a, b, data_range, _any_layout(a))
     error = float(np.mean(np.square(first - second)))
     if error == 0:
         return math.inf
-    return -math.inf if error == math.inf else 10 * math.log10(white**2 / error)
+    return -math.inf if error == math.inf else 10 * math.log10(data_range**2 / error)
 
 
 def mae(a: Any, b: Any) -> float:
@@ -138,7 +138,7 @@ def largest_difference(a: Any, b: Any, *, layout: str | None = None) -> Largest:
         layout: the order of their axes, as for `restore_tiled`.
 
     Raises:
-        ValueError, TypeError: as for `psnr`; ValueError also if the layout is doubtful.
+        ValueError, TypeError: as for `psnr`; ValueError also if the layout is ambiguous.
     """
     first, second, _ = _both(a, b, None, layout)
     difference = np.abs(first - second)
@@ -146,19 +146,19 @@ def largest_difference(a: Any, b: Any, *, layout: str | None = None) -> Largest:
     return Largest(float(difference[image, channel, row, column]), image, row, column, channel)
 
 
-def ssim(a: Any, b: Any, white: float | None = None, *, layout: str | None = None) -> float:
+def ssim(a: Any, b: Any, data_range: float | None = None, *, layout: str | None = None) -> float:
     """Structural similarity as in Wang et al. 2004: Gaussian windows of 11 pixels with sigma 1.5, K1 0.01, K2 0.03,
     without the sample covariance; the mean over channels, and over images of a batch.
 
     Args:
-        a, b, white: as for `psnr`.
+        a, b, data_range: as for `psnr`.
         layout: the order of their axes, as for `restore_tiled`.
 
     Raises:
-        ValueError: also if the layout is doubtful, and for images smaller than 11 pixels a side. ImportError: without
+        ValueError: also if the layout is ambiguous, and for images smaller than 11 pixels a side. ImportError: without
             scikit-image.
     """
-    first, second, white = _both(a, b, white, layout)
+    first, second, data_range = _both(a, b, data_range, layout)
     if min(first.shape[2:]) < SSIM_WINDOW:
         size = f"{first.shape[2]}x{first.shape[3]}"
         raise ValueError(f"images must have at least {SSIM_WINDOW} pixels a side for SSIM, not {size} (height x width)")
@@ -166,25 +166,25 @@ def ssim(a: Any, b: Any, white: float | None = None, *, layout: str | None = Non
         from skimage.metrics import structural_similarity
     except ImportError as error:
         raise ImportError("SSIM needs scikit-image: pip install 'halotile[metrics]'") from error
-    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": white}
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": data_range}
     planes = zip(first.reshape(-1, *first.shape[2:]), second.reshape(-1, *second.shape[2:]), strict=True)
     return float(np.mean([structural_similarity(one, other, **options) for one, other in planes]))
 
 
 def compare(
-    a: Any, b: Any, *, white: float | None = None, plan: TilePlan | None = None, layout: str | None = None
+    a: Any, b: Any, *, data_range: float | None = None, plan: TilePlan | None = None, layout: str | None = None
 ) -> Comparison:
     """All of it.
 
     Args:
-        a, b, white: as for `psnr`; `a` is what should be.
+        a, b, data_range: as for `psnr`; `a` is what should be.
         plan: of the run that made `b`, for its seam score.
         layout: the order of their axes, as for `restore_tiled`.
 
     Raises:
         ValueError, TypeError: as for `psnr` and `seam_score`.
     """
-    _, _, value = _both(a, b, white, layout)
+    _, _, value = _both(a, b, data_range, layout)
     similarity = None
     with contextlib.suppress(ImportError, ValueError):  # not installed, too small
         similarity = ssim(a, b, value, layout=layout)
@@ -220,7 +220,7 @@ def seam_score(
         layout: the order of the image's axes, as for `restore_tiled`.
 
     Raises:
-        ValueError: the layout is doubtful, the plan is for an image of another size, or an edge lies outside.
+        ValueError: the layout is ambiguous, the plan is for an image of another size, or an edge lies outside.
         TypeError: no image.
     """
     pixels = _floats(open_image(image, checked_layout(layout)))
@@ -324,8 +324,8 @@ def _any_layout(image: Any) -> str | None:
     return {2: "HW", 3: "HWC", 4: "NHWC"}.get(getattr(image, "ndim", 0))
 
 
-def _both(a: Any, b: Any, white: float | None, layout: str | None) -> tuple[np.ndarray, np.ndarray, float]:
-    """Both images as float64 (N, C, H, W), and white."""
+def _both(a: Any, b: Any, data_range: float | None, layout: str | None) -> tuple[np.ndarray, np.ndarray, float]:
+    """Both images as float64 (N, C, H, W), and the value of white."""
     layout = checked_layout(layout)
     first, second = _opened("a", a, layout), _opened("b", b, layout)
     if is_tensor(a) != is_tensor(b):
@@ -333,10 +333,10 @@ def _both(a: Any, b: Any, white: float | None, layout: str | None) -> tuple[np.n
     if tuple(a.shape) != tuple(b.shape):
         raise ValueError(f"images must have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
     if first.dtype != second.dtype:
-        raise ValueError(f"images must have one dtype, not {first.dtype} and {second.dtype}: their white differs")
-    value = peak_of(first.dtype) if white is None else white
+        raise ValueError(f"images must have one dtype, not {first.dtype} and {second.dtype}: their data_range differs")
+    value = peak_of(first.dtype) if data_range is None else data_range
     if isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"white must be a number above 0, not {white!r}")
+        raise ValueError(f"data_range must be a number above 0, not {data_range!r}")
     return _floats(first), _floats(second), float(value)
 
 

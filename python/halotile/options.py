@@ -7,7 +7,7 @@ import inspect
 import numbers
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
@@ -56,6 +56,7 @@ LARGEST = 2**40  # of any size: see HT_MAX_SIDE
 LARGEST_SCALE = 1024
 AUTO_OVERLAP = 16
 DEFAULT_TILE = 512
+MOST_PLACES = 4096  # that verify= makes again
 
 NO_NEEDS = Needs()
 
@@ -134,8 +135,24 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def _optional(name: str, value: Any, allowed: tuple[str, ...]) -> str | None:
-    return None if value is None else choice(name, value, allowed)
+Check = Callable[[str, Any], Any]  # of an option's name and value: the value as it is used, or an error that names it
+
+
+def _one_of(*allowed: str) -> Check:
+    return lambda name, value: choice(name, value, allowed)
+
+
+def _whole(least: int, most: int = LARGEST) -> Check:
+    return lambda name, value: integer(name, value, least, most)
+
+
+def _or(word: str | None, check: Check) -> Check:
+    """Something that needs no check, or what passes it."""
+    return lambda name, value: value if (value is None and word is None) or value == word else check(name, value)
+
+
+def _dtype_of(allowed: tuple[str, ...]) -> Check:
+    return lambda name, value: dtype_name(name, value, allowed)
 
 
 def integer(name: str, value: Any, least: int, most: int = LARGEST) -> int:
@@ -163,7 +180,7 @@ def _pair(name: str, value: Any, least: int) -> Pair:
     return number, number
 
 
-def _tile_size(value: Any) -> Pair | str:
+def _tile_size(_: str, value: Any) -> Pair | str:
     if isinstance(value, str):
         if value != "auto":
             raise ValueError(f"tile_size must be 'auto', a number or a pair (rows, columns), not {value!r}")
@@ -171,7 +188,7 @@ def _tile_size(value: Any) -> Pair | str:
     return _pair("tile_size", value, 1)
 
 
-def _halo(value: Any) -> Pair | str:
+def _halo(_: str, value: Any) -> Pair | str:
     if isinstance(value, str):
         if value not in ("exact", "auto"):
             raise ValueError(f"halo must be 'exact', 'auto', a number or a pair (rows, columns), not {value!r}")
@@ -188,7 +205,7 @@ def tolerance_of(value: Any, units: str = "in units of the image's dtype") -> fl
     return float(value)
 
 
-def _scale(value: Any) -> Fraction | None:
+def _scale(_: str, value: Any) -> Fraction | None:
     if value is None:
         return None
     hint = "scale must be a positive fraction such as 4, 0.5, '3/2' or Fraction(3, 2) with terms up to 1024"
@@ -213,7 +230,7 @@ def _simple_fraction(value: float) -> Fraction:
     return simple if abs(float(simple) - value) <= 1e-12 * abs(value) else Fraction(value)
 
 
-def _value_range(value: Any) -> tuple[float, float] | None:
+def _value_range(_: str, value: Any) -> tuple[float, float] | None:
     if value is None:
         return None
     hint = "value_range must be a pair (low, high) of numbers with low < high, both and high - low within float32"
@@ -239,7 +256,7 @@ def dtype_name(name: str, value: Any, allowed: tuple[str, ...]) -> str | None:
     return text
 
 
-def _progress(value: Any) -> Any:
+def _progress(_: str, value: Any) -> Any:
     if value is None or isinstance(value, bool) or callable(value):
         return value or None
     raise TypeError(f"progress must be True, None or a callable (done, total), not {value!r}")
@@ -251,7 +268,7 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
-def _devices(value: Any) -> Any:
+def _devices(_: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         if not value or None in value:
             raise ValueError(f"device must be None, a device or a list of devices, not {value!r}")
@@ -259,10 +276,23 @@ def _devices(value: Any) -> Any:
     return value
 
 
-def _needs(value: Any) -> Needs:
+def _needs(_: str, value: Any) -> Needs:
     if not isinstance(value, Needs):
         raise TypeError(f"needs must be a halotile.models.needs.Needs, not {value!r}")
     return value
+
+
+def _positive(name: str, value: Any) -> Pair:
+    return _pair(name, value, 1)
+
+
+def _tolerance(_: str, value: Any) -> float | None:
+    return tolerance_of(value)
+
+
+def option(default: Any, check: Check = lambda _, value: value) -> Any:
+    """A field of `Options`: its default, and what its values must be."""
+    return field(default=default, metadata={"check": check})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -272,32 +302,32 @@ class Options:
     needs: what the model's file says about windows. phase and scale are made what it asks for.
     """
 
-    tile_size: int | Pair | Literal["auto"] = DEFAULT_TILE
-    halo: int | Pair | Literal["exact", "auto"] = 32
-    overlap: int | Pair | Literal["auto"] = "auto"
-    blend: str = "average"
-    boundary: str = "reflect"
-    scale: Any = None
-    phase: int | Pair | None = None
-    tolerance: float | None = None
-    global_stats: str | None = None
-    verify: int = 0
-    batch_size: int | Literal["auto"] = 1
-    device: Any = None
-    dtype: Any = None
-    engine: str | None = None
-    value_range: tuple[float, float] | None = None
-    out: Any = None
-    out_dtype: Any = None
-    layout: str | None = None
-    alpha: str = "restore"
-    on_nonfinite: str = "raise"
-    progress: bool | Callable[[int, int], Any] | None = None
-    keep_heap: bool = True
-    memory_format: str = "auto"
-    memory_limit: int | None = None
-    compile: bool = False
-    needs: Needs = NO_NEEDS
+    tile_size: Any = option(DEFAULT_TILE, _tile_size)
+    halo: Any = option(32, _halo)
+    overlap: Any = option("auto")  # checked with tile_size: see `overlap_pixels`
+    blend: str = option("average", _one_of(*BLENDS))
+    boundary: str = option("reflect", _one_of(*BOUNDARIES))
+    scale: Any = option(None, _scale)
+    phase: Any = option(None, _or(None, _positive))
+    tolerance: float | None = option(None, _tolerance)
+    global_stats: str | None = option(None, _or(None, _one_of(*GLOBAL_STATS)))
+    verify: int = option(0, _whole(0, MOST_PLACES))
+    batch_size: int | Literal["auto"] = option(1, _or("auto", _whole(1)))
+    device: Any = option(None, _devices)
+    dtype: Any = option(None, _or("auto", _dtype_of(MODEL_DTYPES)))
+    engine: str | None = option(None, _or(None, _one_of(*ENGINES)))
+    value_range: tuple[float, float] | None = option(None, _value_range)
+    out: Any = option(None)
+    out_dtype: Any = option(None, _dtype_of(IMAGE_DTYPES))
+    layout: str | None = option(None, lambda _, value: checked_layout(value))
+    alpha: str = option("restore", _one_of(*ALPHAS))
+    on_nonfinite: str = option("raise", _one_of(*NONFINITE))
+    progress: Any = option(None, _progress)
+    keep_heap: bool = option(True, _flag)
+    memory_format: str = option("auto", _one_of(*MEMORY_FORMATS))
+    memory_limit: int | None = option(None, _or(None, _whole(1)))
+    compile: bool = option(False, _flag)
+    needs: Needs = option(NO_NEEDS, _needs)
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Options:
@@ -312,36 +342,13 @@ class Options:
         return cls(**options)
 
     def __post_init__(self) -> None:
-        needs, scale = _needs(self.needs), _scale(self.scale)
-        needs.check(scale, integer("verify", self.verify, 0, 4096))
-        checked: dict[str, Any] = {
-            "tile_size": _tile_size(self.tile_size),
-            "halo": _halo(self.halo),
-            "phase": None if self.phase is None else needs.phase(_pair("phase", self.phase, 1)),
-            "tolerance": tolerance_of(self.tolerance),
-            "global_stats": _optional("global_stats", self.global_stats, GLOBAL_STATS),
-            "verify": integer("verify", self.verify, 0, 4096),
-            "blend": choice("blend", self.blend, BLENDS),
-            "boundary": choice("boundary", self.boundary, BOUNDARIES),
-            "scale": scale if needs.scale is None else Fraction(needs.scale),
-            "device": _devices(self.device),
-            "batch_size": "auto" if self.batch_size == "auto" else integer("batch_size", self.batch_size, 1),
-            "dtype": "auto" if self.dtype == "auto" else dtype_name("dtype", self.dtype, MODEL_DTYPES),
-            "engine": _optional("engine", self.engine, ENGINES),
-            "value_range": _value_range(self.value_range),
-            "out_dtype": dtype_name("out_dtype", self.out_dtype, IMAGE_DTYPES),
-            "layout": checked_layout(self.layout),
-            "alpha": choice("alpha", self.alpha, ALPHAS),
-            "on_nonfinite": choice("on_nonfinite", self.on_nonfinite, NONFINITE),
-            "progress": _progress(self.progress),
-            "keep_heap": _flag("keep_heap", self.keep_heap),
-            "memory_format": choice("memory_format", self.memory_format, MEMORY_FORMATS),
-            "compile": _flag("compile", self.compile),
-            "memory_limit": None if self.memory_limit is None else integer("memory_limit", self.memory_limit, 1),
-            "needs": needs,
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        for one in fields(self):
+            object.__setattr__(self, one.name, one.metadata["check"](one.name, getattr(self, one.name)))
+        self.needs.check(self.scale, self.verify)
+        if self.needs.scale is not None:
+            object.__setattr__(self, "scale", Fraction(self.needs.scale))
+        if self.phase is not None:
+            object.__setattr__(self, "phase", self.needs.phase(self.phase))
         if self.tile_size != "auto" and (self.phase is not None or self.overlap != "auto"):
             _ = self.overlap_pixels  # refused now, if it must be
 

@@ -292,7 +292,7 @@ def plan_tiles(shape: Sequence[int], **options: Unpack[PlanOptions]) -> TilePlan
     """The plan that `restore_tiled` would follow for an image of this shape; nothing is run.
 
     Args:
-        shape: ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or as ``layout`` says; refused where it is doubtful.
+        shape: ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or as ``layout`` says; refused where it is ambiguous.
         options: as for `restore_tiled`. ``scale`` and ``phase`` default to 1 here, since no model is asked.
             ``needs``, a `halotile.models.needs.Needs`: what a model that was loaded from a file says about its windows.
 

@@ -124,10 +124,10 @@ class HaloChoice:
             why += "; sides that are no multiple of the phase are completed by reflection, and cropped"
         if self.options.boundary == "native" and not self.info.edges_local:
             why = f"{why}; but at the image's edges the model takes from the opposite edge, which tiles do not have: "
-            return self._with(halo, "doubtful", None, why + "pass boundary='reflect'")
+            return self._with(halo, "unverified", None, why + "pass boundary='reflect'")
         if not self.info.certain:
             why = f"{why}, as far as it could be found out: {' '.join(self.info.doubts)}"
-            return self._with(halo, "doubtful", None, why)
+            return self._with(halo, "unverified", None, why)
         if self.global_stats is None:
             return self._with(halo, "exact", 0.0, why)
         if self.global_stats == "exact":

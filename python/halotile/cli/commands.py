@@ -52,7 +52,7 @@ def compare(asked: argparse.Namespace) -> int:
     pictures = [files.read_image(path, max_pixels=asked.max_pixels).pixels for path in (asked.a, asked.b)]
     first, second, white = _comparable(asked, *pictures)
     plan = _compared_plan(asked, second.shape[:2])
-    found = metrics.compare(first, second, white=white, plan=plan)
+    found = metrics.compare(first, second, data_range=white, plan=plan)
     if asked.heatmap:
         picture, scale = metrics.heatmap(first, second)
         files.write_image(asked.heatmap, picture)

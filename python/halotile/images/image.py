@@ -166,7 +166,7 @@ def open_image(image: Any, layout: str | None, channels_of_model: Callable[[], i
         channels_of_model: how many channels its model takes, or None; asked only where the layout is in doubt.
 
     Raises:
-        TypeError, ValueError: it is no image, or not in that layout, or its layout is doubtful.
+        TypeError, ValueError: it is no image, or not in that layout, or its layout is ambiguous.
     """
     if isinstance(image, Image):
         return image

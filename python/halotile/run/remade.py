@@ -53,7 +53,7 @@ def verified(prepared: Prepared, result: Any, places: int, info: ModelInfo | Non
     text = f"verify={places}: above the tolerance of {tolerance:g}: {found}"
     warnings.warn(text, SeamWarning, stacklevel=frames_inside())
     why = f"{report.why}; but differences of {found.largest:.3g} of {found.white:g} were found"
-    return replace(report, how="doubtful", bound=found.largest, why=why)
+    return replace(report, how="unverified", bound=found.largest, why=why)
 
 
 class Place(NamedTuple):

@@ -146,8 +146,8 @@ class RunInfo:
     """What a run did, and why. Pairs are (rows, columns), input pixels.
 
     Attributes:
-        how: "exact" (equals whole-image inference), "doubtful" (should, but the model could only be measured by noise,
-            gives another output each time, pads with the opposite edge where boundary="native", or differed when
+        how: "exact" (equals whole-image inference), "unverified" (should, but the model could only be measured by
+            noise, gives another output each time, pads with the opposite edge where boundary="native", or differed when
             verified), "measured" (the halo is below the receptive field, but within the tolerance), "frozen" (global
             statistics of a reduced image), "tile" (every tile has its own) or "given".
         bound: the largest difference from an exact result that was measured, in units of the image's dtype, 0 where
