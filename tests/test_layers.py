@@ -40,7 +40,6 @@ FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names.spl
 LONGEST = {".py": 450, ".c": 400, ".h": 400, ".cpp": 400}
 # Longer files, each with its reason.
 LONGER = {
-    "python/halotile/models/ncnn.py": "842: the reader and the layers of one file format",
     "python/halotile/inspection/structure.py": "613: the pass over operators, which is on trial",
     "python/halotile/inspection/measure.py": "612: what is measured of a model, one question after the other",
     "python/halotile/files/picture.py": "579: libvips' formats share their checks",
