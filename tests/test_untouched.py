@@ -31,7 +31,7 @@ from halotile import (  # noqa: E402
     testing,
 )
 from halotile.models.activations import largest_activation  # noqa: E402
-from halotile.models.model import open_model  # noqa: E402
+from halotile.models.kinds import open_model  # noqa: E402
 from halotile.models.untouched import all_modules, shell  # noqa: E402
 
 from .architectures import KNOWN  # noqa: E402

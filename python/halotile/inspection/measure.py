@@ -18,8 +18,11 @@ import numpy as np
 
 from ..memory import is_out_of_memory
 from ..models.around import Shared, looking
-from ..models.model import BadOutput, EmptyOutput, Model, evaluating, modules_of, open_model
+from ..models.kinds import modules_of, open_model
+from ..models.model import Model
+from ..models.modes import evaluating
 from ..models.needs import needs_of
+from ..models.outputs import BadOutput, EmptyOutput
 from ..models.untouched import copied, preserved, roots_of, uncompiled
 from ..texts import full_text, multiple_told, named
 from .info import Field, GlobalOperation
