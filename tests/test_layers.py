@@ -44,7 +44,6 @@ LONGER = {
     "python/halotile/inspection/measure.py": "612: what is measured of a model, one question after the other",
     "python/halotile/files/picture.py": "579: libvips' formats share their checks",
     "python/halotile/cli/batch.py": "533: many files by one restorer",
-    "python/halotile/models/untouched.py": "492: one promise, and each of the ways in which a model could break it",
     "python/halotile/auto/tiles.py": "451: the tuner's choices and probes share their state",
 }
 

@@ -22,7 +22,7 @@ from .files import picture as files
 from .files.open import file_of, open_source
 from .files.sinks import NPY, STACKS, check_output, held_bytes, open_sink
 from .images.image import Image
-from .models.untouched import tensors_kept
+from .models.untouched.kept import tensors_kept
 from .options import Options, RunOptions
 from .restore import TiledRestorer
 from .run import kept_heap

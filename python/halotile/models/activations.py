@@ -19,7 +19,8 @@ from ..texts import bytes_text
 from .around import eagerly, looking, without_memory
 from .model import Model, TensorModel
 from .modes import evaluating
-from .untouched import roots_of, shell
+from .reach import roots_of
+from .untouched.copies import shell
 
 __all__ = ["is_doubtful", "largest_activation", "warn_about_device", "watching", "what_would_fit"]
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import types
 from typing import Any
 
 from ..optional import torch_if_loaded
@@ -12,11 +11,10 @@ from .model import NUMPY_WINDOWS, EitherModel, Model, TensorModel
 from .modules import converted, device_and_dtype, first_convolution
 from .needs import Needs
 from .outputs import described
-from .reach import reachable
+from .reach import mentions, modules_of, roots_of
 from .recalled import recalled
-from .untouched import roots_of
 
-__all__ = ["channels_of", "modules_of", "open_model"]
+__all__ = ["channels_of", "open_model"]
 
 
 def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool, memory_format: str = "auto") -> Model:
@@ -57,7 +55,7 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool, mem
     on_arrays = Model(model, dtype or "float32")
     if on_tensors.dtype != on_arrays.dtype:  # a module in half precision
         return on_tensors
-    speaks_torch = bool(modules) or _mentions(model, "torch")
+    speaks_torch = bool(modules) or mentions(model, "torch")
     return EitherModel(on_tensors, on_arrays) if speaks_torch else EitherModel(on_arrays, on_tensors)
 
 
@@ -81,21 +79,6 @@ def channels_of(model: Any) -> int | None:
         modules = [model] if isinstance(model, torch.nn.Module) else modules_of(model)
         known = first_convolution(modules[0])[0] if modules else None
     return known if isinstance(known, int) and known > 0 else None
-
-
-def modules_of(model: Any) -> list[Any]:
-    """The torch modules that a callable carries: its owner, those that it closes over, binds or names."""
-    kind = torch_if_loaded().nn.Module
-    return list({id(value): value for value in reachable(model) if isinstance(value, kind)}.values())
-
-
-def _mentions(model: Any, package: str) -> bool:
-    """Whether a callable's code names something out of a package."""
-    for value in reachable(model):
-        name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-        if isinstance(name, str) and name.split(".")[0] == package:
-            return True
-    return False
 
 
 def _window_dtype(dtype: str | None) -> str:

@@ -24,7 +24,10 @@ from .around import same_luck, silence
 from .modes import evaluating
 from .modules import device_and_dtype, first_convolution, mostly_convolutions
 from .outputs import AXES, BadOutput, EmptyOutput, checked_array, described, how_to_pick
-from .untouched import roots_of, shell, tensors_kept, turns, without_hooks
+from .reach import roots_of
+from .untouched.copies import shell, without_hooks
+from .untouched.kept import tensors_kept
+from .untouched.turns import turns
 
 __all__ = ["NUMPY_WINDOWS", "EitherModel", "Model", "TensorModel"]
 

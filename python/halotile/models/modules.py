@@ -9,7 +9,7 @@ from typing import Any
 from ..optional import torch_if_loaded
 from ..texts import quoted
 from .devices import usable_device
-from .untouched import copied
+from .untouched.copies import copied
 
 __all__ = ["converted", "device_and_dtype", "first_convolution", "mostly_convolutions"]
 

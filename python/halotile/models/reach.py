@@ -13,11 +13,16 @@ import types
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-__all__ = ["hidden_in", "reachable"]
+from ..optional import torch_if_loaded
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["all_modules", "mentions", "modules_of", "reachable", "roots_of"]
 
 FAR = 6  # steps from one module to the next
 WIDE = 2000  # elements of one container
@@ -200,3 +205,35 @@ def _names_used(classes: list[Mapping[str, Any]]) -> set[str]:
 def _all_names(code: types.CodeType) -> frozenset[str]:
     inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return frozenset({*code.co_names}.union(*map(_all_names, inner)))
+
+
+# ---- modules ---------------------------------------------------------------------------------------------------------
+
+
+def roots_of(*things: Any) -> list[torch.nn.Module]:
+    """The modules among things, and those that these or callables lead to in other ways than as submodules: those in
+    lists and dicts, in objects, behind functions. With their submodules they are all that a pass may run, as far as
+    that can be seen."""
+    import torch
+
+    return hidden_in(things, torch.nn.Module, torch.nn.Module.modules)
+
+
+def all_modules(*things: Any) -> list[torch.nn.Module]:
+    """`roots_of` things, and their submodules, once each."""
+    return list({id(inner): inner for root in roots_of(*things) for inner in root.modules()}.values())
+
+
+def modules_of(model: Any) -> list[Any]:
+    """The torch modules that a callable carries: its owner, those that it closes over, binds or names."""
+    kind = torch_if_loaded().nn.Module
+    return list({id(value): value for value in reachable(model) if isinstance(value, kind)}.values())
+
+
+def mentions(model: Any, package: str) -> bool:
+    """Whether a callable's code names something out of a package."""
+    for value in reachable(model):
+        name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+        if isinstance(name, str) and name.split(".")[0] == package:
+            return True
+    return False
