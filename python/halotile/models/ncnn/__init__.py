@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: MIT
 """Models in ncnn's files, read as plain data and run by torch: `load_ncnn`.
 
-Many restoration networks are published for ncnn only. Their two files hold no code: the ``.param`` file is text, with a
-layer per line, the ``.bin`` file holds weights in the order of the layers. So a model of unknown origin can be looked
-at and run, which a pickled checkpoint does not allow.
+Many restoration networks are published for ncnn only. Their files contain no code, so a model from an untrusted source
+can be opened, unlike a pickled checkpoint: the ``.param`` file is text with one layer per line, the ``.bin`` file holds
+the weights in the order of the layers.
 
-What the files say is believed only where the bytes are there. A kind of layer, a setting or a way to store weights that
-is not understood is refused by name: a model is read as ncnn runs it, or not at all. Imports torch.
+    read.py      both files: lines and weights, with sizes checked
+    layers.py    one function per kind of layer: from settings and weights to a module
+    modules.py   layers that torch lacks
+    graph.py     `NcnnModel`: the modules, and how they are wired
+
+A model runs as it does in ncnn, or loading fails: layers, settings and weight formats that are not supported are
+refused by name. Imports torch.
 """
 
 from __future__ import annotations
@@ -19,15 +24,15 @@ __all__ = ["NcnnModel", "load_ncnn"]
 
 
 def load_ncnn(param: str, weights: bytes) -> NcnnModel:
-    """The model of a ``.param`` file's text and a ``.bin`` file's bytes.
+    """Loads a model from the text of a ``.param`` file and the bytes of a ``.bin`` file.
 
     Returns:
-        A module in evaluation mode, without gradients, from one float tensor (N, C, H, W) to one. Its submodules have
-        the names of ncnn's layers, as far as submodules may have them.
+        A module in eval mode, without gradients, from one float tensor (N, C, H, W) to another. Submodules have the
+        names of ncnn's layers where torch allows them.
 
     Raises:
-        ValueError: the files are damaged, do not fit each other, or hold what is not understood: a kind of layer, a
-            setting, int8 or quantised weights, more than one input or output.
+        ValueError: the files are damaged, do not match, or hold something that is not supported: a kind of layer, a
+            setting, int8 or quantised weights, several inputs or outputs.
     """
     data = Weights(weights)
     model = NcnnModel()

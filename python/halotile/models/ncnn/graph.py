@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Layers and how they are wired: a module from an image to an image."""
+"""The graph of layers: a module from image to image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ __all__ = ["NcnnModel"]
 
 
 class NcnnModel(nn.Module):
-    """A graph of layers. `steps`: (submodule's name or None, blobs read, blobs written, blobs needed no more)."""
+    """A graph of layers, run in the order of the file.
+
+    Attributes:
+        steps: (name of the submodule or None, blobs read, blobs written, blobs to free) for each layer.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,7 +27,7 @@ class NcnnModel(nn.Module):
         self.namesakes: dict[str, int] = {}
 
     def add(self, layer: Layer, module: nn.Module | None) -> None:
-        """Appends a layer; without a module it hands on what it reads. Raises ValueError for impossible wiring."""
+        """Appends a layer; one without a module passes its input on. Raises ValueError for impossible wiring."""
         for blob in layer.inputs:
             if blob not in self.written:
                 raise ValueError(f"{layer} reads {blob[:60]!r}, which no layer before it writes")
@@ -42,6 +46,7 @@ class NcnnModel(nn.Module):
         self.steps.append((name, layer.inputs, layer.outputs, []))
 
     def _free_name(self, wanted: str) -> str:
+        """A name for a submodule that is not taken."""
         name = base = re.sub(r"\W+", "_", wanted).strip("_") or "layer"
         while hasattr(self, name):
             self.namesakes[base] = self.namesakes.get(base, 1) + 1
@@ -49,7 +54,7 @@ class NcnnModel(nn.Module):
         return name
 
     def close(self) -> None:
-        """Finds the output, and which step needs a blob last. Raises ValueError unless there is one output."""
+        """Finds the output and the last use of each blob. Raises ValueError unless inputs and outputs are one each."""
         last = {blob: done for _, inputs, _, done in self.steps for blob in inputs}
         unread = [blob for _, _, outputs, _ in self.steps for blob in outputs if blob not in last]
         if not self.input or len(unread) != 1:
@@ -60,7 +65,7 @@ class NcnnModel(nn.Module):
             done.append(blob)
 
     def extra_repr(self) -> str:
-        """The wiring: the same layers wired in another way are another model."""
+        """The wiring, which identifies the model together with its layers."""
         wires = (f"{', '.join(reads)} -> {name or '='} -> {', '.join(writes)}" for name, reads, writes, _ in self.steps)
         return "\n".join((f"input {self.input}", *wires))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Each kind of layer, by its name in ncnn: from settings and weights to a torch module.
+"""Builds a torch module for each kind of layer: `KINDS`, by ncnn's names.
 
-Settings by number are those of https://github.com/Tencent/ncnn, docs/developer-guide/operators.md.
+Settings have numbers: https://github.com/Tencent/ncnn, docs/developer-guide/operators.md.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ Sides = tuple[int, int, int, int]  # left, right, top, bottom
 
 
 def _convolution(layer: Layer, data: Weights) -> nn.Module:
-    """Convolution, Deconvolution, and both with groups ("DepthWise"): [padding,] convolution[, crop][, activation]."""
+    """Convolution and Deconvolution, with groups if "DepthWise": [padding,] convolution[, crop][, activation]."""
     layer.wires((1, 1))
     layer.refuse(8, "int8 weights")
-    back = layer.kind.startswith("Deconvolution")
+    transposed = layer.kind.startswith("Deconvolution")
     groups = layer.whole(7, 1, least=1) if layer.kind.endswith("DepthWise") else 1
     outputs = layer.whole(0, least=1, most=ANY_COUNT)
     kernel, dilation, stride = (_pair(layer, *keys) for keys in ((11, 1, 0), (12, 2, 1), (13, 3, 1)))
@@ -57,18 +57,25 @@ def _convolution(layer: Layer, data: Weights) -> nn.Module:
         raise ValueError(f"{layer}: {count} weights do not make {outputs} outputs, {kernel}, in {groups} groups")
     weight = data.take_tagged(count, layer)
     bias = data.take(outputs, layer) if layer.whole(5) else None
-    settings = {"stride": stride, "dilation": dilation, "groups": groups, "bias": bias is not None, "device": "meta"}
-    parts = _back(layer, settings) if back else _forth(layer, kernel, settings)
-    kind = nn.ConvTranspose2d if back else PointConvolution if _is_point(kernel, stride, settings) else nn.Conv2d
+    settings: dict[str, Any] = {
+        "stride": stride,
+        "dilation": dilation,
+        "groups": groups,
+        "bias": bias is not None,
+        "device": "meta",
+    }
+    parts = _cropped(layer, settings) if transposed else _padded(layer, kernel, settings)
+    kind = nn.ConvTranspose2d if transposed else PointConvolution if _is_point(kernel, stride, settings) else nn.Conv2d
     convolution = kind(inputs, outputs, kernel, **settings)
-    if back:  # from (groups, out / groups, in / groups, ...) to (in, out / groups, ...)
+    if transposed:  # (groups, out / groups, in / groups, ...) to (in, out / groups, ...)
         weight = weight.view(groups, outputs // groups, inputs // groups, *kernel).transpose(1, 2).contiguous()
     _fill(convolution, weight, bias)
-    parts = {name: convolution if part is None else part for name, part in parts.items()}
-    return _chain(parts | _fused(layer))
+    whole = {name: convolution if part is None else part for name, part in parts.items()}
+    return _sequence(whole | _activation(layer))
 
 
 def _pair(layer: Layer, rows: int, columns: int, default: int) -> tuple[int, int]:
+    """Two settings as (rows, columns): rows default to columns."""
     width = layer.whole(columns, default, least=1)
     if width < 1:
         raise ValueError(f"{layer}: parameter {columns} is {width}, and must be at least 1")
@@ -85,8 +92,8 @@ def _pads(layer: Layer, least: int = 0) -> Sides:
     return left, layer.whole(15, left, least=least), top, layer.whole(16, top, least=least)
 
 
-def _forth(layer: Layer, kernel: tuple[int, int], settings: dict[str, Any]) -> dict[str, nn.Module | None]:
-    """Padding, as a module of its own where a convolution has none such; None stands for the convolution."""
+def _padded(layer: Layer, kernel: tuple[int, int], settings: dict[str, Any]) -> dict[str, nn.Module | None]:
+    """The convolution (None) with its padding set; asymmetric or non-zero padding is a module before it."""
     left, right, top, bottom = pads = _pads(layer, least=SAME_LOWER)
     if pads in ((SAME_UPPER,) * 4, (SAME_LOWER,) * 4):
         if settings["stride"] != (1, 1):
@@ -105,10 +112,10 @@ def _forth(layer: Layer, kernel: tuple[int, int], settings: dict[str, Any]) -> d
     return {"padding": nn.ConstantPad2d(pads, value), "convolution": None}
 
 
-def _back(layer: Layer, settings: dict[str, Any]) -> dict[str, nn.Module | None]:
-    """What of a transposed convolution's result is cropped, as a module of its own where it is not the same all round.
+def _cropped(layer: Layer, settings: dict[str, Any]) -> dict[str, nn.Module | None]:
+    """The transposed convolution (None) with its padding set; an asymmetric crop is a module after it.
 
-    ncnn adds the output padding (18, 19) before it crops (4, 14 to 16), as torch does."""
+    Like torch, ncnn adds the output padding (18, 19) before it crops (4, 14 to 16)."""
     layer.refuse(20, "a fixed output size")
     layer.refuse(21, "a fixed output size")
     left, right, top, bottom = _pads(layer)
@@ -134,7 +141,7 @@ def _inner_product(layer: Layer, data: Weights) -> nn.Module:
     bias = data.take(outputs, layer) if layer.whole(1) else None
     linear = InnerProduct(count // outputs, outputs, bias=bias is not None, device="meta")
     _fill(linear, weight, bias)
-    return _chain({"linear": linear} | _fused(layer))
+    return _sequence({"linear": linear} | _activation(layer))
 
 
 def _fill(module: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
@@ -143,7 +150,7 @@ def _fill(module: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
         module.bias = nn.Parameter(bias, requires_grad=False)
 
 
-def _chain(parts: dict[str, nn.Module]) -> nn.Module:
+def _sequence(parts: dict[str, nn.Module]) -> nn.Module:
     if len(parts) == 1:
         return next(iter(parts.values()))
     chain = nn.Sequential()
@@ -152,8 +159,8 @@ def _chain(parts: dict[str, nn.Module]) -> nn.Module:
     return chain
 
 
-def _fused(layer: Layer) -> dict[str, nn.Module]:
-    """The activation within a layer: https://github.com/Tencent/ncnn, src/layer/fused_activation.h."""
+def _activation(layer: Layer) -> dict[str, nn.Module]:
+    """The layer's fused activation: https://github.com/Tencent/ncnn, src/layer/fused_activation.h."""
     kind, values = layer.whole(9), layer.numbers(10)
     needed = {2: 1, 3: 2, 6: 2}.get(kind, 0)
     if kind > 6 or len(values) < needed:
@@ -171,7 +178,7 @@ def _fused(layer: Layer) -> dict[str, nn.Module]:
 
 
 def _simple(make: Callable[[Layer], nn.Module]) -> Callable[[Layer, Weights], nn.Module]:
-    """Of layers without weights, with one input."""
+    """The builder of a layer with one input and no weights."""
 
     def build(layer: Layer, _: Weights) -> nn.Module:
         layer.wires((1, 1))
@@ -181,6 +188,8 @@ def _simple(make: Callable[[Layer], nn.Module]) -> Callable[[Layer, Weights], nn
 
 
 def _wiring(inputs: tuple[float, float], outputs: tuple[float, float]) -> Callable[[Layer, Weights], None]:
+    """The builder of a layer that only passes blobs on."""
+
     def build(layer: Layer, _: Weights) -> None:
         layer.wires(inputs, outputs)
         layer.asked.update(layer.settings)  # the size of an input is a hint
@@ -328,7 +337,7 @@ def _pooling(layer: Layer) -> nn.Module:
 
 
 def _pooling_by_windows(layer: Layer, average: bool) -> nn.Module:
-    """ncnn's padding mode 0 lets windows jut out at the end, 1 does not; others depend on the size of the image."""
+    """In ncnn's padding mode 0 windows may extend beyond the end, in 1 they do not; others depend on the image size."""
     kernel, stride = _pair(layer, 11, 1, 0), _pair(layer, 12, 2, 1)
     left = layer.whole(3)
     top = layer.whole(13, left)
@@ -355,7 +364,7 @@ def _reshape(layer: Layer) -> nn.Module:
 
 
 def _permute(layer: Layer) -> nn.Module:
-    """Orders are written innermost first in ncnn: 1 is (rows, columns, channels)."""
+    """ncnn lists axes innermost first: order 1 is (rows, columns, channels)."""
     order = ((1, 2, 3), (1, 3, 2), (2, 1, 3), (2, 3, 1), (3, 1, 2), (3, 2, 1))[layer.whole(0, most=5)]
     return Permute(order=(0, *order), matrix=(0, 1, 2) if order == (1, 2, 3) else (0, 2, 1))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Layers that torch has not."""
+"""Layers of ncnn that torch lacks."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ __all__ = [
 
 
 class PointConvolution(nn.Conv2d):
-    """1x1, of an image or of a vector: ncnn takes vectors (N, C) for images of one pixel here, and returns such."""
+    """A 1x1 convolution of an image, or of a vector (N, C), which ncnn treats as an image of one pixel."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if x.ndim == 4 else super().forward(x[..., None, None]).flatten(1)
 
 
 class InnerProduct(nn.Linear):
-    """Of all that there is in a blob, or of the rows of a matrix if they are as long."""
+    """A linear layer on the flattened blob, or on each row of a matrix if rows have the right length."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.ndim == 3 and x.shape[-1] == self.in_features
@@ -55,7 +55,7 @@ class InnerProduct(nn.Linear):
 
 
 class Plain(nn.Module):
-    """A layer of settings alone, which it prints."""
+    """A layer with settings and no weights. Settings are its attributes, and part of its repr."""
 
     def __init__(self, **settings: Any):
         super().__init__()
@@ -90,7 +90,7 @@ class Multiple(Plain):
 
 
 class Constant(nn.Module):
-    """MemoryData: (1, ...), the same for all images of a batch."""
+    """MemoryData: a constant (1, ...) for all images of a batch."""
 
     def __init__(self, data: Tensor):
         super().__init__()
@@ -101,7 +101,7 @@ class Constant(nn.Module):
 
 
 class Scale(nn.Module):
-    """Factors, and summands, along the first axis of an image, a matrix or a vector; or factors of another blob."""
+    """Scale and bias along the first axis of an image, matrix or vector. Without weights, another blob is the scale."""
 
     def __init__(self, weight: Tensor | None, bias: Tensor | None):
         super().__init__()
@@ -128,7 +128,7 @@ class Unary(Plain):
         return getattr(torch, self.operation)(x)
 
 
-BINARY: dict[str, Callable[[Any, Any], Any]] = {
+BINARY: dict[str, Callable[[Tensor, Tensor | float], Tensor]] = {
     "add": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,
@@ -150,10 +150,10 @@ class Binary(Plain):
 
 
 def aligned(a: Tensor, b: Tensor) -> Tensor:
-    """`a`, as ncnn would broadcast it to a `b` of more axes.
+    """`a`, reshaped to broadcast to a `b` of more axes as ncnn does.
 
-    Not as NumPy does: a vector goes along the channels if there are as many, else along the columns; a matrix goes
-    along channels and rows. https://github.com/Tencent/ncnn/wiki/binaryop-broadcasting, src/layer/binaryop.cpp."""
+    Unlike NumPy, a vector is aligned with the channels if the lengths match, else with the columns, and a matrix with
+    channels and rows. https://github.com/Tencent/ncnn/wiki/binaryop-broadcasting, src/layer/binaryop.cpp."""
     missing = b.ndim - a.ndim
     if missing <= 0:
         return a
@@ -178,7 +178,7 @@ class Concat(Plain):
 
 
 class Slices(Plain):
-    """Crop along named axes, as NumPy does it, except that a stop of 0 is the end."""
+    """NumPy's slices along given axes, except that a stop of 0 means the end."""
 
     def forward(self, x: Tensor) -> Tensor:
         axes = self.axes or range(x.ndim - 1)
@@ -192,7 +192,7 @@ class Slices(Plain):
 
 
 class Crop(Plain):
-    """Crop to sizes, or to the size of another blob. Triples are (columns, rows, channels)."""
+    """Crops to given sizes, or to the size of another blob. Triples are (columns, rows, channels)."""
 
     def forward(self, x: Tensor, like: Tensor | None = None) -> Tensor:
         sizes = self.settings.get("sizes", (UNSET,) * 3)
@@ -217,7 +217,7 @@ class Interp(Plain):
 
 
 class Unshuffled(Plain):
-    """Pixel shuffle of channels that are ordered (row, column, output channel)."""
+    """Pixel shuffle of channels in the order (row, column, output channel)."""
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, height, width = x.shape
@@ -227,14 +227,14 @@ class Unshuffled(Plain):
 
 
 class GlobalPooling(Plain):
-    """To a vector (N, C)."""
+    """The maximum or mean of each channel: a vector (N, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.amax((2, 3)) if self.maximum else x.mean((2, 3))
 
 
 class Reshape(Plain):
-    """`shape` is (columns), (columns, rows) or (columns, rows, channels): 0 for as it was, -1 for the rest."""
+    """`shape` is (columns), (columns, rows) or (columns, rows, channels): 0 keeps a side, -1 infers it."""
 
     def forward(self, x: Tensor) -> Tensor:
         was = [*reversed(x.shape[1:]), 1, 1]
@@ -242,7 +242,7 @@ class Reshape(Plain):
 
 
 class Permute(Plain):
-    """`order`: of the axes (N, channels, rows, columns) or (N, rows, columns)."""
+    """`order` is that of the axes (N, channels, rows, columns), `matrix` that of (N, rows, columns)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(self.order if x.ndim == 4 else self.matrix)

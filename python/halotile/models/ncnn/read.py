@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The two files as they are written: a line of settings for each layer, and weights in the order of the layers."""
+"""Reads both files: layers with their settings from the .param file, weights from the .bin file."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 __all__ = ["ANY_COUNT", "SAME_LOWER", "SAME_UPPER", "UNSET", "Layer", "Weights", "read_layers"]
 
 MAGIC = "7767517"
-# What weights may be stored as: https://github.com/Tencent/ncnn, src/modelbin.cpp.
+# How weights are stored: https://github.com/Tencent/ncnn, src/modelbin.cpp.
 FLOAT32_TAGS, FLOAT16_TAG, INT8_TAG = (0, 0x0002C056), 0x01306B47, 0x000D4B38
 ANY_COUNT = 2**31 - 1
-LARGEST = 4096  # of paddings, strides, crops and scales: what is beyond is no model, and would take all memory
-UNSET = -233  # ncnn's "not given"
-SAME_UPPER, SAME_LOWER = -233, -234  # as the padding of a convolution
-HINTS = (30, 31)  # shapes and features that ncnn's tools leave behind: they change no result
+LARGEST = 4096  # padding, stride, crop or scale; larger ones would exhaust memory
+UNSET = -233  # ncnn's "not set"
+SAME_UPPER, SAME_LOWER = -233, -234  # as the padding of a convolution: the output is as large as the input
+HINTS = (30, 31)  # shapes and features that ncnn's tools record; results do not depend on them
 
 
 class Layer:
-    """A line of a .param file: kind, name, blobs read and written, numbered settings."""
+    """A line of a .param file: kind, name, input and output blobs, numbered settings."""
 
     def __init__(self, words: list[str]):
         if len(words) < 4:
@@ -46,7 +46,7 @@ class Layer:
         return int(word)
 
     def _settings(self, words: list[str]) -> dict[int, list[float]]:
-        """Arrays have keys from -23300 downwards and say their length first: -23303=2,0.1,0.2 is number 3."""
+        """Setting n is ``n=value``, or ``-(23300 + n)=length,values`` for an array: -23303=2,0.1,0.2 is number 3."""
         settings: dict[int, list[float]] = {}
         for word in words:
             key, _, text = word.partition("=")
@@ -63,13 +63,14 @@ class Layer:
         return settings
 
     def number(self, key: int, default: float = 0.0) -> float:
+        """A setting, or the default. Raises ValueError for an array."""
         values = self.numbers(key) or [default]
         if len(values) != 1:
             raise ValueError(f"{self}: parameter {key} must be one number, not {len(values)}")
         return values[0]
 
     def whole(self, key: int, default: int = 0, least: int = 0, most: int = LARGEST) -> int:
-        """ncnn also writes whole numbers as 4.000000e+00."""
+        """An integer setting within limits, or the default. ncnn also writes integers as 4.000000e+00."""
         value = float(self.number(key, default))
         if key not in self.settings or value == default == UNSET:
             return default
@@ -80,34 +81,37 @@ class Layer:
         return int(value)
 
     def numbers(self, key: int) -> list[float]:
+        """A setting that is an array; empty if it is not set."""
         self.asked.add(key)
         return self.settings.get(key, [])
 
     def wholes(self, key: int) -> list[int]:
+        """A setting that is an array of integers."""
         values = self.numbers(key)
         if not all(value.is_integer() for value in values):
             raise ValueError(f"{self}: parameter {key} must be whole numbers")
         return [int(value) for value in values]
 
     def refuse(self, key: int, what: str) -> None:
+        """Raises ValueError if a setting is not zero. what: its meaning."""
         if any(self.numbers(key)):
             raise ValueError(f"{self} has {what}, which is not supported")
 
     def wires(self, inputs: tuple[float, float], outputs: tuple[float, float] = (1, 1)) -> None:
-        """Raises ValueError unless (least, most) blobs are read and written."""
+        """Raises ValueError unless the layer reads and writes (least, most) blobs."""
         for blobs, (least, most), verb in ((self.inputs, inputs, "reads"), (self.outputs, outputs, "writes")):
             if not least <= len(blobs) <= most:
                 raise ValueError(f"{self} {verb} {len(blobs)} blobs, which such a layer does not")
 
     def finish(self) -> None:
-        """Raises ValueError if there is a setting that nobody asked for and that says something."""
+        """Raises ValueError if a setting other than zero was not used."""
         for key, values in self.settings.items():
             if key not in self.asked and any(values):
                 raise ValueError(f"{self}: parameter {key} is not understood")
 
 
 def read_layers(param: str) -> list[Layer]:
-    """The layers of a .param file's text, in order. Raises ValueError for a malformed file."""
+    """The layers in the text of a .param file, in order. Raises ValueError if it is malformed."""
     lines = [line.split() for line in param.split("\n") if line.strip()]
     if not lines or lines[0] != [MAGIC]:
         raise ValueError(f"this is not the text of an ncnn .param file, which starts with {MAGIC}")
@@ -120,13 +124,13 @@ def read_layers(param: str) -> list[Layer]:
 
 
 class Weights:
-    """Reads a .bin file front to back."""
+    """Reads a .bin file from start to end."""
 
     def __init__(self, data: bytes):
         self.data, self.position = memoryview(data).cast("B"), 0
 
     def take(self, count: int, layer: Layer, dtype: str = "<f4") -> Tensor:
-        """The next numbers as float32. Raises ValueError where the file ends early."""
+        """The next numbers as float32. Raises ValueError at the end of the file."""
         end = self.position + count * np.dtype(dtype).itemsize
         if end > len(self.data):
             raise ValueError(f"the .bin file ends inside {layer}: {end} bytes are needed, it has {len(self.data)}")
@@ -135,7 +139,7 @@ class Weights:
         return torch.from_numpy(numbers.astype(np.float32))
 
     def take_tagged(self, count: int, layer: Layer) -> Tensor:
-        """The next weights behind the four bytes that tell how they are stored, which is checked."""
+        """The next weights, stored as the four bytes before them say. Raises ValueError unless float32 or float16."""
         tag = int.from_bytes(self.data[self.position : self.position + 4], "little")
         self.take(1, layer)
         if tag == INT8_TAG:
@@ -147,5 +151,6 @@ class Weights:
         return numbers
 
     def finish(self) -> None:
+        """Raises ValueError if bytes are left."""
         if self.position != len(self.data):
             raise ValueError(f"the .bin file has {len(self.data)} bytes and the layers need {self.position}")
