@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""A model is afterwards what it was: its parameters, buffers, attributes, hooks, mode and device.
+"""Running or inspecting a model leaves it unchanged: parameters, buffers, attributes, hooks.
 
     copies.copied        a copy that shares nothing with the model
-    copies.shell         a copy with attributes of its own and the model's weights: for passes that nobody asked for
-    copies.uncompiled    the module that torch.compile was given
-    snapshot.preserved   a context that gives modules everything back: where the user's own modules must run
-    kept.tensors_kept    a context that gives them back the tensors that a forward pass replaced or wrote to: around
-                         every run
+    copies.shell         a copy that shares the model's weights and has its own attributes
+    copies.uncompiled    the module that was passed to torch.compile
+    snapshot.preserved   a context that restores everything, for modules that cannot be copied
+    kept.tensors_kept    a context that restores tensors that a run replaced or wrote to; around every run
 
-Below them: turns.py, who may look at a module or run it; held.py, what things were before; tensors.py, the tensors of
-modules and their values. Nothing here imports torch: where it is not loaded, there is no model of its kind.
+These are built on turns.py (which thread may inspect or run a module), held.py (saved states that threads share) and
+tensors.py (a module's tensors and their values). No module here imports torch before a model needs it.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Copies of modules: with tensors of their own, or with the module's."""
+"""Copies of modules, with tensors of their own or with the module's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import functools
 import sys
 import types
 import weakref
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..around import silence
@@ -21,14 +22,14 @@ __all__ = ["copied", "shell", "uncompiled", "without_hooks"]
 
 
 class StaysItself(TypeError):
-    """A part of a module is the same in copies of it: what is done with the copy would be done with the module."""
+    """A module's copy shares a part with it, so using the copy would change the module."""
 
 
 def copied(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy with tensors of its own.
+    """A copy with its own tensors.
 
     Raises:
-        Exception: whatever a part of the module raises that cannot be copied.
+        Exception: of any kind, if the module cannot be copied.
     """
     own = _copy(module, {})
     tensors = {id(tensor) for inner in all_modules(module) for tensor in tensors_of(inner)}
@@ -38,13 +39,13 @@ def copied(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def shell(module: torch.nn.Module, device: str | None = None) -> torch.nn.Module:
-    """A copy of a module whose parameters share its memory, with attributes, hooks, lists and dicts of its own.
+    """A copy whose parameters share the module's memory, with its own attributes, hooks, lists and dicts.
 
     Args:
-        device: "meta" for tensors without memory in place of the module's own.
+        device: "meta" for a copy whose tensors have no memory.
 
     Raises:
-        Exception: whatever a part of the module raises that cannot be copied.
+        Exception: of any kind, if the module cannot be copied.
     """
     import torch
 
@@ -56,7 +57,8 @@ def shell(module: torch.nn.Module, device: str | None = None) -> torch.nn.Module
 
 
 def _copy(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
-    with silence:  # torch warns of what its programs consist of
+    """A deep copy. Raises StaysItself if the copy runs the module or a part of it."""
+    with silence:  # torch warns when exported programs are copied
         own = copy.deepcopy(module, memo)
     originals = {id(inner) for inner in module.modules()}
     for inner in own.modules():
@@ -69,7 +71,7 @@ def _copy(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
 
 
 def _has_state(module: torch.nn.Module) -> bool:
-    """Whether it matters who else runs a module: not for an activation of torch's, which whole programs share."""
+    """Whether sharing a module matters: not for torch's activations, which programs often share."""
     return not type(module).__module__.startswith("torch.nn.") or any(True for _ in tensors_of(module))
 
 
@@ -77,14 +79,14 @@ LEADING = (types.FunctionType, types.MethodType, functools.partial, weakref.ref)
 
 
 def _leads_to(module: torch.nn.Module, others: set[int]) -> bool:
-    """Whether a function or reference among a module's attributes runs one of other modules: copies of functions are
-    the functions themselves, with all that they close over."""
+    """Whether an attribute of a module is a function or weak reference that leads to one of the others. Copying a
+    function returns the same function with the same closure."""
     leading = (value for value in leaves(vars(module)) if isinstance(value, LEADING))
     return any(id(one) in others for value in leading for one in reachable(value, 3))
 
 
 def uncompiled(module: Any) -> Any:
-    """The module that torch.compile was given: what runs once at each of many sizes is not worth compiling."""
+    """The module that was passed to torch.compile, for single runs at many sizes; any other model as it is."""
     compilers = sys.modules.get("torch._dynamo.eval_frame")
     if compilers is None or not isinstance(module, compilers.OptimizedModule):
         return module
@@ -92,8 +94,8 @@ def uncompiled(module: Any) -> Any:
 
 
 def without_hooks(module: torch.nn.Module) -> torch.nn.Module:
-    """The module, which must be a `shell`, without hooks of the user's: they watch what is run for the user. Those that
-    torch itself put there, as for normalised weights, are part of the model."""
+    """Removes the user's hooks from a `shell`: they are for the user's own runs. torch's hooks, as for weight
+    normalisation, are part of the model and stay."""
     for inner in all_modules(module):
         for hooks in (inner._forward_hooks, inner._forward_pre_hooks):
             for key, hook in list(hooks.items()):
@@ -102,9 +104,9 @@ def without_hooks(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def _twin(tensor: torch.Tensor, device: str | None, torch: Any) -> torch.Tensor:
-    """Another tensor of the same memory, or of none on the device "meta": some networks give theirs other memory. What
-    is no parameter may be written to by every pass, and has memory of its own."""
+def _twin(tensor: torch.Tensor, device: str | None, torch: ModuleType) -> torch.Tensor:
+    """A second tensor object: networks may replace `data`. Parameters share memory; other tensors, which any run may
+    write to, are copied; on the device "meta", none has memory."""
     twin = tensor.detach() if device is None else tensor.detach().to(device)
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(twin, tensor.requires_grad)

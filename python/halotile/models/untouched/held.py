@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What things were, for as long as any thread is at work with them."""
+"""Saved states of objects that several threads use."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ __all__ = ["held"]
 
 
 class Held:
-    """What things of models were before the first of those who look at them or run them; they get it back from each of
-    them, but for what another thread is still at work with: from the last, then."""
+    """Saved states of parts of models, taken by the first thread that inspects or runs them. A thread restores them
+    when it is done, unless another one still uses them."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.entries: dict[int, tuple[Any, Any, list[int]]] = {}  # by id: the thing, what it was, threads
+        self.entries: dict[int, tuple[Any, Any, list[int]]] = {}  # by id: the object, its state, threads
 
     def hold(self, thing: Any, state: Callable[[Any], Any]) -> Any:
-        """What it was. state: takes that down."""
+        """The saved state. state: saves it, if no thread holds the object yet."""
         with self.lock:
             entry = self.entries.get(id(thing)) or self.entries.setdefault(id(thing), (thing, state(thing), []))
             entry[2].append(threading.get_ident())
         return entry[1]
 
     def release(self, thing: Any, thread: int, give_back: Callable[[Any, Any], object], alone: bool = False) -> None:
-        """thread: in which it was held. alone: whether no other is at work with it now."""
+        """Ends a hold and restores the state, if no other thread needs the object.
+
+        Args:
+            thread: the one that called `hold`.
+            alone: whether to restore even if other threads hold the object, since none uses it now.
+        """
         with self.lock:
             _, before, threads = self.entries[id(thing)]
             threads.remove(thread)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tensors of modules, given back after every run: `tensors_kept`."""
+"""After every run, a module has the tensors that it had before: `tensors_kept`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["tensors_kept"]
 
 
 class _Kept:
-    """The attributes of one submodule, for as long as anybody runs it."""
+    """The state of one submodule while it is run."""
 
     def __init__(self, inner: torch.nn.Module):
         self.inner, self.users, self.thread = inner, 0, threading.get_ident()
@@ -30,22 +30,23 @@ class _Kept:
         self.values = [held.hold(one, values_of)[0] for one in self.buffers]
         self.parameters = [one for one in inner._parameters.values() if one is not None and has_values(one)]
         self.memory = [(one, one.data) for one in self.parameters]
-        self.watched: list[tuple[torch.Tensor, torch.Tensor]] | None = None  # parameters, and their values
+        self.watched: list[tuple[torch.Tensor, torch.Tensor]] | None = None  # parameters and their values
 
     def watch(self) -> None:
+        """Copies the values of parameters, to see writes to them."""
         if self.watched is None:
             self.watched = [(one, one.detach().clone()) for one in self.parameters if _may_be_read(one)]
 
     def written(self) -> bool:
-        """Whether a parameter or buffer has other values."""
+        """Whether the values of a parameter or buffer changed."""
         buffers = [(one, value) for one, value in zip(self.buffers, self.values, strict=True) if _may_be_read(one)]
         return not all(equal(one, value) for one, value in (*(self.watched or ()), *buffers))
 
     def restore(self) -> None:
-        """Tensors that took the place of something give it back, parameters get their memory and buffers their values.
+        """Restores attributes that a run replaced with tensors, the memory of parameters, and the values of buffers.
 
-        What a pass kept would be tensors of inference mode, with which the model could not be trained any more."""
-        with contextlib.ExitStack() as all_of_them:  # whatever happens with one of them
+        A run leaves inference tensors behind, and with these the model could not be trained."""
+        with contextlib.ExitStack() as all_of_them:  # even if one fails
             for tensor, value in self.watched or ():
                 all_of_them.callback(write, tensor, value)
             for tensor in self.buffers:
@@ -58,19 +59,19 @@ class _Kept:
 
 
 def _may_be_read(tensor: torch.Tensor) -> bool:
-    """Whether comparing its values keeps no device waiting, and holding them takes none of its memory."""
+    """Whether reading a tensor is cheap: not on a device, which would wait and need memory for the copy."""
     return tensor.device.type == "cpu"
 
 
 class Keeping:
-    """What is kept of modules in a `tensors_kept`."""
+    """The saved state of modules inside a `tensors_kept`."""
 
     def __init__(self) -> None:
         self.kept: list[_Kept] = []
 
     def written(self) -> bool:
-        """Whether what ran inside wrote to parameters or buffers. If not, it is taken to do so at no time, and the
-        values of parameters are no longer held."""
+        """Whether the run wrote to parameters or buffers. If not, no later run is expected to, and the copies of
+        parameters are freed."""
         with _lock:
             if any(one.written() for one in self.kept):
                 return True
@@ -79,18 +80,17 @@ class Keeping:
         return False
 
 
-_lock = threading.RLock()  # a collected generator may end its run while this thread has it
+_lock = threading.RLock()  # reentrant: garbage collection may end a run in the thread that holds it
 _kept: dict[int, _Kept] = {}  # by the submodule's id
 
 
 @contextlib.contextmanager
 def tensors_kept(modules: Iterable[torch.nn.Module], *, watched: bool) -> Iterator[Keeping]:
-    """Around runs of modules: afterwards each has the tensors that it had. Where several runs share a module, with the
-    last of them.
+    """A context for running modules that restores their tensors. The last of the runs that share a module restores it.
 
     Args:
-        watched: whether also parameters, and buffers written to without a trace, get their values back. A copy of those
-            of parameters is held meanwhile.
+        watched: whether to restore the values of parameters too, and those of buffers whose version did not change.
+            Meanwhile, a copy of the parameters is in memory.
     """
     keeping, modules = Keeping(), list(modules)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""All that modules are, given back: `preserved`."""
+"""Restores everything about modules that cannot be copied: `preserved`."""
 
 from __future__ import annotations
 
@@ -22,38 +22,41 @@ from .turns import turns
 if TYPE_CHECKING:
     import torch
 
+    Generator = random.Random | np.random.Generator | np.random.RandomState | torch.Generator
+
 __all__ = ["preserved"]
 
-MODE = "training"  # of a submodule; `model.evaluating` gives it back, also where several runs share a model
-SIMPLE = (bool, int, float, complex, str, bytes, type(None))  # what is given back beside tensors
+MODE = "training"  # an attribute that `evaluating` restores instead, since runs may share a model
+# Attributes that plain objects get back, beside tensors.
+SIMPLE = (bool, int, float, complex, str, bytes, type(None))
 
 
 @contextlib.contextmanager
 def preserved(modules: Iterable[torch.nn.Module], *, values: bool = True) -> Iterator[None]:
-    """Gives modules back all that they were, and whatever else this thread runs inside: also modules that a callable
-    reaches in ways that nobody can see. Modes are `evaluating`'s affair.
+    """A context that restores modules, and any other module that this thread runs inside. `evaluating` restores modes.
 
     Args:
-        values: whether the values of their tensors are looked at as well, of which a copy is held meanwhile.
+        values: whether to restore the values of tensors too. This takes a copy of them, and a turn to look.
     """
-    torch = sys.modules.get("torch")
-    if torch is None:
+    if sys.modules.get("torch") is None:
         yield
         return
     everything = all_modules(*modules)
-    with turns.look(everything) if values else contextlib.nullcontext(), _given_back(everything, values, torch):
+    with turns.look(everything) if values else contextlib.nullcontext(), _given_back(everything, values):
         yield
 
 
 @contextlib.contextmanager
-def _given_back(everything: list[torch.nn.Module], values: bool, torch: Any) -> Iterator[None]:
+def _given_back(everything: list[torch.nn.Module], values: bool) -> Iterator[None]:
+    import torch
+
     snapshot = Snapshot()
     snapshot.alone = values
     for module in everything:
         snapshot.add(module, values)
-    snapshot.alone = False  # of what else is run, nobody knew
+    snapshot.alone = False  # modules that are found on the way have no turn
 
-    def enter(module: torch.nn.Module, _: Any) -> None:
+    def enter(module: torch.nn.Module, _: object) -> None:
         if threading.get_ident() == snapshot.thread and id(vars(module)) not in snapshot.held:
             for inner in all_modules(module):
                 snapshot.add(inner, True)
@@ -67,14 +70,15 @@ def _given_back(everything: list[torch.nn.Module], values: bool, torch: Any) -> 
 
 
 class Snapshot:
-    """What modules were: their attributes, the contents of containers among them, the values of their tensors."""
+    """The saved state of modules: attributes, the contents of lists, dicts and sets, and values of tensors."""
 
     def __init__(self) -> None:
-        self.held: dict[int, tuple[Any, Callable[[Any, Any], object], bool]] = {}  # things, and what gives them back
-        self.thread, self.alone = threading.get_ident(), False  # alone: whether what is added is looked at in a turn
+        # By id: the object, the function that restores it, and `alone` when it was added.
+        self.held: dict[int, tuple[Any, Callable[[Any, Any], object], bool]] = {}
+        self.thread, self.alone = threading.get_ident(), False  # alone: whether this thread has the turn
 
     def add(self, module: torch.nn.Module, values: bool) -> None:
-        """A module alone, once. values: whether those of its tensors may change."""
+        """Saves a module, without its submodules, once. values: whether to save the values of its tensors."""
         import torch
 
         if not self._add(vars(module), dict, _refill_attributes):
@@ -86,7 +90,7 @@ class Snapshot:
                 self._add(tensor, values_of, write_back)
 
     def _add(self, thing: Any, state: Callable[[Any], Any], give_back: Callable[[Any, Any], object]) -> bool:
-        """Whether it is new."""
+        """Saves an object. Returns whether it was new."""
         if id(thing) in self.held:
             return False
         held.hold(thing, state)
@@ -94,37 +98,38 @@ class Snapshot:
         return True
 
     def _add_contents(self, container: Any, depth: int) -> None:
+        """Saves the containers, random generators and plain objects in a container."""
         for one in list(container.values() if isinstance(container, dict) else container):
             if isinstance(one, tuple) and depth:
                 self._add_contents(one, depth - 1)
             elif isinstance(one, (dict, list, set, deque)) and depth:
                 if self._add(one, type(one).copy, _refill):
                     self._add_contents(one, depth - 1)
-            elif _has_luck(one):
-                self._add(one, _luck_of, _give_luck)
+            elif _is_generator(one):
+                self._add(one, _generator_state, _set_generator)
             elif _is_plain(one) and depth and self._add(vars(one), dict, _give_simple):
                 self._add_contents(vars(one), depth - 1)
 
     def restore(self) -> None:
-        with contextlib.ExitStack() as all_of_them:  # whatever happens with one of them
+        with contextlib.ExitStack() as all_of_them:  # even if one fails
             for thing, give_back, alone in reversed(self.held.values()):
                 all_of_them.callback(held.release, thing, self.thread, give_back, alone)
 
 
-def _has_luck(value: Any) -> bool:
+def _is_generator(value: Any) -> bool:
     import torch
 
     return isinstance(value, (random.Random, np.random.Generator, np.random.RandomState, torch.Generator))
 
 
-def _luck_of(generator: Any) -> Any:
-    """Where a generator of random numbers is."""
+def _generator_state(generator: Generator) -> Any:
+    """The state of a random number generator."""
     if isinstance(generator, random.Random):
         return generator.getstate()
     return generator.bit_generator.state if isinstance(generator, np.random.Generator) else generator.get_state()
 
 
-def _give_luck(generator: Any, state: Any) -> None:
+def _set_generator(generator: Generator, state: Any) -> None:
     if isinstance(generator, random.Random):
         generator.setstate(state)
     elif isinstance(generator, np.random.Generator):
@@ -138,7 +143,7 @@ def _refill_attributes(now: dict[str, Any], before: dict[str, Any]) -> None:
 
 
 def _refill(now: Any, before: Any) -> None:
-    """Gives a container its contents back. What is as it was is left alone, for another thread may be reading it."""
+    """Restores a container's contents. What did not change is not written: another thread may be reading it."""
     if isinstance(now, dict):
         _refill_dict(now, before)
     elif isinstance(now, set):
@@ -155,13 +160,13 @@ def _refill_dict(now: dict[Any, Any], before: dict[Any, Any]) -> None:
     for name, value in before.items():
         if name not in now or now[name] is not value:
             now[name] = value
-    if list(now) != list(before):  # in that order
+    if list(now) != list(before):  # in the same order
         for name in before:
             now[name] = now.pop(name)
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is an object of somebody's own, with attributes."""
+    """Whether it is an object with attributes, other than a module, tensor, class or function."""
     import torch
 
     others = (torch.nn.Module, torch.Tensor, type, types.ModuleType, types.FunctionType, types.MethodType)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tensors of modules, and their values: taken down, compared, given back."""
+"""A module's tensors and their values: saved, compared, restored."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = [
     "write_moved",
 ]
 
-DEPTH = 4  # of lists in dicts in lists
+DEPTH = 4  # nested containers that are searched
 
 
 def tensors_of(module: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """Parameters, buffers, and tensors among a submodule's own attributes."""
+    """A submodule's parameters, buffers, and tensors among its other attributes."""
     import torch
 
     if isinstance(module, torch.jit.ScriptModule):
@@ -40,7 +40,7 @@ def tensors_of(module: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 
 def leaves(value: Any, depth: int = DEPTH) -> Iterator[Any]:
-    """What containers hold, and what the containers in them hold."""
+    """The elements of a container, with nested containers flattened."""
     inner = value.values() if isinstance(value, dict) else value
     for one in list(inner):
         if isinstance(one, (dict, list, tuple, set, deque)) and depth:
@@ -49,41 +49,43 @@ def leaves(value: Any, depth: int = DEPTH) -> Iterator[Any]:
             yield one
 
 
-Kept = tuple["torch.Tensor", "int | None", "torch.Tensor"]  # a copy of values, their version, the memory they were in
+Values = tuple["torch.Tensor", "int | None", "torch.Tensor"]  # a copy, the version, the tensor's memory
 
 
-def values_of(tensor: torch.Tensor) -> Kept:
+def values_of(tensor: torch.Tensor) -> Values:
     return tensor.detach().clone(), _version(tensor), tensor.data
 
 
 def _version(tensor: torch.Tensor) -> int | None:
-    """Which changes as often as it is written to, but for what goes behind torch's back."""
+    """torch's count of writes, which misses those through NumPy or `data`; None for inference tensors."""
     return None if tensor.is_inference() else tensor._version
 
 
-def write_back(tensor: torch.Tensor, before: Kept) -> None:
+def write_back(tensor: torch.Tensor, before: Values) -> None:
+    """Restores memory and values."""
     give_memory(tensor, before[2])
     write(tensor, before[0])
 
 
-def write_moved(tensor: torch.Tensor, before: Kept) -> None:
+def write_moved(tensor: torch.Tensor, before: Values) -> None:
+    """Restores values, if torch counted a write."""
     if _version(tensor) != before[1]:
         write(tensor, before[0])
 
 
 def has_values(tensor: torch.Tensor) -> bool:
-    """Whether they can be kept and compared: in plain memory."""
+    """Whether a tensor's values can be saved and compared: dense tensors with memory."""
     import torch
 
     if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin) or tensor.device.type == "meta":
         return False
-    if torch._is_functional_tensor(tensor):  # of a layer that was made while its operators are looked at
+    if torch._is_functional_tensor(tensor):  # of a layer that was created while operators are traced
         return False
     return tensor.layout == torch.strided and not tensor.is_nested and type(tensor).__name__ != "FakeTensor"
 
 
 def equal(tensor: torch.Tensor, value: torch.Tensor) -> bool:
-    """Bit by bit, as far as there are bits: NaN equals NaN."""
+    """Whether values are the same bits, or compare equal: NaN equals the same NaN, and 0 equals -0."""
     import torch
 
     if tensor.shape != value.shape or tensor.dtype != value.dtype:
@@ -97,7 +99,7 @@ def equal(tensor: torch.Tensor, value: torch.Tensor) -> bool:
 
 
 def write(tensor: torch.Tensor, value: torch.Tensor) -> None:
-    """Gives a tensor its values back, if they are others."""
+    """Restores a tensor's values, if they changed."""
     import torch
 
     with torch.inference_mode(tensor.is_inference()), torch.no_grad():
@@ -109,13 +111,13 @@ def write(tensor: torch.Tensor, value: torch.Tensor) -> None:
 
 
 def give_memory(tensor: torch.Tensor, data: torch.Tensor) -> None:
-    """Its own memory again, where it was given another, which may be that of inference mode."""
+    """Restores the memory of a tensor whose `data` was replaced, perhaps with an inference tensor."""
     if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
         tensor.data = data
 
 
 def give_back_tensors(now: dict[str, Any], before: dict[str, Any], kinds: tuple[type, ...] = ()) -> None:
-    """Tensors, and other values of certain kinds, that took the place of something give it back."""
+    """Restores the entries of a dict that now hold a new tensor or a value of the kinds."""
     import torch
 
     for name, value in list(now.items()):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Threads that look at a model, or run it, take turns."""
+"""Inspecting a module and running it exclude each other."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,20 +13,21 @@ if TYPE_CHECKING:
 
 __all__ = ["turns"]
 
-PATIENCE = 60.0  # seconds: a model that waits for a thread of its own, which waits for its turn, must not wait for ever
+PATIENCE = 60.0  # seconds of waiting at most: a model may itself wait for a thread that waits for its turn here
 
 
 class Turns:
-    """Looks at modules themselves, of which there is no copy, and runs of them take turns. Runs wait for nobody else. A
-    thread that has a turn already does not wait for another one: no two threads wait for each other."""
+    """Locks on modules. A look, which inspects a module that cannot be copied, excludes other looks and all runs; a run
+    excludes looks only. A thread that has a turn waits for no other turn, so there is no deadlock."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.runs: list[tuple[int, list[Any]]] = []  # threads, and modules
-        self.looks: list[tuple[int, set[int]]] = []  # threads, and ids of all modules; also looks that wait
+        self.runs: list[tuple[int, Sequence[torch.nn.Module]]] = []  # thread, root modules
+        self.looks: list[tuple[int, set[int]]] = []  # thread, ids of all modules; includes waiting looks
 
     @contextlib.contextmanager
-    def run(self, roots: list[torch.nn.Module]) -> Iterator[None]:
+    def run(self, roots: Sequence[torch.nn.Module]) -> Iterator[None]:
+        """A context for running modules."""
         turn = threading.get_ident(), roots
         with self.changed:
             if self.looks and not self._has_one(turn[0]):
@@ -39,7 +40,8 @@ class Turns:
             self._end(self.runs, turn)
 
     @contextlib.contextmanager
-    def look(self, modules: list[torch.nn.Module]) -> Iterator[None]:
+    def look(self, modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+        """A context for inspecting modules."""
         turn = threading.get_ident(), {id(inner) for inner in modules}
         with self.changed:
             waits = not self._has_one(turn[0])
@@ -55,7 +57,7 @@ class Turns:
         return any(one[0] == thread for one in (*self.runs, *self.looks))
 
     def _is_free(self, turn: tuple[int, set[int]]) -> bool:
-        """Whether no look that came before, and no run, is at the same modules."""
+        """Whether no run and no earlier look uses the same modules."""
         before = self.looks[: next(i for i, look in enumerate(self.looks) if look is turn)]
         ids = (*(look[1] for look in before), *(_ids_in(roots) for _, roots in self.runs))
         return all(turn[1].isdisjoint(one) for one in ids)
