@@ -1,39 +1,42 @@
 # SPDX-License-Identifier: MIT
-"""Which device is meant, and why torch cannot use it."""
+"""The device to run on, and why torch cannot use a device."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..optional import torch_if_loaded
 from ..texts import quoted
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["default_device", "usable_device"]
 
 ACCELERATORS = {"mps": "Apple GPU", "cuda": "NVIDIA or AMD GPU", "xpu": "Intel GPU"}
 
 
-def usable_device(device: Any) -> Any:
-    """The torch.device that is meant; None for None. Raises ValueError."""
+def usable_device(device: Any) -> torch.device | None:
+    """The torch.device for what the user gave; None for None. Raises ValueError if torch cannot use it."""
     if device is None:
         return None
     torch = torch_if_loaded()
     text = f"device must be one that torch can use here, not {device!r:.80}"
     try:
         asked = torch.device(device)
-    except Exception as error:  # whatever torch raises about names and things
+    except Exception as error:  # torch raises many kinds
         raise ValueError(f"{text}: torch has no such device") from error
     missing = _why_missing(asked)
     if missing is not None:
         raise ValueError(f"{text}: {missing}")
     try:
         return torch.empty(0, device=asked).device
-    except Exception as error:  # a driver may raise anything
+    except Exception as error:  # drivers raise any kind
         raise ValueError(f"{text}: {quoted(error)}") from error
 
 
-def _why_missing(device: Any) -> str | None:
-    """Why torch cannot use a device, as far as it can be asked without trying."""
+def _why_missing(device: torch.device) -> str | None:
+    """Why torch cannot use a device, if torch says so without using it."""
     torch = torch_if_loaded()
     if device.type == "meta":
         return "meta tensors hold no values"
@@ -47,11 +50,11 @@ def _why_missing(device: Any) -> str | None:
     return None
 
 
-def default_device(device: Any) -> Any:
-    """The device asked for, else MPS, CUDA, CPU."""
+def default_device(device: Any) -> torch.device:
+    """The device the user asked for, else the first available of MPS, CUDA and CPU."""
     if device is not None:
         return usable_device(device)
     torch = torch_if_loaded()
     if torch.backends.mps.is_available():
-        return usable_device("mps")  # with the index that tensors there have
+        return usable_device("mps")  # with its index, as tensors have it
     return usable_device("cuda" if torch.cuda.is_available() else "cpu")

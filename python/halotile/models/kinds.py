@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Which kind of model the user's is: a module, a callable on tensors, or one on arrays."""
+"""What can be seen of the user's model without running it: which kind it is, and how many channels it takes."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..optional import torch_if_loaded
 from .devices import default_device, usable_device
@@ -14,20 +14,24 @@ from .outputs import described
 from .reach import mentions, modules_of, roots_of
 from .recalled import recalled
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["channels_of", "open_model"]
 
 
 def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool, memory_format: str = "auto") -> Model:
-    """The Model around the user's model.
+    """Wraps the user's model in a `Model`.
 
     Args:
-        device, dtype: as the user gave them; a module that is elsewhere or of another dtype runs as a converted copy.
-        tensors: whether a callable of unknown kind gets tensors: the image is one, or an engine for tensors is asked.
+        device, dtype: as the user gave them; a module of another device or dtype runs as a converted copy.
+        tensors: whether a callable of unknown kind gets tensors, because the image is one or the engine needs them.
         memory_format: of windows: "channels_last", "contiguous", or "auto": channels_last for modules on the CPU that
-            consist of convolutions and for those whose weights lie so, contiguous for others.
+            are mostly convolutions and for modules whose weights are stored so, else contiguous.
 
     Raises:
-        TypeError: if it cannot be called.
+        TypeError: the model cannot be called.
+        ValueError: the model cannot run on that device or in that dtype, or has no weights yet.
     """
     if isinstance(model, type):
         raise TypeError(f"model must be a torch module or a callable, not the class {model.__name__}; call it first")
@@ -39,28 +43,36 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool, mem
             raise ValueError(f"device must be None for a model on NumPy arrays, not {device!r}")
         return Model(model, dtype or "float32")
     if isinstance(model, torch.nn.Module):
-        _refuse_lazy(roots_of(model))
-        module = converted(model, device, dtype)
-        own_device, own_dtype = device_and_dtype(module)
-        where = own_device or default_device(device)
-        return TensorModel(module, [module], where, _window_dtype(own_dtype or dtype), memory_format)
-    modules = modules_of(model)
+        return _open_module(model, device, dtype, memory_format)
+    return _open_callable(model, device, dtype, tensors, memory_format)
+
+
+def _open_module(module: torch.nn.Module, device: Any, dtype: str | None, memory_format: str) -> TensorModel:
+    _refuse_lazy(roots_of(module))
+    module = converted(module, device, dtype)
+    own_device, own_dtype = device_and_dtype(module)
+    where = own_device or default_device(device)
+    return TensorModel(module, [module], where, _window_dtype(own_dtype or dtype), memory_format)
+
+
+def _open_callable(call: Any, device: Any, dtype: str | None, tensors: bool, memory_format: str) -> Model:
+    modules = modules_of(call)
     _refuse_lazy(modules)
     own_device, own_dtype = device_and_dtype(modules[0]) if modules else (None, None)
     where = usable_device(device) or own_device or default_device(None)
-    on_tensors = TensorModel(model, modules, where, _window_dtype(dtype or own_dtype), memory_format)
+    on_tensors = TensorModel(call, modules, where, _window_dtype(dtype or own_dtype), memory_format)
     elsewhere = bool(modules) and where.type != "cpu"
     if tensors or elsewhere or device is not None or dtype == "bfloat16":
         return on_tensors
-    on_arrays = Model(model, dtype or "float32")
+    on_arrays = Model(call, dtype or "float32")
     if on_tensors.dtype != on_arrays.dtype:  # a module in half precision
         return on_tensors
-    speaks_torch = bool(modules) or mentions(model, "torch")
-    return EitherModel(on_tensors, on_arrays) if speaks_torch else EitherModel(on_arrays, on_tensors)
+    likely_tensors = bool(modules) or mentions(call, "torch")
+    return EitherModel(on_tensors, on_arrays) if likely_tensors else EitherModel(on_arrays, on_tensors)
 
 
-def _refuse_lazy(modules: list[Any]) -> None:
-    """Raises ValueError for modules that get their weights from the first input: no run may decide about those."""
+def _refuse_lazy(modules: list[torch.nn.Module]) -> None:
+    """Raises ValueError for lazy modules: the first window must not decide the shapes of their weights."""
     kind = torch_if_loaded().nn.parameter.UninitializedTensorMixin
     for module in modules:
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -70,8 +82,7 @@ def _refuse_lazy(modules: list[Any]) -> None:
 
 
 def channels_of(model: Any) -> int | None:
-    """How many channels a model takes: as inspection found, or its file says, or by the first convolution of the
-    modules that it carries, which something else may precede; None if none of them tells."""
+    """How many channels a model takes, by inspection, its file, or else the first convolution; None if unknown."""
     known, torch = getattr(recalled(model), "in_channels", None), torch_if_loaded()
     if known is None and isinstance(getattr(model, "needs", None), Needs):
         known = getattr(model, "channels", None)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Calling a model on a batch of windows, whatever kind of model it is.
+"""Models of every kind, called on a batch of windows.
 
-Windows and outputs are NumPy arrays (batch, channels, height, width) here: float32, float16, or uint16 holding
-bfloat16. torch is used only if the model does.
+Windows and outputs are NumPy arrays (batch, channels, height, width) of float32, float16, or uint16 with the bits of
+bfloat16. A `TensorModel` also takes and returns tensors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import functools
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,18 +23,25 @@ from ..texts import full_text, named
 from .around import same_luck, silence
 from .modes import evaluating
 from .modules import device_and_dtype, first_convolution, mostly_convolutions
-from .outputs import AXES, BadOutput, EmptyOutput, checked_array, described, how_to_pick
+from .outputs import checked_array, checked_tensor
 from .reach import roots_of
 from .untouched.copies import shell, without_hooks
 from .untouched.kept import tensors_kept
 from .untouched.turns import turns
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["NUMPY_WINDOWS", "EitherModel", "Model", "TensorModel"]
 
-NUMPY_WINDOWS = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}
-# What torch says where a model takes elements in an order that they do not have in memory.
+NUMPY_WINDOWS: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(np.uint16),
+}
+# torch's errors about tensors that are not contiguous.
 ABOUT_LAYOUT = re.compile(r"view size is not compatible|contiguous", re.IGNORECASE)
-# What torch says of arrays, and NumPy of tensors.
+# torch's errors about arrays, and NumPy's about tensors.
 ABOUT_KINDS = re.compile(r"numpy|ndarray|'Tensor' object|got Tensor")
 
 
@@ -42,15 +49,16 @@ class Model:
     """A model that takes and returns NumPy arrays.
 
     Attributes:
-        dtype: of the windows it wants: float32, float16 or bfloat16.
-        in_channels: how many it takes if that can be seen without running it, else None.
-        channels_last: whether it wants windows with interleaved channels in memory.
-        modules: the torch modules that it is, or carries.
+        dtype: of its windows: float32, float16 or bfloat16.
+        in_channels: how many channels it takes; None if only a run can tell.
+        channels_last: whether its windows have interleaved channels in memory.
+        modules: the torch modules that it runs.
     """
 
+    call: Callable[[Any], Any]
     in_channels: int | None = None
     channels_last = False
-    modules: Sequence[Any] = ()
+    modules: Sequence[torch.nn.Module] = ()
 
     def __init__(self, call: Callable[[np.ndarray], Any], dtype: str = "float32"):
         if dtype == "bfloat16":
@@ -59,6 +67,7 @@ class Model:
         self.dtype = dtype
 
     def new_windows(self, batch: int, channels: int, height: int, width: int) -> np.ndarray:
+        """Uninitialised windows in the format that the model takes."""
         dtype = NUMPY_WINDOWS[self.dtype]
         if self.channels_last:
             return np.empty((batch, height, width, channels), dtype).transpose(0, 3, 1, 2)
@@ -69,32 +78,37 @@ class Model:
 
     @property
     def window_format(self) -> str:
-        """How windows lie in memory."""
+        """The memory format of its windows."""
         return "channels_last" if self.channels_last else "contiguous"
 
 
 class TensorModel(Model):
-    """A model on tensors: a module, or a callable and the modules it carries."""
+    """A model that takes and returns tensors: a module, or a callable that runs modules."""
 
     double = False
-    writes: bool | None = None  # to its parameters or buffers; None: not yet known
-    compiled: Any = None
-    may_compile = True  # until that has failed
-    format_checked = False  # whether it was tried that windows in channels_last give the same
+    writes: bool | None = None  # whether it writes to its parameters or buffers; None before the first run
+    compiled: Callable[[torch.Tensor], Any] | None = None
+    may_compile = True  # False once compiling has failed
+    format_checked = False  # whether `keeps_format` was asked
 
     def __init__(
-        self, call: Callable[[Any], Any], modules: list[Any], device: Any, dtype: str, memory_format: str = "auto"
+        self,
+        call: Callable[[torch.Tensor], Any],
+        modules: list[torch.nn.Module],
+        device: torch.device,
+        dtype: str,
+        memory_format: str = "auto",
     ):
         self.call, self.device, self.dtype = call, device, dtype
-        self.modules = roots_of(*modules, call)  # also those that nobody sees: once, for the search takes its time
+        self.modules = roots_of(*modules, call)  # also hidden ones; once, because the search is slow
         self.torch = torch_if_loaded()
         self.memory_format = memory_format
         if modules:
-            self.double = device_and_dtype(modules[0])[1] == "float64"  # windows stay float32, it gets float64
+            self.double = device_and_dtype(modules[0])[1] == "float64"  # its windows are float32, and converted
             self.in_channels, self.channels_last = first_convolution(modules[0])
-        # Convolutions go by their input: the module's weights need not be touched. A callable may do anything.
-        self.alone = bool(modules) and call is modules[0]
+        self.alone = bool(modules) and call is modules[0]  # a module, not a callable that runs some
         self.may_choose = memory_format == "auto" and self.alone and device.type == "cpu" and not self.channels_last
+        # Convolutions follow the format of their input, whatever that of their weights. A callable may do anything.
         if memory_format != "auto":
             self.channels_last = memory_format == "channels_last"
         elif self.may_choose:
@@ -106,13 +120,13 @@ class TensorModel(Model):
             output = self.run(self._tensor(windows).to(self.device)).cpu()
         return (output.view(torch.uint16) if output.dtype == torch.bfloat16 else output).numpy()
 
-    def _tensor(self, windows: np.ndarray) -> Any:
+    def _tensor(self, windows: np.ndarray) -> torch.Tensor:
         tensor = self.torch.from_numpy(windows)
         return tensor.view(self.torch.bfloat16) if self.dtype == "bfloat16" else tensor
 
-    def run(self, windows: Any) -> Any:
-        """Outputs (batch, channels, height, width) for windows on the model's device: float32, float16 or bfloat16,
-        on that device, any strides."""
+    def run(self, windows: torch.Tensor) -> torch.Tensor:
+        """Outputs for windows on the model's device: (batch, channels, height, width), float32, float16 or bfloat16, on
+        that device, with any strides."""
         torch = self.torch
         watched = self.writes is not False
         with turns.run(self.modules), tensors_kept(self.modules, watched=watched) as keeping:
@@ -120,27 +134,27 @@ class TensorModel(Model):
                 output = self._called(windows.double() if self.double else windows)
                 if isinstance(output, np.ndarray):
                     output = torch.from_numpy(checked_array(output, len(windows)))
-                output = self._checked(output, len(windows)).to(self.device)
+                output = checked_tensor(output, len(windows)).to(self.device)
             if self.writes is None:
                 self.writes = keeping.written()
             return output
 
     @functools.cached_property
-    def twin(self) -> Callable[[Any], Any] | None:
-        """The module for windows that nobody asked for: the same weights, but attributes of its own, and no hooks of
-        the user's. None for what cannot be had twice."""
+    def twin(self) -> torch.nn.Module | None:
+        """A copy for runs that the user did not ask for: it shares the weights, has its own attributes, and lacks the
+        user's hooks. None for callables and for modules that cannot be copied."""
         if not self.alone:
             return None
-        with contextlib.suppress(Exception):  # whatever its parts say
+        with contextlib.suppress(Exception):  # its parts may raise anything
             return without_hooks(shell(self.modules[0])).eval()
         return None
 
     @functools.cached_property
-    def twin_modules(self) -> list[Any]:
+    def twin_modules(self) -> list[torch.nn.Module]:
         return roots_of(self.twin)
 
-    def probed(self, windows: np.ndarray | Any) -> Any:
-        """As `__call__` or `run`, by the twin where there is one: an array for an array, a tensor for a tensor."""
+    def probed(self, windows: np.ndarray | torch.Tensor) -> Any:
+        """`__call__` on an array or `run` on a tensor, by the twin if there is one."""
         plain = copy.copy(self)
         plain.compiled = None
         if self.twin is not None:
@@ -148,47 +162,44 @@ class TensorModel(Model):
         with same_luck(), silence:
             return plain(windows) if isinstance(windows, np.ndarray) else plain.run(windows)
 
-    def keeps_format(self, windows: np.ndarray | Any, rounding: float) -> bool | None:
-        """Whether the model gives the same for windows in channels_last and for contiguous ones. None: it takes no such
-        windows."""
-        outputs, _ = [], self.twin  # made once
-        for channels_last in (True, False):
-            kind = self.torch.channels_last if channels_last else self.torch.contiguous_format
-            tensor = self._tensor(windows) if isinstance(windows, np.ndarray) else windows
-            plain = copy.copy(self)
-            plain.channels_last, plain.may_choose = channels_last, False
-            try:
-                outputs.append(plain.probed(tensor.contiguous(memory_format=kind)).float())
-            except Exception as error:  # whatever a model raises about windows that it does not take
-                if channels_last and ABOUT_LAYOUT.search(full_text(error)):
-                    return False
-                return None
-        last, plain_one = outputs
-        if last.shape != plain_one.shape:
-            return False
-        finite = plain_one.isfinite()
-        if not self.torch.equal(finite, last.isfinite()):
-            return False
-        apart, size = (last - plain_one)[finite].abs(), plain_one[finite].abs()
-        return not apart.numel() or float(apart.max()) <= rounding * max(float(size.max()), 1e-30)
+    def keeps_format(self, windows: np.ndarray | torch.Tensor, rounding: float) -> bool | None:
+        """Whether windows in channels_last and contiguous ones give the same output, but for rounding (relative). None
+        if the model fails on the windows."""
+        _ = self.twin  # made once, before `self` is copied
+        tensor = self._tensor(windows) if isinstance(windows, np.ndarray) else windows
+        try:
+            last = self._probed_in(tensor, channels_last=True)
+        except Exception as error:  # a model may raise anything
+            return False if ABOUT_LAYOUT.search(full_text(error)) else None
+        try:
+            contiguous = self._probed_in(tensor, channels_last=False)
+        except Exception:
+            return None
+        return _nearly_equal(last, contiguous, rounding)
+
+    def _probed_in(self, windows: torch.Tensor, channels_last: bool) -> torch.Tensor:
+        kind = self.torch.channels_last if channels_last else self.torch.contiguous_format
+        plain = copy.copy(self)
+        plain.channels_last, plain.may_choose = channels_last, False
+        return plain.probed(windows.contiguous(memory_format=kind)).float()
 
     def compile(self) -> None:
-        """Runs the module compiled from now on. The first call with windows of a shape takes seconds."""
+        """Compiles the module for all later runs. The first run at each window shape takes seconds."""
         if self.compiled is None and self.may_compile:
             self.compiled = self.torch.compile(self.modules[0], dynamic=False)
 
-    def _called(self, windows: Any) -> Any:
+    def _called(self, windows: torch.Tensor) -> Any:
         if self.compiled is not None:
             try:
                 return self.compiled(windows if self.channels_last else windows.contiguous())
-            except Exception as error:  # of torch's compilers: every kind
+            except Exception as error:  # torch's compilers raise many kinds
                 text = f"compile=True failed, the model runs as it is: {named(error)}"
                 warnings.warn(text, RuntimeWarning, stacklevel=frames_inside())
                 self.compiled, self.may_compile = None, False
         return self._called_plainly(windows)
 
-    def _called_plainly(self, windows: Any) -> Any:
-        """Of what it was not asked for, a model that is written for contiguous tensors must not fail."""
+    def _called_plainly(self, windows: torch.Tensor) -> Any:
+        """Uncompiled. If channels_last, which nobody asked for, fails, windows are contiguous from then on."""
         if not (self.may_choose and self.channels_last):
             return self.call(windows if self.channels_last or not self.may_choose else windows.contiguous())
         try:
@@ -199,25 +210,20 @@ class TensorModel(Model):
         self.may_choose = self.channels_last = False
         return self.call(windows.contiguous())
 
-    def _checked(self, output: Any, batch: int) -> Any:
-        torch = self.torch
-        if not isinstance(output, torch.Tensor):
-            raise BadOutput(f"the model returned {described(output)}, not one tensor {AXES}{how_to_pick(output)}")
-        if output.ndim != 4 or output.shape[0] != batch or 0 in output.shape:
-            kind = EmptyOutput if output.ndim == 4 and output.shape[0] == batch else BadOutput
-            raise kind(
-                f"the model returned a tensor of shape {tuple(output.shape)}, not ({batch}, channels, height, width)"
-            )
-        if output.layout != torch.strided:
-            raise BadOutput(f"the model returned a tensor of layout {output.layout}, not a dense one")
-        if output.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-            raise BadOutput(f"the model returned a tensor of dtype {output.dtype}, not a floating one")
-        output = output.detach().resolve_neg()
-        return output.float() if output.dtype == torch.float64 else output
+
+def _nearly_equal(output: torch.Tensor, other: torch.Tensor, rounding: float) -> bool:
+    """Whether the same values are finite, and differ by no more than rounding times the largest."""
+    if output.shape != other.shape:
+        return False
+    finite = other.isfinite()
+    if not finite.equal(output.isfinite()):
+        return False
+    apart, size = (output - other)[finite].abs(), other[finite].abs()
+    return not apart.numel() or float(apart.max()) <= rounding * max(float(size.max()), 1e-30)
 
 
 class EitherModel(Model):
-    """A callable on arrays or on tensors, who knows: the likelier kind is tried on the first batch, then the other."""
+    """A callable that takes either arrays or tensors: the first batch decides, with the likelier kind tried first."""
 
     def __init__(self, likely: Model, other: Model):
         super().__init__(likely.call)
@@ -227,7 +233,7 @@ class EitherModel(Model):
 
     @property
     def chosen(self) -> Model:
-        """The kind that it turned out to be; itself before the first batch."""
+        """The model of the kind that works; itself before the first batch."""
         return self if len(self.candidates) > 1 else self.candidates[0]
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
@@ -235,11 +241,11 @@ class EitherModel(Model):
         if not others:
             return likely(windows)
         try:
-            output = likely(windows.copy())  # it may change its input before it fails
-        except (TypeError, AttributeError, ValueError) as failure:  # what torch says to arrays, and NumPy to tensors
+            output = likely(windows.copy())  # a copy: it may write to its input before it fails
+        except (TypeError, AttributeError, ValueError) as failure:  # as torch raises for arrays, and NumPy for tensors
             try:
                 output = others[0](windows)
-            except Exception as error:  # the model's own, of which one says more
+            except Exception as error:  # raise the one that is about the model
                 if ABOUT_KINDS.search(full_text(failure)) and not ABOUT_KINDS.search(full_text(error)):
                     raise
             else:

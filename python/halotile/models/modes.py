@@ -1,55 +1,70 @@
 # SPDX-License-Identifier: MIT
-"""Modules in eval mode while they run, also where several runs share them."""
+"""Modules run in eval mode and get their own modes back, even if several threads run them at once."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["evaluating"]
 
 _lock = threading.Lock()
-_evaluating: dict[int, list[Any]] = {}  # id of a submodule -> [runs inside, its own mode]
+_evaluating: dict[int, _Mode] = {}  # by the submodule's id
+
+
+@dataclass
+class _Mode:
+    """A submodule's own mode, and how many runs use the submodule now."""
+
+    training: bool
+    runs: int = 0
 
 
 @contextlib.contextmanager
-def evaluating(modules: list[Any]) -> Iterator[None]:
-    """The modules in eval mode. Each submodule's own mode returns with the last of the runs that share it."""
-    entered: list[list[Any]] = []
+def evaluating(modules: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """A context with the modules in eval mode. The last run that uses a submodule restores its mode."""
+    entered: list[list[torch.nn.Module]] = []
     try:
         with _lock:
             for module in modules:
-                entered.append(_note_modes(module))
+                entered.append(_enter(module))
             for module, inners in zip(modules, entered, strict=True):
                 if any(inner.training for inner in inners):
-                    with contextlib.suppress(NotImplementedError):  # exported programs have no modes
-                        module.eval()  # may change those of others
+                    with contextlib.suppress(NotImplementedError):  # exported programs have no mode
+                        module.eval()  # may be overridden, and change other modules
         yield
     finally:
         with _lock:
-            _leave_eval(entered)
+            _leave(entered)
 
 
-def _note_modes(module: Any) -> list[Any]:
-    inners = [inner for inner in module.modules() if hasattr(inner, "training")]  # frozen TorchScript has no modes
+def _enter(module: torch.nn.Module) -> list[torch.nn.Module]:
+    """Counts a run and notes the submodules' modes. Returns the submodules."""
+    inners = [inner for inner in module.modules() if hasattr(inner, "training")]  # frozen TorchScript has no mode
     for inner in inners:
-        _evaluating.setdefault(id(inner), [0, inner.training])[0] += 1
+        _evaluating.setdefault(id(inner), _Mode(inner.training)).runs += 1
     return inners
 
 
-def _leave_eval(entered: list[list[Any]]) -> None:
+def _leave(entered: list[list[torch.nn.Module]]) -> None:
+    """Restores the modes of submodules that no other run uses."""
+    everything = [inner for inners in entered for inner in inners]
     own: dict[int, bool] = {}
-    for inner in (inner for inners in entered for inner in inners):
-        entry = _evaluating[id(inner)]
-        entry[0] -= 1
-        if entry[0] == 0:
-            own[id(inner)] = _evaluating.pop(id(inner))[1]
+    for inner in everything:
+        mode = _evaluating[id(inner)]
+        mode.runs -= 1
+        if mode.runs == 0:
+            own[id(inner)] = _evaluating.pop(id(inner)).training
     for inners in entered:
         if inners and own.get(id(inners[0])) and all(id(inner) in own for inner in inners):
             with contextlib.suppress(NotImplementedError):
-                inners[0].train()  # may do more than set modes
-    for inner in (inner for inners in entered for inner in inners):
+                inners[0].train()  # may be overridden, and do more than set modes
+    for inner in everything:
         if inner.training != own.get(id(inner), inner.training):
             inner.training = own[id(inner)]

@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""What is asked of torch modules: device, dtype, the first convolution; and copies of them that are converted."""
+"""Device, dtype and convolutions of torch modules; conversion to another device or dtype."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..optional import torch_if_loaded
 from ..texts import quoted
 from .devices import usable_device
 from .untouched.copies import copied
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["converted", "device_and_dtype", "first_convolution", "mostly_convolutions"]
 
 
-def device_and_dtype(module: Any) -> tuple[Any, str | None]:
-    """Of the first floating-point parameter or buffer."""
+def device_and_dtype(module: torch.nn.Module) -> tuple[torch.device | None, str | None]:
+    """Those of the first floating-point parameter or buffer; if there is none, the device of the first tensor."""
     tensors = [*module.parameters(), *module.buffers()]
     for tensor in tensors:
         if tensor.is_floating_point():
@@ -23,8 +26,12 @@ def device_and_dtype(module: Any) -> tuple[Any, str | None]:
     return (tensors[0].device if tensors else None), None
 
 
-def converted(module: Any, device: Any, dtype: str | None) -> Any:
-    """The module itself if it is as asked, else a copy on the device and in the dtype."""
+def converted(module: torch.nn.Module, device: Any, dtype: str | None) -> torch.nn.Module:
+    """The module itself if it has that device and dtype, else a converted copy.
+
+    Raises:
+        ValueError: the device cannot be used, or the module cannot be copied.
+    """
     torch = torch_if_loaded()
     device = usable_device(device)
     own_device, own_dtype = device_and_dtype(module)
@@ -34,14 +41,14 @@ def converted(module: Any, device: Any, dtype: str | None) -> Any:
         return module
     try:
         return copied(module).to(device=device, dtype=getattr(torch, dtype) if dtype else None)
-    except Exception as error:  # whatever a module does to stay as it is
+    except Exception as error:  # a module may raise anything when it is copied
         asked = " and ".join(f"{name}={value}" for name, value in (("device", device), ("dtype", dtype)) if value)
         text = f"{asked} asks for a converted copy of model, which cannot be copied: {quoted(error)}"
         raise ValueError(f"{text}; convert it yourself") from error
 
 
-def first_convolution(module: Any) -> tuple[int | None, bool]:
-    """Input channels of the first convolution, and whether its weights are stored channels-last."""
+def first_convolution(module: torch.nn.Module) -> tuple[int | None, bool]:
+    """Input channels of the first convolution, if there is one, and whether its weights are stored channels-last."""
     torch = torch_if_loaded()
     for inner in module.modules():
         for weight in _weights_of(inner):
@@ -52,8 +59,8 @@ def first_convolution(module: Any) -> tuple[int | None, bool]:
     return None, False
 
 
-def _weights_of(module: Any) -> Iterator[Any]:
-    """What a layer holds under that name, or its parametrization makes it from: nothing is computed."""
+def _weights_of(module: torch.nn.Module) -> Iterator[Any]:
+    """A layer's attribute `weight`, or the tensors that its parametrization computes it from. Computes nothing."""
     if isinstance(module, torch_if_loaded().jit.ScriptModule):
         yield getattr(module, "weight", None)
         return
@@ -64,8 +71,8 @@ def _weights_of(module: Any) -> Iterator[Any]:
         yield from parametrized._modules["weight"].parameters(recurse=False)
 
 
-def mostly_convolutions(module: Any) -> bool:
-    """Whether more than half of the weights are those of two-dimensional convolutions, and none has more dimensions."""
+def mostly_convolutions(module: torch.nn.Module) -> bool:
+    """Whether most weights belong to 2D convolutions and none to 3D ones."""
     sizes = [(weight.ndim, weight.numel()) for weight in module.parameters()]
     ours = sum(size for dims, size in sizes if dims == 4)
     return all(dims <= 4 for dims, _ in sizes) and 2 * ours > sum(size for _, size in sizes)
