@@ -229,11 +229,11 @@ def test_memory_is_shared_only_where_it_is(fake_mps, monkeypatch):
 
 
 def test_a_device_without_an_index_is_the_same(fake_mps, monkeypatch):
-    from halotile.models import model as models
+    from halotile.models import devices
 
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    own = models.usable_device
-    monkeypatch.setattr(models, "usable_device", lambda name: own(DEVICE if name == "mps" else name))
+    own = devices.usable_device
+    monkeypatch.setattr(devices, "usable_device", lambda name: own(DEVICE if name == "mps" else name))
     image = torch.from_numpy(pixels_of("uint8", (3, 60, 71))).to(DEVICE)
     fake_mps.reset_counts()
     assert restore_tiled(image, lambda windows: windows * 1, **TILES).device.type == DEVICE
@@ -558,9 +558,9 @@ def test_every_engine_can_be_chosen(fake_mps, engine):
 
 def test_callables_of_unknown_kind_settle_on_the_device(fake_mps, monkeypatch):
     """What takes tensors is found out by trying; then nothing goes through the host any more."""
-    from halotile.models import model as models
+    from halotile.models import kinds
 
-    monkeypatch.setattr(models, "_default_device", lambda device: torch.device(DEVICE))
+    monkeypatch.setattr(kinds, "default_device", lambda device: torch.device(DEVICE))
     want = restore_tiled(IMAGE, torch.nn.Hardtanh(0.2, 0.8), device="cpu", **TILES)
     fake_mps.reset_counts()
     got = restore_tiled(IMAGE, lambda windows: torch.clamp(windows, 0.2, 0.8), scale=1, **TILES)

@@ -40,12 +40,9 @@ FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names.spl
 LONGEST = {".py": 450, ".c": 400, ".h": 400, ".cpp": 400}
 # Longer files, each with its reason.
 LONGER = {
-    "python/halotile/models/ncnn.py": "842: the reader and the layers of one file format",
     "python/halotile/inspection/structure.py": "613: the pass over operators, which is on trial",
     "python/halotile/inspection/measure.py": "612: what is measured of a model, one question after the other",
-    "python/halotile/models/model.py": "541: every kind of callable as one",
     "python/halotile/cli/batch.py": "533: many files by one restorer",
-    "python/halotile/models/untouched.py": "492: one promise, and each of the ways in which a model could break it",
     "python/halotile/auto/tiles.py": "451: the tuner's choices and probes share their state",
 }
 

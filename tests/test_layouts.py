@@ -22,7 +22,7 @@ from halotile import (  # noqa: E402
     verify,
 )
 from halotile.layouts import checked_layout  # noqa: E402
-from halotile.models.model import channels_of  # noqa: E402
+from halotile.models.kinds import channels_of  # noqa: E402
 
 from .networks import Chain, seeded  # noqa: E402
 

@@ -33,7 +33,7 @@ from halotile.images.image import open_image  # noqa: E402
 from halotile.memory import is_out_of_memory  # noqa: E402
 from halotile.models import activations  # noqa: E402
 from halotile.models.activations import largest_activation  # noqa: E402
-from halotile.models.model import open_model  # noqa: E402
+from halotile.models.kinds import open_model  # noqa: E402
 
 from .networks import Chain, seeded  # noqa: E402
 

@@ -16,7 +16,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from halotile.models.ncnn import aligned, load_ncnn  # noqa: E402
+from halotile.models.ncnn import load_ncnn  # noqa: E402
+from halotile.models.ncnn.modules import aligned  # noqa: E402
 
 F32, RAW_F32, F16, INT8 = 0, 0x0002C056, 0x01306B47, 0x000D4B38
 IMAGE = torch.rand(2, 4, 9, 10, generator=torch.Generator().manual_seed(0)) - 0.4

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from halotile import TiledRestorer, error_curve, inspect_model, restore_tiled, restore_to, verify  # noqa: E402
 from halotile.models.activations import largest_activation  # noqa: E402
-from halotile.models.model import open_model  # noqa: E402
+from halotile.models.kinds import open_model  # noqa: E402
 
 from .published import PUBLISHED, published, spandrel_imported  # noqa: E402
 from .test_untouched import ACTIVITIES, Unchanged, quietly  # noqa: E402

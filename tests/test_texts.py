@@ -185,7 +185,7 @@ from torch import nn  # noqa: E402
 
 import halotile  # noqa: E402
 from halotile import TileError, inspect_model, iter_bands, restore_tiled, restore_to  # noqa: E402
-from halotile.models import model as models  # noqa: E402
+from halotile.models.devices import usable_device  # noqa: E402
 from halotile.testing import assert_seamless  # noqa: E402
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
@@ -309,7 +309,7 @@ def test_more_devices_than_there_are(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match="not 'cuda:2': this torch sees 2 NVIDIA or AMD GPUs, counted from 0"):
-        models.usable_device("cuda:2")
+        usable_device("cuda:2")
 
 
 def test_a_driver_that_fails_is_quoted_by_its_first_sentence(monkeypatch):
@@ -319,7 +319,7 @@ def test_a_driver_that_fails_is_quoted_by_its_first_sentence(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch, "empty", empty)
     with pytest.raises(ValueError, match=r"not 'mps': Could not run 'aten::empty.memory_format' .*'MPS' backend$"):
-        models.usable_device("mps")
+        usable_device("mps")
 
 
 def test_the_command_line_says_it_in_one_short_line(tmp_path, capsys):

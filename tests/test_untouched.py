@@ -31,8 +31,9 @@ from halotile import (  # noqa: E402
     testing,
 )
 from halotile.models.activations import largest_activation  # noqa: E402
-from halotile.models.model import open_model  # noqa: E402
-from halotile.models.untouched import all_modules, shell  # noqa: E402
+from halotile.models.kinds import open_model  # noqa: E402
+from halotile.models.reach import all_modules  # noqa: E402
+from halotile.models.untouched.copies import shell  # noqa: E402
 
 from .architectures import KNOWN  # noqa: E402
 from .networks import seeded  # noqa: E402
@@ -1043,7 +1044,7 @@ def test_a_part_of_a_model_that_is_looked_at_takes_turns_with_it():
 
 def test_who_has_a_turn_waits_for_no_other(monkeypatch):
     """Bands that nobody asks for hold none; two threads with a turn each do not wait for each other."""
-    from halotile.models.untouched import turns
+    from halotile.models.untouched.turns import turns
 
     models = [seeded(Busy) for _ in range(2)]
     bands = iter_bands(IMAGE, models[0], tile_size=32, halo=4, phase=1)
@@ -1059,7 +1060,7 @@ def test_who_has_a_turn_waits_for_no_other(monkeypatch):
 
     together(lambda: both(*models), lambda: both(*reversed(models)))
     assert len(ended) == 2 and not turns.runs and not turns.looks
-    monkeypatch.setattr("halotile.models.untouched.PATIENCE", 0.05)
+    monkeypatch.setattr("halotile.models.untouched.turns.PATIENCE", 0.05)
     with turns.look(models):  # for a thread that this one waits for
         together(lambda: TiledRestorer(models[0], tile_size=32, halo=4, phase=1)(IMAGE[:32, :32]))
     bands.close()

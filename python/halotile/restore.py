@@ -19,7 +19,7 @@ from .auto.knowledge import Knowledge
 from .auto.prepare import open_run, prepare, remember, warn_of_colours
 from .errors import TileError
 from .images.image import Image, check_output_kind
-from .models.untouched import tensors_kept
+from .models.untouched.kept import tensors_kept
 from .options import IMAGE_DTYPES, Options, RestoreOptions, RunOptions, dtype_name, signature_with_options
 from .run import kept_heap
 from .run.assemble import assemble, drained

@@ -24,7 +24,7 @@ from .files.open import file_of, open_source
 from .files.vips import MAX_PIXELS, Path
 from .files.vips_rows import PictureSource
 from .images.image import Image
-from .models.untouched import tensors_kept
+from .models.untouched.kept import tensors_kept
 from .options import Options, RunOptions
 from .restore import TiledRestorer
 from .run import kept_heap

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..images.image import peak_of
 from ..images.values import as_floats
-from ..models.model import TensorModel, open_model
+from ..models.kinds import open_model
+from ..models.model import TensorModel
 from ..plan import Tile, TilePlan
 from ..run.prepared import First, Prepared
 from ..run.report import Precision

@@ -14,8 +14,10 @@ from ..errors import SeamWarning, frames_inside
 from ..images.image import Image, open_image
 from ..inspection.known import about, known_model, known_quick
 from ..models.descriptor import unwrapped
-from ..models.model import Model, channels_of, modules_of
+from ..models.kinds import channels_of
+from ..models.model import Model
 from ..models.needs import needs_of
+from ..models.reach import modules_of
 from ..models.recalled import recalled, told_about, tried_with
 from ..optional import torch_if_loaded
 from ..options import Options

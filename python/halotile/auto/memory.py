@@ -9,7 +9,7 @@ from typing import Any
 
 from ..memory import free_bytes
 from ..models.activations import is_doubtful
-from ..models.model import usable_device
+from ..models.devices import usable_device
 from ..options import DEFAULT_TILE
 from ..run.out_of_memory import next_smaller
 from ..run.prepared import Opened

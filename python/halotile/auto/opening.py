@@ -14,7 +14,9 @@ from ..images.image import Image, check_output_dtype
 from ..layouts import check_layout_found
 from ..memory import is_out_of_memory
 from ..models.activations import warn_about_device
-from ..models.model import EitherModel, Model, open_model, usable_device
+from ..models.devices import usable_device
+from ..models.kinds import open_model
+from ..models.model import EitherModel, Model
 from ..options import Options
 from ..run.assemble import hold_statistics
 from ..run.out_of_memory import smaller

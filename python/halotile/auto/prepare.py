@@ -14,7 +14,8 @@ from ..engine.device_lock import turn
 from ..errors import ColourWarning
 from ..images.image import Image
 from ..images.scan import is_grey
-from ..models.model import Model, open_model
+from ..models.kinds import open_model
+from ..models.model import Model
 from ..run import kept_heap
 from ..run.devices import SLOTS, Devices
 from ..run.nonfinite import check_first_tile

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..inspection.measure import Moves, Shapes, moves_of
-from ..models.model import modules_of
+from ..models.reach import modules_of
 from ..optional import torch_if_loaded
 from ..run.prepared import First, Opened, Prepared
 from .knowledge import Knowledge

@@ -15,8 +15,8 @@ from contextlib import closing, suppress
 from typing import Any
 
 from ..files.formats import FORMATS, check_output
+from ..models.devices import usable_device
 from ..models.load import load_model
-from ..models.model import usable_device
 from ..models.needs import needs_of
 from ..optional import torch_if_loaded
 from ..options import Options

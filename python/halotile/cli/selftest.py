@@ -21,7 +21,8 @@ from ..engine.choose import engine_for
 from ..engine.device import DeviceEngine
 from ..engine.kernel_check import compare
 from ..memory import free_bytes
-from ..models.model import open_model, usable_device
+from ..models.devices import usable_device
+from ..models.kinds import open_model
 from ..restore import restore_tiled
 from ..texts import bytes_text, named, one_line, quoted, shortened
 from ..version import __version__

@@ -19,7 +19,7 @@ from ..cache import keep, kept
 from ..models.descriptor import unwrapped
 from ..models.needs import Needs
 from ..models.recalled import remember
-from ..models.untouched import uncompiled
+from ..models.untouched.copies import uncompiled
 from ..optional import torch_if_loaded
 from ..version import __version__
 

@@ -18,9 +18,14 @@ import numpy as np
 
 from ..memory import is_out_of_memory
 from ..models.around import Shared, looking
-from ..models.model import BadOutput, EmptyOutput, Model, evaluating, modules_of, open_model
+from ..models.kinds import open_model
+from ..models.model import Model
+from ..models.modes import evaluating
 from ..models.needs import needs_of
-from ..models.untouched import copied, preserved, roots_of, uncompiled
+from ..models.outputs import BadOutput, EmptyOutput
+from ..models.reach import modules_of, roots_of
+from ..models.untouched.copies import copied, uncompiled
+from ..models.untouched.snapshot import preserved
 from ..texts import full_text, multiple_told, named
 from .info import Field, GlobalOperation
 from .perturbation import PHASES, Verdict, ends_agree, falsify, field_by_perturbation, repeats

@@ -23,8 +23,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..models.around import Shared, looking, slow_attention, without_memory
 from ..models.exported import FixedShape
-from ..models.model import evaluating
-from ..models.untouched import all_modules, preserved, roots_of, shell, tensors_of, uncompiled, without_hooks
+from ..models.modes import evaluating
+from ..models.reach import all_modules, roots_of
+from ..models.untouched.copies import shell, uncompiled, without_hooks
+from ..models.untouched.snapshot import preserved
+from ..models.untouched.tensors import tensors_of
 from ..texts import full_text, multiple_told, named
 from . import mixes, moves, operators  # noqa: F401 - they enter their rules into the table
 from .operators import RULES, Aligned, Operation

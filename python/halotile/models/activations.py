@@ -17,8 +17,10 @@ from ..memory import available_bytes, free_bytes
 from ..optional import torch_if_loaded
 from ..texts import bytes_text
 from .around import eagerly, looking, without_memory
-from .model import Model, TensorModel, evaluating
-from .untouched import roots_of, shell
+from .model import Model, TensorModel
+from .modes import evaluating
+from .reach import roots_of
+from .untouched.copies import shell
 
 __all__ = ["is_doubtful", "largest_activation", "warn_about_device", "watching", "what_would_fit"]
 

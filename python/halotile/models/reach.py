@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a callable reaches: what it is bound to, closes over, holds or names."""
+"""What a callable can reach: bound objects, closures, attributes and globals; and the modules among it."""
 
 from __future__ import annotations
 
@@ -12,27 +12,32 @@ import threading
 import types
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-__all__ = ["hidden_in", "reachable"]
+from ..optional import torch_if_loaded
 
-FAR = 6  # steps from one module to the next
-WIDE = 2000  # elements of one container
-MOST = 20000  # things that are looked at in one search
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["all_modules", "mentions", "modules_of", "reachable", "roots_of"]
+
+FAR = 6  # steps between two modules
+WIDE = 2000  # elements searched in one container
+MOST = 20000  # objects searched in all
 CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 PLAIN = {bool, int, float, complex, str, bytes, bytearray, range, slice, type(None), type(...), type, types.ModuleType}
-EXACT = {*CONTAINERS, OrderedDict}  # the very types, which say without further ado that they are empty
-REGISTERED = {"_parameters", "_buffers", "_modules"}  # attributes of modules where nothing is hidden
-OF_PYTHON = 1 << 9  # a flag of classes: made by a class statement, and thus with attributes of their own
+EXACT = {*CONTAINERS, OrderedDict}  # types whose truth value says whether they are empty
+REGISTERED = {"_parameters", "_buffers", "_modules"}  # attributes of modules that torch itself searches
+OF_PYTHON = 1 << 9  # a flag of classes that a class statement made
 PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
-OPAQUE = {"torch", "numpy"}  # packages whose objects hold nothing of the user's, but for modules and functions
+OPAQUE = {"torch", "numpy"}  # packages whose objects hold nothing of the user's, except modules and functions
 
 
 def reachable(value: Any, depth: int = 2) -> Iterator[Any]:
-    """A value, and what it leads to in so many steps."""
+    """A value, and all that it reaches within that many steps."""
     yield value
     if depth:
         for one in _next_to(value):
@@ -40,6 +45,7 @@ def reachable(value: Any, depth: int = 2) -> Iterator[Any]:
 
 
 def _next_to(value: Any) -> Iterator[Any]:
+    """What a value reaches in one step."""
     if isinstance(value, functools.partial):
         yield from (value.func, *value.args, *value.keywords.values())
     if isinstance(value, types.MethodType):
@@ -57,7 +63,7 @@ def _next_to(value: Any) -> Iterator[Any]:
 
 
 def _named_by(function: types.FunctionType) -> list[Any]:
-    """What it closes over, its defaults, and the globals in its code; those of torch's own functions are torch's."""
+    """A function's closure, defaults, and the globals in its code, except for torch's functions."""
     names = () if _package_of(function) == "torch" else _globals_in(function.__code__)
     values = [function.__globals__[name] for name in names if name in function.__globals__]
     values += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
@@ -68,13 +74,13 @@ def _named_by(function: types.FunctionType) -> list[Any]:
 
 
 def _package_of(thing: Any) -> str:
-    """Of a function or class."""
+    """The top-level package of a function or class."""
     return str(thing.__module__ or "").partition(".")[0]
 
 
 @functools.lru_cache(4096)
 def _globals_in(code: types.CodeType) -> frozenset[str]:
-    """Names of the globals in a function's code, and in that of functions inside."""
+    """The names of globals in a function's code and in nested functions."""
     names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
     inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return frozenset(names.union(*map(_globals_in, inner)))
@@ -83,16 +89,16 @@ def _globals_in(code: types.CodeType) -> frozenset[str]:
 # ---- far -------------------------------------------------------------------------------------------------------------
 
 
-def hidden_in(things: Iterable[Any], kind: type, parts: Any) -> list[Any]:
-    """Things of a kind: those given, and those that they hold in lists, objects, functions and so on, each before what
-    it leads to. Left out are parts of others that come before them. No property is evaluated, and nothing is called.
+def _hidden_in(things: Iterable[Any], kind: type, parts: Callable[[Any], Iterable[Any]]) -> list[Any]:
+    """Objects of a kind among things and all that these reach through lists, objects, functions and so on, breadth
+    first and without parts of those found earlier. No property is evaluated, and nothing is called.
 
     Args:
-        parts: parts(thing): a thing of the kind, and what of that kind it consists of in ways that everybody can see.
+        parts: a function from an object of the kind to itself and its regular parts, which are of that kind too.
     """
     found: list[Any] = []
     known: dict[int, Any] = {}  # by id: parts of what was found
-    seen: dict[int, Any] = {}  # by id, with a reference: no id is used twice
+    seen: dict[int, Any] = {}  # by id; the reference keeps the id from being reused
     waiting: deque[tuple[Any, int]] = deque((thing, FAR) for thing in things)
     while waiting and len(seen) < MOST + len(known):
         value, depth = waiting.popleft()
@@ -114,7 +120,7 @@ def hidden_in(things: Iterable[Any], kind: type, parts: Any) -> list[Any]:
 
 
 def _may_hold(value: Any) -> bool:
-    """Whether it is worth looking into: most attributes are numbers, and hooks that are none."""
+    """Whether to search a value: most attributes are numbers or empty dicts of hooks."""
     kind = type(value)
     if kind in EXACT:
         return bool(value) and not (kind is tuple and PLAIN.issuperset(map(type, value)))
@@ -122,13 +128,14 @@ def _may_hold(value: Any) -> bool:
 
 
 def _behind(proxy: Any) -> Any:
-    with contextlib.suppress(ReferenceError, AttributeError):  # it is gone
+    """The object of a weak proxy, or None."""
+    with contextlib.suppress(ReferenceError, AttributeError):  # it was collected
         return proxy.__init__.__self__
     return None
 
 
 def _steps(value: Any) -> Iterator[Any]:
-    """What a thing holds."""
+    """What an object holds."""
     own = type(value)
     if issubclass(own, CONTAINERS):
         yield from itertools.islice(_elements(value, own), WIDE)
@@ -152,14 +159,14 @@ def _steps(value: Any) -> Iterator[Any]:
 
 
 def _elements(value: Any, own: type) -> Iterator[Any]:
-    """Of a container, also of one that has an opinion of its own about what its elements are."""
+    """The elements of a container, even if its class overrides `__iter__`."""
     base = next(one for one in CONTAINERS if issubclass(own, one))
     elements = base.__iter__(value)
     return itertools.chain(dict.values(value), elements) if base is dict else elements
 
 
 def _attributes(value: Any, others: Collection[str] = ()) -> Iterator[Any]:
-    """Values of attributes and slots, but for some names."""
+    """The values of attributes and slots, except for the attributes named in others."""
     with contextlib.suppress(AttributeError, TypeError):
         own = list(itertools.islice(object.__getattribute__(value, "__dict__").items(), WIDE))
         yield from (one for name, one in own if name not in others)
@@ -174,8 +181,7 @@ def _slots_of(cls: type) -> list[Any]:
 
 
 def _of_class(cls: type, kind: type, seen: dict[int, Any]) -> Iterator[Any]:
-    """Attributes of a class and of those that it is derived from, and the methods that running it leads to: they close
-    over things and name some."""
+    """The attributes of a class and its bases that `forward` may use: methods have closures and name globals."""
     own = [one for one in cls.__mro__ if not issubclass(kind, one) and _package_of(one) not in OPAQUE]
     used = _names_used([vars(one) for one in own])
     for one in own:
@@ -185,7 +191,7 @@ def _of_class(cls: type, kind: type, seen: dict[int, Any]) -> Iterator[Any]:
 
 
 def _names_used(classes: list[Mapping[str, Any]]) -> set[str]:
-    """Names in `forward`, and in whatever of the classes goes by one of these names."""
+    """The names in `forward`, and in all attributes of the classes that have such a name."""
     used, new = set(), {"forward", "__call__"}
     while new:
         used |= new
@@ -200,3 +206,34 @@ def _names_used(classes: list[Mapping[str, Any]]) -> set[str]:
 def _all_names(code: types.CodeType) -> frozenset[str]:
     inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return frozenset({*code.co_names}.union(*map(_all_names, inner)))
+
+
+# ---- modules ---------------------------------------------------------------------------------------------------------
+
+
+def roots_of(*things: Any) -> list[torch.nn.Module]:
+    """The modules among things, and modules that these reach other than as submodules: in lists, objects, closures.
+    With their submodules, they are all that a run may use, as far as can be seen."""
+    import torch
+
+    return _hidden_in(things, torch.nn.Module, torch.nn.Module.modules)
+
+
+def all_modules(*things: Any) -> list[torch.nn.Module]:
+    """`roots_of` things and their submodules, once each."""
+    return list({id(inner): inner for root in roots_of(*things) for inner in root.modules()}.values())
+
+
+def modules_of(model: Any) -> list[torch.nn.Module]:
+    """The modules that a callable is bound to, closes over, or names as globals."""
+    kind = torch_if_loaded().nn.Module
+    return list({id(value): value for value in reachable(model) if isinstance(value, kind)}.values())
+
+
+def mentions(model: Any, package: str) -> bool:
+    """Whether a callable reaches something from a package."""
+    for value in reachable(model):
+        name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+        if isinstance(name, str) and name.split(".")[0] == package:
+            return True
+    return False

@@ -15,7 +15,8 @@ from ..errors import ModelOutputError, TileError
 from ..images.channels import Part, Unfit, apart, arranged, routes
 from ..inspection.known import FORMATS
 from ..memory import is_out_of_memory
-from ..models.model import TensorModel, channels_of
+from ..models.kinds import channels_of
+from ..models.model import TensorModel
 from ..models.needs import Needs
 from ..options import Options
 from ..plan import Box, Tile, TilePlan

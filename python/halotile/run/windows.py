@@ -19,7 +19,8 @@ from ..images.image import Image
 from ..images.scan import alpha_of
 from ..images.values import Values
 from ..memory import is_out_of_memory
-from ..models.model import BadOutput, EitherModel, Model
+from ..models.model import EitherModel, Model
+from ..models.outputs import BadOutput
 from ..optional import torch_if_loaded
 from ..plan import Tile, TilePlan
 from ..texts import full_text, named, quoted

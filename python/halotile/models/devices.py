@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""The device to run on, and why torch cannot use a device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..optional import torch_if_loaded
+from ..texts import quoted
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["default_device", "usable_device"]
+
+ACCELERATORS = {"mps": "Apple GPU", "cuda": "NVIDIA or AMD GPU", "xpu": "Intel GPU"}
+
+
+def usable_device(device: Any) -> torch.device | None:
+    """The torch.device for what the user gave; None for None. Raises ValueError if torch cannot use it."""
+    if device is None:
+        return None
+    torch = torch_if_loaded()
+    text = f"device must be one that torch can use here, not {device!r:.80}"
+    try:
+        asked = torch.device(device)
+    except Exception as error:  # torch raises many kinds
+        raise ValueError(f"{text}: torch has no such device") from error
+    missing = _why_missing(asked)
+    if missing is not None:
+        raise ValueError(f"{text}: {missing}")
+    try:
+        return torch.empty(0, device=asked).device
+    except Exception as error:  # drivers raise any kind
+        raise ValueError(f"{text}: {quoted(error)}") from error
+
+
+def _why_missing(device: torch.device) -> str | None:
+    """Why torch cannot use a device, if torch says so without using it."""
+    torch = torch_if_loaded()
+    if device.type == "meta":
+        return "meta tensors hold no values"
+    backend = torch.backends.mps if device.type == "mps" else getattr(torch, device.type, None)
+    name = ACCELERATORS.get(device.type, f"{device.type} device")
+    if hasattr(backend, "is_available") and not backend.is_available():
+        return f"this torch sees no {name}"
+    count = backend.device_count() if device.index is not None and hasattr(backend, "device_count") else None
+    if count is not None and device.index >= count:
+        return f"this torch sees {count} {name}{'' if count == 1 else 's'}, counted from 0"
+    return None
+
+
+def default_device(device: Any) -> torch.device:
+    """The device the user asked for, else the first available of MPS, CUDA and CPU."""
+    if device is not None:
+        return usable_device(device)
+    torch = torch_if_loaded()
+    if torch.backends.mps.is_available():
+        return usable_device("mps")  # with its index, as tensors have it
+    return usable_device("cuda" if torch.cuda.is_available() else "cpu")
