@@ -43,7 +43,7 @@ LONGER = {
     "python/halotile/inspection/structure.py": "613: the pass over operators, which is on trial",
     "python/halotile/inspection/measure.py": "612: what is measured of a model, one question after the other",
     "python/halotile/cli/batch.py": "533: many files by one restorer",
-    "python/halotile/auto/tiles.py": "451: the tuner's choices and probes share their state",
+    "python/halotile/auto/tiles.py": "462: the tuner's choices and probes share their state",
 }
 
 

@@ -17,7 +17,7 @@ from halotile import _torch  # noqa: E402
 from halotile.engine import torch_verbs  # noqa: E402
 from halotile.engine.kernel_check import compare  # noqa: E402
 
-PACKAGE = Path(torch_verbs.__file__).parent
+PACKAGE = Path(__file__).parents[1] / "python" / "halotile"
 
 
 def read_arguments():

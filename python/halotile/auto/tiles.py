@@ -2,7 +2,8 @@
 """tile_size="auto", batch_size="auto", memory_limit: tiles chosen for the user's model on this machine.
 
     a first, small window -> which cuts of the image memory allows -> a few probes, larger and larger
-    -> the least predicted total: pixels of the balanced plan x measured cost of a pixel
+    -> the least predicted total, pixels of the balanced plan x measured cost of a pixel; of totals within 5 % of it the
+       one that takes least memory
 
 Probes are real windows of the image, and as long as 5 % of the run at most. Larger windows than those that were tried
 are taken to cost as much a pixel as the largest one tried: with the heap kept that is so. The first batch of what was
@@ -51,6 +52,7 @@ LARGEST = 2048  # a tile's side, except for bands
 ASPECT = 4  # of tiles that are not as wide as the image
 GROWTH = 2.0  # of windows from probe to probe
 TRUSTED = {True: 64, False: 4}  # windows so many times as large as any tried are considered: heap kept, or not
+NEARLY = 1.05  # of the least time: what takes less memory is worth so much
 BETTER = 0.9  # of the time: to change the choice once its first batch was timed
 CHANGES = 3  # of mind, at most
 BATCHES = (2, 4, 8)
@@ -310,13 +312,17 @@ class Tuner:
         return (cost or 1.0) * calls * choice.pixels
 
     def _best(self, choices: list[Choice], but: Choice | None = None) -> Choice:
-        """The least predicted total; the first that fits where tiles and batches are given.
+        """Of those whose predicted total is nearly the least, the one that takes least memory; the first that fits
+        where tiles and batches are given.
 
         but: the choice so far, which stays unless another is clearly better."""
         if "auto" not in (self.asked.tile_size, self.asked.batch_size):
             return choices[0]
         trusted = [choice for choice in choices if self._is_trusted(choice)] or [min(choices, key=lambda c: c.pixels)]
-        best = min(trusted, key=lambda choice: (self._predicted(choice), choice.pixels))
+        seconds = {id(choice): self._predicted(choice) for choice in trusted}
+        most = NEARLY * min(seconds.values())
+        near = [choice for choice in trusted if seconds[id(choice)] <= most]
+        best = min(near, key=lambda choice: (self._bytes(choice) or self._held(choice), seconds[id(choice)]))
         if but is not None and self._predicted(best) > BETTER * self._predicted(but):
             return but
         return best
@@ -421,7 +427,8 @@ class Tuner:
         if seconds is None:
             why = "the largest that memory_limit allows"
         else:
-            why = f"the least time predicted of {count} ways to cut the image, {seconds:.3g} s: {1e6 * timed:.3g} us a "
+            why = f"of {count} ways to cut the image, the least memory within 5 % of the least time predicted, "
+            why += f"{seconds:.3g} s: {1e6 * timed:.3g} us a "
             why += f"pixel, {more:.2f} times the image's pixels"
         if size is None and self.limit is not None:
             why += "; without what the model itself takes, which cannot be seen"
