@@ -13,8 +13,9 @@ from torch import nn  # noqa: E402
 
 from halotile import TiledRestorer, TileError, restore_tiled  # noqa: E402
 from halotile.inspection import Field, GlobalOperation, ModelInfo, inspect_model  # noqa: E402
-from halotile.inspection.measure import Runner, find_shapes  # noqa: E402
 from halotile.inspection.perturbation import falsify, field_by_perturbation  # noqa: E402
+from halotile.inspection.runner import Runner  # noqa: E402
+from halotile.inspection.shapes import find_shapes  # noqa: E402
 
 from . import reference  # noqa: E402
 from .architectures import KNOWN, SRVGG, Coordinates, Noisy, RRDBNet, UNet, chain, conv  # noqa: E402
