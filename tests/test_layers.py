@@ -41,7 +41,6 @@ LONGEST = {".py": 450, ".c": 400, ".h": 400, ".cpp": 400}
 # Longer files, each with its reason.
 LONGER = {
     "python/halotile/models/ncnn.py": "842: the reader and the layers of one file format",
-    "python/halotile/inspection/structure.py": "613: the pass over operators, which is on trial",
     "python/halotile/files/picture.py": "579: libvips' formats share their checks",
     "python/halotile/models/model.py": "541: every kind of callable as one",
     "python/halotile/cli/batch.py": "533: many files by one restorer",
