@@ -138,17 +138,16 @@ def _kind(one: GlobalOperation, told: tuple[GlobalOperation, ...], own: tuple[Gl
     return one.kind if one.kind in alike or not alike else alike[0]
 
 
-def _compare_fields(told: Any, result: Measured, globally: bool) -> None:
+def _compare_fields(told: Field | None, result: Measured, globally: bool) -> None:
     if told is None:
         if globally:
             result.field = None
         if (result.field is None) == globally:
             _add(result, "receptive_field")
         return
-    claim = Field(*told)
-    _agree(result, "receptive_field", result.field, claim)
+    _agree(result, "receptive_field", result.field, told)
     if result.field is not None:
-        result.field = result.field.union(claim)
+        result.field = result.field.union(told)
 
 
 def _agree(result: Measured, name: str, own: Any, told: Any) -> None:

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -20,25 +20,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ..models.around import looking
 from ..models.exported import FixedShape
 from ..models.untouched import preserved, shell, uncompiled, without_hooks
+from .info import Field
 from .rowmaps import Event, Value
 from .tracer import Failure, Look, look_at
 
-__all__ = ["Reach", "Structure", "analyse"]
+__all__ = ["Structure", "analyse"]
 
 LARGEST_SIDE = 1024  # of the images that the model is asked about, in pixels
-
-
-class Reach(NamedTuple):
-    """How far an output pixel sees, in input pixels.
-
-    With scale `s` and loss `l`, pixel `o` of the model's output stands for pixel `O = o + l`, and may depend on input
-    columns `floor(O / s) - left` to `floor(O / s) + right`, and rows accordingly; the largest over all `o`, at least 0.
-    """
-
-    left: int
-    right: int
-    top: int
-    bottom: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +47,7 @@ class Structure:
     """
 
     scale: Fraction | None = None
-    receptive_field: Reach | None = None
+    receptive_field: Field | None = None
     phase: tuple[int, int] | None = None
     loss: tuple[int, int] | None = None
     global_operations: tuple[tuple[str, str, str], ...] = ()
@@ -198,7 +186,7 @@ def _structure(first: Look, last: Look) -> Structure:
     scale, loss, problem = _scale_and_loss(looks, value)
     met = sorted(value.events)
     unknown = _places(met, "unknown") + _places(met, "strip") + ((("", problem),) if problem else ())
-    reach = _reach(value, loss or (0, 0)) if scale is not None and not unknown else None
+    field = _field(value, loss or (0, 0)) if scale is not None and not unknown else None
     notes = _notes([value])
     if first is last:
         notes += (f"seen at {last.size[0]}x{last.size[1]} only: what depends on the size of the image is not told",)
@@ -206,7 +194,7 @@ def _structure(first: Look, last: Look) -> Structure:
         notes += ("the output is not the image times the scale less as many pixels at one end as at the other",)
     return Structure(
         scale=scale,
-        receptive_field=reach,
+        receptive_field=field,
         phase=None if unknown else value.phase,
         loss=loss,
         global_operations=_global_operations(met),
@@ -255,7 +243,7 @@ def _scale_and_loss(looks: list[Look], value: Value) -> tuple[Fraction | None, t
     return scale, (missing[0].numerator // 2, missing[1].numerator // 2), ""
 
 
-def _reach(value: Value, loss: tuple[int, int]) -> Reach | None:
+def _field(value: Value, loss: tuple[int, int]) -> Field | None:
     """None if it is everything."""
     ends: list[int] = []
     for rows, lost in ((value.maps[1], loss[1]), (value.maps[0], loss[0])):
@@ -268,4 +256,4 @@ def _reach(value: Value, loss: tuple[int, int]) -> Reach | None:
                 center = (row + lost) * rows.shift // rows.period
                 before, after = max(before, center - int(lo)), max(after, int(hi) - center)
         ends += [before, after]
-    return Reach(*ends)
+    return Field(*ends)
