@@ -9,16 +9,16 @@ import itertools
 
 import torch
 
-from .operators import POOLING, Operation, dims_of, pointwise, rule
+from .operators import POOLING, Operation, dims_of, pointwise_rows, rule
 from .rowmaps import Value, joined, mixed, opaque, spatial
 
 
 @rule("mean", "amax", "amin", "max", "min", kind=POOLING)
 @rule("sum", "prod", "var", "std", "var_mean", "std_mean", "logsumexp", "linalg_vector_norm", "norm", kind="reduction")
 @rule("any", "all", "argmax", "argmin", "nansum", "median", "mode", "count_nonzero", kind="reduction")
-def reduced(op: Operation, kind: str) -> Value:
+def reduction_rows(op: Operation, kind: str) -> Value:
     if op.name.endswith(".other"):
-        return pointwise(op)
+        return pointwise_rows(op)
     value = op.value("self")
     dims = dims_of(op, value)
     value = mixed(value, dims, op.event(kind))
@@ -30,20 +30,20 @@ def reduced(op: Operation, kind: str) -> Value:
 
 @rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", kind="attention")
 @rule("cumsum", "cumprod", "logcumsumexp", kind="reduction")
-def normalised_along(op: Operation, kind: str) -> Value:
+def along_one_rows(op: Operation, kind: str) -> Value:
     value = op.value("self")
     return mixed(value, dims_of(op, value), op.event(kind), keep=True)
 
 
 @rule("native_layer_norm", "_fused_rms_norm")
-def layer_norm(op: Operation) -> Value:
+def layer_norm_rows(op: Operation) -> Value:
     value = op.value("input")
     count = len(op["normalized_shape"])
     dims = range(len(value.dims) - count, len(value.dims))
-    return weighed(op, mixed(value, dims, op.event("reduction"), keep=True), "weight", "bias")
+    return with_weights(op, mixed(value, dims, op.event("reduction"), keep=True), "weight", "bias")
 
 
-def weighed(op: Operation, value: Value, *names: str) -> Value:
+def with_weights(op: Operation, value: Value, *names: str) -> Value:
     for name in names:
         if op.arguments.get(name) is not None:
             value = joined([value, op.known(op[name])]) if op.known(op[name]) else op.with_constant(value, op[name])
@@ -51,14 +51,14 @@ def weighed(op: Operation, value: Value, *names: str) -> Value:
 
 
 @rule("native_group_norm")
-def group_norm(op: Operation) -> Value:
+def group_norm_rows(op: Operation) -> Value:
     value = op.value("input")
     return mixed(value, range(1, len(value.dims)), op.event("group norm"), keep=True)
 
 
 @rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
 @rule("_batch_norm_no_update", "miopen_batch_norm")
-def batch_norm(op: Operation) -> Value:
+def batch_norm_rows(op: Operation) -> Value:
     value = op.value("input")
     if not op.arguments.get("training"):
         return value
@@ -66,7 +66,7 @@ def batch_norm(op: Operation) -> Value:
 
 
 @rule("_fft_r2c", "_fft_c2c", "_fft_c2r")
-def transformed(op: Operation) -> Value:
+def fourier_rows(op: Operation) -> Value:
     value = op.value("self")
     dims = dims_of(op, value)
     value = mixed(value, dims, op.event("fft"))
@@ -78,18 +78,18 @@ def transformed(op: Operation) -> Value:
 @rule("mm", "bmm", names=("self", "mat2"))
 @rule("addmm", names=("mat1", "mat2"))
 @rule("baddbmm", names=("batch1", "batch2"))
-def multiplied(op: Operation, names: tuple[str, str]) -> Value:
-    value = contracted(op, op[names[0]], op[names[1]])
+def product_rows(op: Operation, names: tuple[str, str]) -> Value:
+    value = contracted_rows(op, op[names[0]], op[names[1]])
     added = op.arguments.get("self") if "add" in op.name else None
-    return value if added is None else _plus(op, value, added)
+    return value if added is None else plus_rows(op, value, added)
 
 
-def _plus(op: Operation, value: Value, added: torch.Tensor) -> Value:
+def plus_rows(op: Operation, value: Value, added: torch.Tensor) -> Value:
     known = op.known(added)
     return op.with_constant(value, added) if known is None else joined([value, known])
 
 
-def contracted(op: Operation, left: torch.Tensor, right: torch.Tensor) -> Value:
+def contracted_rows(op: Operation, left: torch.Tensor, right: torch.Tensor) -> Value:
     """A matrix product. Where both sides have rows, each of the left's comes to depend on all of the right's."""
     a, b, last = op.known(left), op.known(right), left.dim() - 1
     if a is not None:
@@ -113,7 +113,7 @@ def contracted(op: Operation, left: torch.Tensor, right: torch.Tensor) -> Value:
 
 @rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention")
 @rule("_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention")
-def attended(op: Operation) -> Value:
+def attention_rows(op: Operation) -> Value:
     query, key, content = (op.value(name) for name in ("query", "key", "value"))
     attention = op.event("attention")
     query = mixed(query, [3], attention).with_dim(3)
@@ -125,5 +125,5 @@ def attended(op: Operation) -> Value:
     for name in ("attn_mask", "attn_bias"):
         mask = op.arguments.get(name)
         if mask is not None:
-            result = _plus(op, result, mask.amax(-1, keepdim=True))
+            result = plus_rows(op, result, mask.amax(-1, keepdim=True))
     return result.with_dim(3, *(result.dims[3] or opaque(op.shape[3])))

@@ -10,7 +10,7 @@ from .rowmaps import EVERYWHERE, Dim, Part, Unknown, Value, coalesced, dim_size,
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten")
-def viewed(op: Operation) -> Value:
+def view_rows(op: Operation) -> Value:
     return regrouped(op.value("self"), op.shape)
 
 
@@ -37,7 +37,7 @@ def regrouped(value: Value, shape: Sequence[int]) -> Value:
 
 
 @rule("view_as_real", "view_as_complex")
-def as_pairs(op: Operation) -> Value:
+def pairs_rows(op: Operation) -> Value:
     value = op.value("self")
     if "view_as_real" in op.name:
         return value.with_dims((*value.dims, opaque(2)))
@@ -47,13 +47,13 @@ def as_pairs(op: Operation) -> Value:
 
 
 @rule("permute", "permute_copy")
-def permuted(op: Operation) -> Value:
+def permute_rows(op: Operation) -> Value:
     value = op.value("self")
     return value.with_dims(value.dims[dim] for dim in op["dims"])
 
 
 @rule("transpose", "t", "swapaxes", "numpy_T", "mT")
-def swapped(op: Operation) -> Value:
+def transpose_rows(op: Operation) -> Value:
     value = op.value("self")
     dims = list(value.dims)
     first, second = op.arguments.get("dim0", 0), op.arguments.get("dim1", -1)
@@ -63,12 +63,12 @@ def swapped(op: Operation) -> Value:
 
 
 @rule("unsqueeze", "squeeze")
-def squeezed(op: Operation) -> Value:
+def squeeze_rows(op: Operation) -> Value:
     return regrouped(op.value("self"), op.shape)
 
 
 @rule("repeat")
-def repeated(op: Operation) -> Value:
+def repeat_rows(op: Operation) -> Value:
     value = op.value("self")
     dims = ((),) * (len(op.shape) - len(value.dims)) + value.dims
     if any(spatial(dim) and dim_size(dim) != size for dim, size in zip(dims, op.shape, strict=True)):
@@ -77,7 +77,7 @@ def repeated(op: Operation) -> Value:
 
 
 @rule("select")
-def selected(op: Operation) -> Value:
+def select_rows(op: Operation) -> Value:
     value = op.value("self")
     dim = op["dim"] % len(value.dims)
     place = op["index"] % dim_size(value.dims[dim])
@@ -86,7 +86,7 @@ def selected(op: Operation) -> Value:
 
 
 @rule("slice")
-def sliced(op: Operation) -> Value:
+def slice_rows(op: Operation) -> Value:
     value = op.value("self")
     dim = op["dim"] % len(value.dims)
     start, end, step = slice(op["start"], op["end"], op["step"]).indices(dim_size(value.dims[dim]))
@@ -94,7 +94,7 @@ def sliced(op: Operation) -> Value:
 
 
 @rule("split", "split_with_sizes", "unbind", "chunk", "unsafe_split", "unsafe_chunk")
-def divided(op: Operation) -> list[Value]:
+def split_rows(op: Operation) -> list[Value]:
     value = op.value("self")
     dim, start, results = op.arguments.get("dim", 0) % len(value.dims), 0, []
     for output in op.outputs:
@@ -138,7 +138,7 @@ def strip(op: Operation, value: Value, index: int, size: int) -> Value:
 
 
 @rule("slice_scatter")
-def scattered(op: Operation) -> Value:
+def slice_scatter_rows(op: Operation) -> Value:
     source, base = op.known(op["src"]), op.known(op["self"])
     dim, extent = op["dim"] % len(op.shape), op.shape[op["dim"]]
     start, end, step = slice(op["start"], op["end"], op["step"]).indices(extent)
@@ -179,7 +179,7 @@ def _over_base(op: Operation, values: Sequence[Value], dim: int) -> Value:
 
 
 @rule("select_scatter")
-def scattered_one(op: Operation) -> Value:
+def select_scatter_rows(op: Operation) -> Value:
     dim = op["dim"] % len(op.shape)
     source = op.known(op["src"])
     base = op.known(op["self"])
@@ -195,7 +195,7 @@ def scattered_one(op: Operation) -> Value:
 
 
 @rule("roll")
-def rolled(op: Operation) -> Value:
+def roll_rows(op: Operation) -> Value:
     value = op.value("self")
     if not op["dims"]:
         raise Unknown("an image rolled as one row")
@@ -207,7 +207,7 @@ def rolled(op: Operation) -> Value:
 
 
 @rule("flip")
-def flipped(op: Operation) -> Value:
+def flip_rows(op: Operation) -> Value:
     value = op.value("self")
     if any(spatial(value.dims[dim]) for dim in dims_of(op, value, "dims")):
         raise Unknown("a mirrored image")
@@ -217,7 +217,7 @@ def flipped(op: Operation) -> Value:
 @rule("constant_pad_nd", kind="")
 @rule("reflection_pad1d", "reflection_pad2d", kind="mirrored")
 @rule("replication_pad1d", "replication_pad2d", kind="repeated")
-def padded(op: Operation, kind: str) -> Value:
+def padding_rows(op: Operation, kind: str) -> Value:
     value = op.value("self")
     pads = op["pad"] if "pad" in op.arguments else op["padding"]
     for place in range(len(pads) // 2):
@@ -232,7 +232,7 @@ def padded(op: Operation, kind: str) -> Value:
 
 
 @rule("im2col")
-def unfolded(op: Operation) -> Value:
+def im2col_rows(op: Operation) -> Value:
     value = op.value("self")
     value = mixed(value, [1], op.event("reduction"))
     for place in (0, 1):
@@ -246,7 +246,7 @@ def unfolded(op: Operation) -> Value:
 
 
 @rule("col2im")
-def folded(op: Operation) -> Value:
+def col2im_rows(op: Operation) -> Value:
     value = mixed(op.value("self"), [1], op.event("reduction"))
     if len(value.dims[2]) != 2 or [part.axis for part in value.dims[2]] != [0, 1]:
         raise Unknown("patches that are not rows of patches")
@@ -258,7 +258,7 @@ def folded(op: Operation) -> Value:
 
 
 @rule("unfold")
-def slid(op: Operation) -> Value:
+def unfold_rows(op: Operation) -> Value:
     value = op.value("self")
     dim = op["dimension"] % len(value.dims)
     value = windowed(value, dim, op.shape[dim], range(op["size"]), op["step"])
@@ -266,7 +266,7 @@ def slid(op: Operation) -> Value:
 
 
 @rule("index_select", "index", "gather", "topk", "sort", "argsort")
-def picked(op: Operation) -> Value:
+def index_rows(op: Operation) -> Value:
     """Elements chosen by number or by size: channels may be, rows may not."""
     value = op.value("self")
     chosen = op.arguments.get("index", op.arguments.get("indices"))
@@ -285,7 +285,7 @@ def picked(op: Operation) -> Value:
 
 
 @rule("pixel_shuffle")
-def shuffled(op: Operation) -> Value:
+def pixel_shuffle_rows(op: Operation) -> Value:
     (*batch, channels, height, width), factor = op.value("self").shape, op["upscale_factor"]
     rank = len(batch)
     value = regrouped(op.value("self"), [*batch, channels // factor**2, factor, factor, height, width])
@@ -294,7 +294,7 @@ def shuffled(op: Operation) -> Value:
 
 
 @rule("pixel_unshuffle")
-def unshuffled(op: Operation) -> Value:
+def pixel_unshuffle_rows(op: Operation) -> Value:
     (*batch, channels, height, width), factor = op.value("self").shape, op["downscale_factor"]
     rank = len(batch)
     shape = [*batch, channels, height // factor, factor, width // factor, factor]

@@ -105,7 +105,7 @@ def dims_of(op: Operation, value: Value, name: str = "dim") -> list[int]:
 # Beside these, all that torch tags as pointwise.
 @rule("_prelu_kernel", "prelu", "rrelu_with_noise_functional", "masked_fill", "where", "complex", "real", "imag")
 @rule("addcmul", "addcdiv", "lerp", "fill")
-def pointwise(op: Operation) -> Value:
+def pointwise_rows(op: Operation) -> Value:
     return with_excitation(op, op.joined(op.tensors()))
 
 
@@ -123,17 +123,17 @@ POOLING = "global pooling"
 
 
 @rule("alias", "clone", "detach", "contiguous", "_to_copy", "to", "lift_fresh", "lift_fresh_copy", "_conj")
-def same(op: Operation) -> Value:
+def same_rows(op: Operation) -> Value:
     return op.joined(op.tensors()[:1])
 
 
 @rule("copy")
-def copied(op: Operation) -> Value:
+def copy_rows(op: Operation) -> Value:
     return broadcast(op.value("src"), op.shape)
 
 
 @rule("expand")
-def expanded(op: Operation) -> Value:
+def expand_rows(op: Operation) -> Value:
     return broadcast(op.value("self"), op.shape)
 
 
@@ -145,7 +145,7 @@ def broadcast(value: Value, shape: Sequence[int]) -> Value:
 
 
 @rule("cat")
-def concatenated(op: Operation) -> Value:
+def cat_rows(op: Operation) -> Value:
     tensors = [tensor for tensor in op["tensors"] if tensor.numel()]
     dim = op["dim"] % len(op.shape)
     values = [op.known(tensor) for tensor in tensors]
@@ -168,7 +168,7 @@ def at_edges(op: Operation, result: Value, others: Sequence[Value], count: int) 
 
 
 @rule("stack")
-def stacked(op: Operation) -> Value:
+def stack_rows(op: Operation) -> Value:
     value = op.joined(op["tensors"])
     dim = op["dim"] % len(op.shape)
     return value.with_dims((*value.dims[:dim], opaque(op.shape[dim]), *value.dims[dim:]))
@@ -224,7 +224,7 @@ def transposed(value: Value, index: int, size: int, taps: Sequence[int], stride:
 
 
 @rule("convolution", "_convolution")
-def convolved(op: Operation) -> Value:
+def convolution_rows(op: Operation) -> Value:
     value, weight = op.value("input"), op.known(op["weight"])
     count = len(value.dims) - 2
     if weight is not None:  # made from the image: fine if the same for all of it
@@ -243,7 +243,7 @@ def convolved(op: Operation) -> Value:
 
 
 @rule("max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "avg_pool1d", "max_pool1d")
-def pooled(op: Operation) -> Value:
+def pooling_rows(op: Operation) -> Value:
     value = op.value("self")
     count = 1 if "1d" in op.name else 2
     kernel = per_axis(op["kernel_size"], count)
@@ -257,7 +257,7 @@ def pooled(op: Operation) -> Value:
 
 
 @rule("_adaptive_avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
-def adapted(op: Operation) -> Value:
+def adaptive_pooling_rows(op: Operation) -> Value:
     value = op.value("self")
     for index in (len(value.dims) - 2, len(value.dims) - 1):
         if op.shape[index] == 1:
@@ -292,7 +292,7 @@ def _support(center: Fraction, reach: Fraction) -> list[int]:
 @rule("upsample_bicubic2d", kind="cubic")
 @rule("_upsample_bilinear2d_aa", kind="linear_aa")
 @rule("_upsample_bicubic2d_aa", kind="cubic_aa")
-def resized(op: Operation, kind: str) -> Value:
+def resampling_rows(op: Operation, kind: str) -> Value:
     value = op.value("self" if "self" in op.arguments else "input")
     if op.arguments.get("align_corners"):
         raise Aligned

@@ -41,7 +41,7 @@ class NotInTable(Exception):
 # ---- convolutions and matrix products --------------------------------------------------------------------------------
 
 
-def convolution(mode, func, args, kwargs):
+def convolution_positions(mode, func, args, kwargs):
     seen, weight, _, stride, padding, dilation, transposed, extra, groups = args[:9]
     dims = weight.ndim - 2
     if mode.carries(weight) or seen.ndim != weight.ndim:
@@ -72,7 +72,7 @@ def convolution(mode, func, args, kwargs):
         pool = (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)[dims - 1]
         result = pool(seen, list(kernel), stride, 0, dilation).unsqueeze(2)
         return result.expand(-1, -1, len(taps) // groups, *result.shape[3:]).flatten(1, 2).contiguous()
-    return taken(seen, taps, stride, dilation, groups)
+    return farthest_of_taps(seen, taps, stride, dilation, groups)
 
 
 def _spaced(seen: torch.Tensor, dim: int, stride: int) -> torch.Tensor:
@@ -85,7 +85,7 @@ def _spaced(seen: torch.Tensor, dim: int, stride: int) -> torch.Tensor:
     return spaced.flatten(dim, dim + 1)
 
 
-def taken(seen: torch.Tensor, taps: torch.Tensor, stride, dilation, groups: int) -> torch.Tensor:
+def farthest_of_taps(seen: torch.Tensor, taps: torch.Tensor, stride, dilation, groups: int) -> torch.Tensor:
     """The farthest of what the taps (outputs, inputs of a group, *kernel) take, some of which are zero."""
     outputs, inputs, *kernel = taps.shape
     grouped = seen.unflatten(1, (groups, inputs))
@@ -140,11 +140,11 @@ def product(mode, a, b):
     return mode.spread(kind, torch.cat(parts), result, torch.full_like(result, NOTHING), taken)
 
 
-def matrix_product(mode, func, args, kwargs):
+def product_positions(mode, func, args, kwargs):
     return product(mode, args[0], args[1])
 
 
-def added_product(mode, func, args, kwargs):
+def added_product_positions(mode, func, args, kwargs):
     bias, a, b = args[:3]
     result = (
         product(mode, a, b) if mode.carries(a) or mode.carries(b) else torch.full((a.shape[-2], b.shape[-1]), NOTHING)
@@ -152,7 +152,7 @@ def added_product(mode, func, args, kwargs):
     return torch.maximum(result, mode.real(bias)).contiguous()
 
 
-def attention(mode, func, args, kwargs):
+def attention_positions(mode, func, args, kwargs):
     """Scaled dot products: queries with the keys and values that a constant mask leaves them."""
     query, key, value = (mode.real(one) if mode.carries(one) else torch.full(one.shape, NOTHING) for one in args[:3])
     mask = kwargs.get("attn_mask")
@@ -176,7 +176,7 @@ def over(mode, seen, dims, keep, kind="global pooling"):
     return mode.spread(kind, seen, result, torch.full_like(result, NOTHING))
 
 
-def reduction(mode, func, args, kwargs):
+def reduction_positions(mode, func, args, kwargs):
     """Several elements become one; with `dim`, along those dimensions."""
     if len(args) > 1 and isinstance(args[1], torch.Tensor):  # max(a, b)
         return mode.pointwise(func, args, kwargs)
@@ -185,7 +185,7 @@ def reduction(mode, func, args, kwargs):
     return result if len(func._schema.returns) == 1 else (result, result.clone())
 
 
-def along_one(kind: str):
+def along_one_positions(kind: str):
     """Softmax and the like: each element takes in all along a dimension, and stays where it is."""
 
     def run(mode, func, args, kwargs):
@@ -196,13 +196,13 @@ def along_one(kind: str):
     return run
 
 
-def cumulative(mode, func, args, kwargs):
+def cumulative_positions(mode, func, args, kwargs):
     seen = mode.real(args[0])
     result = torch.cummax(seen, args[1])[0]
     return mode.spread("sum along an axis", seen, result, seen.clone())
 
 
-def group_norm(mode, func, args, kwargs):
+def group_norm_positions(mode, func, args, kwargs):
     x, n, groups = mode.real(args[0]), args[3], args[6]
     flat = x.reshape(n * groups, -1)
     seen = flat.amax(1, keepdim=True)
@@ -210,14 +210,14 @@ def group_norm(mode, func, args, kwargs):
     return result, seen.reshape(n, groups).clone(), seen.reshape(n, groups).clone()
 
 
-def layer_norm(mode, func, args, kwargs):
+def layer_norm_positions(mode, func, args, kwargs):
     x, dims = mode.real(args[0]), list(range(-len(args[1]), 0))
     seen = x.amax(dims, keepdim=True)
     result = mode.spread("norm over space", x, seen.expand(x.shape).contiguous(), x.clone())
     return result, seen.clone(), seen.clone()
 
 
-def batch_norm(training: int | None):
+def batch_norm_positions(training: int | None):
     """Argument `training` says whether the batch's own statistics are used; None: never."""
 
     def run(mode, func, args, kwargs):
@@ -232,7 +232,7 @@ def batch_norm(training: int | None):
     return run
 
 
-def fourier(mode, func, args, kwargs):
+def fourier_positions(mode, func, args, kwargs):
     x, dims = mode.real(args[0]), args[1]
     blank = func(torch.zeros(x.shape, dtype=args[0].dtype), *args[1:], **kwargs)
     seen = x.amax(dims, keepdim=True)
@@ -244,7 +244,7 @@ def fourier(mode, func, args, kwargs):
 # ---- pooling, resampling, padding ------------------------------------------------------------------------------------
 
 
-def pooling(results: int):
+def pooling_positions(results: int):
     def run(mode, func, args, kwargs):
         names = [one.name for one in func._schema.arguments]
         given = dict(zip(names, args, strict=False)) | kwargs
@@ -270,7 +270,7 @@ def pooling(results: int):
     return run
 
 
-def adaptive_pooling(results: int):
+def adaptive_pooling_positions(results: int):
     """Into a fixed number of cells: those of a size that the image decides look at all of it."""
 
     def run(mode, func, args, kwargs):
@@ -286,7 +286,7 @@ def adaptive_pooling(results: int):
     return run
 
 
-def resampling(mode, func, args, kwargs):
+def resampling_positions(mode, func, args, kwargs):
     """Interpolation, axis by axis: the operator itself, on unit vectors, shows which pixels go into which."""
     x = mode.real(args[0])
     size, *rest = args[1:]
@@ -310,18 +310,9 @@ def resampling(mode, func, args, kwargs):
     return x.contiguous()
 
 
-def padding_by(mode, func, args, kwargs):
-    """Reflection and replication: what comes of it lies beyond the end."""
-    pads = list(args[1])
-    return padded(mode, args[0], pads)
-
-
-def constant_padding(mode, func, args, kwargs):
-    return padded(mode, args[0], list(args[1]))
-
-
-def padded(mode, x, pads):
-    seen = mode.real(x)
+def padding_positions(mode, func, args, kwargs):
+    """What is put beyond the end, mirrored or repeated or a constant, lies there."""
+    seen, pads = mode.real(args[0]), list(args[1])
     wide = [seen.ndim - 1 - i for i in range(len(pads) // 2) if pads[2 * i] or pads[2 * i + 1]]
     last = seen.ndim >= 4 and (seen.ndim - 1 in wide or seen.ndim - 3 not in wide)
     spatial = [seen.ndim - 2, seen.ndim - 1] if last or seen.ndim == 3 else [seen.ndim - 3, seen.ndim - 2]
@@ -336,7 +327,7 @@ def padded(mode, x, pads):
 # ---- others ----------------------------------------------------------------------------------------------------------
 
 
-def multiplied(mode, func, args, kwargs):
+def multiply_positions(mode, func, args, kwargs):
     """A factor that is exactly zero leaves no dependency."""
     result = mode.pointwise(func, args, kwargs)
     for factor in args[:2]:
@@ -347,7 +338,7 @@ def multiplied(mode, func, args, kwargs):
     return result
 
 
-def masked(mode, func, args, kwargs):
+def masked_fill_positions(mode, func, args, kwargs):
     """Elements that a constant mask replaces by a constant depend on nothing."""
     result = mode.pointwise(func, args[:1] + args[2:], kwargs).expand(
         torch.broadcast_shapes(args[0].shape, args[1].shape)
@@ -358,7 +349,7 @@ def masked(mode, func, args, kwargs):
     return torch.where(args[1], inner, result).contiguous()
 
 
-def chosen(mode, func, args, kwargs):
+def where_positions(mode, func, args, kwargs):
     """where(condition, a, b)."""
     condition, a, b = args
     if mode.carries(condition):
@@ -366,13 +357,13 @@ def chosen(mode, func, args, kwargs):
     return torch.where(condition, mode.real(a), mode.real(b)).contiguous()
 
 
-def halves(mode, func, args, kwargs):
+def glu_positions(mode, func, args, kwargs):
     dim = args[1] if len(args) > 1 else -1
     first, second = mode.real(args[0]).chunk(2, dim)
     return torch.maximum(first, second)
 
 
-def by_index(mode, func, args, kwargs):
+def index_positions(mode, func, args, kwargs):
     """Reads or writes by indices, which must be constant."""
     indices = [leaf for leaf in tree_iter(args[1:]) if isinstance(leaf, torch.Tensor) and not leaf.is_floating_point()]
     if not indices or any(
@@ -382,28 +373,28 @@ def by_index(mode, func, args, kwargs):
     return mode.moved(func, args, kwargs)
 
 
-def copied(mode, target, source, non_blocking=False):
+def copy_positions(mode, target, source, non_blocking=False):
     shape = target.shape
     mode.write(target, mode.real(source).expand(shape))
     return target
 
 
-def filled(mode, target, *_, **__):
+def fill_positions(mode, target, *_, **__):
     if mode.carries(target):
         target.fill_(NOTHING)
     return target
 
 
-def cast(mode, func, args, kwargs):
+def cast_positions(mode, func, args, kwargs):
     return args[0].clone()
 
 
-def viewed_as_real(mode, func, args, kwargs):
+def view_as_real_positions(mode, func, args, kwargs):
     seen = mode.real(args[0])
     return torch.stack([seen, seen], -1)
 
 
-def viewed_as_complex(mode, func, args, kwargs):
+def view_as_complex_positions(mode, func, args, kwargs):
     seen = mode.real(args[0]).amax(-1)
     return torch.complex(seen, torch.zeros_like(seen))
 
@@ -414,7 +405,7 @@ MAKING = {
 }  # fmt: skip
 TO_REAL = {"abs", "angle", "view_as_real", "_fft_c2r", "linalg_vector_norm", "norm"}
 READING = {"_local_scalar_dense", "equal", "is_nonzero"}
-WRITING = {"copy_": copied, "fill_": filled, "zero_": filled}
+WRITING = {"copy_": copy_positions, "fill_": fill_positions, "zero_": fill_positions}
 POINTWISE = {
     "_prelu_kernel", "hardswish", "softplus", "rrelu_with_noise", "celu", "mish", "lerp", "dropout", "contiguous",
 }  # fmt: skip
@@ -425,25 +416,21 @@ MOVING = {
     "repeat_interleave", "view_copy", "permute_copy", "as_strided", "_reshape_copy"
 }  # fmt: skip
 TABLE: dict[str, Callable] = {
-    "convolution": convolution, "_convolution": convolution,
-    "mm": matrix_product, "bmm": matrix_product, "addmm": added_product, "baddbmm": added_product,
-    "_scaled_dot_product_flash_attention_for_cpu": attention,
-    "mean": reduction, "sum": reduction, "amax": reduction, "amin": reduction, "var": reduction,
-    "std": reduction, "prod": reduction, "any": reduction, "all": reduction, "logsumexp": reduction,
-    "linalg_vector_norm": reduction, "norm": reduction, "argmax": reduction, "argmin": reduction,
-    "max": reduction, "min": reduction, "var_mean": reduction,
-    "std_mean": reduction, "median": reduction,
-    "_softmax": along_one("attention"), "_log_softmax": along_one("attention"), "cumsum": cumulative,
-    "native_group_norm": group_norm, "native_layer_norm": layer_norm, "native_batch_norm": batch_norm(5),
-    "_native_batch_norm_legit": batch_norm(5), "_native_batch_norm_legit_no_training": batch_norm(None),
-    "cudnn_batch_norm": batch_norm(5),
-    "_fft_r2c": fourier, "_fft_c2c": fourier, "_fft_c2r": fourier,
-    "max_pool2d_with_indices": pooling(2), "max_pool2d": pooling(1), "avg_pool2d": pooling(1),
-    "_adaptive_avg_pool2d": adaptive_pooling(1), "adaptive_max_pool2d": adaptive_pooling(2),
-    "upsample_bilinear2d": resampling, "upsample_bicubic2d": resampling, "_upsample_bilinear2d_aa": resampling,
-    "_upsample_bicubic2d_aa": resampling,
-    "reflection_pad2d": padding_by, "replication_pad2d": padding_by, "constant_pad_nd": constant_padding,
-    "mul": multiplied, "masked_fill": masked, "where": chosen, "glu": halves,
-    "index": by_index, "index_select": by_index, "gather": by_index, "index_put": by_index, "scatter": by_index,
-    "_to_copy": cast, "view_as_real": viewed_as_real, "view_as_complex": viewed_as_complex,
+    **dict.fromkeys(("convolution", "_convolution"), convolution_positions), **dict.fromkeys(("mm", "bmm"),
+    product_positions), **dict.fromkeys(("addmm", "baddbmm"), added_product_positions),
+    "_scaled_dot_product_flash_attention_for_cpu": attention_positions, **dict.fromkeys( ("mean", "sum", "amax",
+    "amin", "var", "std", "prod", "any", "all", "logsumexp", "linalg_vector_norm", "norm", "argmax", "argmin",
+    "max", "min", "var_mean", "std_mean", "median"), reduction_positions), **dict.fromkeys(("_softmax",
+    "_log_softmax"), along_one_positions("attention")), "cumsum": cumulative_positions, "native_group_norm":
+    group_norm_positions, "native_layer_norm": layer_norm_positions, **dict.fromkeys(("native_batch_norm",
+    "_native_batch_norm_legit", "cudnn_batch_norm"), batch_norm_positions(5)),
+    "_native_batch_norm_legit_no_training": batch_norm_positions(None), **dict.fromkeys(("_fft_r2c", "_fft_c2c",
+    "_fft_c2r"), fourier_positions), "max_pool2d_with_indices": pooling_positions(2), **dict.fromkeys(("max_pool2d",
+    "avg_pool2d"), pooling_positions(1)), "_adaptive_avg_pool2d": adaptive_pooling_positions(1),
+    "adaptive_max_pool2d": adaptive_pooling_positions(2), **dict.fromkeys( ("upsample_bilinear2d",
+    "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"), resampling_positions),
+    **dict.fromkeys(("reflection_pad2d", "replication_pad2d", "constant_pad_nd"), padding_positions), "mul":
+    multiply_positions, "masked_fill": masked_fill_positions, "where": where_positions, "glu": glu_positions,
+    **dict.fromkeys(("index", "index_select", "gather", "index_put", "scatter"), index_positions), "_to_copy":
+    cast_positions, "view_as_real": view_as_real_positions, "view_as_complex": view_as_complex_positions,
 }  # fmt: skip

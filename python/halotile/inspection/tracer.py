@@ -233,7 +233,7 @@ class Tracer(TorchDispatchMode):
         rule = _rule_of(func, name, tensors)
         values = self._apply(rule, operation, tensors)
         numbers = [given[key] for key in given if isinstance(given[key], (int, float))]
-        if rule is operators.pointwise and numbers and not any(rows.is_global for rows in values[0].maps):
+        if rule is operators.pointwise_rows and numbers and not any(rows.is_global for rows in values[0].maps):
             self.numbers.append((self.path, str(func), *numbers))
         if _is_random(func, name):
             values = [value.with_events(operation.event(what="stochastic")) for value in values]
@@ -366,5 +366,5 @@ def _rule_of(func: Any, name: str, tensors: list[torch.Tensor]) -> operators.Rul
     if func.namespace != "aten" or func._schema.is_mutable:
         return None
     if _is_random(func, name):
-        return operators.pointwise if tensors and not name.endswith("_like") else _independent
-    return RULES.get(name) or (operators.pointwise if torch.Tag.pointwise in func.tags else None)
+        return operators.pointwise_rows if tensors and not name.endswith("_like") else _independent
+    return RULES.get(name) or (operators.pointwise_rows if torch.Tag.pointwise in func.tags else None)

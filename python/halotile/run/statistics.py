@@ -176,27 +176,29 @@ def _given(func: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
-def _dims(x: Tensor, dim: Any) -> tuple[int, ...]:
+def dims_of(x: Tensor, dim: Any) -> tuple[int, ...]:
     if dim is None or dim == []:
         return tuple(range(x.ndim))
     return tuple(sorted(one % x.ndim for one in ([dim] if isinstance(dim, int) else dim)))
 
 
-def _shaped(value: Tensor, dims: tuple[int, ...], given: dict, like: Tensor) -> Tensor:
+def as_returned(value: Tensor, dims: tuple[int, ...], given: dict, like: Tensor) -> Tensor:
     """As the operator returns it: without the dimensions taken together, unless they are kept."""
     value = value if given.get("keepdim") else value.squeeze(dims)
     dtype = given.get("dtype") or like.dtype
     return value.to(dtype)
 
 
-def _reduction(kind: str, value: Callable[[Statistic, dict], Any], power: Callable[[dict], float] | None = None):
+def reduction_statistic(
+    kind: str, value: Callable[[Statistic, dict], Any], power: Callable[[dict], float] | None = None
+):
     """An operator that reduces the dimensions `dim`; all of them without it."""
 
     def build(func: Any, given: dict) -> Call | None:
         x = given.get("self")
         if not x.is_floating_point():
             return None
-        dims = _dims(x, given.get("dim"))
+        dims = dims_of(x, given.get("dim"))
         raised = 2.0 if power is None else power(given)
         if not 0 < raised < math.inf:
             return None
@@ -204,44 +206,44 @@ def _reduction(kind: str, value: Callable[[Statistic, dict], Any], power: Callab
         def result(statistic: Statistic) -> Any:
             values = value(statistic, given)
             if isinstance(values, tuple):
-                return tuple(_shaped(one, dims, given, x) for one in values)
-            return _shaped(values, dims, given, x)
+                return tuple(as_returned(one, dims, given, x) for one in values)
+            return as_returned(values, dims, given, x)
 
         return Call(func._schema.name, kind, ((x, dims),), result, raised)
 
     return build
 
 
-def _less(given: dict) -> float:
+def taken_off(given: dict) -> float:
     """What is taken off the count for a variance."""
     if "correction" in given:
         return 1 if given["correction"] is None else float(given["correction"])
     return float(given.get("unbiased", True))
 
 
-def _norm_power(given: dict) -> float:
+def norm_power(given: dict) -> float:
     value = given.get("ord", given.get("p"))
     return 2.0 if value is None else float(value)
 
 
-def _root(statistic: Statistic, given: dict) -> Tensor:
-    return (statistic.first * statistic.count) ** (1 / _norm_power(given))
+def root(statistic: Statistic, given: dict) -> Tensor:
+    return (statistic.first * statistic.count) ** (1 / norm_power(given))
 
 
-def _group_norm(func: Any, given: dict) -> Call:
+def group_norm_statistic(func: Any, given: dict) -> Call:
     x, groups = given["input"], given["group"]
     grouped = x.unflatten(1, (groups, -1))
 
     def result(statistic: Statistic) -> Any:
         rest = torch.rsqrt(statistic.variance() + given["eps"])
         y = ((grouped - statistic.first) * rest).reshape(x.shape)
-        y = _affine(y, given["weight"], given["bias"], (-1, *[1] * (x.ndim - 2)))
+        y = affine(y, given["weight"], given["bias"], (-1, *[1] * (x.ndim - 2)))
         return y.to(x.dtype), statistic.first.flatten(1), rest.flatten(1)
 
     return Call(func._schema.name, "moments", ((grouped, tuple(range(2, grouped.ndim))),), result)
 
 
-def _batch_norm(func: Any, given: dict) -> Call | None:
+def batch_norm_statistic(func: Any, given: dict) -> Call | None:
     """By statistics of the images themselves; an instance norm is one of a single image with more channels."""
     uses_own = given.get("training", given.get("train", False))
     if not uses_own:
@@ -252,29 +254,29 @@ def _batch_norm(func: Any, given: dict) -> Call | None:
     def result(statistic: Statistic) -> Any:
         rest = torch.rsqrt(statistic.variance() + given["eps"])
         shape = (1, -1, *[1] * (x.ndim - 2))
-        y = _affine((x - statistic.first) * rest, given["weight"], given["bias"], shape)
+        y = affine((x - statistic.first) * rest, given["weight"], given["bias"], shape)
         return y.to(x.dtype), statistic.first.flatten(), rest.flatten()
 
     return Call(func._schema.name, "moments", ((x, dims),), result)
 
 
-def _layer_norm(func: Any, given: dict) -> Call:
+def layer_norm_statistic(func: Any, given: dict) -> Call:
     x, dims = given["input"], tuple(range(given["input"].ndim - len(given["normalized_shape"]), given["input"].ndim))
 
     def result(statistic: Statistic) -> Any:
         rest = torch.rsqrt(statistic.variance() + given["eps"])
-        y = _affine((x - statistic.first) * rest, given["weight"], given["bias"], given["normalized_shape"])
+        y = affine((x - statistic.first) * rest, given["weight"], given["bias"], given["normalized_shape"])
         return y.to(x.dtype), statistic.first, rest
 
     return Call(func._schema.name, "moments", ((x, dims),), result)
 
 
-def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int]) -> Tensor:
+def affine(y: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int]) -> Tensor:
     y = y if weight is None else y * weight.reshape(shape)
     return y if bias is None else y + bias.reshape(shape)
 
 
-def _whole_pooling(kind: str, results: int):
+def whole_pooling_statistic(kind: str, results: int):
     """Pooling whose one window is all there is."""
 
     def build(func: Any, given: dict) -> Call | None:
@@ -296,7 +298,7 @@ def _whole_pooling(kind: str, results: int):
     return build
 
 
-def _product(func: Any, given: dict) -> Call | None:
+def product_statistic(func: Any, given: dict) -> Call | None:
     """(..., n, k) times (..., k, m): takes k together."""
     a, b = (given[name] for name in (("self", "mat2") if "mat2" in given else ("batch1", "batch2")))
     dims = ((a.ndim - 1,), (b.ndim - 2,))
@@ -307,34 +309,34 @@ def _product(func: Any, given: dict) -> Call | None:
     return Call(func._schema.name, "product", ((a, dims[0]), (b, dims[1])), result)
 
 
-_mean = _reduction("mean", lambda s, given: s.first)
-_sum = _reduction("mean", lambda s, given: s.first * s.count)
-_var = _reduction("moments", lambda s, given: s.variance(_less(given)))
-_std = _reduction("moments", lambda s, given: s.variance(_less(given)).sqrt())
-_norm = _reduction("power", _root, _norm_power)
-_largest = _reduction("most", lambda s, given: s.first)
-_smallest = _reduction("most", lambda s, given: s.second)
+mean_statistic = reduction_statistic("mean", lambda s, given: s.first)
+sum_statistic = reduction_statistic("mean", lambda s, given: s.first * s.count)
+variance_statistic = reduction_statistic("moments", lambda s, given: s.variance(taken_off(given)))
+deviation_statistic = reduction_statistic("moments", lambda s, given: s.variance(taken_off(given)).sqrt())
+norm_statistic = reduction_statistic("power", root, norm_power)
+largest_statistic = reduction_statistic("most", lambda s, given: s.first)
+smallest_statistic = reduction_statistic("most", lambda s, given: s.second)
 
 TABLE: dict[str, Callable[[Any, dict], Call | None]] = {
-    "mean": _mean,
-    "sum": _sum,
-    "var": _var,
-    "std": _std,
-    "var_mean": _reduction("moments", lambda s, given: (s.variance(_less(given)), s.first)),
-    "std_mean": _reduction("moments", lambda s, given: (s.variance(_less(given)).sqrt(), s.first)),
-    "linalg_vector_norm": _norm,
-    "norm": _norm,
-    "amax": _largest,
-    "amin": _smallest,
-    "native_group_norm": _group_norm,
-    "native_batch_norm": _batch_norm,
-    "_native_batch_norm_legit": _batch_norm,
-    "cudnn_batch_norm": _batch_norm,
-    "native_layer_norm": _layer_norm,
-    "_adaptive_avg_pool2d": _whole_pooling("mean", 1),
-    "adaptive_max_pool2d": _whole_pooling("most", 2),
-    "avg_pool2d": _whole_pooling("mean", 1),
-    "max_pool2d_with_indices": _whole_pooling("most", 2),
-    "mm": _product,
-    "bmm": _product,
+    "mean": mean_statistic,
+    "sum": sum_statistic,
+    "var": variance_statistic,
+    "std": deviation_statistic,
+    "var_mean": reduction_statistic("moments", lambda s, given: (s.variance(taken_off(given)), s.first)),
+    "std_mean": reduction_statistic("moments", lambda s, given: (s.variance(taken_off(given)).sqrt(), s.first)),
+    "linalg_vector_norm": norm_statistic,
+    "norm": norm_statistic,
+    "amax": largest_statistic,
+    "amin": smallest_statistic,
+    "native_group_norm": group_norm_statistic,
+    "native_batch_norm": batch_norm_statistic,
+    "_native_batch_norm_legit": batch_norm_statistic,
+    "cudnn_batch_norm": batch_norm_statistic,
+    "native_layer_norm": layer_norm_statistic,
+    "_adaptive_avg_pool2d": whole_pooling_statistic("mean", 1),
+    "adaptive_max_pool2d": whole_pooling_statistic("most", 2),
+    "avg_pool2d": whole_pooling_statistic("mean", 1),
+    "max_pool2d_with_indices": whole_pooling_statistic("most", 2),
+    "mm": product_statistic,
+    "bmm": product_statistic,
 }
