@@ -19,8 +19,8 @@ from ..models.around import Shared, slow_attention, without_memory
 from ..models.model import evaluating
 from ..models.untouched import all_modules, roots_of, tensors_of
 from ..texts import full_text, multiple_told, named
-from . import mixes, moves, operators  # noqa: F401 - they enter their rules into the table
-from .operators import RULES, Aligned, Operation
+from .operators import RULES, Aligned, Operation, Rule
+from .operators.elementwise import pointwise_rows
 from .rowmaps import (
     IDENTITY,
     NOWHERE,
@@ -233,7 +233,7 @@ class Tracer(TorchDispatchMode):
         rule = _rule_of(func, name, tensors)
         values = self._apply(rule, operation, tensors)
         numbers = [given[key] for key in given if isinstance(given[key], (int, float))]
-        if rule is operators.pointwise_rows and numbers and not any(rows.is_global for rows in values[0].maps):
+        if rule is pointwise_rows and numbers and not any(rows.is_global for rows in values[0].maps):
             self.numbers.append((self.path, str(func), *numbers))
         if _is_random(func, name):
             values = [value.with_events(operation.event(what="stochastic")) for value in values]
@@ -243,7 +243,7 @@ class Tracer(TorchDispatchMode):
     def _is_parameter(self, tensor: torch.Tensor) -> bool:
         return _storage(tensor) in self.parameters
 
-    def _apply(self, rule: operators.Rule | None, op: Operation, tensors: list[torch.Tensor]) -> list[Value]:
+    def _apply(self, rule: Rule | None, op: Operation, tensors: list[torch.Tensor]) -> list[Value]:
         sources = [value for value in map(self.known, tensors) if value is not None]
         try:
             if rule is None:
@@ -362,9 +362,9 @@ def _independent(op: Operation) -> Value:
     return Value(tuple(opaque(side) for side in op.shape), (NOWHERE, NOWHERE))
 
 
-def _rule_of(func: Any, name: str, tensors: list[torch.Tensor]) -> operators.Rule | None:
+def _rule_of(func: Any, name: str, tensors: list[torch.Tensor]) -> Rule | None:
     if func.namespace != "aten" or func._schema.is_mutable:
         return None
     if _is_random(func, name):
-        return operators.pointwise_rows if tensors and not name.endswith("_like") else _independent
-    return RULES.get(name) or (operators.pointwise_rows if torch.Tag.pointwise in func.tags else None)
+        return pointwise_rows if tensors and not name.endswith("_like") else _independent
+    return RULES.get(name) or (pointwise_rows if torch.Tag.pointwise in func.tags else None)

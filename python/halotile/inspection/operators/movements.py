@@ -1,79 +1,40 @@
 # SPDX-License-Identifier: MIT
-"""What operators that move elements do to dependencies: views, slices, padding, windows. Imports torch."""
+"""Elements that go elsewhere: slices, joins, what is written to a part, rolls, indices. Imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .operators import Operation, at_edges, broadcast, dims_of, per_axis, rule, transposed, windowed
-from .rowmaps import EVERYWHERE, Dim, Part, Unknown, Value, coalesced, dim_size, joined, mixed, moved, opaque, spatial
+import torch
+from torch.utils._pytree import tree_iter
+
+from ..rowmaps import EVERYWHERE, Part, Unknown, Value, dim_size, joined, moved, opaque, spatial
+from .positions import NotInTable
+from .rows import Operation, at_edges, dims_of, per_axis
+from .table import rule
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten")
-def view_rows(op: Operation) -> Value:
-    return regrouped(op.value("self"), op.shape)
+@rule("cat")
+def cat_rows(op: Operation) -> Value:
+    tensors = [tensor for tensor in op["tensors"] if tensor.numel()]
+    dim = op["dim"] % len(op.shape)
+    values = [op.known(tensor) for tensor in tensors]
+    if not any(value is not None and spatial(value.dims[dim]) for value in values):
+        return op.joined(tensors, drop=dim).with_dim(dim, *opaque(op.shape[dim]))
+    sizes = [tensor.shape[dim] for tensor in tensors]
+    main = max(range(len(sizes)), key=sizes.__getitem__)
+    if values[main] is None or any(4 * size > sum(sizes) for place, size in enumerate(sizes) if place != main):
+        raise Unknown("pieces of an image are put side by side")
+    before = sum(sizes[:main])
+    result = moved(values[main], dim, sum(sizes), 1, 1, lambda row: [row - before])
+    return at_edges(op, result, [value for value in values if value is not None], sum(sizes) - sizes[main])
 
 
-def regrouped(value: Value, shape: Sequence[int]) -> Value:
-    """The same elements in the same order, in other dimensions. Raises Unknown if rows end inside another's."""
-    parts = list(coalesced(part for dim in value.dims for part in dim))[::-1]
-    dims: list[Dim] = []
-    for size in shape:
-        dim: list[Part] = []
-        rest = size
-        while rest > 1:
-            part = parts.pop() if parts else Part(None, 1)
-            if rest % part.size == 0 and part.size > 1:
-                dim.append(part)
-                rest //= part.size
-            elif part.size % rest == 0 and part.size > 1:
-                dim.append(Part(part.axis, rest, part.step * (part.size // rest)))
-                parts.append(Part(part.axis, part.size // rest, part.step))
-                rest = 1
-            else:
-                raise Unknown("a reshape that cuts across rows")
-        dims.append(tuple(dim))
-    return value.with_dims(dims)
-
-
-@rule("view_as_real", "view_as_complex")
-def pairs_rows(op: Operation) -> Value:
-    value = op.value("self")
-    if "view_as_real" in op.name:
-        return value.with_dims((*value.dims, opaque(2)))
-    if spatial(value.dims[-1]):
-        raise Unknown("rows taken for real and imaginary parts")
-    return value.with_dims(value.dims[:-1])
-
-
-@rule("permute", "permute_copy")
-def permute_rows(op: Operation) -> Value:
-    value = op.value("self")
-    return value.with_dims(value.dims[dim] for dim in op["dims"])
-
-
-@rule("transpose", "t", "swapaxes", "numpy_T", "mT")
-def transpose_rows(op: Operation) -> Value:
-    value = op.value("self")
-    dims = list(value.dims)
-    first, second = op.arguments.get("dim0", 0), op.arguments.get("dim1", -1)
-    if len(dims) > 1:
-        dims[first], dims[second] = dims[second], dims[first]
-    return value.with_dims(dims)
-
-
-@rule("unsqueeze", "squeeze")
-def squeeze_rows(op: Operation) -> Value:
-    return regrouped(op.value("self"), op.shape)
-
-
-@rule("repeat")
-def repeat_rows(op: Operation) -> Value:
-    value = op.value("self")
-    dims = ((),) * (len(op.shape) - len(value.dims)) + value.dims
-    if any(spatial(dim) and dim_size(dim) != size for dim, size in zip(dims, op.shape, strict=True)):
-        raise Unknown("an image repeated side by side")
-    return broadcast(value.with_dims(dims), op.shape)
+@rule("stack")
+def stack_rows(op: Operation) -> Value:
+    value = op.joined(op["tensors"])
+    dim = op["dim"] % len(op.shape)
+    return value.with_dims((*value.dims[:dim], opaque(op.shape[dim]), *value.dims[dim:]))
 
 
 @rule("select")
@@ -214,57 +175,6 @@ def flip_rows(op: Operation) -> Value:
     return value
 
 
-@rule("constant_pad_nd", kind="")
-@rule("reflection_pad1d", "reflection_pad2d", kind="mirrored")
-@rule("replication_pad1d", "replication_pad2d", kind="repeated")
-def padding_rows(op: Operation, kind: str) -> Value:
-    value = op.value("self")
-    pads = op["pad"] if "pad" in op.arguments else op["padding"]
-    for place in range(len(pads) // 2):
-        index, before, after = len(value.dims) - 1 - place, pads[2 * place], pads[2 * place + 1]
-        if not spatial(value.dims[index]):
-            value = value.with_dim(index, *opaque(op.shape[index]))
-        elif before or after:
-            value = moved(value, index, op.shape[index], 1, 1, lambda row, before=before: [row - before])
-            if kind:
-                value = value.with_events(op.event(f"the image is {kind} beyond its edge", "edge"))
-    return value
-
-
-@rule("im2col")
-def im2col_rows(op: Operation) -> Value:
-    value = op.value("self")
-    value = mixed(value, [1], op.event("reduction"))
-    for place in (0, 1):
-        index, kernel, stride = 2 + place, op["kernel_size"][place], op["stride"][place]
-        taps = [op["dilation"][place] * tap - op["padding"][place] for tap in range(kernel)]
-        size = (
-            dim_size(value.dims[index]) + 2 * op["padding"][place] - op["dilation"][place] * (kernel - 1) - 1
-        ) // stride
-        value = windowed(value, index, size + 1, taps, stride)
-    return value.with_dims((value.dims[0], opaque(op.shape[1]), value.dims[2] + value.dims[3]))
-
-
-@rule("col2im")
-def col2im_rows(op: Operation) -> Value:
-    value = mixed(op.value("self"), [1], op.event("reduction"))
-    if len(value.dims[2]) != 2 or [part.axis for part in value.dims[2]] != [0, 1]:
-        raise Unknown("patches that are not rows of patches")
-    value = value.with_dims((value.dims[0], opaque(op.shape[1]), value.dims[2][:1], value.dims[2][1:]))
-    for place in (0, 1):
-        taps = [op["dilation"][place] * tap - op["padding"][place] for tap in range(op["kernel_size"][place])]
-        value = transposed(value, 2 + place, op.shape[2 + place], taps, op["stride"][place])
-    return value
-
-
-@rule("unfold")
-def unfold_rows(op: Operation) -> Value:
-    value = op.value("self")
-    dim = op["dimension"] % len(value.dims)
-    value = windowed(value, dim, op.shape[dim], range(op["size"]), op["step"])
-    return value.with_dims((*value.dims, opaque(op["size"])))
-
-
 @rule("index_select", "index", "gather", "topk", "sort", "argsort")
 def index_rows(op: Operation) -> Value:
     """Elements chosen by number or by size: channels may be, rows may not."""
@@ -284,20 +194,11 @@ def index_rows(op: Operation) -> Value:
     return value.with_dim(dims[0], *opaque(op.shape[dims[0]]))
 
 
-@rule("pixel_shuffle")
-def pixel_shuffle_rows(op: Operation) -> Value:
-    (*batch, channels, height, width), factor = op.value("self").shape, op["upscale_factor"]
-    rank = len(batch)
-    value = regrouped(op.value("self"), [*batch, channels // factor**2, factor, factor, height, width])
-    order = [*range(rank), *(rank + place for place in (0, 3, 1, 4, 2))]
-    return regrouped(value.with_dims(value.dims[index] for index in order), op.shape)
-
-
-@rule("pixel_unshuffle")
-def pixel_unshuffle_rows(op: Operation) -> Value:
-    (*batch, channels, height, width), factor = op.value("self").shape, op["downscale_factor"]
-    rank = len(batch)
-    shape = [*batch, channels, height // factor, factor, width // factor, factor]
-    value = regrouped(op.value("self"), shape)
-    order = [*range(rank), *(rank + place for place in (0, 2, 4, 1, 3))]
-    return regrouped(value.with_dims(value.dims[index] for index in order), op.shape)
+def index_positions(mode, func, args, kwargs):
+    """Reads or writes by indices, which must be constant."""
+    indices = [leaf for leaf in tree_iter(args[1:]) if isinstance(leaf, torch.Tensor) and not leaf.is_floating_point()]
+    if not indices or any(
+        mode.carries(leaf) for leaf in tree_iter(args[1:2] if func._schema.name == "aten::index" else ())
+    ):
+        raise NotInTable
+    return mode.moved(func, args, kwargs)
