@@ -19,7 +19,7 @@ from ..models.around import Shared, slow_attention, without_memory
 from ..models.model import evaluating
 from ..models.untouched import all_modules, roots_of, tensors_of
 from ..texts import full_text, multiple_told, named
-from .operators import RULES, Aligned, Operation, Rule
+from .operators import Aligned, Operation, RowRule, entry
 from .operators.elementwise import pointwise_rows
 from .rowmaps import (
     IDENTITY,
@@ -243,7 +243,7 @@ class Tracer(TorchDispatchMode):
     def _is_parameter(self, tensor: torch.Tensor) -> bool:
         return _storage(tensor) in self.parameters
 
-    def _apply(self, rule: Rule | None, op: Operation, tensors: list[torch.Tensor]) -> list[Value]:
+    def _apply(self, rule: RowRule | None, op: Operation, tensors: list[torch.Tensor]) -> list[Value]:
         sources = [value for value in map(self.known, tensors) if value is not None]
         try:
             if rule is None:
@@ -362,9 +362,9 @@ def _independent(op: Operation) -> Value:
     return Value(tuple(opaque(side) for side in op.shape), (NOWHERE, NOWHERE))
 
 
-def _rule_of(func: Any, name: str, tensors: list[torch.Tensor]) -> Rule | None:
+def _rule_of(func: Any, name: str, tensors: list[torch.Tensor]) -> RowRule | None:
     if func.namespace != "aten" or func._schema.is_mutable:
         return None
     if _is_random(func, name):
         return pointwise_rows if tensors and not name.endswith("_like") else _independent
-    return RULES.get(name) or (pointwise_rows if torch.Tag.pointwise in func.tags else None)
+    return entry(name).rows or (pointwise_rows if torch.Tag.pointwise in func.tags else None)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Operators that take an image together, seen as they run: what they take, and what they give with other numbers.
 
-A statistic is a count and a tensor or two that can be merged over parts of the image. An operator of `TABLE` becomes a
-`Call`: its operands, the dimensions of theirs that are taken together, and its result for any statistic. `Watching` is
-a torch dispatch mode, so nothing is changed in the model, and it makes no difference how the operator was called.
+Which these are stands in the table of operators (inspection/operators), with what each takes. `Watching` is a torch
+dispatch mode, so nothing is changed in the model, and it makes no difference how the operator was called.
 Imports torch.
 """
 
@@ -14,20 +13,7 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..inspection.operators.normalisation import batch_norm_statistic, group_norm_statistic, layer_norm_statistic
-from ..inspection.operators.pooling import whole_pooling_statistic
-from ..inspection.operators.products import product_statistic
-from ..inspection.operators.reductions import (
-    deviation_statistic,
-    largest_statistic,
-    mean_statistic,
-    norm_statistic,
-    reduction_statistic,
-    smallest_statistic,
-    sum_statistic,
-    taken_off,
-    variance_statistic,
-)
+from ..inspection.operators import entry
 from ..inspection.operators.statistic import Call, Statistic, measured
 from ..models.around import eagerly
 
@@ -56,7 +42,7 @@ class Watching(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        builder = TABLE.get(func._schema.name.removeprefix("aten::"))
+        builder = entry(func._schema.name.removeprefix("aten::")).statistic
         if builder is None and func._can_decompose():  # inference mode leaves the parts that it consists of to us
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -79,28 +65,3 @@ def _given(func: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
     schema = func._schema.arguments
     given = {one.name: one.default_value for one in schema if one.has_default_value()}
     return given | {one.name: value for one, value in zip(schema, args, strict=False)} | kwargs
-
-
-TABLE: dict[str, Callable[[Any, dict], Call | None]] = {
-    "mean": mean_statistic,
-    "sum": sum_statistic,
-    "var": variance_statistic,
-    "std": deviation_statistic,
-    "var_mean": reduction_statistic("moments", lambda s, given: (s.variance(taken_off(given)), s.first)),
-    "std_mean": reduction_statistic("moments", lambda s, given: (s.variance(taken_off(given)).sqrt(), s.first)),
-    "linalg_vector_norm": norm_statistic,
-    "norm": norm_statistic,
-    "amax": largest_statistic,
-    "amin": smallest_statistic,
-    "native_group_norm": group_norm_statistic,
-    "native_batch_norm": batch_norm_statistic,
-    "_native_batch_norm_legit": batch_norm_statistic,
-    "cudnn_batch_norm": batch_norm_statistic,
-    "native_layer_norm": layer_norm_statistic,
-    "_adaptive_avg_pool2d": whole_pooling_statistic("mean", 1),
-    "adaptive_max_pool2d": whole_pooling_statistic("most", 2),
-    "avg_pool2d": whole_pooling_statistic("mean", 1),
-    "max_pool2d_with_indices": whole_pooling_statistic("most", 2),
-    "mm": product_statistic,
-    "bmm": product_statistic,
-}

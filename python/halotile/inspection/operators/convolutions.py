@@ -8,10 +8,9 @@ import torch
 from ..rowmaps import Unknown, Value, joined, mixed, opaque
 from .positions import NOTHING, NotInTable
 from .rows import Operation, per_axis, transposed, windowed
-from .table import rule
+from .table import operator
 
 
-@rule("convolution", "_convolution")
 def convolution_rows(op: Operation) -> Value:
     value, weight = op.value("input"), op.known(op["weight"])
     count = len(value.dims) - 2
@@ -99,3 +98,6 @@ def farthest_of_taps(seen: torch.Tensor, taps: torch.Tensor, stride, dilation, g
 def _groups_of(outputs: int, groups: int) -> torch.Tensor:
     """The group that each output belongs to, as a column."""
     return (torch.arange(outputs) // (outputs // groups)).unsqueeze(1)
+
+
+operator("convolution", "_convolution", rows=convolution_rows, positions=convolution_positions)

@@ -8,14 +8,11 @@ from dataclasses import replace
 import torch
 
 from ..rowmaps import Value
-from .positions import NOTHING
+from .positions import NOTHING, pointwise_positions
 from .rows import POOLING, Operation, broadcast
-from .table import rule
+from .table import operator
 
 
-# Beside these, all that torch tags as pointwise.
-@rule("_prelu_kernel", "prelu", "rrelu_with_noise_functional", "masked_fill", "where", "complex", "real", "imag")
-@rule("addcmul", "addcdiv", "lerp", "fill")
 def pointwise_rows(op: Operation) -> Value:
     return with_excitation(op, op.joined(op.tensors()))
 
@@ -30,12 +27,10 @@ def with_excitation(op: Operation, result: Value) -> Value:
     return replace(result, events=frozenset(changed.get(event, event) for event in result.events))
 
 
-@rule("alias", "clone", "detach", "contiguous", "_to_copy", "to", "lift_fresh", "lift_fresh_copy", "_conj")
 def same_rows(op: Operation) -> Value:
     return op.joined(op.tensors()[:1])
 
 
-@rule("copy")
 def copy_rows(op: Operation) -> Value:
     return broadcast(op.value("src"), op.shape)
 
@@ -76,13 +71,15 @@ def glu_positions(mode, func, args, kwargs):
     return torch.maximum(first, second)
 
 
-def copy_positions(mode, target, source, non_blocking=False):
+def copy_positions(mode, func, args, kwargs):
+    target, source = args[:2]
     shape = target.shape
     mode.write(target, mode.real(source).expand(shape))
     return target
 
 
-def fill_positions(mode, target, *_, **__):
+def fill_positions(mode, func, args, kwargs):
+    target = args[0]
     if mode.carries(target):
         target.fill_(NOTHING)
     return target
@@ -90,3 +87,20 @@ def fill_positions(mode, target, *_, **__):
 
 def cast_positions(mode, func, args, kwargs):
     return args[0].clone()
+
+
+# Beside these, all that torch tags as pointwise: by `pointwise_rows`, and positions by the farthest of all operands.
+operator("_prelu_kernel", "lerp", rows=pointwise_rows, positions=pointwise_positions)
+operator("hardswish", "softplus", "rrelu_with_noise", "celu", "mish", "dropout", positions=pointwise_positions)
+operator("prelu", "rrelu_with_noise_functional", "complex", "real", "imag", rows=pointwise_rows)
+operator("addcmul", "addcdiv", "fill", rows=pointwise_rows)
+operator("mul", positions=multiply_positions)
+operator("masked_fill", rows=pointwise_rows, positions=masked_fill_positions)
+operator("where", rows=pointwise_rows, positions=where_positions)
+operator("glu", positions=glu_positions)
+operator("_to_copy", rows=same_rows, positions=cast_positions)
+operator("contiguous", rows=same_rows, positions=pointwise_positions)
+operator("alias", "clone", "detach", "to", "lift_fresh", "lift_fresh_copy", "_conj", rows=same_rows)
+operator("copy", rows=copy_rows)
+operator("copy_", positions=copy_positions)
+operator("fill_", "zero_", positions=fill_positions)

@@ -8,10 +8,9 @@ import torch
 from ..rowmaps import Value, mixed, opaque
 from .positions import NOTHING
 from .rows import Operation, dims_of
-from .table import rule
+from .table import operator
 
 
-@rule("_fft_r2c", "_fft_c2c", "_fft_c2r")
 def fourier_rows(op: Operation) -> Value:
     value = op.value("self")
     dims = dims_of(op, value)
@@ -28,3 +27,6 @@ def fourier_positions(mode, func, args, kwargs):
     result = seen.expand(blank.shape).contiguous()
     result = mode.spread("Fourier transform", x, result, torch.full_like(result, NOTHING))
     return torch.complex(result, torch.zeros_like(result)) if blank.is_complex() else result
+
+
+operator("_fft_r2c", "_fft_c2c", "_fft_c2r", rows=fourier_rows, positions=fourier_positions)

@@ -9,12 +9,11 @@ import torch
 from torch.utils._pytree import tree_iter
 
 from ..rowmaps import EVERYWHERE, Part, Unknown, Value, dim_size, joined, moved, opaque, spatial
-from .positions import NotInTable
+from .positions import NotInTable, moved_positions
 from .rows import Operation, at_edges, dims_of, per_axis
-from .table import rule
+from .table import operator
 
 
-@rule("cat")
 def cat_rows(op: Operation) -> Value:
     tensors = [tensor for tensor in op["tensors"] if tensor.numel()]
     dim = op["dim"] % len(op.shape)
@@ -30,14 +29,12 @@ def cat_rows(op: Operation) -> Value:
     return at_edges(op, result, [value for value in values if value is not None], sum(sizes) - sizes[main])
 
 
-@rule("stack")
 def stack_rows(op: Operation) -> Value:
     value = op.joined(op["tensors"])
     dim = op["dim"] % len(op.shape)
     return value.with_dims((*value.dims[:dim], opaque(op.shape[dim]), *value.dims[dim:]))
 
 
-@rule("select")
 def select_rows(op: Operation) -> Value:
     value = op.value("self")
     dim = op["dim"] % len(value.dims)
@@ -46,7 +43,6 @@ def select_rows(op: Operation) -> Value:
     return value.with_dims(value.dims[:dim] + value.dims[dim + 1 :])
 
 
-@rule("slice")
 def slice_rows(op: Operation) -> Value:
     value = op.value("self")
     dim = op["dim"] % len(value.dims)
@@ -54,7 +50,6 @@ def slice_rows(op: Operation) -> Value:
     return sliced_dim(op, value, dim, start, end, step)
 
 
-@rule("split", "split_with_sizes", "unbind", "chunk", "unsafe_split", "unsafe_chunk")
 def split_rows(op: Operation) -> list[Value]:
     value = op.value("self")
     dim, start, results = op.arguments.get("dim", 0) % len(value.dims), 0, []
@@ -98,7 +93,6 @@ def strip(op: Operation, value: Value, index: int, size: int) -> Value:
     return value.with_dim(index, *opaque(size)).with_events(op.event("rows or columns at a fixed place", "strip"))
 
 
-@rule("slice_scatter")
 def slice_scatter_rows(op: Operation) -> Value:
     source, base = op.known(op["src"]), op.known(op["self"])
     dim, extent = op["dim"] % len(op.shape), op.shape[op["dim"]]
@@ -139,7 +133,6 @@ def _over_base(op: Operation, values: Sequence[Value], dim: int) -> Value:
     return result
 
 
-@rule("select_scatter")
 def select_scatter_rows(op: Operation) -> Value:
     dim = op["dim"] % len(op.shape)
     source = op.known(op["src"])
@@ -155,7 +148,6 @@ def select_scatter_rows(op: Operation) -> Value:
     return _over_base(op, [value.with_dim(dim) for value in values], dim).with_dim(dim, *opaque(op.shape[dim]))
 
 
-@rule("roll")
 def roll_rows(op: Operation) -> Value:
     value = op.value("self")
     if not op["dims"]:
@@ -167,7 +159,6 @@ def roll_rows(op: Operation) -> Value:
     return value
 
 
-@rule("flip")
 def flip_rows(op: Operation) -> Value:
     value = op.value("self")
     if any(spatial(value.dims[dim]) for dim in dims_of(op, value, "dims")):
@@ -175,7 +166,6 @@ def flip_rows(op: Operation) -> Value:
     return value
 
 
-@rule("index_select", "index", "gather", "topk", "sort", "argsort")
 def index_rows(op: Operation) -> Value:
     """Elements chosen by number or by size: channels may be, rows may not."""
     value = op.value("self")
@@ -202,3 +192,18 @@ def index_positions(mode, func, args, kwargs):
     ):
         raise NotInTable
     return mode.moved(func, args, kwargs)
+
+
+operator("cat", rows=cat_rows, positions=moved_positions)
+operator("stack", rows=stack_rows, positions=moved_positions)
+operator("select", rows=select_rows)
+operator("slice", rows=slice_rows)
+operator("split", "split_with_sizes", "unbind", "chunk", "unsafe_split", "unsafe_chunk", rows=split_rows)
+operator("slice_scatter", rows=slice_scatter_rows, positions=moved_positions)
+operator("select_scatter", rows=select_scatter_rows, positions=moved_positions)
+operator("roll", rows=roll_rows, positions=moved_positions)
+operator("flip", rows=flip_rows, positions=moved_positions)
+operator("rot90", "tril", "triu", "repeat_interleave", "as_strided", positions=moved_positions)
+operator("index_select", "index", "gather", rows=index_rows, positions=index_positions)
+operator("index_put", "scatter", positions=index_positions)
+operator("topk", "sort", "argsort", rows=index_rows)

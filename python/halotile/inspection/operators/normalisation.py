@@ -11,10 +11,9 @@ import torch
 from ..rowmaps import Value, joined, mixed
 from .rows import Operation
 from .statistic import Call, Statistic
-from .table import rule
+from .table import operator
 
 
-@rule("native_layer_norm", "_fused_rms_norm")
 def layer_norm_rows(op: Operation) -> Value:
     value = op.value("input")
     count = len(op["normalized_shape"])
@@ -29,14 +28,11 @@ def with_weights(op: Operation, value: Value, *names: str) -> Value:
     return value
 
 
-@rule("native_group_norm")
 def group_norm_rows(op: Operation) -> Value:
     value = op.value("input")
     return mixed(value, range(1, len(value.dims)), op.event("group norm"), keep=True)
 
 
-@rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
-@rule("_batch_norm_no_update", "miopen_batch_norm")
 def batch_norm_rows(op: Operation) -> Value:
     value = op.value("input")
     if not op.arguments.get("training"):
@@ -120,3 +116,16 @@ def affine(
 ) -> torch.Tensor:
     y = y if weight is None else y * weight.reshape(shape)
     return y if bias is None else y + bias.reshape(shape)
+
+
+operator("native_layer_norm", rows=layer_norm_rows, positions=layer_norm_positions, statistic=layer_norm_statistic)
+operator("_fused_rms_norm", rows=layer_norm_rows)
+operator("native_group_norm", rows=group_norm_rows, positions=group_norm_positions, statistic=group_norm_statistic)
+operator(
+    *("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"),
+    rows=batch_norm_rows,
+    positions=batch_norm_positions(training=5),
+    statistic=batch_norm_statistic,
+)
+operator("_native_batch_norm_legit_no_training", rows=batch_norm_rows, positions=batch_norm_positions(training=None))
+operator("_batch_norm_no_update", "miopen_batch_norm", rows=batch_norm_rows)

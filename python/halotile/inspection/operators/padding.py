@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..rowmaps import Value, moved, opaque, spatial
 from .rows import Operation
-from .table import rule
+from .table import operator
 
 
-@rule("constant_pad_nd", kind="")
-@rule("reflection_pad1d", "reflection_pad2d", kind="mirrored")
-@rule("replication_pad1d", "replication_pad2d", kind="repeated")
 def padding_rows(op: Operation, kind: str) -> Value:
     value = op.value("self")
     pads = op["pad"] if "pad" in op.arguments else op["padding"]
@@ -37,3 +36,10 @@ def padding_positions(mode, func, args, kwargs):
         if pads[2 * i] or pads[2 * i + 1]:
             seen = mode.extended(seen, dim, pads[2 * i], pads[2 * i + 1], ends.get(dim, "none"))
     return seen.clone()
+
+
+operator("constant_pad_nd", rows=partial(padding_rows, kind=""), positions=padding_positions)
+operator("reflection_pad2d", rows=partial(padding_rows, kind="mirrored"), positions=padding_positions)
+operator("replication_pad2d", rows=partial(padding_rows, kind="repeated"), positions=padding_positions)
+operator("reflection_pad1d", rows=partial(padding_rows, kind="mirrored"))
+operator("replication_pad1d", rows=partial(padding_rows, kind="repeated"))

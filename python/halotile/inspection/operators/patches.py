@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from ..rowmaps import Unknown, Value, dim_size, mixed, opaque
+from .positions import moved_positions
 from .rows import Operation, regrouped, transposed, windowed
-from .table import rule
+from .table import operator
 
 
-@rule("im2col")
 def im2col_rows(op: Operation) -> Value:
     value = op.value("self")
     value = mixed(value, [1], op.event("reduction"))
@@ -22,7 +22,6 @@ def im2col_rows(op: Operation) -> Value:
     return value.with_dims((value.dims[0], opaque(op.shape[1]), value.dims[2] + value.dims[3]))
 
 
-@rule("col2im")
 def col2im_rows(op: Operation) -> Value:
     value = mixed(op.value("self"), [1], op.event("reduction"))
     if len(value.dims[2]) != 2 or [part.axis for part in value.dims[2]] != [0, 1]:
@@ -34,7 +33,6 @@ def col2im_rows(op: Operation) -> Value:
     return value
 
 
-@rule("unfold")
 def unfold_rows(op: Operation) -> Value:
     value = op.value("self")
     dim = op["dimension"] % len(value.dims)
@@ -42,7 +40,6 @@ def unfold_rows(op: Operation) -> Value:
     return value.with_dims((*value.dims, opaque(op["size"])))
 
 
-@rule("pixel_shuffle")
 def pixel_shuffle_rows(op: Operation) -> Value:
     (*batch, channels, height, width), factor = op.value("self").shape, op["upscale_factor"]
     rank = len(batch)
@@ -51,7 +48,6 @@ def pixel_shuffle_rows(op: Operation) -> Value:
     return regrouped(value.with_dims(value.dims[index] for index in order), op.shape)
 
 
-@rule("pixel_unshuffle")
 def pixel_unshuffle_rows(op: Operation) -> Value:
     (*batch, channels, height, width), factor = op.value("self").shape, op["downscale_factor"]
     rank = len(batch)
@@ -59,3 +55,11 @@ def pixel_unshuffle_rows(op: Operation) -> Value:
     value = regrouped(op.value("self"), shape)
     order = [*range(rank), *(rank + place for place in (0, 2, 4, 1, 3))]
     return regrouped(value.with_dims(value.dims[index] for index in order), op.shape)
+
+
+operator("im2col", rows=im2col_rows, positions=moved_positions)
+operator("col2im", rows=col2im_rows)
+operator("unfold", rows=unfold_rows)
+operator("unfold_copy", "channel_shuffle", "native_channel_shuffle", positions=moved_positions)
+operator("pixel_shuffle", rows=pixel_shuffle_rows, positions=moved_positions)
+operator("pixel_unshuffle", rows=pixel_unshuffle_rows, positions=moved_positions)

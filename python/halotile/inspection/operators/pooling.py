@@ -12,10 +12,9 @@ from ..rowmaps import Unknown, Value, dim_size, mixed
 from .positions import HOW, NOTHING
 from .rows import POOLING, Operation, per_axis, windowed
 from .statistic import Call, Statistic
-from .table import rule
+from .table import operator
 
 
-@rule("max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "avg_pool1d", "max_pool1d")
 def pooling_rows(op: Operation) -> Value:
     value = op.value("self")
     count = 1 if "1d" in op.name else 2
@@ -29,7 +28,6 @@ def pooling_rows(op: Operation) -> Value:
     return value
 
 
-@rule("_adaptive_avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
 def adaptive_pooling_rows(op: Operation) -> Value:
     value = op.value("self")
     for index in (len(value.dims) - 2, len(value.dims) - 1):
@@ -102,3 +100,32 @@ def whole_pooling_statistic(kind: str, results: int):
         return Call(func._schema.name, kind, ((x, (x.ndim - 2, x.ndim - 1)),), result)
 
     return build
+
+
+operator(
+    "max_pool2d_with_indices",
+    rows=pooling_rows,
+    positions=pooling_positions(results=2),
+    statistic=whole_pooling_statistic("most", results=2),
+)
+operator("max_pool2d", rows=pooling_rows, positions=pooling_positions(results=1))
+operator(
+    "avg_pool2d",
+    rows=pooling_rows,
+    positions=pooling_positions(results=1),
+    statistic=whole_pooling_statistic("mean", results=1),
+)
+operator("avg_pool1d", "max_pool1d", rows=pooling_rows)
+operator(
+    "_adaptive_avg_pool2d",
+    rows=adaptive_pooling_rows,
+    positions=adaptive_pooling_positions(results=1),
+    statistic=whole_pooling_statistic("mean", results=1),
+)
+operator("adaptive_avg_pool2d", rows=adaptive_pooling_rows)
+operator(
+    "adaptive_max_pool2d",
+    rows=adaptive_pooling_rows,
+    positions=adaptive_pooling_positions(results=2),
+    statistic=whole_pooling_statistic("most", results=2),
+)

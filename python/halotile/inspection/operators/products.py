@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,9 @@ from ..rowmaps import Value, joined, mixed, opaque, spatial
 from .positions import CHUNK, NOTHING
 from .rows import Operation
 from .statistic import Call, Statistic
-from .table import rule
+from .table import operator
 
 
-@rule("mm", "bmm", names=("self", "mat2"))
-@rule("addmm", names=("mat1", "mat2"))
-@rule("baddbmm", names=("batch1", "batch2"))
 def product_rows(op: Operation, names: tuple[str, str]) -> Value:
     value = contracted_rows(op, op[names[0]], op[names[1]])
     added = op.arguments.get("self") if "add" in op.name else None
@@ -52,8 +50,6 @@ def contracted_rows(op: Operation, left: torch.Tensor, right: torch.Tensor) -> V
     return result.with_dims(dims)
 
 
-@rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention")
-@rule("_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention")
 def attention_rows(op: Operation) -> Value:
     query, key, content = (op.value(name) for name in ("query", "key", "value"))
     attention = op.event("attention")
@@ -134,3 +130,17 @@ def product_statistic(func: Any, given: dict) -> Call | None:
         return (statistic.first * statistic.count).to(a.dtype)
 
     return Call(func._schema.name, "product", ((a, dims[0]), (b, dims[1])), result)
+
+
+operator(
+    "mm",
+    "bmm",
+    rows=partial(product_rows, names=("self", "mat2")),
+    positions=product_positions,
+    statistic=product_statistic,
+)
+operator("addmm", rows=partial(product_rows, names=("mat1", "mat2")), positions=added_product_positions)
+operator("baddbmm", rows=partial(product_rows, names=("batch1", "batch2")), positions=added_product_positions)
+operator("_scaled_dot_product_flash_attention_for_cpu", rows=attention_rows, positions=attention_positions)
+operator("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention", rows=attention_rows)
+operator("_scaled_dot_product_cudnn_attention", rows=attention_rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,12 +15,9 @@ from .elementwise import pointwise_rows
 from .positions import NOTHING
 from .rows import POOLING, Operation, dims_of
 from .statistic import Call, Statistic
-from .table import rule
+from .table import operator
 
 
-@rule("mean", "amax", "amin", "max", "min", kind=POOLING)
-@rule("sum", "prod", "var", "std", "var_mean", "std_mean", "logsumexp", "linalg_vector_norm", "norm", kind="reduction")
-@rule("any", "all", "argmax", "argmin", "nansum", "median", "mode", "count_nonzero", kind="reduction")
 def reduction_rows(op: Operation, kind: str) -> Value:
     if op.name.endswith(".other"):
         return pointwise_rows(op)
@@ -32,8 +30,6 @@ def reduction_rows(op: Operation, kind: str) -> Value:
     return value.with_dims(kept)
 
 
-@rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", kind="attention")
-@rule("cumsum", "cumprod", "logcumsumexp", kind="reduction")
 def along_one_rows(op: Operation, kind: str) -> Value:
     value = op.value("self")
     return mixed(value, dims_of(op, value), op.event(kind), keep=True)
@@ -132,3 +128,32 @@ deviation_statistic = reduction_statistic("moments", lambda s, given: s.variance
 norm_statistic = reduction_statistic("power", root, norm_power)
 largest_statistic = reduction_statistic("most", lambda s, given: s.first)
 smallest_statistic = reduction_statistic("most", lambda s, given: s.second)
+variance_and_mean_statistic = reduction_statistic("moments", lambda s, given: (s.variance(taken_off(given)), s.first))
+deviation_and_mean_statistic = reduction_statistic(
+    "moments", lambda s, given: (s.variance(taken_off(given)).sqrt(), s.first)
+)
+
+POOLED = partial(reduction_rows, kind=POOLING)
+REDUCED = partial(reduction_rows, kind="reduction")
+
+
+operator("mean", rows=POOLED, positions=reduction_positions, statistic=mean_statistic)
+operator("amax", rows=POOLED, positions=reduction_positions, statistic=largest_statistic)
+operator("amin", rows=POOLED, positions=reduction_positions, statistic=smallest_statistic)
+operator("max", "min", rows=POOLED, positions=reduction_positions)
+operator("sum", rows=REDUCED, positions=reduction_positions, statistic=sum_statistic)
+operator("var", rows=REDUCED, positions=reduction_positions, statistic=variance_statistic)
+operator("std", rows=REDUCED, positions=reduction_positions, statistic=deviation_statistic)
+operator("var_mean", rows=REDUCED, positions=reduction_positions, statistic=variance_and_mean_statistic)
+operator("std_mean", rows=REDUCED, positions=reduction_positions, statistic=deviation_and_mean_statistic)
+operator("linalg_vector_norm", "norm", rows=REDUCED, positions=reduction_positions, statistic=norm_statistic)
+operator("prod", "logsumexp", "any", "all", "argmax", "argmin", "median", rows=REDUCED, positions=reduction_positions)
+operator("nansum", "mode", "count_nonzero", rows=REDUCED)
+operator(
+    *("_softmax", "_log_softmax"),
+    rows=partial(along_one_rows, kind="attention"),
+    positions=along_one_positions("attention"),
+)
+operator("_safe_softmax", "softmax", rows=partial(along_one_rows, kind="attention"))
+operator("cumsum", rows=partial(along_one_rows, kind="reduction"), positions=cumulative_positions)
+operator("cumprod", "logcumsumexp", rows=partial(along_one_rows, kind="reduction"))

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import partial
 
 import torch
 
 from ..rowmaps import Value, dim_size, moved, opaque, spatial
+from .positions import moved_positions
 from .rows import Aligned, Operation
-from .table import rule
+from .table import operator
 
 
 def _nearest(place: Fraction) -> list[int]:
@@ -29,12 +31,6 @@ def _support(center: Fraction, reach: Fraction) -> list[int]:
     return list(range(math.floor(center - reach + half), max(math.floor(center + reach + half), 1 - 10**9)))
 
 
-@rule("upsample_nearest2d", "upsample_nearest1d", kind="nearest")
-@rule("_upsample_nearest_exact2d", "_upsample_nearest_exact1d", kind="exact")
-@rule("upsample_bilinear2d", "upsample_linear1d", kind="linear")
-@rule("upsample_bicubic2d", kind="cubic")
-@rule("_upsample_bilinear2d_aa", kind="linear_aa")
-@rule("_upsample_bicubic2d_aa", kind="cubic_aa")
 def resampling_rows(op: Operation, kind: str) -> Value:
     value = op.value("self" if "self" in op.arguments else "input")
     if op.arguments.get("align_corners"):
@@ -91,3 +87,16 @@ def resampling_positions(mode, func, args, kwargs):
         if copies == 3:
             x = x.narrow(d - 2, out, out)
     return x.contiguous()
+
+
+operator(
+    "upsample_nearest2d", "upsample_nearest1d", rows=partial(resampling_rows, kind="nearest"), positions=moved_positions
+)
+operator("upsample_nearest3d", positions=moved_positions)
+operator("_upsample_nearest_exact2d", rows=partial(resampling_rows, kind="exact"), positions=moved_positions)
+operator("_upsample_nearest_exact1d", rows=partial(resampling_rows, kind="exact"))
+operator("upsample_bilinear2d", rows=partial(resampling_rows, kind="linear"), positions=resampling_positions)
+operator("upsample_linear1d", rows=partial(resampling_rows, kind="linear"))
+operator("upsample_bicubic2d", rows=partial(resampling_rows, kind="cubic"), positions=resampling_positions)
+operator("_upsample_bilinear2d_aa", rows=partial(resampling_rows, kind="linear_aa"), positions=resampling_positions)
+operator("_upsample_bicubic2d_aa", rows=partial(resampling_rows, kind="cubic_aa"), positions=resampling_positions)

@@ -6,16 +6,15 @@ from __future__ import annotations
 import torch
 
 from ..rowmaps import Unknown, Value, dim_size, opaque, spatial
+from .positions import moved_positions
 from .rows import Operation, broadcast, regrouped
-from .table import rule
+from .table import operator
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten")
 def view_rows(op: Operation) -> Value:
     return regrouped(op.value("self"), op.shape)
 
 
-@rule("view_as_real", "view_as_complex")
 def pairs_rows(op: Operation) -> Value:
     value = op.value("self")
     if "view_as_real" in op.name:
@@ -25,13 +24,11 @@ def pairs_rows(op: Operation) -> Value:
     return value.with_dims(value.dims[:-1])
 
 
-@rule("permute", "permute_copy")
 def permute_rows(op: Operation) -> Value:
     value = op.value("self")
     return value.with_dims(value.dims[dim] for dim in op["dims"])
 
 
-@rule("transpose", "t", "swapaxes", "numpy_T", "mT")
 def transpose_rows(op: Operation) -> Value:
     value = op.value("self")
     dims = list(value.dims)
@@ -41,12 +38,6 @@ def transpose_rows(op: Operation) -> Value:
     return value.with_dims(dims)
 
 
-@rule("unsqueeze", "squeeze")
-def squeeze_rows(op: Operation) -> Value:
-    return regrouped(op.value("self"), op.shape)
-
-
-@rule("repeat")
 def repeat_rows(op: Operation) -> Value:
     value = op.value("self")
     dims = ((),) * (len(op.shape) - len(value.dims)) + value.dims
@@ -55,7 +46,6 @@ def repeat_rows(op: Operation) -> Value:
     return broadcast(value.with_dims(dims), op.shape)
 
 
-@rule("expand")
 def expand_rows(op: Operation) -> Value:
     return broadcast(op.value("self"), op.shape)
 
@@ -68,3 +58,16 @@ def view_as_real_positions(mode, func, args, kwargs):
 def view_as_complex_positions(mode, func, args, kwargs):
     seen = mode.real(args[0]).amax(-1)
     return torch.complex(seen, torch.zeros_like(seen))
+
+
+# Beside these, positions go through everything that torch calls a view by `moved_positions`.
+operator("view", "reshape", "_reshape_alias", "flatten", "unflatten", "unsqueeze", "squeeze", rows=view_rows)
+operator("_unsafe_view", rows=view_rows, positions=moved_positions)
+operator("view_copy", "_reshape_copy", positions=moved_positions)
+operator("view_as_real", rows=pairs_rows, positions=view_as_real_positions)
+operator("view_as_complex", rows=pairs_rows, positions=view_as_complex_positions)
+operator("permute", rows=permute_rows)
+operator("permute_copy", rows=permute_rows, positions=moved_positions)
+operator("transpose", "t", "swapaxes", "numpy_T", "mT", rows=transpose_rows)
+operator("repeat", rows=repeat_rows, positions=moved_positions)
+operator("expand", rows=expand_rows)
