@@ -67,6 +67,12 @@ def whole(model, image, info, halo):
     return output.transpose(1, 2, 0)
 
 
+def test_windows_of_attention_are_told_from_the_whole_image():
+    """At the smallest sizes that a model takes, one window is all of the image."""
+    info = inspect_model(KNOWN["shifted windows"].make())
+    assert info.doubts == () and "structure" in info.how["receptive_field"] and "structure" in info.how["phase"]
+
+
 @pytest.mark.parametrize("name", LOCAL)
 def test_the_halo_found_is_exact(name):
     info, model = found(name), model_of(name)
