@@ -12,6 +12,7 @@ from .table import operator
 
 
 def convolution_rows(op: Operation) -> Value:
+    """Each result depends on the elements under the taps of its kernel."""
     value, weight = op.value("input"), op.known(op["weight"])
     count = len(value.dims) - 2
     if weight is not None:  # made from the image: fine if the same for all of it
@@ -30,6 +31,7 @@ def convolution_rows(op: Operation) -> Value:
 
 
 def convolution_positions(mode, func, args, kwargs):
+    """The farthest position under all taps whose weight is not zero."""
     seen, weight, _, stride, padding, dilation, transposed, extra, groups = args[:9]
     dims = weight.ndim - 2
     if mode.carries(weight) or seen.ndim != weight.ndim:

@@ -14,6 +14,7 @@ from .table import operator
 
 
 def pointwise_rows(op: Operation) -> Value:
+    """Each element depends on the elements in the same place of all operands."""
     return with_excitation(op, op.joined(op.tensors()))
 
 
@@ -28,6 +29,7 @@ def with_excitation(op: Operation, result: Value) -> Value:
 
 
 def same_rows(op: Operation) -> Value:
+    """The result has the elements of the first operand, where they were."""
     return op.joined(op.tensors()[:1])
 
 
@@ -66,12 +68,14 @@ def where_positions(mode, func, args, kwargs):
 
 
 def glu_positions(mode, func, args, kwargs):
+    """One half of the channels, or of another dimension, times a function of the other half."""
     dim = args[1] if len(args) > 1 else -1
     first, second = mode.real(args[0]).chunk(2, dim)
     return torch.maximum(first, second)
 
 
 def copy_positions(mode, func, args, kwargs):
+    """In place: the target depends on what the source depends on."""
     target, source = args[:2]
     shape = target.shape
     mode.write(target, mode.real(source).expand(shape))
@@ -79,6 +83,7 @@ def copy_positions(mode, func, args, kwargs):
 
 
 def fill_positions(mode, func, args, kwargs):
+    """In place: the target depends on nothing any more."""
     target = args[0]
     if mode.carries(target):
         target.fill_(NOTHING)
@@ -86,15 +91,16 @@ def fill_positions(mode, func, args, kwargs):
 
 
 def cast_positions(mode, func, args, kwargs):
+    """Positions stay float32, whatever the model casts to."""
     return args[0].clone()
 
 
-# Beside these, all that torch tags as pointwise: by `pointwise_rows`, and positions by the farthest of all operands.
+# Operators that torch tags as pointwise need no entry: both passes treat them as element by element.
 operator("_prelu_kernel", "lerp", rows=pointwise_rows, positions=pointwise_positions)
 operator("hardswish", "softplus", "rrelu_with_noise", "celu", "mish", "dropout", positions=pointwise_positions)
 operator("prelu", "rrelu_with_noise_functional", "complex", "real", "imag", rows=pointwise_rows)
 operator("addcmul", "addcdiv", "fill", rows=pointwise_rows)
-operator("mul", positions=multiply_positions)
+operator("mul", rows=pointwise_rows, positions=multiply_positions)
 operator("masked_fill", rows=pointwise_rows, positions=masked_fill_positions)
 operator("where", rows=pointwise_rows, positions=where_positions)
 operator("glu", positions=glu_positions)

@@ -41,6 +41,7 @@ def batch_norm_rows(op: Operation) -> Value:
 
 
 def group_norm_positions(mode, func, args, kwargs):
+    """Each element takes in its group of channels, in the whole image."""
     x, n, groups = mode.real(args[0]), args[3], args[6]
     flat = x.reshape(n * groups, -1)
     seen = flat.amax(1, keepdim=True)
@@ -49,6 +50,7 @@ def group_norm_positions(mode, func, args, kwargs):
 
 
 def layer_norm_positions(mode, func, args, kwargs):
+    """Each element takes in all along the last dimensions."""
     x, dims = mode.real(args[0]), list(range(-len(args[1]), 0))
     seen = x.amax(dims, keepdim=True)
     result = mode.spread("norm over space", x, seen.expand(x.shape).contiguous(), x.clone())

@@ -16,6 +16,7 @@ from .table import operator
 
 
 def pooling_rows(op: Operation) -> Value:
+    """Each result depends on the elements in its window."""
     value = op.value("self")
     count = 1 if "1d" in op.name else 2
     kernel = per_axis(op["kernel_size"], count)
@@ -29,6 +30,7 @@ def pooling_rows(op: Operation) -> Value:
 
 
 def adaptive_pooling_rows(op: Operation) -> Value:
+    """Pooling to one cell is global; to as many cells as there are elements it changes nothing; else it is unknown."""
     value = op.value("self")
     for index in (len(value.dims) - 2, len(value.dims) - 1):
         if op.shape[index] == 1:

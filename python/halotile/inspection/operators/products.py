@@ -95,10 +95,12 @@ def product(mode, a, b):
 
 
 def product_positions(mode, func, args, kwargs):
+    """mm, bmm."""
     return product(mode, args[0], args[1])
 
 
 def added_product_positions(mode, func, args, kwargs):
+    """addmm, baddbmm: a product, and what is added to it."""
     bias, a, b = args[:3]
     result = (
         product(mode, a, b) if mode.carries(a) or mode.carries(b) else torch.full((a.shape[-2], b.shape[-1]), NOTHING)

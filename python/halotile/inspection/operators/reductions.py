@@ -19,6 +19,7 @@ from .table import operator
 
 
 def reduction_rows(op: Operation, kind: str) -> Value:
+    """Each result depends on all elements along the dimensions that are reduced."""
     if op.name.endswith(".other"):
         return pointwise_rows(op)
     value = op.value("self")
@@ -31,11 +32,13 @@ def reduction_rows(op: Operation, kind: str) -> Value:
 
 
 def along_one_rows(op: Operation, kind: str) -> Value:
+    """Each element comes to depend on all along a dimension, and stays where it is."""
     value = op.value("self")
     return mixed(value, dims_of(op, value), op.event(kind), keep=True)
 
 
 def over(mode, seen, dims, keep, kind="global pooling"):
+    """Positions of a reduction, and whether it is global."""
     dims = list(range(seen.ndim)) if dims is None or dims == [] else ([dims] if isinstance(dims, int) else list(dims))
     result = seen.amax(dims, keep) if seen.ndim else seen.clone()
     return mode.spread(kind, seen, result, torch.full_like(result, NOTHING))
@@ -62,6 +65,7 @@ def along_one_positions(kind: str):
 
 
 def cumulative_positions(mode, func, args, kwargs):
+    """Each element takes in those before it."""
     seen = mode.real(args[0])
     result = torch.cummax(seen, args[1])[0]
     return mode.spread("sum along an axis", seen, result, seen.clone())

@@ -32,6 +32,7 @@ def _support(center: Fraction, reach: Fraction) -> list[int]:
 
 
 def resampling_rows(op: Operation, kind: str) -> Value:
+    """Each result depends on the pixels around its place that its kind of interpolation takes."""
     value = op.value("self" if "self" in op.arguments else "input")
     if op.arguments.get("align_corners"):
         raise Aligned

@@ -51,11 +51,13 @@ def expand_rows(op: Operation) -> Value:
 
 
 def view_as_real_positions(mode, func, args, kwargs):
+    """Real and imaginary part depend on the same."""
     seen = mode.real(args[0])
     return torch.stack([seen, seen], -1)
 
 
 def view_as_complex_positions(mode, func, args, kwargs):
+    """A complex number depends on what either of its parts depends on."""
     seen = mode.real(args[0]).amax(-1)
     return torch.complex(seen, torch.zeros_like(seen))
 

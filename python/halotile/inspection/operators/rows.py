@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What rules for row maps are made of: one call of an operator, and what several operators do. Imports torch."""
+"""What the rules for row maps share: one call of an operator, and steps that several operators take. Imports torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ POOLING = "global pooling"
 
 @dataclass
 class Operation:
-    """One call of an operator. Its arguments are had by their names in the operator's schema."""
+    """One call of an operator. `operation[name]` is the argument with that name in the operator's schema."""
 
     name: str
     path: str
@@ -92,6 +92,7 @@ def dims_of(op: Operation, value: Value, name: str = "dim") -> list[int]:
 
 
 def broadcast(value: Value, shape: Sequence[int]) -> Value:
+    """A value expanded to a shape: dimensions of size 1 are repeated."""
     dims = ((),) * (len(shape) - len(value.dims)) + value.dims
     return value.with_dims(
         dim if dim_size(dim) == size else opaque(size) for dim, size in zip(dims, shape, strict=True)
@@ -99,7 +100,7 @@ def broadcast(value: Value, shape: Sequence[int]) -> Value:
 
 
 def at_edges(op: Operation, result: Value, others: Sequence[Value], count: int) -> Value:
-    """Near an edge something else was put: it does not count for what lies inside."""
+    """Something else was put near an edge; what lies inside does not depend on it."""
     events = frozenset().union(*(value.events for value in others))
     kept = [event for event in events if event.what != "strip"]
     return result.with_events(*kept, op.event(f"{count} rows or columns at an edge come from elsewhere", "edge"))

@@ -20,17 +20,19 @@ StatisticRule = Callable[[Any, dict], "Call | None"]
 
 @dataclass(frozen=True)
 class Operator:
-    """The entry of one operator, for all of its overloads. A rule that is None says nothing: the pass that needs it
-    takes the operator for unknown, never for local.
+    """What is known of one operator, in all of its overloads.
 
-    A rule of another kind (how an operator runs row after row) is one more attribute here, one more argument of
-    `operator`, and a function beside the others in the operator's family.
+    A rule may be None. The pass that needs it then takes the operator for unknown, never for local, unless torch tags
+    it as pointwise or as a view.
+
+    To add a rule of another kind (say, how an operator runs on one row after the other): one more attribute here, one
+    more argument of `operator`, and functions `*_stream` beside the others in the files of the families.
 
     Attributes:
-        rows: rule(operation) gives the value of the result, or of each result: see rowmaps.py. For the structural pass.
-        positions: rule(mode, func, args, kwargs) gives the result of the operator on positions. For propagation.
-        statistic: rule(func, arguments by name) gives the `Call` that takes elements of the whole image together; None
-            if this one does not. For runs with statistics of the whole image.
+        rows: for the structural pass. rule(operation) returns the `Value` of the result, or one for each result.
+        positions: for propagation. rule(mode, func, args, kwargs) returns the result of the operator on positions.
+        statistic: for runs with statistics of the whole image. rule(func, arguments by name) returns the `Call` that
+            takes many elements together, or None if this call does not.
     """
 
     rows: RowRule | None = None
