@@ -13,8 +13,9 @@ from torch import nn  # noqa: E402
 
 from halotile import TiledRestorer, TileError, restore_tiled  # noqa: E402
 from halotile.inspection import Field, GlobalOperation, ModelInfo, inspect_model  # noqa: E402
-from halotile.inspection.measure import Runner, find_shapes  # noqa: E402
 from halotile.inspection.perturbation import falsify, field_by_perturbation  # noqa: E402
+from halotile.inspection.runner import Runner  # noqa: E402
+from halotile.inspection.shapes import find_shapes  # noqa: E402
 
 from . import reference  # noqa: E402
 from .architectures import KNOWN, SRVGG, Coordinates, Noisy, RRDBNet, UNet, chain, conv  # noqa: E402
@@ -64,6 +65,12 @@ def whole(model, image, info, halo):
         loss=info.loss[0],
     )
     return output.transpose(1, 2, 0)
+
+
+def test_windows_of_attention_are_told_from_the_whole_image():
+    """At the smallest sizes that a model takes, one window is all of the image."""
+    info = inspect_model(KNOWN["shifted windows"].make())
+    assert info.doubts == () and "structure" in info.how["receptive_field"] and "structure" in info.how["phase"]
 
 
 @pytest.mark.parametrize("name", LOCAL)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from halotile.inspection.structure import Reach, analyse
+from halotile.inspection.info import Field
+from halotile.inspection.structure import analyse
 
 from .networks import Chain, Half, Strided, ThreeHalves, seeded
 
@@ -35,7 +36,7 @@ def local(model, reach, *, phase=1, scale=1, loss=0, **settings):
     """The model is understood, and local, with this reach on all sides (or left, right, top, bottom)."""
     found = analyse(model, **settings)
     assert not found.unknown and not found.global_operations and not found.coordinate_sensitive and not found.stochastic
-    assert found.receptive_field == (Reach(*reach) if isinstance(reach, tuple) else Reach(*[reach] * 4))
+    assert found.receptive_field == (Field(*reach) if isinstance(reach, tuple) else Field(*[reach] * 4))
     assert found.phase == (phase if isinstance(phase, tuple) else (phase, phase))
     assert found.scale == Fraction(scale)
     assert found.loss == (None if loss is None else (loss, loss))
@@ -171,10 +172,10 @@ def test_unets(depth, down, up):
     found = analyse(UNet(depth, down, up))
     assert found.phase == (2**depth, 2**depth) and found.scale == 1 and not found.unknown
     if (down, up) == ("pool", "transposed"):
-        assert found.receptive_field == Reach(*[4 * 2**depth - 2] * 4)
+        assert found.receptive_field == Field(*[4 * 2**depth - 2] * 4)
     if depth < 3:  # deeper ones take long
         left, right = by_gradient(UNet(depth, down, up), 2**depth, width=48 * depth)
-        assert found.receptive_field == Reach(left, right, left, right)
+        assert found.receptive_field == Field(left, right, left, right)
 
 
 def test_a_unet_by_hand():
@@ -250,7 +251,7 @@ def test_gradients_agree(make, scale):
     assert found.scale == Fraction(scale) and found.phase is not None
     steps = found.phase[0] * found.scale.denominator
     left, right = by_gradient(model, steps, scale=scale)
-    assert found.receptive_field == Reach(left, right, left, right)
+    assert found.receptive_field == Field(left, right, left, right)
 
 
 # ---- shapes ----------------------------------------------------------------------------------------------------------
@@ -528,7 +529,7 @@ def test_place_in_the_image():
 
 def test_chance():
     found = analyse(Of(lambda m, x: m.a(x + 0.1 * torch.randn_like(x)), a=conv()))
-    assert found.stochastic == (("", "aten.randn_like.default"),) and found.receptive_field == Reach(1, 1, 1, 1)
+    assert found.stochastic == (("", "aten.randn_like.default"),) and found.receptive_field == Field(1, 1, 1, 1)
     assert analyse(Of(lambda m, x: F.dropout(x, 0.5, True))).stochastic
     assert analyse(Of(lambda m, x: x + torch.rand(1))).stochastic
     local(nn.Sequential(nn.Dropout2d(), nn.Dropout()), 0)

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..inspection.measure import Moves, Shapes, moves_of
+from ..inspection.shapes import Shapes
+from ..inspection.shifts import Moves, moves_of
 from ..models.reach import modules_of
 from ..optional import torch_if_loaded
 from ..run.prepared import First, Opened, Prepared

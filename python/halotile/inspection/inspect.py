@@ -15,6 +15,8 @@ from .measure import Measured, measured
 
 __all__ = ["inspect_model"]
 
+STRUCTURE_SIDE = 64  # of images for the structural pass, input pixels: smaller ones are a single window of attention
+
 
 def inspect_model(model: Any, *, device: Any = None, dtype: Any = None, sample: Any = None) -> ModelInfo:
     """Finds out what a model needs to be run on tiles, and what it does.
@@ -95,8 +97,10 @@ class Structural:
             return 0
         from .structure import analyse
 
+        shapes = result.shapes
+        size = shapes.legal(0, STRUCTURE_SIDE), shapes.legal(1, STRUCTURE_SIDE)
         try:
-            self.found = analyse(self.model, channels=result.shapes.channels, size=result.shapes.window)
+            self.found = analyse(self.model, channels=shapes.channels, size=size)
         except Exception as error:  # a second opinion only
             result.doubts.append(f"the structural pass failed ({named(error)})")
             return 0
@@ -138,17 +142,16 @@ def _kind(one: GlobalOperation, told: tuple[GlobalOperation, ...], own: tuple[Gl
     return one.kind if one.kind in alike or not alike else alike[0]
 
 
-def _compare_fields(told: Any, result: Measured, globally: bool) -> None:
+def _compare_fields(told: Field | None, result: Measured, globally: bool) -> None:
     if told is None:
         if globally:
             result.field = None
         if (result.field is None) == globally:
             _add(result, "receptive_field")
         return
-    claim = Field(*told)
-    _agree(result, "receptive_field", result.field, claim)
+    _agree(result, "receptive_field", result.field, told)
     if result.field is not None:
-        result.field = result.field.union(claim)
+        result.field = result.field.union(told)
 
 
 def _agree(result: Measured, name: str, own: Any, told: Any) -> None:

@@ -13,9 +13,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
 from .info import GlobalOperation
-from .position_rules import EDGE, HOW, MAKING, MOVING, NOTHING, POINTWISE, READING, TABLE, TO_REAL, WRITING, NotInTable
+from .operators import entry
+from .operators.positions import EDGE, HOW, NOTHING, NotInTable
 
 __all__ = ["Positions"]
+
+# Operators that take no more than the shape of a tensor, or give nothing that depends on it.
+MAKING = {"new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "empty_like", "zeros_like"}
+MAKING |= {"ones_like", "full_like", "rand_like", "randn_like", "bernoulli"}
+READING = {"_local_scalar_dense", "equal", "is_nonzero"}  # give the model a value that it may act on
+TO_REAL = {"abs", "angle", "view_as_real", "_fft_c2r", "linalg_vector_norm", "norm"}  # also of complex operands
 
 
 class Positions(TorchDispatchMode):
@@ -70,9 +77,9 @@ class Positions(TorchDispatchMode):
             return func(*args, **kwargs)
         if name in READING:
             return self._reading(name, func, args, kwargs)
-        if name in WRITING:
-            return WRITING[name](self, *args, **kwargs)
         if func._schema.is_mutable:
+            if name.endswith("_") and entry(name).positions is not None:
+                return entry(name).positions(self, func, args, kwargs)
             if not name.endswith("_") or func._schema.name.split("::")[0] != "aten":
                 return self.everything(func, args, kwargs)
             self.write(args[0], self.result(name[:-1], func, args, kwargs))
@@ -83,14 +90,15 @@ class Positions(TorchDispatchMode):
         return tree_map(self._mark, result)
 
     def result(self, name: str, func: Any, args: tuple, kwargs: dict) -> Any:
-        if name in TABLE:
+        rule = entry(name).positions
+        if rule is not None:
             try:
-                return TABLE[name](self, func, args, kwargs)
+                return rule(self, func, args, kwargs)
             except NotInTable:
                 return self.everything(func, args, kwargs)
-        if torch.Tag.pointwise in func.tags or name in POINTWISE:
+        if torch.Tag.pointwise in func.tags:
             return self.pointwise(func, args, kwargs)
-        if func.is_view or name in MOVING:
+        if func.is_view:
             return self.moved(func, args, kwargs)
         return self.everything(func, args, kwargs)
 

@@ -26,8 +26,8 @@ import torch
 
 from ..models.around import slow_attention
 from .info import STATISTICS, Field, GlobalOperation
+from .operators.positions import CHUNK, EDGE, NOTHING
 from .perturbation import Sizes
-from .position_rules import CHUNK, EDGE, NOTHING
 from .positions import Positions
 
 __all__ = ["Propagation", "propagate"]

@@ -1,83 +1,41 @@
 # SPDX-License-Identifier: MIT
-"""What operators that move elements do to dependencies: views, slices, padding, windows. Imports torch."""
+"""Elements that go elsewhere: slices, joins, what is written to a part, rolls, indices. Imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .operators import Operation, at_edges, broadcast, dims_of, per_axis, rule, transposed, windowed
-from .rowmaps import EVERYWHERE, Dim, Part, Unknown, Value, coalesced, dim_size, joined, mixed, moved, opaque, spatial
+import torch
+from torch.utils._pytree import tree_iter
+
+from ..rowmaps import EVERYWHERE, Part, Unknown, Value, dim_size, joined, moved, opaque, spatial
+from .positions import NotInTable, moved_positions
+from .rows import Operation, at_edges, dims_of, per_axis
+from .table import operator
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten")
-def viewed(op: Operation) -> Value:
-    return regrouped(op.value("self"), op.shape)
+def cat_rows(op: Operation) -> Value:
+    tensors = [tensor for tensor in op["tensors"] if tensor.numel()]
+    dim = op["dim"] % len(op.shape)
+    values = [op.known(tensor) for tensor in tensors]
+    if not any(value is not None and spatial(value.dims[dim]) for value in values):
+        return op.joined(tensors, drop=dim).with_dim(dim, *opaque(op.shape[dim]))
+    sizes = [tensor.shape[dim] for tensor in tensors]
+    main = max(range(len(sizes)), key=sizes.__getitem__)
+    if values[main] is None or any(4 * size > sum(sizes) for place, size in enumerate(sizes) if place != main):
+        raise Unknown("pieces of an image are put side by side")
+    before = sum(sizes[:main])
+    result = moved(values[main], dim, sum(sizes), 1, 1, lambda row: [row - before])
+    return at_edges(op, result, [value for value in values if value is not None], sum(sizes) - sizes[main])
 
 
-def regrouped(value: Value, shape: Sequence[int]) -> Value:
-    """The same elements in the same order, in other dimensions. Raises Unknown if rows end inside another's."""
-    parts = list(coalesced(part for dim in value.dims for part in dim))[::-1]
-    dims: list[Dim] = []
-    for size in shape:
-        dim: list[Part] = []
-        rest = size
-        while rest > 1:
-            part = parts.pop() if parts else Part(None, 1)
-            if rest % part.size == 0 and part.size > 1:
-                dim.append(part)
-                rest //= part.size
-            elif part.size % rest == 0 and part.size > 1:
-                dim.append(Part(part.axis, rest, part.step * (part.size // rest)))
-                parts.append(Part(part.axis, part.size // rest, part.step))
-                rest = 1
-            else:
-                raise Unknown("a reshape that cuts across rows")
-        dims.append(tuple(dim))
-    return value.with_dims(dims)
+def stack_rows(op: Operation) -> Value:
+    value = op.joined(op["tensors"])
+    dim = op["dim"] % len(op.shape)
+    return value.with_dims((*value.dims[:dim], opaque(op.shape[dim]), *value.dims[dim:]))
 
 
-@rule("view_as_real", "view_as_complex")
-def as_pairs(op: Operation) -> Value:
-    value = op.value("self")
-    if "view_as_real" in op.name:
-        return value.with_dims((*value.dims, opaque(2)))
-    if spatial(value.dims[-1]):
-        raise Unknown("rows taken for real and imaginary parts")
-    return value.with_dims(value.dims[:-1])
-
-
-@rule("permute", "permute_copy")
-def permuted(op: Operation) -> Value:
-    value = op.value("self")
-    return value.with_dims(value.dims[dim] for dim in op["dims"])
-
-
-@rule("transpose", "t", "swapaxes", "numpy_T", "mT")
-def swapped(op: Operation) -> Value:
-    value = op.value("self")
-    dims = list(value.dims)
-    first, second = op.arguments.get("dim0", 0), op.arguments.get("dim1", -1)
-    if len(dims) > 1:
-        dims[first], dims[second] = dims[second], dims[first]
-    return value.with_dims(dims)
-
-
-@rule("unsqueeze", "squeeze")
-def squeezed(op: Operation) -> Value:
-    return regrouped(op.value("self"), op.shape)
-
-
-@rule("repeat")
-def repeated(op: Operation) -> Value:
-    value = op.value("self")
-    dims = ((),) * (len(op.shape) - len(value.dims)) + value.dims
-    if any(spatial(dim) and dim_size(dim) != size for dim, size in zip(dims, op.shape, strict=True)):
-        raise Unknown("an image repeated side by side")
-    return broadcast(value.with_dims(dims), op.shape)
-
-
-@rule("select")
-def selected(op: Operation) -> Value:
+def select_rows(op: Operation) -> Value:
     value = op.value("self")
     dim = op["dim"] % len(value.dims)
     place = op["index"] % dim_size(value.dims[dim])
@@ -85,16 +43,14 @@ def selected(op: Operation) -> Value:
     return value.with_dims(value.dims[:dim] + value.dims[dim + 1 :])
 
 
-@rule("slice")
-def sliced(op: Operation) -> Value:
+def slice_rows(op: Operation) -> Value:
     value = op.value("self")
     dim = op["dim"] % len(value.dims)
     start, end, step = slice(op["start"], op["end"], op["step"]).indices(dim_size(value.dims[dim]))
     return sliced_dim(op, value, dim, start, end, step)
 
 
-@rule("split", "split_with_sizes", "unbind", "chunk", "unsafe_split", "unsafe_chunk")
-def divided(op: Operation) -> list[Value]:
+def split_rows(op: Operation) -> list[Value]:
     value = op.value("self")
     dim, start, results = op.arguments.get("dim", 0) % len(value.dims), 0, []
     for output in op.outputs:
@@ -137,8 +93,7 @@ def strip(op: Operation, value: Value, index: int, size: int) -> Value:
     return value.with_dim(index, *opaque(size)).with_events(op.event("rows or columns at a fixed place", "strip"))
 
 
-@rule("slice_scatter")
-def scattered(op: Operation) -> Value:
+def slice_scatter_rows(op: Operation) -> Value:
     source, base = op.known(op["src"]), op.known(op["self"])
     dim, extent = op["dim"] % len(op.shape), op.shape[op["dim"]]
     start, end, step = slice(op["start"], op["end"], op["step"]).indices(extent)
@@ -178,8 +133,7 @@ def _over_base(op: Operation, values: Sequence[Value], dim: int) -> Value:
     return result
 
 
-@rule("select_scatter")
-def scattered_one(op: Operation) -> Value:
+def select_scatter_rows(op: Operation) -> Value:
     dim = op["dim"] % len(op.shape)
     source = op.known(op["src"])
     base = op.known(op["self"])
@@ -194,8 +148,7 @@ def scattered_one(op: Operation) -> Value:
     return _over_base(op, [value.with_dim(dim) for value in values], dim).with_dim(dim, *opaque(op.shape[dim]))
 
 
-@rule("roll")
-def rolled(op: Operation) -> Value:
+def roll_rows(op: Operation) -> Value:
     value = op.value("self")
     if not op["dims"]:
         raise Unknown("an image rolled as one row")
@@ -206,67 +159,14 @@ def rolled(op: Operation) -> Value:
     return value
 
 
-@rule("flip")
-def flipped(op: Operation) -> Value:
+def flip_rows(op: Operation) -> Value:
     value = op.value("self")
     if any(spatial(value.dims[dim]) for dim in dims_of(op, value, "dims")):
         raise Unknown("a mirrored image")
     return value
 
 
-@rule("constant_pad_nd", kind="")
-@rule("reflection_pad1d", "reflection_pad2d", kind="mirrored")
-@rule("replication_pad1d", "replication_pad2d", kind="repeated")
-def padded(op: Operation, kind: str) -> Value:
-    value = op.value("self")
-    pads = op["pad"] if "pad" in op.arguments else op["padding"]
-    for place in range(len(pads) // 2):
-        index, before, after = len(value.dims) - 1 - place, pads[2 * place], pads[2 * place + 1]
-        if not spatial(value.dims[index]):
-            value = value.with_dim(index, *opaque(op.shape[index]))
-        elif before or after:
-            value = moved(value, index, op.shape[index], 1, 1, lambda row, before=before: [row - before])
-            if kind:
-                value = value.with_events(op.event(f"the image is {kind} beyond its edge", "edge"))
-    return value
-
-
-@rule("im2col")
-def unfolded(op: Operation) -> Value:
-    value = op.value("self")
-    value = mixed(value, [1], op.event("reduction"))
-    for place in (0, 1):
-        index, kernel, stride = 2 + place, op["kernel_size"][place], op["stride"][place]
-        taps = [op["dilation"][place] * tap - op["padding"][place] for tap in range(kernel)]
-        size = (
-            dim_size(value.dims[index]) + 2 * op["padding"][place] - op["dilation"][place] * (kernel - 1) - 1
-        ) // stride
-        value = windowed(value, index, size + 1, taps, stride)
-    return value.with_dims((value.dims[0], opaque(op.shape[1]), value.dims[2] + value.dims[3]))
-
-
-@rule("col2im")
-def folded(op: Operation) -> Value:
-    value = mixed(op.value("self"), [1], op.event("reduction"))
-    if len(value.dims[2]) != 2 or [part.axis for part in value.dims[2]] != [0, 1]:
-        raise Unknown("patches that are not rows of patches")
-    value = value.with_dims((value.dims[0], opaque(op.shape[1]), value.dims[2][:1], value.dims[2][1:]))
-    for place in (0, 1):
-        taps = [op["dilation"][place] * tap - op["padding"][place] for tap in range(op["kernel_size"][place])]
-        value = transposed(value, 2 + place, op.shape[2 + place], taps, op["stride"][place])
-    return value
-
-
-@rule("unfold")
-def slid(op: Operation) -> Value:
-    value = op.value("self")
-    dim = op["dimension"] % len(value.dims)
-    value = windowed(value, dim, op.shape[dim], range(op["size"]), op["step"])
-    return value.with_dims((*value.dims, opaque(op["size"])))
-
-
-@rule("index_select", "index", "gather", "topk", "sort", "argsort")
-def picked(op: Operation) -> Value:
+def index_rows(op: Operation) -> Value:
     """Elements chosen by number or by size: channels may be, rows may not."""
     value = op.value("self")
     chosen = op.arguments.get("index", op.arguments.get("indices"))
@@ -284,20 +184,26 @@ def picked(op: Operation) -> Value:
     return value.with_dim(dims[0], *opaque(op.shape[dims[0]]))
 
 
-@rule("pixel_shuffle")
-def shuffled(op: Operation) -> Value:
-    (*batch, channels, height, width), factor = op.value("self").shape, op["upscale_factor"]
-    rank = len(batch)
-    value = regrouped(op.value("self"), [*batch, channels // factor**2, factor, factor, height, width])
-    order = [*range(rank), *(rank + place for place in (0, 3, 1, 4, 2))]
-    return regrouped(value.with_dims(value.dims[index] for index in order), op.shape)
+def index_positions(mode, func, args, kwargs):
+    """Reads or writes by indices, which must be constant."""
+    indices = [leaf for leaf in tree_iter(args[1:]) if isinstance(leaf, torch.Tensor) and not leaf.is_floating_point()]
+    if not indices or any(
+        mode.carries(leaf) for leaf in tree_iter(args[1:2] if func._schema.name == "aten::index" else ())
+    ):
+        raise NotInTable
+    return mode.moved(func, args, kwargs)
 
 
-@rule("pixel_unshuffle")
-def unshuffled(op: Operation) -> Value:
-    (*batch, channels, height, width), factor = op.value("self").shape, op["downscale_factor"]
-    rank = len(batch)
-    shape = [*batch, channels, height // factor, factor, width // factor, factor]
-    value = regrouped(op.value("self"), shape)
-    order = [*range(rank), *(rank + place for place in (0, 2, 4, 1, 3))]
-    return regrouped(value.with_dims(value.dims[index] for index in order), op.shape)
+operator("cat", rows=cat_rows, positions=moved_positions)
+operator("stack", rows=stack_rows, positions=moved_positions)
+operator("select", rows=select_rows)
+operator("slice", rows=slice_rows)
+operator("split", "split_with_sizes", "unbind", "chunk", "unsafe_split", "unsafe_chunk", rows=split_rows)
+operator("slice_scatter", rows=slice_scatter_rows, positions=moved_positions)
+operator("select_scatter", rows=select_scatter_rows, positions=moved_positions)
+operator("roll", rows=roll_rows, positions=moved_positions)
+operator("flip", rows=flip_rows, positions=moved_positions)
+operator("rot90", "tril", "triu", "repeat_interleave", "as_strided", positions=moved_positions)
+operator("index_select", "index", "gather", rows=index_rows, positions=index_positions)
+operator("index_put", "scatter", positions=index_positions)
+operator("topk", "sort", "argsort", rows=index_rows)

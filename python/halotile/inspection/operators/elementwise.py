@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: MIT
+"""Operators that work element by element. Imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ..rowmaps import Value
+from .positions import NOTHING, pointwise_positions
+from .rows import POOLING, Operation, broadcast
+from .table import operator
+
+
+def pointwise_rows(op: Operation) -> Value:
+    """Each element depends on the elements in the same place of all operands."""
+    return with_excitation(op, op.joined(op.tensors()))
+
+
+def with_excitation(op: Operation, result: Value) -> Value:
+    """A product of what has rows and what was pooled over all of them: squeeze-and-excite."""
+    values = [value for value in map(op.known, op.tensors()) if value is not None]
+    pooled = [value for value in values if not any(rows.shift for rows in value.maps)]
+    if len(values) != 2 or len(pooled) != 1 or ".mul" not in op.name:
+        return result
+    changed = {event: event._replace(kind="squeeze-and-excite") for event in pooled[0].events if event.kind == POOLING}
+    return replace(result, events=frozenset(changed.get(event, event) for event in result.events))
+
+
+def same_rows(op: Operation) -> Value:
+    """The result has the elements of the first operand, where they were."""
+    return op.joined(op.tensors()[:1])
+
+
+def copy_rows(op: Operation) -> Value:
+    return broadcast(op.value("src"), op.shape)
+
+
+def multiply_positions(mode, func, args, kwargs):
+    """A factor that is exactly zero leaves no dependency."""
+    result = mode.pointwise(func, args, kwargs)
+    for factor in args[:2]:
+        if isinstance(factor, torch.Tensor) and not mode.carries(factor) and factor.is_floating_point():
+            result = torch.where(factor == 0, NOTHING, result)
+        elif isinstance(factor, (int, float)) and factor == 0:
+            result = torch.full_like(result, NOTHING)
+    return result
+
+
+def masked_fill_positions(mode, func, args, kwargs):
+    """Elements that a constant mask replaces by a constant depend on nothing."""
+    result = mode.pointwise(func, args[:1] + args[2:], kwargs).expand(
+        torch.broadcast_shapes(args[0].shape, args[1].shape)
+    )
+    if mode.carries(args[1]):
+        return torch.maximum(result, mode.real(args[1])).contiguous()
+    inner = mode.real(args[2]) if len(args) > 2 else torch.full((), NOTHING)
+    return torch.where(args[1], inner, result).contiguous()
+
+
+def where_positions(mode, func, args, kwargs):
+    """where(condition, a, b)."""
+    condition, a, b = args
+    if mode.carries(condition):
+        return mode.pointwise(func, args, kwargs)
+    return torch.where(condition, mode.real(a), mode.real(b)).contiguous()
+
+
+def glu_positions(mode, func, args, kwargs):
+    """One half of the channels, or of another dimension, times a function of the other half."""
+    dim = args[1] if len(args) > 1 else -1
+    first, second = mode.real(args[0]).chunk(2, dim)
+    return torch.maximum(first, second)
+
+
+def copy_positions(mode, func, args, kwargs):
+    """In place: the target depends on what the source depends on."""
+    target, source = args[:2]
+    shape = target.shape
+    mode.write(target, mode.real(source).expand(shape))
+    return target
+
+
+def fill_positions(mode, func, args, kwargs):
+    """In place: the target depends on nothing any more."""
+    target = args[0]
+    if mode.carries(target):
+        target.fill_(NOTHING)
+    return target
+
+
+def cast_positions(mode, func, args, kwargs):
+    """Positions stay float32, whatever the model casts to."""
+    return args[0].clone()
+
+
+# Operators that torch tags as pointwise need no entry: both passes treat them as element by element.
+operator("_prelu_kernel", "lerp", rows=pointwise_rows, positions=pointwise_positions)
+operator("hardswish", "softplus", "rrelu_with_noise", "celu", "mish", "dropout", positions=pointwise_positions)
+operator("prelu", "rrelu_with_noise_functional", "complex", "real", "imag", rows=pointwise_rows)
+operator("addcmul", "addcdiv", "fill", rows=pointwise_rows)
+operator("mul", rows=pointwise_rows, positions=multiply_positions)
+operator("masked_fill", rows=pointwise_rows, positions=masked_fill_positions)
+operator("where", rows=pointwise_rows, positions=where_positions)
+operator("glu", positions=glu_positions)
+operator("_to_copy", rows=same_rows, positions=cast_positions)
+operator("contiguous", rows=same_rows, positions=pointwise_positions)
+operator("alias", "clone", "detach", "to", "lift_fresh", "lift_fresh_copy", "_conj", rows=same_rows)
+operator("copy", rows=copy_rows)
+operator("copy_", positions=copy_positions)
+operator("fill_", "zero_", positions=fill_positions)

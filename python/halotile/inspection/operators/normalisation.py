@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""Layer, group, instance and batch norms. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..rowmaps import Value, joined, mixed
+from .rows import Operation
+from .statistic import Call, Statistic
+from .table import operator
+
+
+def layer_norm_rows(op: Operation) -> Value:
+    value = op.value("input")
+    count = len(op["normalized_shape"])
+    dims = range(len(value.dims) - count, len(value.dims))
+    return with_weights(op, mixed(value, dims, op.event("reduction"), keep=True), "weight", "bias")
+
+
+def with_weights(op: Operation, value: Value, *names: str) -> Value:
+    for name in names:
+        if op.arguments.get(name) is not None:
+            value = joined([value, op.known(op[name])]) if op.known(op[name]) else op.with_constant(value, op[name])
+    return value
+
+
+def group_norm_rows(op: Operation) -> Value:
+    value = op.value("input")
+    return mixed(value, range(1, len(value.dims)), op.event("group norm"), keep=True)
+
+
+def batch_norm_rows(op: Operation) -> Value:
+    value = op.value("input")
+    if not op.arguments.get("training"):
+        return value
+    return mixed(value, [0, *range(2, len(value.dims))], op.event("instance norm"), keep=True)
+
+
+def group_norm_positions(mode, func, args, kwargs):
+    """Each element takes in its group of channels, in the whole image."""
+    x, n, groups = mode.real(args[0]), args[3], args[6]
+    flat = x.reshape(n * groups, -1)
+    seen = flat.amax(1, keepdim=True)
+    result = mode.spread("norm over space", x, seen.expand(flat.shape).reshape(x.shape).contiguous(), x.clone())
+    return result, seen.reshape(n, groups).clone(), seen.reshape(n, groups).clone()
+
+
+def layer_norm_positions(mode, func, args, kwargs):
+    """Each element takes in all along the last dimensions."""
+    x, dims = mode.real(args[0]), list(range(-len(args[1]), 0))
+    seen = x.amax(dims, keepdim=True)
+    result = mode.spread("norm over space", x, seen.expand(x.shape).contiguous(), x.clone())
+    return result, seen.clone(), seen.clone()
+
+
+def batch_norm_positions(training: int | None):
+    """Argument `training` says whether the batch's own statistics are used; None: never."""
+
+    def run(mode, func, args, kwargs):
+        x = mode.real(args[0])
+        taught = x.new_zeros(0)
+        if training is None or not args[training]:
+            return x.clone(), taught, taught.clone()
+        seen = x.amax([0, *range(2, x.ndim)], keepdim=True)
+        result = mode.spread("norm over space", x, seen.expand(x.shape).contiguous(), x.clone())
+        return result, seen.flatten(), seen.flatten().clone()
+
+    return run
+
+
+def group_norm_statistic(func: Any, given: dict) -> Call:
+    x, groups = given["input"], given["group"]
+    grouped = x.unflatten(1, (groups, -1))
+
+    def result(statistic: Statistic) -> Any:
+        rest = torch.rsqrt(statistic.variance() + given["eps"])
+        y = ((grouped - statistic.first) * rest).reshape(x.shape)
+        y = affine(y, given["weight"], given["bias"], (-1, *[1] * (x.ndim - 2)))
+        return y.to(x.dtype), statistic.first.flatten(1), rest.flatten(1)
+
+    return Call(func._schema.name, "moments", ((grouped, tuple(range(2, grouped.ndim))),), result)
+
+
+def batch_norm_statistic(func: Any, given: dict) -> Call | None:
+    """By statistics of the images themselves; an instance norm is one of a single image with more channels."""
+    uses_own = given.get("training", given.get("train", False))
+    if not uses_own:
+        return None
+    x = given["input"]
+    dims = (0, *range(2, x.ndim))
+
+    def result(statistic: Statistic) -> Any:
+        rest = torch.rsqrt(statistic.variance() + given["eps"])
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        y = affine((x - statistic.first) * rest, given["weight"], given["bias"], shape)
+        return y.to(x.dtype), statistic.first.flatten(), rest.flatten()
+
+    return Call(func._schema.name, "moments", ((x, dims),), result)
+
+
+def layer_norm_statistic(func: Any, given: dict) -> Call:
+    x, dims = given["input"], tuple(range(given["input"].ndim - len(given["normalized_shape"]), given["input"].ndim))
+
+    def result(statistic: Statistic) -> Any:
+        rest = torch.rsqrt(statistic.variance() + given["eps"])
+        y = affine((x - statistic.first) * rest, given["weight"], given["bias"], given["normalized_shape"])
+        return y.to(x.dtype), statistic.first, rest
+
+    return Call(func._schema.name, "moments", ((x, dims),), result)
+
+
+def affine(
+    y: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, shape: Sequence[int]
+) -> torch.Tensor:
+    y = y if weight is None else y * weight.reshape(shape)
+    return y if bias is None else y + bias.reshape(shape)
+
+
+operator("native_layer_norm", rows=layer_norm_rows, positions=layer_norm_positions, statistic=layer_norm_statistic)
+operator("_fused_rms_norm", rows=layer_norm_rows)
+operator("native_group_norm", rows=group_norm_rows, positions=group_norm_positions, statistic=group_norm_statistic)
+operator(
+    *("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"),
+    rows=batch_norm_rows,
+    positions=batch_norm_positions(training=5),
+    statistic=batch_norm_statistic,
+)
+operator("_native_batch_norm_legit_no_training", rows=batch_norm_rows, positions=batch_norm_positions(training=None))
+operator("_batch_norm_no_update", "miopen_batch_norm", rows=batch_norm_rows)

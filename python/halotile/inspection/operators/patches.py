@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""Windows taken out of an image and put together again; pixels and channels exchanged. Imports torch."""
+
+from __future__ import annotations
+
+from ..rowmaps import Unknown, Value, dim_size, mixed, opaque
+from .positions import moved_positions
+from .rows import Operation, regrouped, transposed, windowed
+from .table import operator
+
+
+def im2col_rows(op: Operation) -> Value:
+    value = op.value("self")
+    value = mixed(value, [1], op.event("reduction"))
+    for place in (0, 1):
+        index, kernel, stride = 2 + place, op["kernel_size"][place], op["stride"][place]
+        taps = [op["dilation"][place] * tap - op["padding"][place] for tap in range(kernel)]
+        size = (
+            dim_size(value.dims[index]) + 2 * op["padding"][place] - op["dilation"][place] * (kernel - 1) - 1
+        ) // stride
+        value = windowed(value, index, size + 1, taps, stride)
+    return value.with_dims((value.dims[0], opaque(op.shape[1]), value.dims[2] + value.dims[3]))
+
+
+def col2im_rows(op: Operation) -> Value:
+    value = mixed(op.value("self"), [1], op.event("reduction"))
+    if len(value.dims[2]) != 2 or [part.axis for part in value.dims[2]] != [0, 1]:
+        raise Unknown("patches that are not rows of patches")
+    value = value.with_dims((value.dims[0], opaque(op.shape[1]), value.dims[2][:1], value.dims[2][1:]))
+    for place in (0, 1):
+        taps = [op["dilation"][place] * tap - op["padding"][place] for tap in range(op["kernel_size"][place])]
+        value = transposed(value, 2 + place, op.shape[2 + place], taps, op["stride"][place])
+    return value
+
+
+def unfold_rows(op: Operation) -> Value:
+    value = op.value("self")
+    dim = op["dimension"] % len(value.dims)
+    value = windowed(value, dim, op.shape[dim], range(op["size"]), op["step"])
+    return value.with_dims((*value.dims, opaque(op["size"])))
+
+
+def pixel_shuffle_rows(op: Operation) -> Value:
+    (*batch, channels, height, width), factor = op.value("self").shape, op["upscale_factor"]
+    rank = len(batch)
+    value = regrouped(op.value("self"), [*batch, channels // factor**2, factor, factor, height, width])
+    order = [*range(rank), *(rank + place for place in (0, 3, 1, 4, 2))]
+    return regrouped(value.with_dims(value.dims[index] for index in order), op.shape)
+
+
+def pixel_unshuffle_rows(op: Operation) -> Value:
+    (*batch, channels, height, width), factor = op.value("self").shape, op["downscale_factor"]
+    rank = len(batch)
+    shape = [*batch, channels, height // factor, factor, width // factor, factor]
+    value = regrouped(op.value("self"), shape)
+    order = [*range(rank), *(rank + place for place in (0, 2, 4, 1, 3))]
+    return regrouped(value.with_dims(value.dims[index] for index in order), op.shape)
+
+
+operator("im2col", rows=im2col_rows, positions=moved_positions)
+operator("col2im", rows=col2im_rows)
+operator("unfold", rows=unfold_rows)
+operator("unfold_copy", "channel_shuffle", "native_channel_shuffle", positions=moved_positions)
+operator("pixel_shuffle", rows=pixel_shuffle_rows, positions=moved_positions)
+operator("pixel_unshuffle", rows=pixel_unshuffle_rows, positions=moved_positions)

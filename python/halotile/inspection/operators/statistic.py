@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""A statistic of many elements, and a call of an operator that takes one. Imports torch.
+
+A statistic is a count and a tensor or two that can be merged over parts of the image. A `Call` is an operator with its
+operands, the dimensions of theirs that are taken together, and its result for any statistic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Statistic:
+    """Numbers that stand for many elements. The dimensions taken together are kept, with size 1.
+
+    Attributes:
+        kind: "mean" or "moments" (mean, and sum of squares of what differs from it), "power" (mean of `x ** p`), "most"
+            (largest, smallest), "product" (mean of products).
+        count: elements that each number stands for.
+    """
+
+    kind: str
+    count: float
+    first: torch.Tensor
+    second: torch.Tensor | None = None
+
+    def merged(self, other: Statistic) -> Statistic:
+        """Of the elements of both."""
+        count = self.count + other.count
+        share = other.count / count
+        if self.kind == "most":
+            return Statistic(
+                self.kind, count, torch.maximum(self.first, other.first), torch.minimum(self.second, other.second)
+            )
+        apart = other.first - self.first
+        second = None
+        if self.second is not None:
+            second = self.second + other.second + apart * apart * (self.count * share)
+        return Statistic(self.kind, count, self.first + apart * share, second)
+
+    def of_as_many(self, times: float) -> Statistic:
+        """Of so many times as many elements like these."""
+        second = self.second * times if self.kind == "moments" else self.second
+        return Statistic(self.kind, self.count * times, self.first, second)
+
+    def variance(self, less: float = 0) -> torch.Tensor:
+        return self.second / max(self.count - less, 0) if self.count > less else torch.full_like(self.second, math.nan)
+
+    def repeated(self, like: Sequence[int]) -> Statistic:
+        """For several images at once, side by side in a dimension of an operand's statistic of the sizes `like`."""
+        return Statistic(self.kind, self.count, *(_repeated(one, like) for one in (self.first, self.second)))
+
+
+def _repeated(one: torch.Tensor | None, like: Sequence[int]) -> torch.Tensor | None:
+    if one is None or tuple(one.shape) == tuple(like):
+        return one
+    return one.repeat([want // have for want, have in zip(like, one.shape, strict=True)])
+
+
+def measured(kind: str, operands: Sequence[tuple[torch.Tensor, tuple[int, ...]]], power: float = 2) -> Statistic:
+    """Of the operands' elements; of two operands' products for the kind "product"."""
+    x, dims = operands[0]
+    count = float(math.prod(x.shape[dim] for dim in dims))
+    x = x.float()
+    if kind == "most":
+        return Statistic(kind, count, x.amax(dims, True), x.amin(dims, True))
+    if kind == "power":
+        return Statistic(kind, count, (x * x if power == 2 else x.abs() ** power).mean(dims, True))
+    if kind == "product":
+        return Statistic(kind, count, torch.matmul(x, operands[1][0].float()) / count)
+    mean = x.mean(dims, True)
+    return Statistic(kind, count, mean, (x - mean).square().sum(dims, True) if kind == "moments" else None)
+
+
+@dataclass
+class Call:
+    """One call of an operator.
+
+    Attributes:
+        name: of the operator.
+        kind, power: see Statistic.
+        operands: (tensor, dimensions that are taken together); two matrices for "product".
+        result: what the operator gives for a statistic of its operands.
+    """
+
+    name: str
+    kind: str
+    operands: tuple[tuple[torch.Tensor, tuple[int, ...]], ...]
+    result: Callable[[Statistic], Any]
+    power: float = 2
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of the statistic."""
+        x, dims = self.operands[0]
+        if self.kind == "product":
+            return (*x.shape[:-1], self.operands[1][0].shape[-1])
+        return tuple(1 if dim in dims else size for dim, size in enumerate(x.shape))
+
+    def measured(self, operands: Any = None) -> Statistic:
+        """The statistic of the operands, or of parts of them."""
+        return measured(self.kind, self.operands if operands is None else operands, self.power)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""A model of any kind, run on arrays."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from ..models.kinds import open_model
+from ..models.model import Model
+from ..models.outputs import BadOutput, EmptyOutput
+from ..texts import full_text, multiple_told, named
+
+__all__ = ["Runner", "close", "random"]
+
+ROUNDING = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}  # relative differences that are no more than that
+
+
+class Runner:
+    """A model of any kind on arrays (batch, channels, height, width) of float32.
+
+    Attributes:
+        rounding: relative differences that are no more than rounding.
+        seconds: it takes for an input pixel, by the fastest run.
+    """
+
+    def __init__(self, model: Any, device: Any = None, dtype: str | None = None, opened: Model | None = None):
+        """opened: the model, where it is open already."""
+        self.opened = opened or open_model(model, device=device, dtype=dtype, tensors=False)
+        self.rounding = ROUNDING[getattr(self.opened, "dtype", "float32")]
+        self.seconds = math.inf
+        self.in_channels = self.opened.in_channels
+        self.refusal = ""  # what the model said first about a window
+        self.told: int | None = None  # of which sides must be multiples, as far as the model says that
+
+    def __call__(self, windows: np.ndarray) -> np.ndarray:
+        start = time.monotonic()
+        model = self.opened
+        output = model(self._typed(windows, model.dtype))
+        if model.dtype == "bfloat16":
+            output = (output.astype(np.uint32) << 16).view(np.float32)
+        self.seconds = min(self.seconds, (time.monotonic() - start) / windows[:, 0].size)
+        return np.asarray(output, np.float32)
+
+    def _typed(self, windows: np.ndarray, dtype: str) -> np.ndarray:
+        windows = np.array(windows, np.float32, order="C")  # models may write to it
+        if dtype == "bfloat16":
+            return (windows.view(np.uint32) >> 16).astype(np.uint16)
+        return windows.astype(dtype)
+
+    def size_of(self, channels: int, height: int, width: int) -> tuple[int, int, int] | None:
+        """(channels, height, width) of the output; None if the model refuses such windows."""
+        try:
+            return self(random(channels, height, width)).shape[1:]
+        except MemoryError:
+            raise
+        except EmptyOutput as error:  # valid convolutions, of a window that is too small for them
+            self.refusal = self.refusal or str(error)
+        except BadOutput as error:  # no image, whatever the window
+            text = "model must take and return one tensor or array (batch, channels, height, width) of floating-point"
+            raise ValueError(f"{text} numbers, but {error}") from error
+        except Exception as error:  # whatever a model raises about sizes it does not take
+            self.refusal = self.refusal or f"it raised {named(error)}"
+            self.told = self.told or multiple_told(full_text(error))
+        return None
+
+
+def random(channels: int, height: int, width: int, *, batch: int = 1, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((batch, channels, height, width), np.float32)
+
+
+def close(run: Runner, one: np.ndarray, other: np.ndarray) -> bool:
+    if one.shape != other.shape:
+        return False
+    if np.array_equal(one, other, equal_nan=True):
+        return True
+    return float(np.abs(one - other).max()) <= run.rounding * float(np.abs(one).max())

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: MIT
+"""What sizes a model takes and makes, found by trying windows: channels, scale, loss, minimum and multiple."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from ..models.needs import needs_of
+from .perturbation import PHASES
+from .runner import Runner
+
+__all__ = ["Pair", "Shapes", "find_shapes", "fixed_window"]
+
+# Windows that are tried, input pixels: of all factors that strides and windows have.
+SIDES = (16, 32, 64, 128, 24, 48, 56, 96, 112, 40, 72, 80, 140, 144, 188, 192, 224, 256, 120, 168, 200, 196, 216, 176)
+SIDES += (208, 180, 240, 336, 384, 512, 572, 400, 392, 432)
+CHANNELS = (3, 1, 4, 2, 6, 8, 12, 16)
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What sizes a model takes and makes. Pairs are (rows, columns).
+
+    Attributes:
+        channels, out_channels: of input and output.
+        scale: output pixels per input pixel.
+        loss: output pixels missing at each end.
+        minimum, multiple: of windows, input pixels.
+        window: one that works, input pixels. Others differ from it by multiples.
+        fixed: it is the only one.
+    """
+
+    channels: int
+    out_channels: int
+    scale: Fraction
+    loss: Pair = (0, 0)
+    minimum: Pair = (1, 1)
+    multiple: Pair = (1, 1)
+    window: Pair = (16, 16)
+    fixed: bool = False
+
+    @property
+    def small(self) -> Pair:
+        """A small window that works."""
+        sides = [min(self.window[axis], self.legal(axis, 8)) for axis in (0, 1)]
+        return sides[0], sides[1]
+
+    def legal(self, axis: int, least: int) -> int:
+        """The smallest legal size along an axis from `least` on."""
+        if self.fixed:
+            return self.window[axis]
+        multiple = self.multiple[axis]
+        rest = self.window[axis] % multiple
+        return -(-(max(least, self.minimum[axis]) - rest) // multiple) * multiple + rest
+
+
+def find_shapes(run: Runner, *, sample: Any = None, fixed: Pair | None = None) -> Shapes:
+    """What sizes the model takes and makes.
+
+    Args:
+        sample: an input (batch, channels, height, width) that the model takes, or None.
+        fixed: the one window (rows, columns) that it takes, or None.
+
+    Raises:
+        ValueError: no window was found that the model takes, or no scale that fits.
+    """
+    window, channels, output = _first(run, sample, fixed)
+    if fixed is not None:
+        scale = Fraction(output[1], window[0])
+        return Shapes(channels, output[0], scale, minimum=window, multiple=window, window=window, fixed=True)
+    sides = [_Side(run, channels, window, output, axis) for axis in (0, 1)]
+    rhythms = [side.rhythm() for side in sides]
+    if rhythms[0] is None or rhythms[1] is None:  # nothing larger is taken
+        scale = Fraction(output[1], window[0])
+        return Shapes(channels, output[0], scale, minimum=window, multiple=window, window=window, fixed=True)
+    scales, multiple = zip(*rhythms, strict=True)
+    if scales[0] != scales[1]:
+        raise ValueError(f"the model scales rows by {scales[0]} and columns by {scales[1]}: that cannot be tiled")
+    window, output = _whole(run, channels, window, output, multiple)
+    sides = [_Side(run, channels, window, output, axis) for axis in (0, 1)]
+    loss = tuple(math.floor((s * scales[0] - o) / 2) for s, o in zip(window, output[1:], strict=True))
+    minimum = tuple(side.minimum(scales[0], multiple[axis]) for axis, side in enumerate(sides))
+    while minimum != window and run.size_of(channels, *minimum) is None:  # one side may be small where the other is not
+        minimum = tuple(
+            min(least + step, max(least, side)) for least, step, side in zip(minimum, multiple, window, strict=True)
+        )
+    return Shapes(channels, output[0], scales[0], loss, minimum, multiple, window)
+
+
+def fixed_window(model: Any) -> Pair | None:
+    """The only window (rows, columns) that a model takes, if its file says so."""
+    rows, columns = needs_of(model).window
+    return (rows or columns, columns or rows) if rows or columns else None
+
+
+def _whole(run: Runner, channels: int, window: Pair, output: tuple[int, int, int], multiple: Pair):
+    """A window whose sides are multiples, if the model takes one: in others, a stride leaves something over."""
+    whole = tuple(-(-side // step) * step for side, step in zip(window, multiple, strict=True))
+    if whole == window:
+        return window, output
+    size = run.size_of(channels, *whole)
+    return (window, output) if size is None else (whole, size)
+
+
+def _first(run: Runner, sample: Any, fixed: Pair | None) -> tuple[Pair, int, tuple[int, int, int]]:
+    """A window that the model takes, its channels, and the size of the output."""
+    if sample is not None:
+        shape = getattr(sample, "shape", None)
+        if shape is None:
+            raise TypeError(f"sample must be an array or tensor (batch, channels, height, width), not {sample!r:.80}")
+        if len(shape) != 4 or 0 in shape:
+            raise ValueError(f"sample must have the shape (batch, channels, height, width), not {tuple(shape)}")
+        windows, channels = [tuple(shape[2:])], [shape[1]]
+    else:
+        windows = [fixed] if fixed else _windows_tried(run)
+        channels = list(dict.fromkeys((*([run.in_channels] if run.in_channels else []), *CHANNELS)))
+    for window in windows:
+        for count in channels:
+            output = run.size_of(count, *window)
+            if output is not None:
+                return (window, count, output) if fixed else _smaller(run, window, count, output)
+    if sample is not None:
+        raise ValueError(
+            f"sample must be an input that the model takes, not one of {tuple(shape)}: it said {run.refusal}"
+        )
+    text = f"the model took no window, of {channels} channels and {SIDES[0]} to {SIDES[-1]} pixels: {run.refusal}; "
+    text += "it must take one tensor or array (batch, channels, height, width) of floating-point numbers"
+    raise ValueError(f"{text}; sample=, an input that it takes, says which size it needs")
+
+
+def _windows_tried(run: Runner) -> Iterator[Pair]:
+    """Those that the model asks for go first, once it has said so."""
+    asked = False
+    for side in SIDES:
+        if run.told is not None and not asked:
+            asked, least = True, -(-64 // run.told) * run.told
+            yield from ((least, least), (4 * least, 4 * least))
+        yield side, side
+
+
+def _smaller(run: Runner, window: Pair, channels: int, output: tuple[int, int, int]):
+    """A smaller window, where the output is as many times its size: less to run."""
+    for side in (4, 8):
+        small = run.size_of(channels, side, side) if side < min(window) else None
+        if small is not None and all(s * w == o * side for s, w, o in zip(small[1:], window, output[1:], strict=True)):
+            return (side, side), channels, small
+    return window, channels, output
+
+
+class _Side:
+    """One axis: how the output grows with the window."""
+
+    def __init__(self, run: Runner, channels: int, window: Pair, output: tuple[int, int, int], axis: int):
+        self.run, self.channels, self.window, self.axis = run, channels, window, axis
+        self.known = {window[axis]: output[1 + axis]}
+
+    def output(self, side: int) -> int | None:
+        """Output pixels for a window of that side; None if the model refuses it."""
+        if side not in self.known:
+            size = list(self.window)
+            size[self.axis] = side
+            output = self.run.size_of(self.channels, *size)
+            self.known[side] = None if output is None else output[1 + self.axis]
+        return self.known[side]
+
+    @property
+    def side(self) -> int:
+        return self.window[self.axis]
+
+    def rhythm(self) -> tuple[Fraction, int] | None:
+        """Scale and multiple: the least steps by which the output grows evenly. None: nothing larger is taken."""
+        parts = (step for step in range(1, PHASES[-1]) if self.side % step == 0)
+        for step in sorted({*PHASES, *parts}):
+            grown = self.output(self.side + step)
+            if grown is None or grown <= self.output(self.side):
+                continue
+            scale = Fraction(grown - self.output(self.side), step)
+            if all(self.fits(self.side + times * step, scale) for times in (2, 3, 8)):  # 8: steps of almost a stride
+                return scale, step
+        return None
+
+    def fits(self, side: int, scale: Fraction) -> bool:
+        output = self.output(side)
+        return output is not None and output - self.output(self.side) == (side - self.side) * scale
+
+    def minimum(self, scale: Fraction, multiple: int) -> int:
+        """By bisection: what is too small once is too small from there on."""
+        least = self.side % multiple or multiple
+        low, high = 0, (self.side - least) // multiple  # in multiples above the least; high works
+        while low < high:
+            middle = (low + high) // 2 if low else 0
+            if self.fits(least + middle * multiple, scale):
+                high = middle
+            else:
+                low = middle + 1
+        return least + high * multiple

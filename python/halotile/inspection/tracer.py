@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: MIT
+"""One look at a model: it runs at one size on tensors without data, and every operator is looked up. Imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..models.around import Shared, slow_attention, without_memory
+from ..models.modes import evaluating
+from ..models.reach import all_modules, roots_of
+from ..models.untouched.tensors import tensors_of
+from ..texts import full_text, multiple_told, named
+from .operators import Aligned, Operation, RowRule, entry
+from .operators.elementwise import pointwise_rows
+from .rowmaps import (
+    IDENTITY,
+    NOWHERE,
+    Event,
+    Part,
+    TooSmall,
+    Unknown,
+    Value,
+    as_axis,
+    mixed,
+    opaque,
+    spatial,
+    unknown_value,
+)
+
+__all__ = ["Failure", "Look", "look_at"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """The model at one size. Attributes: size: of the image. output: of the result. value: of the result. numbers: by
+    what the image was multiplied, and so on: some models take its size for that."""
+
+    size: tuple[int, int]
+    output: tuple[int, int]
+    value: Value
+    numbers: tuple[Any, ...]
+
+    @property
+    def facts(self) -> tuple[Any, ...]:
+        return self.value.maps, self.value.phase, self.value.events, self.numbers
+
+
+class Failure(NamedTuple):
+    """Attributes: path: of the module. reason: in words. final: whether another size would not help. multiple: of
+    which sides must be multiples, if the reason says so."""
+
+    path: str
+    reason: str
+    final: bool
+    multiple: int | None = None
+
+
+def look_at(
+    module: torch.nn.Module, fake: FakeTensorMode, channels: int, size: tuple[int, int], dtype: torch.dtype | None
+) -> Look | Failure:
+    tracer = Tracer(module, fake)
+    try:
+        with evaluating(roots_of(module)), tracer:
+            output = tracer.run(channels, size, dtype)
+        value = _plain(output, tracer.known(output))
+    except TooSmall:
+        return Failure(tracer.path, f"{size[0]}x{size[1]} pixels become a single one inside", False)
+    except FAKE_ERRORS as error:
+        return Failure(tracer.path, named(error), True)
+    except Exception as error:  # whatever a model raises
+        return Failure(tracer.path, named(error), False, multiple_told(full_text(error)))
+    return Look(size, tuple(output.shape[2:]), value, tuple(tracer.numbers))
+
+
+FAKE_ERRORS = (
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.DynamicOutputShapeException,
+    fake_tensor.UnsupportedOperatorException,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+)
+
+
+def _plain(output: torch.Tensor, value: Value | None) -> Value:
+    """The value of the result, its rows and columns where those of an image are; else it depends on everything."""
+    if value is None:
+        return Value(tuple(opaque(side) for side in output.shape), (NOWHERE, NOWHERE))
+    try:
+        if spatial(value.dims[0]):
+            raise Unknown("windows are left in the batch")
+        plain = mixed(value, [1], Event("unknown", "", "the result's channels"))
+        for axis in (0, 1):
+            if value.maps[axis].shift:
+                plain = as_axis(plain, 2 + axis)
+                if plain.dims[2 + axis][0].axis != axis:
+                    raise Unknown("rows and columns are swapped")
+        return plain
+    except Unknown as error:
+        return unknown_value(output.shape, [value], Event("unknown", "", "the result", str(error)))
+
+
+class Tracer(TorchDispatchMode):
+    """Runs a module on an image without data, and keeps the value of every tensor that depends on it."""
+
+    def __init__(self, module: torch.nn.Module, fake: FakeTensorMode):
+        super().__init__()
+        self.module, self.fake, self.path = module, fake, ""
+        self.values: dict[int, Value] = {}
+        self.kept: list[torch.Tensor] = []  # so that no id is used twice
+        self.numbers: list[tuple[Any, ...]] = []  # of element by element operators, where the result is local
+        self.overwritten: set[int] = set()  # storages that were written to behind our back
+        inners = all_modules(module)
+        self.parameters = {_storage(tensor) for inner in inners for tensor in inner.parameters(recurse=False)}
+        self.own = {_storage(tensor) for inner in inners for tensor in tensors_of(inner)}
+
+    def run(self, channels: int, size: tuple[int, int], dtype: torch.dtype | None) -> torch.Tensor:
+        """The module's output, without data.
+
+        Raises:
+            TypeError: it is not one tensor (batch, channels, rows, columns). And whatever the module raises.
+        """
+        like = next((tensor for tensor in self.module.parameters() if tensor.is_floating_point()), torch.empty(0))
+        with self.fake:
+            image = torch.empty(1, channels, *size, dtype=dtype or like.dtype, device=like.device)
+        dims = ((), opaque(channels), (Part(0, size[0], 1),), (Part(1, size[1], 1),))
+        self._keep(image, Value(dims, (IDENTITY, IDENTITY)))
+        call = Followed(self).run if isinstance(self.module, torch.fx.GraphModule) else self.module
+        with (
+            torch.no_grad(),
+            _plain_kernels(),
+            _plain_functions(),
+            self._following(),
+            without_memory(self.fake) as look,
+        ):
+            output = torch.func.functionalize(lambda given: call(given.clone()))(image)
+        if look.refused:  # and the model went on in some other way
+            look.refuse()
+        found = [leaf for leaf in _pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        if len(found) != 1 or found[0].dim() != 4:
+            raise TypeError(f"it returns {len(found)} tensors, not one (batch, channels, rows, columns)")
+        return found[0]
+
+    @contextlib.contextmanager
+    def _following(self) -> Iterator[None]:
+        """Keeps `path` at the submodule that runs."""
+        names = {id(inner): name for name, inner in self.module.named_modules()}
+        stack, thread = [""], threading.get_ident()
+
+        def enter(inner: torch.nn.Module, _: Any) -> None:
+            if threading.get_ident() == thread:
+                stack.append(self.path)
+                self.path = names.get(id(inner), self.path)
+
+        def leave(*_: Any) -> None:
+            if threading.get_ident() == thread:
+                self.path = stack.pop()
+
+        hooks = torch.nn.modules.module
+        entering = hooks.register_module_forward_pre_hook(enter)
+        leaving = hooks.register_module_forward_hook(leave)
+        try:
+            yield
+        finally:
+            entering.remove()
+            leaving.remove()
+
+    def known(self, tensor: torch.Tensor) -> Value | None:
+        """What is known of a tensor; None if it is a constant."""
+        if self.overwritten and _storage(tensor) in self.overwritten:
+            return unknown_value(tensor.shape, [], Event("unknown", self.path, "a tensor written to in place"))
+        value = self.values.get(id(tensor))
+        if value is None and isinstance(tensor, FakeTensor):
+            return unknown_value(tensor.shape, [], Event("unknown", self.path, "a tensor of unknown origin"))
+        return value
+
+    def _keep(self, tensor: torch.Tensor, value: Value) -> None:
+        self.kept.append(tensor)
+        self.values[id(tensor)] = value
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled() and func._can_decompose():  # a model that enters it leaves that to us
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        sees = any(isinstance(tensor, FakeTensor) for tensor in tensors)
+        sees = sees or (bool(self.overwritten) and any(_storage(tensor) in self.overwritten for tensor in tensors))
+        name = func._schema.name.removeprefix("aten::")
+        if name in BLANK and sees:
+            args, kwargs = _pytree.tree_map_only(FakeTensor, _stand_in, (args, kwargs))
+            return getattr(torch.ops.aten, BLANK[name])(*args, **kwargs)
+        if not sees and not _is_random(func, name):
+            return self._constant(func, args, kwargs)
+        if name == "as_strided_" and _same_elements(*args, **kwargs):  # adaptive_avg_pool2d's, on its own result
+            return args[0]
+        with self.fake:
+            result = func(*args, **kwargs)
+        outputs = [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        if outputs:
+            self._record(func, name, args, kwargs, outputs, tensors if sees else [])
+        return result
+
+    def _constant(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What depends on nothing is computed. What the model owns is never written to."""
+        if func._schema.is_mutable and args and isinstance(args[0], torch.Tensor) and _storage(args[0]) in self.own:
+            args = (args[0].clone(), *args[1:])
+        return func(*args, **kwargs)
+
+    def _record(
+        self, func: Any, name: str, args: Any, kwargs: Any, outputs: list[torch.Tensor], tensors: list[torch.Tensor]
+    ) -> None:
+        schema = func._schema
+        given = {entry.name: entry.default_value for entry in schema.arguments if entry.has_default_value()}
+        given |= dict(zip((entry.name for entry in schema.arguments), args, strict=False)) | kwargs
+        operation = Operation(str(func), self.path, given, outputs, self.known, self._is_parameter)
+        if schema.is_mutable:
+            written = [
+                given[entry.name] for entry in schema.arguments if entry.alias_info and entry.alias_info.is_write
+            ]
+            self.overwritten |= {_storage(tensor) for tensor in written if isinstance(tensor, torch.Tensor)}
+        rule = _rule_of(func, name, tensors)
+        values = self._apply(rule, operation, tensors)
+        numbers = [given[key] for key in given if isinstance(given[key], (int, float))]
+        if rule is pointwise_rows and numbers and not any(rows.is_global for rows in values[0].maps):
+            self.numbers.append((self.path, str(func), *numbers))
+        if _is_random(func, name):
+            values = [value.with_events(operation.event(what="stochastic")) for value in values]
+        for output, value in zip(outputs, values, strict=True):
+            self._keep(output, value)
+
+    def _is_parameter(self, tensor: torch.Tensor) -> bool:
+        return _storage(tensor) in self.parameters
+
+    def _apply(self, rule: RowRule | None, op: Operation, tensors: list[torch.Tensor]) -> list[Value]:
+        sources = [value for value in map(self.known, tensors) if value is not None]
+        try:
+            if rule is None:
+                raise Unknown("not in the table of operators")
+            found = rule(op)
+        except TooSmall:
+            raise
+        except Aligned:
+            event = op.event("corners are aligned: it depends on the size of the image", "coordinate")
+            return [unknown_value(output.shape, sources, event) for output in op.outputs]
+        except Exception as error:  # also what a rule did not expect: never taken for local
+            words = str(error) if isinstance(error, Unknown) else named(error)
+            return [unknown_value(output.shape, sources, op.event(words, "unknown")) for output in op.outputs]
+        values = found if isinstance(found, list) else [found] * len(op.outputs)
+        odd = op.event("a result of unexpected shape", "unknown")
+        return [
+            value if value.shape == tuple(output.shape) else unknown_value(output.shape, sources, odd)
+            for value, output in zip(values, op.outputs, strict=True)
+        ]
+
+
+class Followed(torch.fx.Interpreter):
+    """Runs a graph, and tells a tracer the module from which each node came."""
+
+    def __init__(self, tracer: Tracer):
+        super().__init__(tracer.module)
+        self.tracer = tracer
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        stack = n.meta.get("nn_module_stack")
+        self.tracer.path = list(stack.values())[-1][0] if stack else self.tracer.path
+        return super().run_node(n)
+
+
+_here = threading.local()  # `plain`: whether this thread is inside `_plain_functions`
+
+
+def _change_functions() -> Callable[[], None]:
+    kind = torch.autograd.Function
+    own = kind.__dict__["apply"]
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if not getattr(_here, "plain", False) or cls.setup_context is not kind.setup_context:
+            return own.__get__(None, cls)(*args, **kwargs)
+        return cls.forward(torch.autograd.function.FunctionCtx(), *args, **kwargs)
+
+    kind.apply = classmethod(apply)
+    return lambda: setattr(kind, "apply", own)
+
+
+_changed_functions = Shared(_change_functions)
+
+
+@contextlib.contextmanager
+def _plain_functions() -> Iterator[None]:
+    """Lets autograd functions run as what they compute: those that save tensors in ``forward`` take part in none of
+    torch's transforms, such as the one that does away with operations in place."""
+    with _changed_functions:
+        _here.plain = True
+        try:
+            yield
+        finally:
+            _here.plain = False
+
+
+def _change_kernels() -> Callable[[], None]:
+    silent, optimized = fake_tensor.log.disabled, torch._C._get_graph_executor_optimize()
+    fake_tensor.log.disabled = True
+    torch._C._set_graph_executor_optimize(False)
+
+    def give_back() -> None:
+        fake_tensor.log.disabled = silent
+        torch._C._set_graph_executor_optimize(optimized)
+
+    return give_back
+
+
+_changed_kernels = Shared(_change_kernels)
+
+
+@contextlib.contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Attention as its single operators, TorchScript as it is written; what fails at a size is not logged."""
+    with slow_attention, _changed_kernels:
+        yield
+
+
+# Operators that take no more than the shape of a tensor, and what makes a constant in their place.
+BLANK = {
+    **{name: name for name in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")},
+    "new_empty": "new_zeros",
+    "empty_like": "zeros_like",
+}
+
+
+def _stand_in(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+
+
+def _same_elements(tensor: torch.Tensor, size: Any, stride: Any, offset: int | None = None) -> bool:
+    """Whether other strides leave every element where it is: they differ along sides of one element."""
+    before = [step for step, side in zip(tensor.stride(), tensor.shape, strict=True) if side > 1]
+    after = [step for step, side in zip(stride, size, strict=True) if side > 1]
+    return tuple(size) == tuple(tensor.shape) and before == after and offset in (None, tensor.storage_offset())
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _is_random(func: Any, name: str) -> bool:
+    return torch.Tag.nondeterministic_seeded in func.tags and not name.startswith("_scaled_dot_product")
+
+
+def _independent(op: Operation) -> Value:
+    return Value(tuple(opaque(side) for side in op.shape), (NOWHERE, NOWHERE))
+
+
+def _rule_of(func: Any, name: str, tensors: list[torch.Tensor]) -> RowRule | None:
+    if func.namespace != "aten" or func._schema.is_mutable:
+        return None
+    if _is_random(func, name):
+        return pointwise_rows if tensors and not name.endswith("_like") else _independent
+    return entry(name).rows or (pointwise_rows if torch.Tag.pointwise in func.tags else None)
