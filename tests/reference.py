@@ -93,7 +93,7 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def whole(image: np.ndarray, model, *, halo=0, phase=1, scale=1, boundary="reflect", loss=0) -> np.ndarray:
+def whole(image: np.ndarray, model, *, halo=0, phase=1, scale=1, boundary="reflect", trim=0) -> np.ndarray:
     """Whole-image inference: image float32 (C, H, W), model on arrays (1, C, H, W), the design's oracle.
 
     reflect: crop(model(reflect_pad(image, halo))); native: model(image), completed to the phase by reflection."""
@@ -106,6 +106,6 @@ def whole(image: np.ndarray, model, *, halo=0, phase=1, scale=1, boundary="refle
     ]
     padded = np.pad(image, ((0, 0), (before[0], after[0]), (before[1], after[1])), mode="reflect")
     output = model(padded[None])[0]
-    y, x = (int(b * scale) - loss for b in before)
+    y, x = (int(b * scale) - trim for b in before)
     height, width = (math.ceil(side * scale) for side in sides)
     return output[:, y : y + height, x : x + width]

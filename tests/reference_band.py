@@ -20,21 +20,21 @@ Found = Iterator[tuple[Tile, Position | None]]
 
 def shared(plan: TilePlan) -> tuple[int, int]:
     """Most shared rows within one tile row, and shared columns in all: what sums are kept for, output pixels."""
-    keeps = [(plan.core.keep(0, i), plan.core.sole(0, i)) for i in range(plan.grid[0])]
+    keeps = [(plan.core.keep(0, i), plan.core.exclusive(0, i)) for i in range(plan.grid[0])]
     rows = max((k[1] - k[0]) - (s[1] - s[0]) for k, s in keeps)
-    soles = [plan.core.sole(1, j) for j in range(plan.grid[1])]
-    return rows, plan.output_size[1] - sum(stop - start for start, stop in soles)
+    exclusives = [plan.core.exclusive(1, j) for j in range(plan.grid[1])]
+    return rows, plan.output_size[1] - sum(stop - start for start, stop in exclusives)
 
 
 class Side(NamedTuple):
     """The keep range of one tile along one axis, and the part of it that is its alone."""
 
     keep: tuple[int, int]
-    sole: tuple[int, int]
+    exclusive: tuple[int, int]
 
     @property
     def shared_ends(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        return (self.keep[0], self.sole[0]), (self.sole[1], self.keep[1])
+        return (self.keep[0], self.exclusive[0]), (self.exclusive[1], self.keep[1])
 
     @property
     def shared(self) -> int:
@@ -47,14 +47,14 @@ class ReferenceBand:
     def __init__(self, plan: TilePlan, channels: int, values: Values, first_row: int = 0):
         self.plan, self.values, self.first_row = plan, values, first_row
         core = plan.core
-        self.sides = [Side(core.keep(1, j), core.sole(1, j)) for j in range(plan.grid[1])]
+        self.sides = [Side(core.keep(1, j), core.exclusive(1, j)) for j in range(plan.grid[1])]
         self.offsets = [0]  # shared columns left of each tile's keep range
         for left, right in zip(self.sides, self.sides[1:], strict=False):
-            advance = right.keep[0] - left.keep[0] - (left.sole[1] - left.sole[0])
+            advance = right.keep[0] - left.keep[0] - (left.exclusive[1] - left.exclusive[0])
             self.offsets.append(self.offsets[-1] + advance)
-        heights = [Side(core.keep(0, i), core.sole(0, i)) for i in range(plan.grid[0])]
+        heights = [Side(core.keep(0, i), core.exclusive(0, i)) for i in range(plan.grid[0])]
         shared_rows, shared_columns = shared(plan)
-        tallest = max(side.sole[1] - side.sole[0] for side in heights)
+        tallest = max(side.exclusive[1] - side.exclusive[0] for side in heights)
         self.rows = np.zeros((channels, shared_rows, plan.output_size[1]), np.float32)
         self.columns = np.zeros((channels, tallest, shared_columns), np.float32)
         self.nx = plan.normaliser(1)
@@ -85,19 +85,20 @@ class ReferenceBand:
         core = self.plan.core
         if row > self.first_row:
             above = self.side
-            self.first_slot += core.keep(0, row)[0] - above.keep[0] - (above.sole[1] - above.sole[0])
+            self.first_slot += core.keep(0, row)[0] - above.keep[0] - (above.exclusive[1] - above.exclusive[0])
         self.row, self.destination = row, destination
-        self.side = Side(core.keep(0, row), core.sole(0, row))
+        self.side = Side(core.keep(0, row), core.exclusive(0, row))
         self.done = core.done(0, row)
         self.wy = core.weights(0, row)
         self.ny = core.normaliser(0, *self.side.keep)
         self.columns[:] = 0
-        for _, _, slots in self._slots(self.side.sole[1], self.side.keep[1]):  # no tile row above has touched these
+        below = self.side.exclusive[1], self.side.keep[1]
+        for _, _, slots in self._slots(*below):  # no tile row above has touched these
             self.rows[:, slots] = 0
 
     def _add(self, tile: Tile, output: np.ndarray) -> Position | None:
-        """ACCUMULATE; sole pixels are FINISHed at once."""
-        bad = [self._finish_sole(tile, output)]
+        """ACCUMULATE; exclusive pixels are FINISHed at once."""
+        bad = [self._finish_exclusive(tile, output)]
         x_side = self.sides[tile.column]
         wx = self.wx[tile.column]
         for y0, y1 in self.side.shared_ends:
@@ -106,7 +107,7 @@ class ReferenceBand:
                 sums = self.rows[:, slots, box.x : box.x_stop]
                 bad.append(self._accumulate(sums, tile, output, box, wx))
         for x0, x1 in x_side.shared_ends:
-            box = Box(self.side.sole[0], x0, self.side.sole[1] - self.side.sole[0], x1 - x0)
+            box = Box(self.side.exclusive[0], x0, self.side.exclusive[1] - self.side.exclusive[0], x1 - x0)
             if box.height and box.width:
                 sums = self.columns[:, : box.height, self._columns_of(tile.column, x0, x1)]
                 bad.append(self._accumulate(sums, tile, output, box, wx[x0 - tile.keep.x : x1 - tile.keep.x]))
@@ -119,20 +120,20 @@ class ReferenceBand:
 
         Returns the first sum that is too large for float32, if what was added was not."""
         bad: list[Position | None] = []
-        sole, start = self.side.sole, self.side.keep[0]
-        shared_stop = min(sole[0], self.done[1])
+        exclusive, start = self.side.exclusive, self.side.keep[0]
+        shared_stop = min(exclusive[0], self.done[1])
         for y, stop, slots in self._slots(start, shared_stop):
             rows = self.destination[:, y - self.done[0] : stop - self.done[0]]
             position = self._finish(rows, self.rows[:, slots], self.ny[y - start : stop - start], self.nx)
             bad.append(_placed(position, y, 0))
-        height = sole[1] - sole[0]
-        rows = self.destination[:, sole[0] - self.done[0] : sole[1] - self.done[0]]
+        height = exclusive[1] - exclusive[0]
+        rows = self.destination[:, exclusive[0] - self.done[0] : exclusive[1] - self.done[0]]
         for column, side in enumerate(self.sides):
-            x0, x1 = side.keep[0], min(side.sole[0], self.plan.core.done(1, column)[1])
+            x0, x1 = side.keep[0], min(side.exclusive[0], self.plan.core.done(1, column)[1])
             if x0 < x1 and height:
                 sums = self.columns[:, :height, self._columns_of(column, x0, x1)]
-                ny = self.ny[sole[0] - start : sole[1] - start]
-                bad.append(_placed(self._finish(rows[:, :, x0:x1], sums, ny, self.nx[x0:x1]), sole[0], x0))
+                ny = self.ny[exclusive[0] - start : exclusive[1] - start]
+                bad.append(_placed(self._finish(rows[:, :, x0:x1], sums, ny, self.nx[x0:x1]), exclusive[0], x0))
         return None if self.bad else _first(bad)
 
     # ---- parts ----
@@ -142,8 +143,8 @@ class ReferenceBand:
         ring = self.rows.shape[1]
         while start < stop:
             above = start - self.side.keep[0]
-            if start >= self.side.sole[1]:
-                above -= self.side.sole[1] - self.side.sole[0]
+            if start >= self.side.exclusive[1]:
+                above -= self.side.exclusive[1] - self.side.exclusive[0]
             slot = (self.first_slot + above) % ring
             run = min(stop - start, ring - slot)
             yield start, start + run, slice(slot, slot + run)
@@ -152,8 +153,8 @@ class ReferenceBand:
     def _columns_of(self, column: int, x0: int, x1: int) -> slice:
         side = self.sides[column]
         offset = self.offsets[column] + x0 - side.keep[0]
-        if x0 >= side.sole[1]:
-            offset -= side.sole[1] - side.sole[0]
+        if x0 >= side.exclusive[1]:
+            offset -= side.exclusive[1] - side.exclusive[0]
         return slice(offset, offset + x1 - x0)
 
     def _accumulate(
@@ -165,8 +166,8 @@ class ReferenceBand:
     def _finish(self, rows: np.ndarray, sums: np.ndarray, ny: Any, nx: Any) -> Position | None:
         return _core.finish(rows, sums, ny, nx, self.values.numbers, self.values.bfloat16)
 
-    def _finish_sole(self, tile: Tile, output: np.ndarray) -> Position | None:
-        box = tile.sole
+    def _finish_exclusive(self, tile: Tile, output: np.ndarray) -> Position | None:
+        box = tile.exclusive
         if box.height == 0 or box.width == 0:
             return None
         rows = self.destination[:, box.y - self.done[0] : box.y_stop - self.done[0], box.x : box.x_stop]

@@ -57,15 +57,15 @@ def test_every_bit_is_that_of_the_reference(case, channels, dtype, model_dtype, 
 @given(
     size=st.tuples(st.integers(8, 90), st.integers(8, 90)),
     tile=st.integers(9, 30),
-    loss=st.integers(0, 4),
+    trim=st.integers(0, 4),
     scale=st.sampled_from(["1", "2", "3/2"]),
     spoilers=st.lists(st.sampled_from(SPOILERS), max_size=3),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_models_that_lose_pixels(size, tile, loss, scale, spoilers, seed):
+def test_models_that_lose_pixels(size, tile, trim, scale, spoilers, seed):
     options = {"tile_size": tile, "halo": 6, "overlap": tile // 2, "scale": scale}
     plan = plan_tiles(size, **options)
-    plan = type(plan)(plan._made_of[0], size, plan.scale, (loss, loss))
+    plan = type(plan)(plan._made_of[0], size, plan.scale, (trim, trim))
     compare(plan, 3, "uint8", "float32", None, (True, False), spoilers, seed)
 
 

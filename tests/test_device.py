@@ -119,7 +119,7 @@ def test_models_blends_and_boundaries(fake_mps, name, blend, boundary):
         assert_same(run_.result, restore_tiled(image, model, overlap=overlap, **options))
         assert run_.counts["upload_bytes"] == image.nbytes
         assert run_.counts["download_bytes"] == run_.result.nbytes
-        if name != "valid":  # which sees one larger window, once, to tell its loss
+        if name != "valid":  # which sees one larger window, once, to tell its trim
             assert len(set(run_.shapes)) == 1
 
 

@@ -110,7 +110,7 @@ def test_strength_0_returns_files_as_they_are(rng):
 
 def test_what_inspection_finds():
     info = inspect_model(load_embedded())
-    assert (info.scale, info.phase, info.multiple, info.loss) == (1, (2, 2), (2, 2), (0, 0))
+    assert (info.scale, info.phase, info.multiple, info.trim) == (1, (2, 2), (2, 2), (0, 0))
     assert tuple(info.receptive_field) == (25, 25, 25, 25)
     assert info.global_operations == () and info.deterministic and info.batch_invariant and info.doubts == ()
     assert (info.in_channels, info.out_channels, info.clamps) == (3, 3, False)

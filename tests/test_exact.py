@@ -157,26 +157,26 @@ def test_valid_convolutions_take_their_loss_from_the_halo():
     image = image_of(50, 70)
     planes = image.transpose(2, 0, 1)
     for halo, batch in [(3, 1), (4, 2), (9, 1)]:
-        want = reference.whole(planes, on_arrays(model), halo=halo, loss=3).transpose(1, 2, 0)
+        want = reference.whole(planes, on_arrays(model), halo=halo, trim=3).transpose(1, 2, 0)
         for tile in (16, 200):  # 200: one window, nearly square, where the scale could be mistaken
             got = restore_tiled(image, model, halo=halo, tile_size=tile, overlap=4, batch_size=batch)
             np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE)
     square = image_of(40, 40)
-    want = reference.whole(square.transpose(2, 0, 1), on_arrays(model), halo=4, loss=3).transpose(1, 2, 0)
+    want = reference.whole(square.transpose(2, 0, 1), on_arrays(model), halo=4, trim=3).transpose(1, 2, 0)
     np.testing.assert_allclose(restore_tiled(square, model, halo=4), want, rtol=0, atol=TOLERANCE)
 
 
 def test_valid_convolutions_with_a_scale():
     model = seeded(lambda: Chain(2, scale=2, valid=True))
     image = image_of(44, 61)
-    want = reference.whole(image.transpose(2, 0, 1), on_arrays(model), halo=5, scale=2, loss=4).transpose(1, 2, 0)
+    want = reference.whole(image.transpose(2, 0, 1), on_arrays(model), halo=5, scale=2, trim=4).transpose(1, 2, 0)
     got = restore_tiled(image, model, halo=5, tile_size=20, overlap=2)
     np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE)
 
 
 def test_valid_convolutions_need_halo_and_reflection():
     model = seeded(lambda: Chain(3, valid=True))
-    with pytest.raises(ValueError, match=r"halo must be at least.*halo 2.*loss 3"):
+    with pytest.raises(ValueError, match=r"halo must be at least.*halo 2.*trim 3"):
         restore_tiled(image_of(50, 50), model, halo=2)
     with pytest.raises(ValueError, match="native"):
         restore_tiled(image_of(50, 50), model, halo=8, boundary="native")

@@ -31,7 +31,7 @@ def whole(model, run, boundary="reflect", image=IMAGE):
         halo=max(run.halo),
         phase=run.phase[0],
         boundary=boundary,
-        loss=run.model.loss[0],
+        trim=run.model.trim[0],
     )
     return output.transpose(1, 2, 0)
 
@@ -47,7 +47,7 @@ def test_exact_equals_the_whole_image(name):
     got, run = restored(model, global_stats="exact", batch_size=3)
     assert (run.how, run.bound, run.global_stats) == ("exact", 0, "exact")
     np.testing.assert_allclose(got, whole(model, run), rtol=0, atol=5e-6)
-    if not KNOWN[name].loss:
+    if not KNOWN[name].trim:
         got = restored(model, global_stats="exact", boundary="native", tile_size=(37, 200))[0]
         np.testing.assert_allclose(got, whole(model, run, "native"), rtol=0, atol=5e-6)
 

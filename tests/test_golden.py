@@ -37,7 +37,7 @@ BLENDS = ("average", "linear", "cosine", "gaussian")
 class Same(nn.Module):
     """Counts its calls. Sees one pixel around."""
 
-    scale, loss = 1, 0
+    scale, trim = 1, 0
 
     def __init__(self):
         super().__init__()
@@ -73,7 +73,7 @@ class Smaller(Same):
 
 
 class Lossy(Same):
-    loss = 2
+    trim = 2
 
     def made(self, y):
         return y[:, :, 2:-2, 2:-2] * 1

@@ -47,7 +47,7 @@ def test_what_is_known_is_found(name):
     local = known.local or known.field
     assert info.local_field == (None if local is None else Field(*local))
     assert info.phase == (known.phase, known.phase)
-    assert (info.scale, info.loss) == (known.scale, (known.loss, known.loss))
+    assert (info.scale, info.trim) == (known.scale, (known.trim, known.trim))
     assert info.multiple == (known.multiple, known.multiple)
     assert {one.path for one in info.global_operations} == set(known.globals)
     assert info.deterministic and info.batch_invariant
@@ -62,7 +62,7 @@ def whole(model, image, info, halo):
         halo=halo,
         phase=info.phase[0],
         scale=info.scale,
-        loss=info.loss[0],
+        trim=info.trim[0],
     )
     return output.transpose(1, 2, 0)
 
@@ -108,7 +108,7 @@ def test_no_less_is_enough(name):
         output = model(image)
         for at in outputs:
             for axis in (2, 3):
-                line = output.select(axis, at - info.loss[axis - 2])
+                line = output.select(axis, at - info.trim[axis - 2])
                 (gradient,) = torch.autograd.grad(line.sum(), image, retain_graph=True)
                 touched = gradient.abs().amax([i for i in range(4) if i != axis]).nonzero()
                 here, side = at * info.scale.denominator // info.scale.numerator, 2 * (3 - axis)
@@ -128,9 +128,9 @@ def test_a_halo_one_phase_short_is_wrong(name):
     side = 5 * info.phase[0] + 3 * max(info.halo) + 20
     image = image_of(side, side)
     want = whole(model, image, info, max(info.halo))
-    halo = max(max(info.halo) - info.phase[0], info.loss[0])
-    if info.loss[0]:
-        halo = info.loss[0] - 1
+    halo = max(max(info.halo) - info.phase[0], info.trim[0])
+    if info.trim[0]:
+        halo = info.trim[0] - 1
         with pytest.raises(ValueError, match="halo"):
             restore_tiled(image, model, halo=halo, phase=info.phase, tile_size=20)
         return
@@ -447,7 +447,7 @@ def test_json_round_trip():
         "[]",
         "{}",
         INFO.to_json().replace('"version": 2', '"version": 99'),
-        INFO.to_json().replace("loss", "l"),
+        INFO.to_json().replace("trim", "l"),
     ):
         with pytest.raises(ValueError, match=r"version|to_json|missing"):
             ModelInfo.from_json(text)

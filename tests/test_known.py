@@ -215,7 +215,7 @@ SPOILT = {
     "scale": ["0", "-1", "1/0", "nan", 2, None, "4096", [1]],
     "minimum_size": [[0, 1], None, [1, 1, 1]],
     "multiple": [[0, 0], "11"],
-    "loss": [["a", "b"], [1e300, 0], [1]],
+    "trim": [["a", "b"], [1e300, 0], [1]],
     "in_channels": [0, -3, 1.5, "3", True],
     "value_range": [[1, 0], [0], ["a", "b"], [float("nan"), 1]],
     "global_operations": [[["a", "b"]], [[1, 2, 3]], 5],
@@ -283,10 +283,10 @@ def test_a_quick_look_is_kept_where_it_took_long(kept, monkeypatch):
     for _ in range(2):
         model = seeded(lambda: Chain(2, width=4))
         assert known.known_quick(model, (3,)).phase == (1, 1)
-        assert known.known_quick(model, (3,)).loss == (0, 0)
+        assert known.known_quick(model, (3,)).trim == (0, 0)
     assert len(calls) == 1
     path, _ = kept()
-    for spoilt in ('{"phase": [0, 1], "scale": "1", "loss": [0, 0]}', '{"phase": 3}', "[]", '{"phase": null}', None):
+    for spoilt in ('{"phase": [0, 1], "scale": "1", "trim": [0, 0]}', '{"phase": 3}', "[]", '{"phase": null}', None):
         from halotile import cache
 
         path.write_text(json.dumps({"checksum": cache._checksum(path, spoilt), "result": spoilt}))

@@ -53,16 +53,16 @@ def ranges(plan, axis):
 def test_every_output_pixel_is_covered_and_boxes_are_inside(case):
     _, plan = case
     cover = np.zeros(plan.output_size, int)
-    sole = np.zeros(plan.output_size, int)
+    exclusive = np.zeros(plan.output_size, int)
     for tile in plan:
         keep = tile.keep
         assert 0 <= keep.y < keep.y_stop <= plan.output_size[0]
         assert 0 <= keep.x < keep.x_stop <= plan.output_size[1]
         cover[keep.y : keep.y_stop, keep.x : keep.x_stop] += 1
-        sole[tile.sole.y : tile.sole.y_stop, tile.sole.x : tile.sole.x_stop] += 1
+        exclusive[tile.exclusive.y : tile.exclusive.y_stop, tile.exclusive.x : tile.exclusive.x_stop] += 1
     assert cover.min() >= 1
-    assert np.array_equal(sole == 1, cover == 1)
-    assert sole.max() <= 1
+    assert np.array_equal(exclusive == 1, cover == 1)
+    assert exclusive.max() <= 1
     assert plan.output_size == tuple(
         -(-side * plan.scale.numerator // plan.scale.denominator) for side in plan.image_size
     )
@@ -141,8 +141,8 @@ def test_weights_and_normalisers_match_the_reference(case):
             np.testing.assert_allclose(got, reference.axis_weights(keeps, i, plan.blend), rtol=3e-7)
             assert got.min() > 0
             total[start:stop] += got
-            sole = plan.core.sole(axis, i)
-            assert (got[sole[0] - start : sole[1] - start] == 1).all()
+            exclusive = plan.core.exclusive(axis, i)
+            assert (got[exclusive[0] - start : exclusive[1] - start] == 1).all()
         normaliser = plan.normaliser(axis)
         np.testing.assert_array_equal(normaliser, total.astype(np.float32))
         assert normaliser.min() > 0

@@ -43,7 +43,7 @@ def inspected(name):
 
 def whole(model, image, known, halo):
     """Whole-image inference, (height, width, 3)."""
-    options = {"halo": halo, "scale": known.scale, "loss": known.loss}
+    options = {"halo": halo, "scale": known.scale, "trim": known.trim}
     return reference.whole(image.transpose(2, 0, 1), on_arrays(model), **options).transpose(1, 2, 0)
 
 
@@ -53,7 +53,7 @@ def test_what_is_known_is_found(name):
     known = REAL[name]
     assert info.receptive_field == info.local_field == Field(*[known.radius] * 4)
     assert (info.scale, info.phase, info.multiple) == (known.scale, (1, 1), (1, 1))
-    assert info.loss == (known.loss, known.loss)
+    assert info.trim == (known.trim, known.trim)
     assert (info.in_channels, info.out_channels) == (3, 3)
     assert info.global_operations == () and info.deterministic and info.clamps is False
     assert info.doubts == ()
@@ -82,7 +82,7 @@ def test_no_less_sees_all(name):
     image = torch.from_numpy(picture(side, side).transpose(2, 0, 1)[None].astype(np.float64)).requires_grad_()
     output, here, scale = model(image), side // 2, int(known.scale)
     reach = [0, 0, 0, 0]
-    for at in range(here * scale - known.loss, (here + 1) * scale - known.loss):
+    for at in range(here * scale - known.trim, (here + 1) * scale - known.trim):
         (gradient,) = torch.autograd.grad(output[0, :, at, at].sum(), image, retain_graph=True)
         rows, columns = gradient[0].abs().amax(0).nonzero(as_tuple=True)
         found = (here - columns.min(), columns.max() - here, here - rows.min(), rows.max() - here)

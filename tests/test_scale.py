@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Scale and loss: found whatever the windows' size, never guessed from one of them."""
+"""Scale and trim: found whatever the windows' size, never guessed from one of them."""
 
 import itertools
 
@@ -18,17 +18,17 @@ from .networks import on_arrays, seeded  # noqa: E402
 
 
 class Valid(nn.Module):
-    """Enlarges by `scale` and loses `loss` output pixels at each end, `rows` and columns alike, by cropping."""
+    """Enlarges by `scale` and loses `trim` output pixels at each end, `rows` and columns alike, by cropping."""
 
-    def __init__(self, scale, loss):
+    def __init__(self, scale, trim):
         super().__init__()
-        self.mix, self.scale, self.loss = nn.Conv2d(3, 3, 1), scale, loss
+        self.mix, self.scale, self.trim = nn.Conv2d(3, 3, 1), scale, trim
 
     def forward(self, x):
         y = F.interpolate(self.mix(x), scale_factor=self.scale)
-        if min(y.shape[2:]) <= 2 * self.loss:
+        if min(y.shape[2:]) <= 2 * self.trim:
             raise RuntimeError("the window is too small")
-        return y[:, :, self.loss : y.shape[2] - self.loss, self.loss : y.shape[3] - self.loss]
+        return y[:, :, self.trim : y.shape[2] - self.trim, self.trim : y.shape[3] - self.trim]
 
 
 class Convolved(nn.Module):
@@ -37,7 +37,7 @@ class Convolved(nn.Module):
     def __init__(self, scale, depth):
         super().__init__()
         self.layers = nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(depth)))
-        self.out, self.scale, self.loss = nn.Conv2d(3, 3 * scale**2, 1), scale, depth * scale
+        self.out, self.scale, self.trim = nn.Conv2d(3, 3 * scale**2, 1), scale, depth * scale
 
     def forward(self, x):
         return F.pixel_shuffle(self.out(self.layers(x)), self.scale)
@@ -49,13 +49,13 @@ def image_of(height, width):
 
 def check(model, image, call, halo, **options):
     """The result equals the whole image's, or is refused since the halo is smaller than what the model takes."""
-    scale, loss = model.scale, model.loss
-    if -(-loss // scale) > halo:  # or, where the window is not even as large as that, the model refuses it
+    scale, trim = model.scale, model.trim
+    if -(-trim // scale) > halo:  # or, where the window is not even as large as that, the model refuses it
         with pytest.raises((TileError, ValueError), match=r"halo must be at least|the window is too small"):
             restore_tiled(image, call, halo=halo, **options)
         return
     got = restore_tiled(image, call, halo=halo, **options)
-    want = reference.whole(image.transpose(2, 0, 1), on_arrays(model), halo=halo, scale=scale, loss=loss)
+    want = reference.whole(image.transpose(2, 0, 1), on_arrays(model), halo=halo, scale=scale, trim=trim)
     np.testing.assert_allclose(got, want.transpose(1, 2, 0), rtol=0, atol=2e-6)
 
 
@@ -69,11 +69,11 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 def test_every_loss_at_every_size(scale, way):
-    """Where scale * window - 2 * loss happens to be a multiple of the window, one window alone would tell another
+    """Where scale * window - 2 * trim happens to be a multiple of the window, one window alone would tell another
     scale: images, tiles and halos of all sizes meet such cases."""
     random = np.random.default_rng(scale)
-    for number, loss in enumerate((*range(1, 12), 16, 18, 20, 24, 28, 32, 36, 40)):
-        model = seeded(lambda loss=loss: Valid(scale, loss))
+    for number, trim in enumerate((*range(1, 12), 16, 18, 20, 24, 28, 32, 36, 40)):
+        model = seeded(lambda trim=trim: Valid(scale, trim))
         call = WAYS[way](model)
         for size in ((1, 1), (8, 8), tuple(random.integers(1, 61, 2)), (60, 47)):
             check(model, image_of(*size), call, int(random.choice([4, 10, 16, 32])))
@@ -85,11 +85,11 @@ def test_every_loss_at_every_size(scale, way):
 def test_every_coincidence(scale, window):
     """Outputs of once, twice, ... the window."""
     for factor in range(1, scale):
-        loss, rest = divmod((scale - factor) * window, 2)
-        halo = -(-loss // scale)
+        trim, rest = divmod((scale - factor) * window, 2)
+        halo = -(-trim // scale)
         if rest or 2 * halo >= window:
             continue
-        model = seeded(lambda loss=loss: Valid(scale, loss))
+        model = seeded(lambda trim=trim: Valid(scale, trim))
         image = image_of(window - 2 * halo, window - 2 * halo)
         for way, given in itertools.product(WAYS, (None, scale)):
             check(model, image, WAYS[way](model), halo, scale=given)
@@ -121,8 +121,8 @@ def test_convolutions_and_icons():
     assert restorer.last_run.how == "exact" and restorer.last_run.halo == (18, 18)
 
 
-@pytest.mark.parametrize("loss", [0, 2, 4, 6])
-def test_fractions_with_a_loss(loss):
+@pytest.mark.parametrize("trim", [0, 2, 4, 6])
+def test_fractions_with_a_loss(trim):
     """Down by two, by a strided convolution, and then without padding."""
 
     class Reduced(nn.Module):
@@ -132,13 +132,13 @@ def test_fractions_with_a_loss(loss):
 
         def forward(self, x):
             y = self.down(x)
-            return y[:, :, loss : y.shape[2] - loss, loss : y.shape[3] - loss]
+            return y[:, :, trim : y.shape[2] - trim, trim : y.shape[3] - trim]
 
     model = seeded(Reduced)
     for call, phase in itertools.product((model, lambda x: model(x) * 1), (2, None)):
         got = restore_tiled(image_of(60, 44), call, halo=16, phase=phase)
         want = reference.whole(
-            image_of(60, 44).transpose(2, 0, 1), on_arrays(model), halo=16, phase=2, scale="1/2", loss=loss
+            image_of(60, 44).transpose(2, 0, 1), on_arrays(model), halo=16, phase=2, scale="1/2", trim=trim
         )
         np.testing.assert_allclose(got, want.transpose(1, 2, 0), rtol=0, atol=2e-6)
 
@@ -148,9 +148,9 @@ class Fractional(Valid):
 
     def forward(self, x):
         y = F.avg_pool2d(F.interpolate(self.mix(x), scale_factor=2 * self.scale), 2)
-        if min(y.shape[2:]) <= 2 * self.loss:
+        if min(y.shape[2:]) <= 2 * self.trim:
             raise RuntimeError("the window is too small")
-        return y[:, :, self.loss : y.shape[2] - self.loss, self.loss : y.shape[3] - self.loss]
+        return y[:, :, self.trim : y.shape[2] - self.trim, self.trim : y.shape[3] - self.trim]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -158,15 +158,15 @@ class Fractional(Valid):
 def test_fractions_with_every_loss(scale, way):
     """What is learned of a first batch, in windows that know nothing of the phase of 2, is not what they are from."""
     random = np.random.default_rng(int(2 * scale))
-    for loss in (0, 1, 2, 3, 5, 8, 13, 21, 40, 100):
-        model = seeded(lambda loss=loss: Fractional(scale, loss))
-        halo = 2 * -(-loss // int(2 * scale))
+    for trim in (0, 1, 2, 3, 5, 8, 13, 21, 40, 100):
+        model = seeded(lambda trim=trim: Fractional(scale, trim))
+        halo = 2 * -(-trim // int(2 * scale))
         for batch, phase in ((1, None), (3, None), (3, 2)):
             image = image_of(*random.integers(2, 61, 2))
             options = {"tile_size": int(random.integers(12, 60)), "overlap": int(random.integers(0, 6))}
             got = restore_tiled(image, WAYS[way](model), halo=halo, phase=phase, batch_size=batch, **options)
             want = reference.whole(
-                image.transpose(2, 0, 1), on_arrays(model), halo=halo, phase=2, scale=str(scale), loss=loss
+                image.transpose(2, 0, 1), on_arrays(model), halo=halo, phase=2, scale=str(scale), trim=trim
             )
             np.testing.assert_allclose(got, want.transpose(1, 2, 0), rtol=0, atol=2e-6)
 
@@ -178,7 +178,7 @@ def test_fractions_that_nearly_fit(lost):
     for side, halo in itertools.product((16, 17, 21, 28, 36, 60), (2, 4, 12)):
         image = image_of(side, side + 3)
         got = restore_tiled(image, lambda x: model(x) * 1, halo=halo, tile_size=16, overlap=1)
-        want = reference.whole(image.transpose(2, 0, 1), on_arrays(model), halo=halo, phase=2, scale="3/2", loss=lost)
+        want = reference.whole(image.transpose(2, 0, 1), on_arrays(model), halo=halo, phase=2, scale="3/2", trim=lost)
         np.testing.assert_allclose(got, want.transpose(1, 2, 0), rtol=0, atol=2e-6)
 
 

@@ -32,14 +32,14 @@ def conv(a=3, b=3, k=3, **settings):
     return nn.Conv2d(a, b, k, **({"padding": k // 2} | settings))
 
 
-def local(model, reach, *, phase=1, scale=1, loss=0, **settings):
+def local(model, reach, *, phase=1, scale=1, trim=0, **settings):
     """The model is understood, and local, with this reach on all sides (or left, right, top, bottom)."""
     found = analyse(model, **settings)
     assert not found.unknown and not found.global_operations and not found.coordinate_sensitive and not found.stochastic
     assert found.receptive_field == (Field(*reach) if isinstance(reach, tuple) else Field(*[reach] * 4))
     assert found.phase == (phase if isinstance(phase, tuple) else (phase, phase))
     assert found.scale == Fraction(scale)
-    assert found.loss == (None if loss is None else (loss, loss))
+    assert found.trim == (None if trim is None else (trim, trim))
     return found
 
 
@@ -90,14 +90,14 @@ def test_layers(layer, reach, phase, scale):
 
 
 def test_valid_convolutions_lose_pixels_and_see_as_far_as_padded_ones():
-    local(Chain(3, valid=True), 3, loss=3)
-    local(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 3, 5)), 1, scale=2, loss=2)
+    local(Chain(3, valid=True), 3, trim=3)
+    local(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 3, 5)), 1, scale=2, trim=2)
 
 
 def test_valid_convolutions_with_crops():
     """waifu2x: UpConv7, whose transposed convolution crops, and a valid U-Net that crops what it skips."""
     upconv = nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(6)), nn.ConvTranspose2d(3, 3, 4, 2, 3))
-    local(upconv, 7, scale=2, loss=14)
+    local(upconv, 7, scale=2, trim=14)
 
     def unet(m, x):
         x = m.a(x)
@@ -107,13 +107,13 @@ def test_valid_convolutions_with_crops():
     model = Of(
         unet, **valid, b=nn.Conv2d(3, 3, 2, 2), d=nn.Sequential(nn.Conv2d(3, 3, 3), nn.ConvTranspose2d(3, 3, 2, 2))
     )
-    local(model, 7, phase=2, loss=6)
-    left, right = by_gradient(model, 2, loss=6)
+    local(model, 7, phase=2, trim=6)
+    left, right = by_gradient(model, 2, trim=6)
     assert (left, right) == (7, 7)
 
 
 def test_an_even_valid_kernel_has_no_loss_that_is_the_same_at_both_ends():
-    found = local(nn.Conv2d(3, 3, 2), (0, 1, 0, 1), loss=None)
+    found = local(nn.Conv2d(3, 3, 2), (0, 1, 0, 1), trim=None)
     assert any("one end" in note for note in found.notes)
 
 
@@ -187,11 +187,11 @@ def test_a_unet_by_hand():
 # ---- an independent oracle: gradients with positive weights ----------------------------------------------------------
 
 
-def by_gradient(model, phase, *, scale=1, width=240, loss=0):
+def by_gradient(model, phase, *, scale=1, width=240, trim=0):
     """How far output pixels of the middle see along their row: gradients that are not zero, in a copy of the model with
     positive weights and averages for maxima. (left, right)"""
     model = positive(copy.deepcopy(model).double().eval())
-    return seen_by(model, torch.ones(1, 3, 16, width, dtype=torch.float64), phase, scale, loss)
+    return seen_by(model, torch.ones(1, 3, 16, width, dtype=torch.float64), phase, scale, trim)
 
 
 def positive(model):
@@ -205,16 +205,16 @@ def positive(model):
     return model
 
 
-def seen_by(model, image, phase, scale=1, loss=0):
+def seen_by(model, image, phase, scale=1, trim=0):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # for tensors this small, more only wait for each other
     try:
-        return _seen_by(model, image, phase, scale, loss)
+        return _seen_by(model, image, phase, scale, trim)
     finally:
         torch.set_num_threads(threads)
 
 
-def _seen_by(model, image, phase, scale, loss):
+def _seen_by(model, image, phase, scale, trim):
     image, width, scale = image.requires_grad_(), image.shape[3], Fraction(scale)
     output = model(image)
     first = int(width // 2 // phase * phase * scale)
@@ -222,7 +222,7 @@ def _seen_by(model, image, phase, scale, loss):
     for place in range(first, first + max(int(phase * scale), scale.numerator)):
         (gradient,) = torch.autograd.grad(output[:, :, :, place].sum(), image, retain_graph=True)
         seen = gradient[0].abs().sum((0, 1)).nonzero().flatten().tolist()
-        center = int((place + loss) / scale)
+        center = int((place + trim) / scale)
         left, right = max(left, center - seen[0]), max(right, seen[-1] - center)
     return left, right
 
@@ -463,7 +463,7 @@ def test_squeeze_and_excite_is_named():
     model = nn.Sequential(conv(3, 8), SqueezeExcite(), conv(8, 8), SqueezeExcite(), conv(8, 3))
     assert global_kinds(model) == {("1.pool", "squeeze-and-excite"), ("3.pool", "squeeze-and-excite")}
     found = analyse(model)
-    assert found.phase == (1, 1) and found.scale == 1 and found.loss == (0, 0)
+    assert found.phase == (1, 1) and found.scale == 1 and found.trim == (0, 0)
 
 
 @pytest.mark.parametrize(

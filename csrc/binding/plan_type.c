@@ -22,28 +22,28 @@ static PyObject *refuse(enum ht_status status, int axis, const struct ht_axis_op
     const struct ht_axis_options *o = &sides[axis];
     char detail[320];
     PyOS_snprintf(detail, sizeof detail,
-                  "%s: size %lld, tile_size %lld, halo %lld, overlap %lld, phase %lld, scale %lld/%lld, loss %lld, "
+                  "%s: size %lld, tile_size %lld, halo %lld, overlap %lld, phase %lld, scale %lld/%lld, trim %lld, "
                   "least %lld",
                   axis == 0 ? "rows" : "columns", (long long)o->size, (long long)o->tile, (long long)o->halo,
                   (long long)o->overlap, (long long)o->phase, (long long)o->scale_num, (long long)o->scale_den,
-                  (long long)o->loss, (long long)o->least);
+                  (long long)o->trim, (long long)o->least);
     return raise_status(status, detail);
 }
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"size",  "tile", "halo",     "overlap", "phase",
-                            "scale", "loss", "boundary", "blend",   "least", NULL};
-    long long size[2], tile[2], halo[2], overlap[2], phase[2], scale[2], loss[2], least[2] = {0, 0};
+                            "scale", "trim", "boundary", "blend",   "least", NULL};
+    long long size[2], tile[2], halo[2], overlap[2], phase[2], scale[2], trim[2], least[2] = {0, 0};
     int boundary, blend;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "(LL)(LL)(LL)(LL)(LL)(LL)(LL)ii|(LL):Plan", names, size, size + 1,
                                      tile, tile + 1, halo, halo + 1, overlap, overlap + 1, phase, phase + 1, scale,
-                                     scale + 1, loss, loss + 1, &boundary, &blend, least, least + 1))
+                                     scale + 1, trim, trim + 1, &boundary, &blend, least, least + 1))
         return NULL;
     struct ht_axis_options sides[2];
     for (int k = 0; k < 2; k++)
         sides[k] = (struct ht_axis_options){size[k],  tile[k],  halo[k], overlap[k],
-                                            phase[k], scale[0], scale[1], loss[k], (enum ht_boundary)boundary,
+                                            phase[k], scale[0], scale[1], trim[k], (enum ht_boundary)boundary,
                                             least[k]};
     struct ht_plan plan;
     int failed_axis;
@@ -115,7 +115,7 @@ static PyObject *plan_tile(PyObject *self, PyObject *index_object)
         return NULL;
     struct ht_tile t = ht_plan_tile(plan_of(self), index);
     return Py_BuildValue("(LLNNN(LL))", (long long)t.row, (long long)t.column, wrap_box(t.window), wrap_box(t.keep),
-                         wrap_box(t.sole), (long long)t.crop_y, (long long)t.crop_x);
+                         wrap_box(t.exclusive), (long long)t.crop_y, (long long)t.crop_x);
 }
 
 static PyObject *plan_rows_complete(PyObject *self, PyObject *index_object)
@@ -134,7 +134,7 @@ static PyObject *plan_rows_complete(PyObject *self, PyObject *index_object)
         return axis ? wrap_range(ht_axis_##name(axis, i)) : NULL;             \
     }
 RANGE_METHOD(keep)
-RANGE_METHOD(sole)
+RANGE_METHOD(exclusive)
 RANGE_METHOD(done)
 #undef RANGE_METHOD
 
@@ -242,10 +242,10 @@ static PyObject *plan_normaliser(PyObject *self, PyObject *args)
 
 static PyMethodDef plan_methods[] = {
     {"tile", plan_tile, METH_O,
-     "tile(index) -> (row, column, window, keep, sole, crop); boxes are (y, x, height, width)"},
+     "tile(index) -> (row, column, window, keep, exclusive, crop); boxes are (y, x, height, width)"},
     {"rows_complete", plan_rows_complete, METH_O, "rows_complete(index) -> output rows complete after that tile"},
     {"keep", plan_keep, METH_VARARGS, "keep(axis, i) -> (start, stop) in output pixels"},
-    {"sole", plan_sole, METH_VARARGS, "sole(axis, i) -> (start, stop): no other tile contributes"},
+    {"exclusive", plan_exclusive, METH_VARARGS, "exclusive(axis, i) -> (start, stop): no other tile contributes"},
     {"done", plan_done, METH_VARARGS, "done(axis, i) -> (start, stop): no later tile contributes"},
     {"starts", plan_starts, METH_VARARGS,
      "starts(axis) -> (origin, step, phase, longer): window i starts at origin + i * step + min(i, longer) * phase"},
@@ -273,7 +273,7 @@ PAIR(grid, count)
 PAIR(window, window)
 PAIR(halo, halo)
 PAIR(phase, phase)
-PAIR(loss, loss)
+PAIR(trim, trim)
 #undef PAIR
 
 static PyObject *plan_get_window_output(PyObject *self, void *Py_UNUSED(closure))
@@ -301,12 +301,12 @@ static PyGetSetDef plan_attributes[] = {
     {"window_output", plan_get_window_output, NULL, "(height, width) that the model makes of one, output pixels", NULL},
     {"halo", plan_get_halo, NULL, "effective halo (y, x), input pixels", NULL},
     {"phase", plan_get_phase, NULL, "effective phase (y, x), input pixels", NULL},
-    {"loss", plan_get_loss, NULL, "output pixels lost at each end of a window (y, x)", NULL},
+    {"trim", plan_get_trim, NULL, "output pixels lost at each end of a window (y, x)", NULL},
     {"scale", plan_get_scale, NULL, "(numerator, denominator)", NULL},
     {"count", plan_get_count, NULL, "number of tiles", NULL},
     {NULL, NULL, NULL, NULL, NULL}};
 
-static char plan_doc[] = "Plan(size, tile, halo, overlap, phase, scale, loss, boundary, blend, least=(0, 0))";
+static char plan_doc[] = "Plan(size, tile, halo, overlap, phase, scale, trim, boundary, blend, least=(0, 0))";
 
 static PyType_Slot plan_slots[] = {{Py_tp_doc, plan_doc},
                                    {Py_tp_new, plan_new},

@@ -36,7 +36,7 @@ static enum ht_status check(const struct ht_axis_options *o)
     if (o->phase < 1) return HT_BAD_PHASE;
     if (o->scale_num < 1 || o->scale_num > HT_MAX_SCALE) return HT_BAD_SCALE;
     if (o->scale_den < 1 || o->scale_den > HT_MAX_SCALE) return HT_BAD_SCALE;
-    if (o->loss < 0) return HT_BAD_LOSS;
+    if (o->trim < 0) return HT_BAD_TRIM;
     if (o->least < 0) return HT_BAD_SIZE;
     if ((unsigned)o->boundary >= HT_BOUNDARY_COUNT) return HT_BAD_CHOICE;
     /* With every size at most 2^40 and scales at most 2^10 no sum or product below passes 2^54. */
@@ -56,7 +56,7 @@ static void take_options(struct ht_axis *a, const struct ht_axis_options *o)
     a->output_size = divide_up(o->size * a->scale_num, a->scale_den);
     a->phase = o->phase / common_divisor(o->phase, a->scale_den) * a->scale_den;
     a->halo = round_up(o->halo, a->scale_den);
-    a->loss = o->loss;
+    a->trim = o->trim;
 }
 
 /* The fewest windows that cover `length` input pixels; then the smallest of equal size; then even steps. */
@@ -96,7 +96,7 @@ static struct ht_kept kept_by(const struct ht_axis *a)
     return (struct ht_kept){
         .start = to_output(a, a->origin + a->halo),
         .length = to_output(a, a->window - 2 * a->halo),
-        .origin = to_output(a, a->origin) + a->loss,
+        .origin = to_output(a, a->origin) + a->trim,
         .step = to_output(a, a->step),
         .phase = to_output(a, a->phase),
         .longer = a->longer,
@@ -113,9 +113,9 @@ enum ht_status ht_axis_init(struct ht_axis *axis, const struct ht_axis_options *
     take_options(axis, options);
     if (options->tile - options->overlap < axis->phase)
         return HT_TILE_TOO_SMALL;
-    if (options->boundary == HT_NATIVE && options->loss > 0)
+    if (options->boundary == HT_NATIVE && options->trim > 0)
         return HT_NATIVE_LOSS;
-    if (options->loss > axis->halo / axis->scale_den * axis->scale_num)
+    if (options->trim > axis->halo / axis->scale_den * axis->scale_num)
         return HT_HALO_TOO_SMALL;
 
     bool native = options->boundary == HT_NATIVE;
@@ -132,11 +132,11 @@ int64_t ht_axis_window(const struct ht_axis *axis, int64_t i)
     return axis->origin + i * axis->step + smaller(i, axis->longer) * axis->phase;
 }
 
-int64_t ht_axis_model_output(const struct ht_axis *axis) { return to_output(axis, axis->window) - 2 * axis->loss; }
+int64_t ht_axis_model_output(const struct ht_axis *axis) { return to_output(axis, axis->window) - 2 * axis->trim; }
 
 struct ht_range ht_axis_keep(const struct ht_axis *axis, int64_t i) { return ht_kept_range(&axis->kept, i); }
 
-struct ht_range ht_axis_sole(const struct ht_axis *axis, int64_t i)
+struct ht_range ht_axis_exclusive(const struct ht_axis *axis, int64_t i)
 {
     int64_t start = i == 0 ? 0 : ht_axis_keep(axis, i - 1).stop;
     int64_t stop = i == axis->count - 1 ? axis->output_size : ht_axis_keep(axis, i + 1).start;

@@ -60,10 +60,12 @@ static void note(struct step *step, enum ht_status status, struct ht_position at
     step->found = true;
 }
 
-static void finish_sole(struct step *step)
+static void finish_exclusive(struct step *step)
 {
-    const struct ht_box *sole = &step->tile.sole;
-    struct ht_area area = {{sole->y, sole->y + sole->height}, {sole->x, sole->x + sole->width}};
+    const struct ht_box *exclusive = &step->tile.exclusive;
+    struct ht_range y = {exclusive->y, exclusive->y + exclusive->height};
+    struct ht_range x = {exclusive->x, exclusive->x + exclusive->width};
+    struct ht_area area = {y, x};
     if (is_empty(&area))
         return;
     struct ht_array rows = rows_part(step, &area), source = output_part(step, &area);
@@ -102,7 +104,7 @@ static void add_to_rows(struct step *step, struct ht_range shared)
 
 static void add_to_columns(struct step *step, struct ht_range shared)
 {
-    struct ht_area area = {step->band->sole, shared};
+    struct ht_area area = {step->band->exclusive, shared};
     if (is_empty(&area))
         return;
     struct ht_array sums = ht_band_columns(step->band, step->tile.column, step->band->columns_left, &area);
@@ -123,7 +125,7 @@ static void clear_rows(struct ht_band *band, struct ht_range shared)
 
 static void clear_columns(struct ht_band *band)
 {
-    size_t used = sizeof(float) * (size_t)(ht_length(band->sole) * band->sizes.shared);
+    size_t used = sizeof(float) * (size_t)(ht_length(band->exclusive) * band->sizes.shared);
     for (int64_t c = 0; c < band->channels && used > 0; c++)
         memset(band->columns + c * band->sizes.middle * band->sizes.shared, 0, used);
 }
@@ -136,15 +138,15 @@ static void open_row(struct ht_band *band, int64_t row)
     if (band->opened)
         band->first_slot += ht_shared_until_next(y, row - 1);
     band->keep = ht_axis_keep(y, row);
-    band->sole = ht_axis_sole(y, row);
+    band->exclusive = ht_axis_exclusive(y, row);
     band->done = ht_axis_done(y, row);
     band->columns_left = band->weights_left = 0;
     ht_axis_weights(band->wy, y, band->plan.blend, row);
     ht_axis_normaliser(band->ny, y, band->plan.blend, band->keep);
     clear_columns(band);
     if (!band->opened)
-        clear_rows(band, (struct ht_range){band->keep.start, band->sole.start});
-    clear_rows(band, (struct ht_range){band->sole.stop, band->keep.stop});
+        clear_rows(band, (struct ht_range){band->keep.start, band->exclusive.start});
+    clear_rows(band, (struct ht_range){band->exclusive.stop, band->keep.stop});
     band->opened = true;
 }
 
@@ -153,7 +155,7 @@ static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static void finish_rows(struct step *step)
 {
     const struct ht_band *band = step->band;
-    struct ht_range shared = {band->keep.start, smaller(band->sole.start, band->done.stop)};
+    struct ht_range shared = {band->keep.start, smaller(band->exclusive.start, band->done.stop)};
     while (ht_length(shared) > 0) {
         struct ht_area area = {ht_band_take_run(band, &shared), {0, band->sizes.width}};
         struct ht_array sums = ht_band_ring(band, &area);
@@ -167,7 +169,8 @@ static void finish_columns(struct step *step)
     int64_t left = 0;
     for (int64_t column = 0; column < x->count; column++) {
         struct ht_range done = ht_axis_done(x, column);
-        struct ht_area area = {step->band->sole, {done.start, smaller(ht_axis_sole(x, column).start, done.stop)}};
+        struct ht_range shared = {done.start, smaller(ht_axis_exclusive(x, column).start, done.stop)};
+        struct ht_area area = {step->band->exclusive, shared};
         if (!is_empty(&area)) {
             struct ht_array sums = ht_band_columns(step->band, column, left, &area);
             finish(step, &sums, &area);
@@ -208,12 +211,12 @@ static void add(struct step *step)
 {
     struct ht_band *band = step->band;
     const struct ht_tile *tile = &step->tile;
-    struct ht_range sole = ht_axis_sole(&band->plan.x, tile->column);
-    finish_sole(step);
-    add_to_rows(step, (struct ht_range){band->keep.start, band->sole.start});
-    add_to_rows(step, (struct ht_range){band->sole.stop, band->keep.stop});
-    add_to_columns(step, (struct ht_range){tile->keep.x, sole.start});
-    add_to_columns(step, (struct ht_range){sole.stop, tile->keep.x + tile->keep.width});
+    struct ht_range exclusive = ht_axis_exclusive(&band->plan.x, tile->column);
+    finish_exclusive(step);
+    add_to_rows(step, (struct ht_range){band->keep.start, band->exclusive.start});
+    add_to_rows(step, (struct ht_range){band->exclusive.stop, band->keep.stop});
+    add_to_columns(step, (struct ht_range){tile->keep.x, exclusive.start});
+    add_to_columns(step, (struct ht_range){exclusive.stop, tile->keep.x + tile->keep.width});
 }
 
 enum ht_status ht_band_add(struct ht_band *band, int64_t tile, const struct ht_array *output,

@@ -23,8 +23,8 @@ struct ht_range ht_band_take_run(const struct ht_band *band, struct ht_range *re
 /* The sums of such a run of shared rows, in some columns. */
 struct ht_array ht_band_ring(const struct ht_band *band, const struct ht_area *area);
 
-/* The sums of the middle in some shared columns on one side of the sole ones of a tile. left: how many shared columns
- * there are before what that tile keeps. */
+/* The sums of the middle in some shared columns on one side of the exclusive ones of a tile. left: how many shared
+ * columns there are before what that tile keeps. */
 struct ht_array ht_band_columns(const struct ht_band *band, int64_t column, int64_t left, const struct ht_area *area);
 
 #endif

@@ -20,7 +20,7 @@
  *
  *     c   `columns`: sums of shared columns in the middle, side by side without what lies between them. They are
  *         finished with the tile row, and start from zero in the next.
- *     .   sole pixels: finished as they come, no sums.
+ *     .   exclusive pixels: finished as they come, no sums.
  *
  * Where overlaps are longer than half a tile there is no middle, and a row may be shared by more than two tile rows:
  * then `top` is what any tile row above has added to, and of it the rows that no later one adds to are finished.
@@ -37,14 +37,14 @@ static struct ht_band_sizes sizes_of(const struct ht_plan *plan)
     struct ht_kind kinds[HT_KINDS];
     for (int k = ht_axis_kinds(&plan->y, kinds); k-- > 0;) {
         int64_t keep = ht_length(ht_axis_keep(&plan->y, kinds[k].i));
-        int64_t sole = ht_length(ht_axis_sole(&plan->y, kinds[k].i));
-        raise_to(&sizes.ring, keep - sole);
-        raise_to(&sizes.middle, sole);
+        int64_t exclusive = ht_length(ht_axis_exclusive(&plan->y, kinds[k].i));
+        raise_to(&sizes.ring, keep - exclusive);
+        raise_to(&sizes.middle, exclusive);
         raise_to(&sizes.tallest, keep);
     }
     sizes.shared = sizes.width;
     for (int k = ht_axis_kinds(&plan->x, kinds); k-- > 0;) {
-        sizes.shared -= kinds[k].count * ht_length(ht_axis_sole(&plan->x, kinds[k].i));
+        sizes.shared -= kinds[k].count * ht_length(ht_axis_exclusive(&plan->x, kinds[k].i));
         sizes.weights += kinds[k].count * ht_length(ht_axis_keep(&plan->x, kinds[k].i));
     }
     return sizes;
@@ -113,7 +113,7 @@ enum ht_status ht_band_init(struct ht_band *band, const struct ht_plan *plan, in
 /* The slot of a shared row, above or below the middle. */
 static int64_t slot_of(const struct ht_band *band, int64_t y)
 {
-    int64_t above = y - band->keep.start - (y >= band->sole.stop ? ht_length(band->sole) : 0);
+    int64_t above = y - band->keep.start - (y >= band->exclusive.stop ? ht_length(band->exclusive) : 0);
     return (band->first_slot + above) % band->sizes.ring;
 }
 
@@ -139,16 +139,16 @@ struct ht_array ht_band_ring(const struct ht_band *band, const struct ht_area *a
 
 int64_t ht_shared_until_next(const struct ht_axis *axis, int64_t i)
 {
-    return ht_length(ht_axis_done(axis, i)) - ht_length(ht_axis_sole(axis, i));
+    return ht_length(ht_axis_done(axis, i)) - ht_length(ht_axis_exclusive(axis, i));
 }
 
 struct ht_array ht_band_columns(const struct ht_band *band, int64_t column, int64_t left, const struct ht_area *area)
 {
     const struct ht_band_sizes *sizes = &band->sizes;
-    struct ht_range sole = ht_axis_sole(&band->plan.x, column);
+    struct ht_range exclusive = ht_axis_exclusive(&band->plan.x, column);
     int64_t at = left + area->x.start - ht_axis_keep(&band->plan.x, column).start;
-    if (area->x.start >= sole.stop)
-        at -= ht_length(sole);
+    if (area->x.start >= exclusive.stop)
+        at -= ht_length(exclusive);
     return (struct ht_array){band->columns + at, HT_F32,
                              band->channels,     ht_length(area->y),
                              ht_length(area->x),    sizes->middle * sizes->shared,

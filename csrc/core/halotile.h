@@ -36,10 +36,10 @@ enum ht_status {
     HT_BAD_OVERLAP,   /* overlap below 0 */
     HT_BAD_PHASE,     /* phase below 1 */
     HT_BAD_SCALE,     /* numerator or denominator below 1 or above HT_MAX_SCALE */
-    HT_BAD_LOSS,      /* loss below 0 */
+    HT_BAD_TRIM,      /* trim below 0 */
     HT_BAD_CHOICE,    /* boundary or blend is not one of its enum */
     HT_TILE_TOO_SMALL,/* tile - overlap is below the phase (made a multiple of the scale's denominator) */
-    HT_HALO_TOO_SMALL,/* the model's loss is larger than the halo */
+    HT_HALO_TOO_SMALL,/* the model's trim is larger than the halo */
     HT_NATIVE_LOSS,   /* boundary native with a model that loses pixels at its edges */
     HT_TOO_LARGE,     /* a size above HT_MAX_SIDE, or a product that does not fit 64 bits */
     HT_BAD_ARRAY,     /* shapes or dtypes of two arrays do not fit together */
@@ -75,7 +75,7 @@ struct ht_axis_options {
     int64_t overlap; /* least overlap of neighbouring tiles, input pixels, 0 <= overlap < tile */
     int64_t phase;   /* window origins and sizes are multiples of it, >= 1 */
     int64_t scale_num, scale_den; /* output pixels per input pixel, 1 .. HT_MAX_SCALE each */
-    int64_t loss;    /* output pixels that the model's valid convolutions take from either end of a window */
+    int64_t trim;    /* output pixels that the model's valid convolutions take from either end of a window */
     enum ht_boundary boundary;
     int64_t least;   /* windows are at least this long, rounded up to the phase, input pixels; 0: any length will do */
 };
@@ -119,7 +119,7 @@ struct ht_axis {
     int64_t count;             /* tiles, >= 1 */
     int64_t window;            /* input pixels, a multiple of phase */
     int64_t origin, step, longer;
-    int64_t halo, phase, scale_num, scale_den, loss;
+    int64_t halo, phase, scale_num, scale_den, trim;
     struct ht_kept kept; /* the same in output pixels */
 };
 
@@ -130,14 +130,14 @@ enum ht_status ht_axis_init(struct ht_axis *axis, const struct ht_axis_options *
  *
  * window: first input pixel of window i; below zero or beyond the image where it is to be reflected.
  * keep:   what tile i contributes. Starts and stops both grow with i; together they cover [0, output_size).
- * sole:   the part of keep that no other tile contributes to; start == stop if there is none (inside keep even then).
+ * exclusive: the part of keep that no other tile contributes to; start == stop if there is none (inside keep even so).
  * done:   the part of keep that no later tile contributes to: [keep.start, next tile's keep.start). */
 int64_t ht_axis_window(const struct ht_axis *axis, int64_t i);
 struct ht_range ht_axis_keep(const struct ht_axis *axis, int64_t i);
-struct ht_range ht_axis_sole(const struct ht_axis *axis, int64_t i);
+struct ht_range ht_axis_exclusive(const struct ht_axis *axis, int64_t i);
 struct ht_range ht_axis_done(const struct ht_axis *axis, int64_t i);
 
-/* How many output pixels the model makes of a window: window * scale - 2 * loss. */
+/* How many output pixels the model makes of a window: window * scale - 2 * trim. */
 int64_t ht_axis_model_output(const struct ht_axis *axis);
 
 /* Blend weights of tile i for its keep range: keep.stop - keep.start floats, all > 0, exactly 1 outside overlaps. */
@@ -161,7 +161,7 @@ struct ht_tile {
     int64_t row, column;
     struct ht_box window; /* input pixels; may leave the image when it reflects */
     struct ht_box keep;   /* output pixels */
-    struct ht_box sole;   /* output pixels, inside keep; height == 0 or width == 0 if nothing is sole */
+    struct ht_box exclusive;   /* output pixels, inside keep; height == 0 or width == 0 if nothing is exclusive */
     int64_t crop_y, crop_x; /* where keep starts inside the model's output for this window */
 };
 
@@ -256,7 +256,7 @@ struct ht_band {
     struct ht_band_sizes sizes;
     int64_t channels, next; /* next: the tile that is to come */
     float *rows, *columns, *nx, *wx, *wy, *ny;
-    struct ht_range keep, sole, done;   /* of the tile row in work */
+    struct ht_range keep, exclusive, done;   /* of the tile row in work */
     int64_t first_slot;                 /* shared rows that lay above its keep range */
     int64_t columns_left, weights_left; /* shared columns, and weights, of the tiles left of the next one */
     bool opened; /* whether a tile row was begun */
@@ -279,8 +279,8 @@ enum ht_status ht_band_init(struct ht_band *band, const struct ht_plan *plan, in
  * rows: where the finished rows of this tile row go: ht_axis_done(&plan->y, tile row) of the output image over its full
  * width, in any dtype and layout; the same for all tiles of a tile row. They are complete once its last tile was added.
  * bad: the first NaN or infinity in what this tile keeps, in coordinates of the output image. The kept box is worked
- * on in parts (sole pixels, runs of shared rows, shared columns): each gives its first one in the order channel, row,
- * column, and of those the first in the order row, column, channel is told. With the last tile of a tile row the
+ * on in parts (exclusive pixels, runs of shared rows, shared columns): each gives its first one in the order channel,
+ * row, column, and of those the first in the order row, column, channel is told. With the last tile of a tile row the
  * quotients of sums are checked as well, as long as everything added was finite: they may be too large for float32. */
 enum ht_status ht_band_add(struct ht_band *band, int64_t tile, const struct ht_array *output,
                            const struct ht_array *rows, struct ht_position *bad);
@@ -298,7 +298,7 @@ struct ht_batch {
     float *outputs;            /* to be filled, every element */
     int64_t count;             /* the same in all calls of a run */
     int64_t channels, height, width;             /* of windows: the image's channels, the plan's window */
-    int64_t out_channels, out_height, out_width; /* of outputs: window * scale - 2 * loss */
+    int64_t out_channels, out_height, out_width; /* of outputs: window * scale - 2 * trim */
     int64_t first_tile;        /* window k belongs to tile first_tile + k */
 };
 

@@ -2,8 +2,8 @@
  *
  * kinds.h - the kinds of tiles along one axis. Internal to the core.
  *
- * Steps differ by at most one phase and the longer ones come first. So the keep, sole and done ranges of all tiles have
- * at most five sets of lengths: those of the first tile, of tiles between two longer steps, between a longer and a
+ * Steps differ by at most one phase and the longer ones come first. So the keep, exclusive and done ranges of all tiles
+ * have at most five sets of lengths: those of the first tile, of tiles between two longer steps, between a longer and a
  * shorter one, between two shorter ones, and of the last tile. Largest values and sums over all tiles need no loop over
  * them, of which there may be 2^40.
  */

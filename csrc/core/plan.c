@@ -41,7 +41,7 @@ struct ht_tile ht_plan_tile(const struct ht_plan *plan, int64_t index)
     struct ht_tile tile = {.row = index / x->count, .column = index % x->count};
     tile.window = (struct ht_box){ht_axis_window(y, tile.row), ht_axis_window(x, tile.column), y->window, x->window};
     tile.keep = box_of(ht_axis_keep(y, tile.row), ht_axis_keep(x, tile.column));
-    tile.sole = box_of(ht_axis_sole(y, tile.row), ht_axis_sole(x, tile.column));
+    tile.exclusive = box_of(ht_axis_exclusive(y, tile.row), ht_axis_exclusive(x, tile.column));
     tile.crop_y = crop_of(&y->kept, tile.row);
     tile.crop_x = crop_of(&x->kept, tile.column);
     return tile;

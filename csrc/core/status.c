@@ -11,7 +11,7 @@ const char *ht_status_text(enum ht_status status)
     case HT_BAD_OVERLAP: return "overlap must be at least 0 and below tile_size";
     case HT_BAD_PHASE: return "phase must be at least 1";
     case HT_BAD_SCALE: return "scale must be a fraction with numerator and denominator from 1 to 1024";
-    case HT_BAD_LOSS: return "loss must be at least 0";
+    case HT_BAD_TRIM: return "trim must be at least 0";
     case HT_BAD_CHOICE: return "boundary or blend is not one of the known ones";
     case HT_TILE_TOO_SMALL:
         return "tile_size - overlap must be at least the phase (a multiple of the scale's denominator)";

@@ -19,7 +19,7 @@ class Plan:
     window_output: _Pair
     halo: _Pair
     phase: _Pair
-    loss: _Pair
+    trim: _Pair
     scale: _Pair
     count: int
     def __new__(
@@ -30,7 +30,7 @@ class Plan:
         overlap: _Pair,
         phase: _Pair,
         scale: _Pair,
-        loss: _Pair,
+        trim: _Pair,
         boundary: int,
         blend: int,
         least: _Pair = (0, 0),
@@ -38,7 +38,7 @@ class Plan:
     def tile(self, index: int, /) -> tuple[int, int, _Box, _Box, _Box, _Pair]: ...
     def rows_complete(self, index: int, /) -> int: ...
     def keep(self, axis: int, i: int, /) -> _Pair: ...
-    def sole(self, axis: int, i: int, /) -> _Pair: ...
+    def exclusive(self, axis: int, i: int, /) -> _Pair: ...
     def done(self, axis: int, i: int, /) -> _Pair: ...
     def starts(self, axis: int, /) -> tuple[int, int, int, int]: ...
     def kept(self, axis: int, /) -> tuple[int, int, int, int, int, int, int, int]: ...

@@ -56,7 +56,7 @@ class Tile:
     Attributes:
         window: what the model sees, input pixels; leaves the image where it is reflected.
         keep: what its output adds, output pixels.
-        sole: the part of keep to which no other tile contributes, output pixels.
+        exclusive: the part of keep to which no other tile contributes, output pixels.
         crop: where keep starts inside the model's output for this window, output pixels (y, x).
     """
 
@@ -65,7 +65,7 @@ class Tile:
     column: int
     window: Box
     keep: Box
-    sole: Box
+    exclusive: Box
     crop: tuple[int, int]
 
 
@@ -82,7 +82,7 @@ class TilePlan(Sequence[Tile]):
             the least common multiple with it.
         overlap: the least overlap of neighbours (rows, columns), input pixels.
         scale: output pixels per input pixel.
-        loss: output pixels that the model's valid convolutions take from each end (rows, columns); as many from either,
+        trim: output pixels that the model's valid convolutions take from each end (rows, columns); as many from either,
             which is what convolutions do: a model that crops unevenly shifts the image.
         boundary, blend: as asked.
     """
@@ -92,7 +92,7 @@ class TilePlan(Sequence[Tile]):
         options: Options,
         size: tuple[int, int],
         scale: Fraction,
-        loss: tuple[int, int],
+        trim: tuple[int, int],
         least: tuple[int, int] = (0, 0),
     ):
         self.core = _core.Plan(
@@ -102,15 +102,15 @@ class TilePlan(Sequence[Tile]):
             overlap=options.overlap_pixels,
             phase=options.phase,
             scale=(scale.numerator, scale.denominator),
-            loss=loss,
+            trim=trim,
             boundary=BOUNDARIES.index(options.boundary),
             blend=BLENDS.index(options.blend),
             least=least,
         )
-        self._made_of = (options, size, scale, loss, least)
+        self._made_of = (options, size, scale, trim, least)
         self.boundary, self.blend = options.boundary, options.blend
         self.overlap: tuple[int, int] = options.overlap_pixels
-        self.scale, self.loss = scale, loss
+        self.scale, self.trim = scale, trim
         self.image_size: tuple[int, int] = self.core.image_size
         self.output_size: tuple[int, int] = self.core.output_size
         self.grid: tuple[int, int] = self.core.grid
@@ -155,8 +155,8 @@ class TilePlan(Sequence[Tile]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = range(len(self))[index]  # negative indices and IndexError
-        row, column, window, keep, sole, crop = self.core.tile(i)
-        return Tile(i, row, column, Box(*window), Box(*keep), Box(*sole), crop)
+        row, column, window, keep, exclusive, crop = self.core.tile(i)
+        return Tile(i, row, column, Box(*window), Box(*keep), Box(*exclusive), crop)
 
     def batch(self, size: int) -> int:
         """Windows in each call of the model: at most `size`, as even as can be, so that few are run twice to fill the
@@ -260,7 +260,7 @@ class TilePlan(Sequence[Tile]):
 
 
 def make_plan(
-    options: Options, size: tuple[int, int], scale: Fraction | None = None, loss: tuple[int, int] = (0, 0)
+    options: Options, size: tuple[int, int], scale: Fraction | None = None, trim: tuple[int, int] = (0, 0)
 ) -> TilePlan:
     if options.unsettled:
         raise ValueError("halo and phase must be numbers here: no model is asked")
@@ -269,9 +269,9 @@ def make_plan(
     scale = scale or options.scale or Fraction(1)
     needs = options.needs
     options = needs.planned(options, scale)
-    plan = TilePlan(options, size, scale, loss, needs.least)
+    plan = TilePlan(options, size, scale, trim, needs.least)
     if needs.square and plan.window[0] != plan.window[1]:
-        plan = TilePlan(options, size, scale, loss, (max(plan.window),) * 2)
+        plan = TilePlan(options, size, scale, trim, (max(plan.window),) * 2)
     return plan
 
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Every small axis there is: coverage, windows, sole and done ranges, weights. Then the extremes. Prints one line.
+ * Every small axis there is: coverage, windows, exclusive and done ranges, weights. Then the extremes. Prints one line.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,20 +66,20 @@ static bool same_length(struct ht_range a, struct ht_range b) { return a.stop - 
 static void check_kinds(const struct ht_axis_options o, const struct ht_axis *a)
 {
     struct ht_kind kinds[HT_KINDS];
-    int64_t i = -1, counted = 0, kept = 0, soles = 0;
+    int64_t i = -1, counted = 0, kept = 0, exclusives = 0;
     int found = ht_axis_kinds(a, kinds);
     for (int k = 0; k < found; k++) {
-        struct ht_range keep = ht_axis_keep(a, kinds[k].i), sole = ht_axis_sole(a, kinds[k].i);
+        struct ht_range keep = ht_axis_keep(a, kinds[k].i), exclusive = ht_axis_exclusive(a, kinds[k].i);
         struct ht_range done = ht_axis_done(a, kinds[k].i);
         CHECK(kinds[k].count >= 1 && kinds[k].i == (k == 0 ? 0 : k == found - 1 ? a->count - 1 : counted));
         for (i = counted; i < counted + kinds[k].count; i++)
-            CHECK(same_length(ht_axis_keep(a, i), keep) && same_length(ht_axis_sole(a, i), sole) &&
+            CHECK(same_length(ht_axis_keep(a, i), keep) && same_length(ht_axis_exclusive(a, i), exclusive) &&
                   same_length(ht_axis_done(a, i), done));
         counted += kinds[k].count;
         kept += kinds[k].count * (keep.stop - keep.start);
-        soles += kinds[k].count * (sole.stop - sole.start);
+        exclusives += kinds[k].count * (exclusive.stop - exclusive.start);
     }
-    CHECK(counted == a->count && soles <= a->output_size && kept >= a->output_size);
+    CHECK(counted == a->count && exclusives <= a->output_size && kept >= a->output_size);
 }
 
 /* The plan of an axis with itself, against the definitions. */
@@ -136,10 +136,10 @@ static void check_axis(const struct ht_axis_options o)
     }
     memcpy(left, covered, sizeof left);
     for (i = 0; i < a.count; i++) {
-        struct ht_range keep = ht_axis_keep(&a, i), sole = ht_axis_sole(&a, i), done = ht_axis_done(&a, i);
-        CHECK(sole.start >= keep.start && sole.stop <= keep.stop && sole.start <= sole.stop);
+        struct ht_range keep = ht_axis_keep(&a, i), exclusive = ht_axis_exclusive(&a, i), done = ht_axis_done(&a, i);
+        CHECK(exclusive.start >= keep.start && exclusive.stop <= keep.stop && exclusive.start <= exclusive.stop);
         for (int64_t p = keep.start; p < keep.stop; p++) {
-            CHECK((covered[p] == 1) == (p >= sole.start && p < sole.stop));
+            CHECK((covered[p] == 1) == (p >= exclusive.start && p < exclusive.stop));
             CHECK((--left[p] == 0) == (p >= done.start && p < done.stop));
         }
     }

@@ -18,8 +18,8 @@ static void apply(const struct ht_plan *plan, const float *window, float *output
     for (int64_t c = 0; c < b->out_channels; c++)
         for (int64_t y = 0; y < b->out_height; y++)
             for (int64_t x = 0; x < b->out_width; x++) {
-                int64_t wy = (y + plan->y.loss) * plan->y.scale_den / plan->y.scale_num;
-                int64_t wx = (x + plan->x.loss) * plan->x.scale_den / plan->x.scale_num;
+                int64_t wy = (y + plan->y.trim) * plan->y.scale_den / plan->y.scale_num;
+                int64_t wx = (x + plan->x.trim) * plan->x.scale_den / plan->x.scale_num;
                 const float *channel = window + c % b->channels * b->height * b->width;
                 float half = 0.5f * channel[wy * b->width + wx];
                 float first = window[(c + 1) % b->channels * b->height * b->width] / 3;
@@ -72,8 +72,8 @@ static bool add_naive(struct dense *dense, int64_t i, const struct ht_array *ima
     const struct ht_axis *y = &dense->plan.y, *x = &dense->plan.x;
     struct ht_batch b = {.channels = image->channels, .height = y->window, .width = x->window,
                          .out_channels = dense->channels};
-    b.out_height = y->window / y->scale_den * y->scale_num - 2 * y->loss;
-    b.out_width = x->window / x->scale_den * x->scale_num - 2 * x->loss;
+    b.out_height = y->window / y->scale_den * y->scale_num - 2 * y->trim;
+    b.out_width = x->window / x->scale_den * x->scale_num - 2 * x->trim;
     float *window = allocated(b.channels * b.height * b.width * 4);
     float *output = allocated(b.out_channels * b.out_height * b.out_width * 4);
     struct ht_box box = ht_plan_tile(&dense->plan, i).window;

@@ -57,7 +57,7 @@ static inline struct ht_axis_options random_axis(enum ht_boundary boundary, int6
     o.boundary = boundary;
     o.least = one_in(4) ? between(1, 30) : 0;
     if (boundary == HT_REFLECT && one_in(3))
-        o.loss = between(0, o.halo / den * num);
+        o.trim = between(0, o.halo / den * num);
     return o;
 }
 

@@ -200,7 +200,7 @@ class Probe:
             output = as_floats(windows(self.prepared.traits.parts[0], 0, self.plan, [tile])[0])
         crops = leads if grown else [halo, halo]
         pixels = [side if grown else side - 2 * halo for side in size]
-        y, x = (int(crop * self.plan.scale) - lost for crop, lost in zip(crops, self.plan.loss, strict=True))
+        y, x = (int(crop * self.plan.scale) - lost for crop, lost in zip(crops, self.plan.trim, strict=True))
         height, width = (int(side * self.plan.scale) for side in pixels)
         low, high = self.prepared.options.value_range or (0.0, 1.0)
         return (output[:, max(y, 0) : y + height, max(x, 0) : x + width] - low) / (high - low) * self.white

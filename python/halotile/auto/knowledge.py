@@ -96,7 +96,7 @@ class Knowledge:
         if not found:
             return None
         rows, columns = (math.lcm(*(look.phase[axis] for look in found)) for axis in (0, 1))  # type: ignore[index]
-        return replace(found[0], phase=(rows, columns), scale=None, loss=None)
+        return replace(found[0], phase=(rows, columns), scale=None, trim=None)
 
     @cached_property
     def fingerprint(self) -> Any:

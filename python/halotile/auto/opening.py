@@ -133,11 +133,11 @@ def learned(opened: Opened, knowledge: Knowledge) -> tuple[Prepared, First]:
 
 
 def _known_sizes(opened: Opened, knowledge: Knowledge) -> Sizes | None:
-    """Scale and loss, where the model was looked at."""
+    """Scale and trim, where the model was looked at."""
     known = opened.report.model or (knowledge.quick_look() if knowledge.options.phase is None else None)
-    if known is None or known.scale is None or known.loss is None or min(known.loss) < 0:
+    if known is None or known.scale is None or known.trim is None or min(known.trim) < 0:
         return None
-    return Sizes(known.scale, known.loss)
+    return Sizes(known.scale, known.trim)
 
 
 def _with_multiples(opened: Opened, knowledge: Knowledge) -> Opened | None:

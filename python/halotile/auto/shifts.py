@@ -75,11 +75,11 @@ def _moves(prepared: Prepared, first: First, knowledge: Knowledge) -> Moves | No
     model, traits, values = prepared.windows.model, prepared.traits, prepared.windows.values.numbers
     takes, white = traits.parts[0].feed, (values[2], values[2] + values[1])
     needs, phase = prepared.options.needs, prepared.plan.phase
-    key = (takes, traits.scale, traits.loss, white, phase, model.dtype, needs)
+    key = (takes, traits.scale, traits.trim, white, phase, model.dtype, needs)
     if key not in knowledge.tried:
         for part, output in first.items():  # some models write to one buffer again and again
             first[part] = output.copy() if isinstance(output, np.ndarray) else output.clone()
-        shapes = Shapes(takes, 1, traits.scale, traits.loss, needs.least, phase)
+        shapes = Shapes(takes, 1, traits.scale, traits.trim, needs.least, phase)
         knowledge.tried[key] = moves_of(model, shapes, white)
     return knowledge.tried[key]
 

@@ -253,8 +253,8 @@ class Tuner:
 
     def _planned(self, tile: Pair) -> TilePlan:
         options, traits = self.asked.with_tiles(tile, 1, self.asked.phase), self.traits
-        scale, loss = (options.scale, (0, 0)) if traits is None else (traits.scale, traits.loss)
-        return make_plan(options, self.image.size, scale, loss)
+        scale, trim = (options.scale, (0, 0)) if traits is None else (traits.scale, traits.trim)
+        return make_plan(options, self.image.size, scale, trim)
 
     def _fits(self, choice: Choice) -> bool:
         size = self._bytes(choice)

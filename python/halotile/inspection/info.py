@@ -73,7 +73,7 @@ class ModelInfo:
             does (it knows where a pixel is) or that is unknown.
         minimum_size: of windows, input pixels.
         multiple: that sizes of windows must keep, input pixels.
-        loss: output pixels that valid convolutions take at each end of a window.
+        trim: output pixels that valid convolutions take at each end of a window.
         global_operations: what looks at the whole image.
         local_field: the radius that is left when statistics of global operations are held fixed; the receptive field
             where there are none. None if unbounded or unknown.
@@ -94,7 +94,7 @@ class ModelInfo:
     phase: tuple[int | None, int | None] = (1, 1)
     minimum_size: Pair = (1, 1)
     multiple: Pair = (1, 1)
-    loss: Pair = (0, 0)
+    trim: Pair = (0, 0)
     global_operations: tuple[GlobalOperation, ...] = ()
     local_field: Field | None = None
     value_range: tuple[float, float] | None = None
@@ -148,7 +148,7 @@ class ModelInfo:
         yield line("phase", both(*(known(one) for one in self.phase)), "phase")
         sizes = f"at least {both(*self.minimum_size)}, multiples of {both(*self.multiple)}"
         yield line("window sizes", sizes, "multiple")
-        yield line("loss", both(*self.loss), "loss")
+        yield line("trim", both(*self.trim), "trim")
         yield line("clamps", clamp_text(self.clamps, self.value_range), "clamps")
         yield line("deterministic", "yes" if self.deterministic else "no", "deterministic")
         yield line("batch-invariant", "yes" if self.batch_invariant else "no", "batch_invariant")
@@ -252,7 +252,7 @@ RESTORED: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("receptive_field", "local_field"), _field),
     "phase": _phase,
     **dict.fromkeys(("minimum_size", "multiple"), lambda value: _sides(value, 1)),
-    "loss": lambda value: _sides(value, -LARGEST),
+    "trim": lambda value: _sides(value, -LARGEST),
     "global_operations": lambda value: tuple(map(_operation, value)),
     "value_range": _range,
     "clamps": _optional(_truth),

@@ -55,7 +55,7 @@ def inspect_model(model: Any, *, device: Any = None, dtype: Any = None, sample: 
         phase=result.phase,
         minimum_size=shapes.minimum,
         multiple=shapes.multiple,
-        loss=shapes.loss,
+        trim=shapes.trim,
         global_operations=result.global_operations,
         local_field=result.local_field if result.global_operations else result.field,
         value_range=result.value_range,
@@ -116,7 +116,7 @@ def _compare(structure: Any, result: Measured) -> None:
         result.doubts.append(f"the structural pass does not know everything ({names}); it was not used")
         return
     _agree(result, "scale", result.shapes.scale, structure.scale)
-    _agree(result, "loss", result.shapes.loss, structure.loss)
+    _agree(result, "trim", result.shapes.trim, structure.trim)
     if tuple(result.phase) != (None, None):
         _agree(result, "phase", result.phase, structure.phase)
     told = tuple(GlobalOperation(path, kind, "structure") for path, _, kind in structure.global_operations)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Everything about a model that is found by running it: sizes, scale, loss, field, phase, behaviour."""
+"""Everything about a model that is found by running it: sizes, scale, trim, field, phase, behaviour."""
 
 from __future__ import annotations
 
@@ -116,11 +116,11 @@ def multiple_of(model: Any, device: Any = None, dtype: str | None = None) -> Pai
 def _measured(model: Any, run: Runner, sample: Any, expected: Callable[[Measured], int]) -> Measured:
     result = Measured(find_shapes(run, sample=sample, fixed=fixed_window(model)))
     result.how |= dict.fromkeys(
-        ("scale", "loss", "multiple", "minimum_size", "in_channels"), "windows of several sizes"
+        ("scale", "trim", "multiple", "minimum_size", "in_channels"), "windows of several sizes"
     )
     if result.shapes.fixed:
         sides = "x".join(map(str, result.shapes.window))
-        result.doubts.append(f"the model takes windows of {sides} only: scale and loss cannot be told apart")
+        result.doubts.append(f"the model takes windows of {sides} only: scale and trim cannot be told apart")
     _behaviour(run, result)
     _propagated(model, result, expected(result))
     if not result.deterministic:

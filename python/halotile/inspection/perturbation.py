@@ -34,7 +34,7 @@ class Sizes(Protocol):
 
     channels: int
     scale: Fraction
-    loss: Pair
+    trim: Pair
     multiple: Pair
     window: Pair
     fixed: bool
@@ -73,12 +73,12 @@ class Verdict:
 
 def floor_at(output: np.ndarray | int, sizes: Sizes, axis: int):
     """The input pixel that belongs to an output pixel of a window."""
-    return ((output + sizes.loss[axis]) * sizes.scale.denominator) // sizes.scale.numerator
+    return ((output + sizes.trim[axis]) * sizes.scale.denominator) // sizes.scale.numerator
 
 
 def ends(sizes: Sizes, reach: Pair, axis: int) -> Pair:
     """Input pixels at each end of a window for which there is no output, or one that depends on the window's end."""
-    lost = -(-sizes.loss[axis] * sizes.scale.denominator // sizes.scale.numerator)
+    lost = -(-sizes.trim[axis] * sizes.scale.denominator // sizes.scale.numerator)
     return max(reach[0], lost), max(reach[1], lost)
 
 

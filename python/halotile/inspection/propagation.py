@@ -188,7 +188,7 @@ def _pass(call: Callable, shapes: Sizes, axis: int, length: int, thin: int, name
         mode.unknown.append("lost")
         output = torch.full(output.shape, EDGE)
     outputs = torch.arange(output.shape[2 + axis])
-    at = ((outputs + shapes.loss[axis]) * shapes.scale.denominator) // shapes.scale.numerator
+    at = ((outputs + shapes.trim[axis]) * shapes.scale.denominator) // shapes.scale.numerator
     seen = output.real if output.is_complex() else output
     if shapes.fixed:
         seen = seen.narrow(3 - axis, seen.shape[3 - axis] // 3, max(1, seen.shape[3 - axis] // 3))

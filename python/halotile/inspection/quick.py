@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What a module's operators tell at one size, in a second or two: the phase of its windows, scale and loss.
+"""What a module's operators tell at one size, in a second or two: the phase of its windows, scale and trim.
 
 Unlike `inspect_model` it confirms nothing by running the model, so a run takes it for what it is: the phase is used,
-for a wrong one is no worse than none; scale and loss only where the first window agrees. Imports torch.
+for a wrong one is no worse than none; scale and trim only where the first window agrees. Imports torch.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Quick:
     """Attributes:
     phase: input pixels (rows, columns) after which the model repeats itself; None if that was not found.
     scale: output pixels per input pixel; None if unknown.
-    loss: output pixels that valid convolutions take at each end of a window (rows, columns); None if unknown.
+    trim: output pixels that valid convolutions take at each end of a window (rows, columns); None if unknown.
     """
 
     phase: Pair | None = None
     scale: Fraction | None = None
-    loss: Pair | None = None
+    trim: Pair | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self) | {"scale": None if self.scale is None else str(self.scale)})
@@ -41,11 +41,11 @@ class Quick:
     def from_json(cls, text: str) -> Quick:
         """What `to_json` wrote. Raises ValueError, TypeError or KeyError for anything else."""
         found = json.loads(text)
-        phase, loss = (_pair(found[name], least) for name, least in (("phase", 1), ("loss", 0)))
+        phase, trim = (_pair(found[name], least) for name, least in (("phase", 1), ("trim", 0)))
         scale = None if found["scale"] is None else Fraction(found["scale"])
         if scale is not None and not 0 < scale <= 1024:
             raise ValueError(f"scale must be positive, not {scale}")
-        return cls(phase, scale, loss)
+        return cls(phase, scale, trim)
 
 
 def _pair(value: Any, least: int) -> Pair | None:
@@ -64,21 +64,21 @@ POINTWISE += (nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Softplus, nn.Ba
 
 def plain_look(module: nn.Module) -> Quick | None:
     """What a chain of torch's own layers tells without being run; None for any other module, and for strides."""
-    scale, loss = 1, [0, 0]
+    scale, trim = 1, [0, 0]
     for layer in _chain(module):
         kind = type(layer)
         if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
             return None
         if kind is nn.PixelShuffle:
-            scale, loss = scale * layer.upscale_factor, [lost * layer.upscale_factor for lost in loss]
+            scale, trim = scale * layer.upscale_factor, [lost * layer.upscale_factor for lost in trim]
         elif kind is nn.Conv2d and set(layer.stride) == {1}:
             taken = [_taken(layer, axis) for axis in (0, 1)]
             if any(lost % 2 or lost < 0 for lost in taken):
                 return None
-            loss = [before + lost // 2 for before, lost in zip(loss, taken, strict=True)]
+            trim = [before + lost // 2 for before, lost in zip(trim, taken, strict=True)]
         elif kind not in POINTWISE:
             return None
-    return Quick((1, 1), Fraction(scale), (loss[0], loss[1]))
+    return Quick((1, 1), Fraction(scale), (trim[0], trim[1]))
 
 
 def _chain(module: nn.Module) -> Iterator[nn.Module]:
@@ -116,5 +116,5 @@ def quick_look(module: torch.nn.Module, channels: tuple[int, ...]) -> Quick:
             break
     else:
         return Quick()
-    loss = found.loss if found.loss is None or min(found.loss) >= 0 else None
-    return Quick(found.phase, found.scale, loss)
+    trim = found.trim if found.trim is None or min(found.trim) >= 0 else None
+    return Quick(found.phase, found.scale, trim)

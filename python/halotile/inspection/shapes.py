@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What sizes a model takes and makes, found by trying windows: channels, scale, loss, minimum and multiple."""
+"""What sizes a model takes and makes, found by trying windows: channels, scale, trim, minimum and multiple."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Shapes:
     Attributes:
         channels, out_channels: of input and output.
         scale: output pixels per input pixel.
-        loss: output pixels missing at each end.
+        trim: output pixels missing at each end.
         minimum, multiple: of windows, input pixels.
         window: one that works, input pixels. Others differ from it by multiples.
         fixed: it is the only one.
@@ -39,7 +39,7 @@ class Shapes:
     channels: int
     out_channels: int
     scale: Fraction
-    loss: Pair = (0, 0)
+    trim: Pair = (0, 0)
     minimum: Pair = (1, 1)
     multiple: Pair = (1, 1)
     window: Pair = (16, 16)
@@ -84,13 +84,13 @@ def find_shapes(run: Runner, *, sample: Any = None, fixed: Pair | None = None) -
         raise ValueError(f"the model scales rows by {scales[0]} and columns by {scales[1]}: that cannot be tiled")
     window, output = _whole(run, channels, window, output, multiple)
     sides = [_Side(run, channels, window, output, axis) for axis in (0, 1)]
-    loss = tuple(math.floor((s * scales[0] - o) / 2) for s, o in zip(window, output[1:], strict=True))
+    trim = tuple(math.floor((s * scales[0] - o) / 2) for s, o in zip(window, output[1:], strict=True))
     minimum = tuple(side.minimum(scales[0], multiple[axis]) for axis, side in enumerate(sides))
     while minimum != window and run.size_of(channels, *minimum) is None:  # one side may be small where the other is not
         minimum = tuple(
             min(least + step, max(least, side)) for least, step, side in zip(minimum, multiple, window, strict=True)
         )
-    return Shapes(channels, output[0], scales[0], loss, minimum, multiple, window)
+    return Shapes(channels, output[0], scales[0], trim, minimum, multiple, window)
 
 
 def fixed_window(model: Any) -> Pair | None:

@@ -43,7 +43,7 @@ def moves_of(opened: Model, shapes: Shapes, values: tuple[float, float]) -> Move
     them. Else windows of 192 pixels and other shifts are tried: 15 of them at most, less than two tiles.
 
     Args:
-        shapes: what is known of the model: channels, scale, loss, least and multiple of windows.
+        shapes: what is known of the model: channels, scale, trim, least and multiple of windows.
         values: black and white of the model.
 
     Returns:
@@ -121,10 +121,10 @@ class _Shifted:
         scale, part = self.shapes.scale, slice(shift, shift + self.side)
         output = self.run(self.noise[:, :, part, part] * self.white + self.low)
         y, x = (
-            slice(*(int((end - shift) * scale) - lost for end in (self.start, self.stop))) for lost in self.shapes.loss
+            slice(*(int((end - shift) * scale) - lost for end in (self.start, self.stop))) for lost in self.shapes.trim
         )
         cut = output[:, :, y, x]
-        expected = tuple(self.side * scale - 2 * lost for lost in self.shapes.loss)
+        expected = tuple(self.side * scale - 2 * lost for lost in self.shapes.trim)
         if output.shape[2:] != expected or not cut.size or not np.isfinite(cut).all():
             raise ValueError("such windows do not tell")
         return cut.copy()  # some models write to one buffer again and again

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a model's operators say about it: receptive field, phase, scale, loss, global operations. No pixel is computed.
+"""What a model's operators say about it: receptive field, phase, scale, trim, global operations. No pixel is computed.
 
 The model runs twice, at two sizes, on tensors without data; constants of its own are computed as usual. Every ATen
 operator that sees the image is looked up in the table of `operators.py`. What is true at one size only is unknown.
@@ -36,7 +36,7 @@ class Structure:
     scale: output pixels per input pixel; None if unknown.
     receptive_field: in input pixels; None if it is the whole image, or unknown.
     phase: by how many input rows and columns the image may be shifted so that everything inside shifts with it.
-    loss: output pixels (rows, columns) missing at each end, below 0 if there are more; None if unknown, or if the two
+    trim: output pixels (rows, columns) missing at each end, below 0 if there are more; None if unknown, or if the two
         ends differ.
     global_operations: (module path, operator, kind) of what depends on the whole image; kinds are "global pooling",
         "squeeze-and-excite", "instance norm", "group norm", "attention", "fft", "reduction".
@@ -50,7 +50,7 @@ class Structure:
     scale: Fraction | None = None
     receptive_field: Field | None = None
     phase: tuple[int, int] | None = None
-    loss: tuple[int, int] | None = None
+    trim: tuple[int, int] | None = None
     global_operations: tuple[tuple[str, str, str], ...] = ()
     unknown: tuple[tuple[str, str], ...] = ()
     coordinate_sensitive: tuple[tuple[str, str], ...] = ()
@@ -184,20 +184,20 @@ def _rounded_up(size: tuple[int, int], phase: tuple[int, int]) -> tuple[int, int
 def _structure(first: Look, last: Look) -> Structure:
     """What two sizes agree on."""
     value, looks = last.value, [first] if first is last else [first, last]
-    scale, loss, problem = _scale_and_loss(looks, value)
+    scale, trim, problem = _scale_and_trim(looks, value)
     met = sorted(value.events)
     unknown = _places(met, "unknown") + _places(met, "strip") + ((("", problem),) if problem else ())
-    field = _field(value, loss or (0, 0)) if scale is not None and not unknown else None
+    field = _field(value, trim or (0, 0)) if scale is not None and not unknown else None
     notes = _notes([value])
     if first is last:
         notes += (f"seen at {last.size[0]}x{last.size[1]} only: what depends on the size of the image is not told",)
-    if scale is not None and loss is None:
+    if scale is not None and trim is None:
         notes += ("the output is not the image times the scale less as many pixels at one end as at the other",)
     return Structure(
         scale=scale,
         receptive_field=field,
         phase=None if unknown else value.phase,
-        loss=loss,
+        trim=trim,
         global_operations=_global_operations(met),
         unknown=unknown,
         coordinate_sensitive=_places(met, "coordinate"),
@@ -229,7 +229,7 @@ def _sizes(looks: list[Look]) -> tuple[tuple[int, int], ...]:
     return tuple(look.size for look in looks)
 
 
-def _scale_and_loss(looks: list[Look], value: Value) -> tuple[Fraction | None, tuple[int, int] | None, str]:
+def _scale_and_trim(looks: list[Look], value: Value) -> tuple[Fraction | None, tuple[int, int] | None, str]:
     """From the row maps and from how sizes grow, which must agree. The third is what is wrong, in words."""
     sizes, outputs = [look.size for look in looks], [look.output for look in looks]
     scales = {Fraction(rows.period, rows.shift) for rows in value.maps if rows.shift}
@@ -244,10 +244,10 @@ def _scale_and_loss(looks: list[Look], value: Value) -> tuple[Fraction | None, t
     return scale, (missing[0].numerator // 2, missing[1].numerator // 2), ""
 
 
-def _field(value: Value, loss: tuple[int, int]) -> Field | None:
+def _field(value: Value, trim: tuple[int, int]) -> Field | None:
     """None if it is everything."""
     ends: list[int] = []
-    for rows, lost in ((value.maps[1], loss[1]), (value.maps[0], loss[0])):
+    for rows, lost in ((value.maps[1], trim[1]), (value.maps[0], trim[0])):
         if rows.is_global:
             return None
         before, after = 0, 0

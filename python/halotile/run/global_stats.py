@@ -309,7 +309,7 @@ class GlobalStats:
         one, other = outputs
         height, width = (
             int((side - after) * plan.scale) - lost
-            for side, after, lost in zip(size, (field.bottom, field.right), plan.loss, strict=True)
+            for side, after, lost in zip(size, (field.bottom, field.right), plan.trim, strict=True)
         )
         apart = float(np.abs(one[..., :height, :width] - other[..., :height, :width]).max())
         if apart > ROUNDING.get(self.windows.model_of(part).dtype, 1e-4) * max(1.0, float(np.abs(one).max())):

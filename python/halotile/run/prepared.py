@@ -91,8 +91,8 @@ class Opened:
     report: RunInfo
     windows: Windows
 
-    def planned(self, scale: Fraction | None = None, loss: Pair = (0, 0)) -> TilePlan:
-        return make_plan(self.options, self.image.size, scale or self.options.scale, loss)
+    def planned(self, scale: Fraction | None = None, trim: Pair = (0, 0)) -> TilePlan:
+        return make_plan(self.options, self.image.size, scale or self.options.scale, trim)
 
     @cached_property
     def plan(self) -> TilePlan:
@@ -123,13 +123,13 @@ class Prepared(Opened):
 
     @classmethod
     def of(cls, opened: Opened, traits: Traits, schedule: Schedule) -> Prepared:
-        opened.windows.resize_by(traits.parts, traits.scale, traits.loss)
+        opened.windows.resize_by(traits.parts, traits.scale, traits.trim)
         same = (opened.image, opened.out_dtype, opened.options, opened.report, opened.windows)
         return cls(*same, traits=traits, schedule=schedule)
 
     @cached_property
     def plan(self) -> TilePlan:
-        return self.planned(self.traits.scale, self.traits.loss)
+        return self.planned(self.traits.scale, self.traits.trim)
 
     @property
     def batch(self) -> int:

@@ -242,13 +242,13 @@ class Remade:
         tile = replace(self.plan[0], window=Box(place[0].start, place[1].start, *sides))
         with turn(self.windows.engine.device):
             output = as_floats(self.windows(part, self.index, self.plan, [tile])[0])
-        expected = tuple(int(a * self.plan.scale) - 2 * b for a, b in zip(sides, self.plan.loss, strict=True))
+        expected = tuple(int(a * self.plan.scale) - 2 * b for a, b in zip(sides, self.plan.trim, strict=True))
         if output.shape[1:] != expected:
             text = f"the model made {output.shape[1:]} of a window of {sides[0]}x{sides[1]}, not {expected}"
             raise tile_error(ModelOutputError, [tile], text + "; check scale and phase")
         y, x = (
             at - int(axis.start * self.plan.scale) - lost
-            for at, axis, lost in zip((box.y, box.x), place, self.plan.loss, strict=True)
+            for at, axis, lost in zip((box.y, box.x), place, self.plan.trim, strict=True)
         )
         peak, gain, offset, clamp = self._values.numbers
         pixels = (output[:, y : y + box.height, x : x + box.width] - np.float32(offset)) / np.float32(gain)

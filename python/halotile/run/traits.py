@@ -38,14 +38,14 @@ class Traits:
     parts: which channels go through the model together, in the order of the result's channels.
     out_channels: of each part.
     scale: output pixels per input pixel.
-    loss: output pixels missing at each end of a window (rows, columns).
+    trim: output pixels missing at each end of a window (rows, columns).
     colourful: how far the channels that it makes of a grey picture are apart, on average, as a share of white.
     """
 
     parts: tuple[Part, ...]
     out_channels: tuple[int, ...]
     scale: Fraction
-    loss: tuple[int, int]
+    trim: tuple[int, int]
     colourful: float = 0.0
 
 
@@ -56,7 +56,7 @@ def learn(windows: Windows, options: Options, planned: Planner, known: Sizes | N
     """Runs the model on the first batch. Returns the facts and the first part's outputs for that batch.
 
     Args:
-        known: scale and loss, as far as anybody looked at the model; they are used where the first window agrees.
+        known: scale and trim, as far as anybody looked at the model; they are used where the first window agrees.
 
     Raises:
         TileError: the model fails on it. ValueError: the halo is smaller than what valid convolutions take.
@@ -115,7 +115,7 @@ def _learn_route(
     if parts[0].count != finder.part.count:  # not the grey of one colour, but of all
         output = TraitFinder(windows, parts[0], scaled, options.needs).first_batch(options.batch_size)
     colourful = apart(output) / windows.values.numbers[1] if parts[0].averaged else 0.0
-    return Traits(parts, out_channels, found.scale, found.loss, colourful), parts[0].reduced(output)
+    return Traits(parts, out_channels, found.scale, found.trim, colourful), parts[0].reduced(output)
 
 
 def _windows_of(plan: TilePlan, options: Options) -> list[Box]:
@@ -132,7 +132,7 @@ def _arranged(
         raise tile_error(ModelOutputError, [plan[0]], str(error)) from None
 
 
-# ---- scale and loss --------------------------------------------------------------------------------------------------
+# ---- scale and trim --------------------------------------------------------------------------------------------------
 
 Size = tuple[int, int]
 LARGEST_GUESS = 16  # of numerators, relative to the denominator, and of denominators
@@ -144,14 +144,14 @@ SAME = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}  # of the largest va
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large a model's output is: scale * window - 2 * loss, rows and columns; rounded either way where that is no
+    """How large a model's output is: scale * window - 2 * trim, rows and columns; rounded either way where that is no
     whole number."""
 
     scale: Fraction
-    loss: Size = (0, 0)
+    trim: Size = (0, 0)
 
     def fit(self, window: Size, output: Size) -> bool:
-        expected = [side * self.scale - 2 * lost for side, lost in zip(window, self.loss, strict=True)]
+        expected = [side * self.scale - 2 * lost for side, lost in zip(window, self.trim, strict=True)]
         return all(abs(want - got) < 1 for want, got in zip(expected, output, strict=True))
 
     @classmethod
@@ -228,10 +228,10 @@ class TraitFinder:
                 return keeps
         return False
 
-    # ---- scale and loss
+    # ---- scale and trim
 
     def sizes(self, output: Size, scale: Fraction | None, known: Sizes | None) -> Sizes:
-        """Scale and loss. Only the scale makes an output grow with its window, what valid convolutions take stays: so
+        """Scale and trim. Only the scale makes an output grow with its window, what valid convolutions take stays: so
         one window never tells, be its output a whole multiple or not. What is known of the model decides where the
         window agrees; else more windows are looked at until one reading is left.
 
@@ -246,7 +246,7 @@ class TraitFinder:
         if known is not None and known.fit(*seen[0]) and scale in (None, known.scale):
             return known
         readings = _readings(*seen[0]) if given is None else [given]
-        if (given is not None and not any(given.loss)) or self.needs.fixed:
+        if (given is not None and not any(given.trim)) or self.needs.fixed:
             return self._plainest(readings, seen)
         return self._narrowed(readings, seen, scale)
 
@@ -320,7 +320,7 @@ class TraitFinder:
 
 
 def _by_growth(seen: list[tuple[Size, Size]]) -> list[Sizes]:
-    """A fraction with a loss, by how outputs grow from the first window to the second."""
+    """A fraction with a trim, by how outputs grow from the first window to the second."""
     if len(seen) != 2:
         return []
     (window, output), (larger, grown) = sorted(seen)

@@ -83,9 +83,9 @@ class Windows:
         other.sources = self.sources if engine in (None, self.engine) else {}
         return other
 
-    def resize_by(self, parts: tuple[Part, ...], scale: Fraction, loss: tuple[int, int]) -> None:
+    def resize_by(self, parts: tuple[Part, ...], scale: Fraction, trim: tuple[int, int]) -> None:
         """How alpha is resized that does not go through the model."""
-        resize = Resize(scale, loss)
+        resize = Resize(scale, trim)
         self.models = {part: resize for part in parts if part.how == "resize"}
 
     def __call__(self, part: Part, index: int, plan: TilePlan, tiles: list[Tile]) -> Any:
@@ -149,9 +149,9 @@ class Resize(Model):
 
     For arrays and tensors alike: positions are computed in whole numbers, where the windows are."""
 
-    def __init__(self, scale: Fraction, loss: tuple[int, int]):
+    def __init__(self, scale: Fraction, trim: tuple[int, int]):
         super().__init__(self.run)
-        self.scale, self.loss = scale, loss
+        self.scale, self.trim = scale, trim
 
     def run(self, windows: Any) -> Any:
         on_host = isinstance(windows, np.ndarray)
@@ -165,7 +165,7 @@ class Resize(Model):
         """Neighbours of every output pixel along an axis, and how far it is from the first to the second.
 
         Output pixel i lies at (i + 1/2) / scale - 1/2 = at / (2 * numerator)."""
-        size, cut, numerator = windows.shape[axis], self.loss[axis - 2], self.scale.numerator
+        size, cut, numerator = windows.shape[axis], self.trim[axis - 2], self.scale.numerator
         stop = int(size * self.scale) - cut
         if isinstance(windows, np.ndarray):
             i = np.arange(cut, stop)
