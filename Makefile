@@ -26,6 +26,7 @@ $(VENV)/test: $(VENV)/torch pyproject.toml setup.py $(shell find csrc -name '*.[
 	HALOTILE_WERROR=1 $(PIP) --editable ".[torch,cli,onnx,metrics,plot,test]"
 	$(PIP) --no-deps "spandrel>=0.4.2,<0.5"  # its dependency torchvision would bring another torch; two networks need it
 	$(PIP) einops typing_extensions onnx
+	-$(PIP) --no-deps openvino  # the runtime of examples/onnx.c; without it that is not tested
 	touch $@
 
 demo: $(VENV)/demo

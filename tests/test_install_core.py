@@ -180,3 +180,86 @@ def test_what_is_installed(installed):
     assert {"lib/libhalotile.a", "include/halotile.h", "lib/pkgconfig/halotile.pc"} <= files
     told = (installed / "lib" / "pkgconfig" / "halotile.pc").read_text()
     assert f"prefix={installed}" in told and "@" not in told
+
+
+# ---- examples/onnx.c -------------------------------------------------------------------------------------------------
+
+
+# TBB, of which OpenVINO consists, otherwise loads its parts in a way that sanitizers refuse.
+UNDER_SANITIZERS = {"TBB_ENABLE_SANITIZERS": "1", "ASAN_OPTIONS": "detect_leaks=0"}
+
+
+@pytest.fixture(scope="module")
+def through_openvino(installed):
+    """The program, and where OpenVINO's libraries are."""
+    openvino = pytest.importorskip("openvino")
+    home = Path(openvino.__file__).parent
+    library = next((home / "libs").glob("libopenvino_c.so*"), None)
+    if library is None or not (home / "include" / "openvino" / "c" / "openvino.h").exists():
+        pytest.skip("this wheel of OpenVINO has no C headers")
+    program = installed / "onnx"
+    paths = [f"-isystem{home / 'include'}", library, f"-Wl,-rpath,{home / 'libs'}", f"-Wl,-rpath-link,{home / 'libs'}"]
+    example = ROOT / "examples" / "onnx.c"
+    run(CC, "-std=c11", "-O1", *WARNINGS, *SANITIZE, example, *paths, *flags_of(installed), "-o", program)
+    return program
+
+
+def enlarging_network(path, scale, channels=3):
+    """Two convolutions and a pixel shuffle with random weights, of any height and width, as ONNX."""
+    onnx = pytest.importorskip("onnx")
+    make, rng = onnx.helper, np.random.default_rng(0)
+
+    def weights(name, *shape):
+        return onnx.numpy_helper.from_array(rng.normal(0, 0.2, shape).astype(np.float32), name)
+
+    nodes = [
+        make.make_node("Conv", ["x", "a", "b"], ["h"], pads=[1] * 4),
+        make.make_node("Relu", ["h"], ["r"]),
+        make.make_node("Conv", ["r", "c"], ["s"], pads=[1] * 4),
+        make.make_node("DepthToSpace", ["s"], ["y"], blocksize=scale, mode="CRD"),
+    ]
+    initial = [weights("a", 8, channels, 3, 3), weights("b", 8), weights("c", 3 * scale**2, 8, 3, 3)]
+    sides = ("n", channels, "h", "w"), ("n", 3, "H", "W")
+    given, made = (
+        make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in zip("xy", sides, strict=True)
+    )
+    graph = make.make_graph(nodes, "enlarging", [given], [made], initial)
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(("scale", "options"), [(1, {"tile": 48}), (2, {"tile": 40, "halo": 3, "overlap": 7})])
+def test_an_onnx_model_in_a_c_program_gives_the_bits_that_python_gives(through_openvino, tmp_path, rng, scale, options):
+    import openvino
+
+    enlarging_network(tmp_path / "model.onnx", scale)
+    image = rng.integers(0, 256, (97, 131, 3), np.uint8)
+    write_ppm(tmp_path / "in.ppm", image)
+    told = [word for name, value in options.items() for word in (f"--{name}", value)]
+    paths = tmp_path / "model.onnx", tmp_path / "in.ppm", tmp_path / "out.ppm"
+    run(through_openvino, *paths, "--scale", scale, *told, env=UNDER_SANITIZERS)
+    settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(tmp_path / "model.onnx"), "CPU", settings)
+    asked = {"tile": 256, "halo": 16, "overlap": 16} | options
+    settled = {"tile_size": asked["tile"], "halo": asked["halo"], "overlap": asked["overlap"]}
+    want = restore_tiled(image, lambda windows: compiled(windows)[0], phase=1, scale=scale, blend="average", **settled)
+    np.testing.assert_array_equal(read_ppm(tmp_path / "out.ppm"), want)
+
+
+def test_what_goes_wrong_with_an_onnx_model_is_said(through_openvino, tmp_path, rng):
+    write_ppm(tmp_path / "in.ppm", rng.integers(0, 256, (60, 50, 3), np.uint8))
+    enlarging_network(tmp_path / "x2.onnx", 2)
+    enlarging_network(tmp_path / "grey.onnx", 1, channels=1)
+    (tmp_path / "no.onnx").write_bytes(b"no model")
+    cases = (
+        ("no", "not a model"),
+        ("x2", "another size or type: check --scale"),
+        ("grey", "does not take such windows"),
+    )
+    for name, text in cases:
+        command = [str(through_openvino), *(str(tmp_path / file) for file in (f"{name}.onnx", "in.ppm", "out.ppm"))]
+        env = os.environ | UNDER_SANITIZERS
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+        assert done.returncode == 1 and text in done.stderr
+        assert not (tmp_path / "out.ppm").exists()
