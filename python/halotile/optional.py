@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 import sys
 import traceback
@@ -57,6 +56,8 @@ def _is_about_torchvision(error: BaseException) -> bool:
 
 def _version(package: str) -> str | None:
     """Without importing it: that may be what failed."""
+    import importlib.metadata  # takes longer than most of what halotile imports
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -65,6 +66,8 @@ def _version(package: str) -> str | None:
 
 
 def _torch_of_torchvision() -> str | None:
+    import importlib.metadata
+
     try:
         wanted = importlib.metadata.requires("torchvision") or []
     except importlib.metadata.PackageNotFoundError:

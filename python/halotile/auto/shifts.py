@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..inspection.shapes import Shapes
-from ..inspection.shifts import Moves, moves_of
 from ..models.reach import modules_of
 from ..optional import torch_if_loaded
 from ..run.prepared import First, Opened, Prepared
 from .knowledge import Knowledge
+
+if TYPE_CHECKING:
+    from ..inspection.shifts import Moves
 
 __all__ = ["tries_shifts", "with_shifts_tried"]
 
@@ -72,6 +74,9 @@ def _told(moves: Moves | None, base: int) -> str:
 
 def _moves(prepared: Prepared, first: First, knowledge: Knowledge) -> Moves | None:
     """What was found by trying, now or before."""
+    from ..inspection.shapes import Shapes
+    from ..inspection.shifts import moves_of
+
     model, traits, values = prepared.windows.model, prepared.traits, prepared.windows.values.numbers
     takes, white = traits.parts[0].feed, (values[2], values[2] + values[1])
     needs, phase = prepared.options.needs, prepared.plan.phase
