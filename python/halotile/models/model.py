@@ -53,8 +53,12 @@ class Model:
         in_channels: how many channels it takes; None if only a run can tell.
         channels_last: whether its windows have interleaved channels in memory.
         modules: the torch modules that it runs.
+        device: where it runs; None for the CPU, as NumPy has it.
+        compiled: the module as torch.compile made it; None where it runs as it was written.
     """
 
+    device: torch.device | None = None
+    compiled: Any = None
     call: Callable[[Any], Any]
     in_channels: int | None = None
     channels_last = False
@@ -75,6 +79,9 @@ class Model:
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         return checked_array(self.call(windows), len(windows))
+
+    def compile(self) -> None:
+        """Only torch modules are compiled: options that ask for it elsewhere are refused before."""
 
     @property
     def window_format(self) -> str:

@@ -68,7 +68,7 @@ class Place(NamedTuple):
 class Window(NamedTuple):
     """One of several images, counted from 0, and the place (rows, columns) in it."""
 
-    index: int
+    image: int
     place: tuple[Place, Place]
 
 

@@ -73,7 +73,7 @@ class Windows:
     @property
     def on_cpu(self) -> bool:
         """Whether the model's activations are in the CPU's memory."""
-        where = getattr(self.model, "device", None) or self.engine.device
+        where = self.model.device or self.engine.device
         return where is None or where.type == "cpu"
 
     def through(self, model: Model, engine: Engine | None = None) -> Windows:
