@@ -74,7 +74,7 @@ def kept(asked: bool = True) -> Iterator[bool]:
 
     Yields:
         Whether the heap is kept: False if not asked for, without glibc, or if environment variables set malloc's
-            thresholds (MALLOC_..., GLIBC_TUNABLES).
+        thresholds (MALLOC_..., GLIBC_TUNABLES).
     """
     held = asked and _allowed() and _runs.enter()
     try:

@@ -19,8 +19,8 @@ class Cancelled(BaseException):
 
 
 class Progress:
-    """Counts tiles. `wanted` is None, True or a callable (done, total), whose exceptions leave the context unchanged
-    and end the run."""
+    """Counts tiles. `wanted` is None, True or a callable (done, total), whose exceptions end the run and propagate
+    unwrapped."""
 
     def __init__(self, wanted: Any):
         self.wanted, self.bar = wanted, None
