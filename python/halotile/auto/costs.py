@@ -20,10 +20,7 @@ __all__ = ["Costs", "cost_name", "machine"]
 Pair = tuple[int, int]
 
 KINDS = ("channels_last", "contiguous")
-UNSEEN = {
-    True: 3,
-    False: 2,
-}  # assumed peak memory as a multiple of live tensors, for operators and malloc: with and without the heap kept
+UNSEEN = {True: 3, False: 2}  # assumed peak memory relative to live tensors: heap kept, not kept
 
 
 @dataclass
