@@ -21,7 +21,6 @@ LARGEST = 1 << 20  # bytes; larger files are ignored
 
 
 def _file(name: str, about: object) -> Path | None:
-    """The file for a result; None if HALOTILE_CACHE is empty or there is no home folder."""
     folder = os.environ.get("HALOTILE_CACHE")
     if folder == "":
         return None

@@ -47,7 +47,7 @@ def checked_layout(value: object) -> str | None:
 
 
 def with_standard_names(layout: str) -> str:
-    """Converts spellings: 'NHWC' for 'TYXS'."""
+    """'NHWC' for 'TYXS'."""
     return "".join(STANDARD[letter] for letter in layout)
 
 
@@ -60,14 +60,11 @@ def with_channels(layout: str, channels_first: bool) -> str:
 
 
 class Reading(NamedTuple):
-    """An interpretation of a shape."""
-
     layout: str
     channels: int
     images: int
 
     def __str__(self) -> str:
-        """Describes it for an error."""
         channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
         if "N" not in self.layout:
             return channels
@@ -122,7 +119,7 @@ def others_taken(shape: tuple[int, ...], layout: str, takes: int | None) -> list
 
 
 def _readings(shape: tuple[int, ...], usual: str) -> list[Reading]:
-    """All interpretations, the conventional one first."""
+    """The conventional one first."""
     others = ("CHW", "HWC", "NHW") if len(shape) == 3 else ("NCHW", "NHWC")
     return [
         Reading(layout, _side(shape, layout, "C"), _side(shape, layout, "N"))
@@ -141,7 +138,6 @@ def _is_plausible(shape: tuple[int, ...], layout: str) -> bool:
 
 
 def _is_taken_by(takes: int, channels: int) -> bool:
-    """Whether a model of `takes` channels accepts an image of `channels`."""
     return channels <= FEW if takes in PICTURES else channels == takes
 
 

@@ -84,7 +84,6 @@ def _number_in(file: str) -> int | None:
 
 
 def resident_bytes() -> int | None:
-    """Resident memory of the process; None if unknown."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
@@ -92,7 +91,7 @@ def resident_bytes() -> int | None:
 
 
 def free_bytes(device: Any) -> int | None:
-    """Free memory of a device; None if unknown."""
+    """None if unknown."""
     module = getattr(torch_if_loaded(), device.type, None) if device is not None else None
     if hasattr(module, "recommended_max_memory"):
         return max(0, module.recommended_max_memory() - module.driver_allocated_memory())

@@ -95,34 +95,24 @@ class SharedOptions(TypedDict, total=False):
 
 
 class JudgedOptions(SharedOptions, total=False):
-    """Options of `halotile.testing`, which allocates the result and has its own tolerance."""
-
     halo: Halo
 
 
 class HalolessOptions(SharedOptions, total=False):
-    """Options of `error_curve`, which varies the halo."""
-
     tolerance: float | None
     out_dtype: DType | None
 
 
 class RunOptions(HalolessOptions, total=False):
-    """Options of `iter_bands` and `restore_to`, which never hold the whole result."""
-
     halo: Halo
 
 
 class RestoreOptions(RunOptions, total=False):
-    """All options."""
-
     verify: int
     out: Any
 
 
 class PlanOptions(RestoreOptions, total=False):
-    """Options of `plan_tiles`."""
-
     needs: Needs
 
 
@@ -147,7 +137,6 @@ def _whole(least: int, most: int = LARGEST) -> Check:
 
 
 def _or(word: str | None, check: Check) -> Check:
-    """A check that also accepts `word`."""
     return lambda name, value: value if (value is None and word is None) or value == word else check(name, value)
 
 
@@ -168,7 +157,6 @@ def integer(name: str, value: Any, least: int, most: int = LARGEST) -> int:
 
 
 def _pair(name: str, value: Any, least: int) -> Pair:
-    """(rows, columns), from a pair or one number for both."""
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{name} must be a number or a pair (rows, columns), not {value!r}")
@@ -197,7 +185,6 @@ def _halo(_: str, value: Any) -> Pair | str:
 
 
 def tolerance_of(value: Any, units: str = "in units of the image's dtype") -> float | None:
-    """The largest allowed difference. Raises ValueError."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
@@ -291,7 +278,6 @@ def _tolerance(_: str, value: Any) -> float | None:
 
 
 def option(default: Any, check: Check = lambda _, value: value) -> Any:
-    """A field of `Options` with its default and check."""
     return field(default=default, metadata={"check": check})
 
 
@@ -359,12 +345,11 @@ class Options:
 
     @property
     def model_dtype(self) -> str | None:
-        """The dtype to open the model with; None: its own."""
         return None if self.dtype == "auto" else self.dtype
 
     @property
     def devices(self) -> tuple[Any, ...]:
-        """The requested devices; tiles are blended on the first."""
+        """Tiles are blended on the first."""
         return self.device if isinstance(self.device, tuple) else () if self.device is None else (self.device,)
 
     @property
@@ -378,11 +363,9 @@ class Options:
 
     @property
     def unsettled(self) -> bool:
-        """Whether halo or phase are still to be determined."""
         return isinstance(self.halo, str) or self.phase is None
 
     def within(self, white: float) -> float:
-        """The tolerance in units of an image with this white."""
         return white / 510 if self.tolerance is None else self.tolerance
 
     def with_tiles(self, tile_size: Pair, batch_size: int, phase: Pair) -> Options:

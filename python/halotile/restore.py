@@ -52,92 +52,91 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
 
     Args:
         image: NumPy array ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or torch tensor ``(H, W)``, ``(C, H, W)`` or
-            ``(N, C, H, W)`` on any device; uint8, uint16, float16, bfloat16 (tensors), float32 or float64; any strides.
-            Integers are scaled to [0, 1] for the model, and results are rounded and clamped; floats are passed
-            unchanged. Two channels are grey with alpha, four are colour with alpha. For other axis orders see
-            ``layout``. The image is never modified. A zarr array is also accepted and read by rows.
-        model: torch module, or callable on batches ``(N, C, H, W)`` of tensors or of NumPy arrays. Modules run in eval
-            and inference mode; their own mode is restored afterwards. Colour models also take grey images. Grey models
-            take colour images channel by channel or, if they return several channels, converted to grey; docs/images.md
-            has a table. A spandrel descriptor provides its module, scale and size requirements.
+            ``(N, C, H, W)`` on any device; uint8, uint16, float16, bfloat16 (tensors), float32 or float64; any strides;
+            never modified. Or a zarr array, which is read by rows. Integers are scaled to [0, 1] for the model and
+            results are rounded and clamped; floats pass unchanged. Two channels are grey with alpha, four colour with
+            alpha. For other axis orders see ``layout``.
+        model: torch module, or callable on batches ``(N, C, H, W)`` of tensors or NumPy arrays. Modules run in eval and
+            inference mode; their own mode is restored. Colour models also take grey images. Grey models take colour
+            images channel by channel, or converted to grey if they return several channels: see docs/images.md. A
+            spandrel descriptor provides its module, scale and size requirements.
 
     Keyword Args:
-        tile_size: largest tile, input pixels: a number or (rows, columns). Tiles are balanced, so they may be smaller;
-            they are larger only if a model opened by `load_model` has a minimum window size. "auto": chosen on a CPU by
-            timing this model on windows of the image, on an accelerator by its free memory; see docs/speed.md and
-            `TiledRestorer.last_run`. If memory runs out, smaller tiles are tried.
-        halo: context around a tile, input pixels: a number or (rows, columns). "exact": the model's receptive field, as
-            `inspect_model` finds it. "auto": the same if it is cheap, else one step above the smallest halo whose
-            error, measured on the image, is within the tolerance. `TiledRestorer.last_run` gives the choice and the
-            reason.
-        overlap: minimum number of input pixels shared by neighbouring tiles; "auto" is 16, fewer for small tiles.
-        blend: blending weights for shared pixels: "average", "linear", "cosine" or "gaussian".
-        boundary: "reflect" (pads the image by reflection) or "native" (windows stay inside the image, so that the
-            model's own padding acts at the border).
+        tile_size: largest tile, input pixels: a number or (rows, columns). Balanced tiles may be smaller; they are
+            larger only for a `load_model` model with a minimum window size. "auto": on a CPU from timing windows of the
+            image, on an accelerator from its free memory; see docs/speed.md and `TiledRestorer.last_run`. If memory
+            runs out, smaller tiles are tried.
+        halo: context around a tile, input pixels: a number or (rows, columns). "exact": the model's receptive field
+            from `inspect_model`. "auto": the same if it is cheap, else one step above the smallest halo whose error,
+            measured on the image, is within the tolerance. `TiledRestorer.last_run` gives the choice and the reason.
+        overlap: minimum overlap of neighbouring tiles, input pixels; "auto" is 16, fewer for small tiles.
+        blend: blending weights: "average", "linear", "cosine" or "gaussian".
+        boundary: "reflect" (pads the image by reflection) or "native" (windows stay inside the image, so the model's
+            own padding acts at the border).
         scale: output pixels per input pixel: a number, fraction, or string such as "3/2". None: detected from the first
             window.
-        phase: alignment: window origins and sizes are multiples of it. It is the model's total stride or attention
-            window; a number or (rows, columns). None: detected. For torch modules, also inside a callable, it comes
-            from the operators, in a second or two the first time, and is cached; with halo="exact" or "auto" it comes
-            from `inspect_model`. It is 1 if nothing is found. If the model rejects the first window, other sizes are
-            tried. For opaque callables, small windows of noise are shifted to see whether the output moves along.
-        tolerance: for halo="auto": largest allowed difference from an exact result, in units of the image's dtype.
-            None: half an 8-bit step.
+        phase: alignment of window origins and sizes, the model's total stride or attention window: a number or (rows,
+            columns). None: detected. With halo="exact" or "auto" it comes from `inspect_model`; for other torch
+            modules, also inside a callable, from their operators, in a second or two the first time; it is 1 if nothing
+            is found. If the model rejects the first window, other sizes are tried. For opaque callables, small windows
+            of noise are shifted to see whether the output moves along.
+        tolerance: for halo="auto": largest difference from an exact result, in units of the image's dtype. None: half
+            an 8-bit step.
         global_stats: for models that pool or normalise over the whole image, for which no halo is enough. "exact":
-            statistics are first measured over all tiles (one sweep for each level of dependent statistics), then used
-            in every tile. "frozen": measured once, on the image subsampled to a window's size. "tile": every tile uses
-            its own; `last_run` gives the difference between tiles.
-        verify: number of random windows to recompute with a much larger halo when the image is done.
-            `TiledRestorer.last_run.verified` is a Verification; differences above the tolerance raise a `SeamWarning`.
-        batch_size: maximum windows per model call. All calls have the same batch size: the last may repeat some tiles.
-            "auto": chosen like tile_size.
+            statistics are measured over all tiles first (one sweep for each level of dependent statistics) and used in
+            every tile. "frozen": measured once, on the image subsampled to a window's size. "tile": every tile uses its
+            own; `last_run` gives the difference between tiles.
+        verify: number of random windows to recompute with a much larger halo afterwards: see
+            `TiledRestorer.last_run.verified`, a Verification. Issues a `SeamWarning` if they differ by more than the
+            tolerance.
+        batch_size: maximum windows per model call. All calls have the same size: the last may repeat tiles. "auto":
+            chosen like tile_size.
         device: where the model runs. None: its current device, else MPS, CUDA, CPU. A module on another device is
-            copied. A list such as ["cuda:0", "cuda:1"]: batches are distributed, tiles are blended on the first; the
-            devices should be equally fast. Lists do not work with global_stats "exact" or "frozen".
+            copied. A list such as ["cuda:0", "cuda:1"] distributes batches over equally fast devices and blends on the
+            first; not with global_stats "exact" or "frozen".
         dtype: "float32", "float16" or "bfloat16" for the model. None: its own. A module of another dtype is copied.
-            "auto": half precision if it is faster on this machine and within the tolerance of float32, tested on two
-            small windows of the image; see `TiledRestorer.last_run.precision`.
+            "auto": half precision if two small windows of the image show that it is faster and within the tolerance of
+            float32; see `TiledRestorer.last_run.precision`.
         engine: tiling backend: "host" (CPU memory, any model), "torch" (torch operations on the model's device) or
             "mps" (Metal kernels). None: the environment variable HALOTILE_ENGINE, else what fits the device.
-        value_range: (low, high), the values the model uses for black and white. Image values from 0 to white (255,
-            65535 or 1.0) are mapped to it; outputs are mapped back and clamped.
-        out: array or tensor to write to, of the result's shape; may be a memmap. Its dtype replaces out_dtype.
+        value_range: (low, high), the model's values for black and white. Image values from 0 to white (255, 65535 or
+            1.0) are mapped to it; outputs are mapped back and clamped.
+        out: array or tensor of the result's shape to write to; may be a memmap. Its dtype replaces out_dtype.
         out_dtype: dtype of the result. None: the image's.
         layout: order of the image's axes, one letter each: H or Y for rows, W or X for columns, C or S for channels, N,
-            Z, T or B for images, as in "CHW", "NHWC", "ZYX" or "TYXC". None: the usual order if it is plausible (at
-            most four channels, or fewer than rows and columns), else the only one that fits the model's channels. An
-            ambiguous image is rejected before any work. See docs/images.md.
+            Z, T or B for images, as in "CHW", "NHWC", "ZYX" or "TYXC". None: the usual order if plausible (at most four
+            channels, or fewer than rows and columns), else the only one that fits the model's channels. An ambiguous
+            image is rejected before any work. See docs/images.md.
         alpha: treatment of an alpha channel: "restore" (through the model, as grey; bilinear if the model turns grey
-            into colour or colour into grey), "resize" (bilinear), "opaque" (white), or "channel" (data: the model takes
-            all channels as they are). Hidden pixels (alpha 0) are filled with surrounding colours, so that they do not
-            leak. A constant alpha channel keeps its value and costs nothing.
-        on_nonfinite: what to do if the model returns NaN or infinity: "raise", "warn" or "ignore".
+            into colour or colour into grey), "resize" (bilinear), "opaque" (white), or "channel" (data, passed to the
+            model with the others). Hidden pixels (alpha 0) are filled with surrounding colours to prevent leaks.
+            Constant alpha keeps its value.
+        on_nonfinite: reaction to NaN or infinity from the model: "raise", "warn" or "ignore".
         progress: True for a tqdm bar, or a callable ``(tiles done, tiles in all)``.
         keep_heap: keep memory that a CPU model frees in the process until the image is done, where this is known to be
             faster (glibc): see docs/speed.md. The environment variable HALOTILE_KEEP_HEAP=0 turns it off.
         memory_format: memory format of windows: "channels_last" or "contiguous". "auto": channels_last for
-            convolutional modules on the CPU, unless they turn out to depend on the contiguous format; for others, the
-            format of their weights. The module itself is not changed.
-        memory_limit: bytes that a run may use beyond those of the process at its start, including the result. Tiles and
-            batches are chosen to stay below it, according to the memory that the model needs for a small window. None:
-            for tile_size="auto", four fifths of the memory that the machine and its control groups have free.
-        compile: compile a torch module (`torch.compile`) from its second batch on. This takes seconds once and pays
-            only for many windows. If compilation fails, a warning is given and the module runs uncompiled, as it does
-            with fixed global_stats.
+            convolutional modules on the CPU, unless they turn out to need contiguous windows; else the format of the
+            weights. The module is not changed.
+        memory_limit: bytes that a run may add to the process, including the result. Tiles and batches are chosen to
+            stay below it, extrapolating the model's memory from a small window. None: for tile_size="auto", four fifths
+            of the memory that the machine and its control groups have free.
+        compile: compile a torch module (`torch.compile`) from its second batch on: this takes seconds and pays only for
+            many windows. It runs uncompiled, with a warning, if compilation fails, and also with fixed global_stats.
 
     Returns:
-        The restored image: an array for an array (also of zarr), a tensor on the same device for a tensor, in the
-        image's layout. If there are several channels and the image has no axis for them, one is added (last for arrays,
-        before rows and columns for tensors). If ``out`` is given, it is returned.
+        The restored image in the image's layout: an array for an array (also of zarr), a tensor on the same device for
+        a tensor; or ``out``. Several channels add an axis if the image has none for them (last for arrays, before rows
+        and columns for tensors).
 
     Raises:
-        ValueError, TypeError: a bad option or image: its name, value and what is allowed. Raised before any work,
+        ValueError, TypeError: a bad option or image, with its name, value and what is allowed. Raised before any work,
             except for what only the model can reveal (the shape of ``out``, a halo smaller than the trim of valid
             convolutions).
         TileError: the model failed on a tile (see its attributes; the cause is chained), returned an unusable output
-            (`ModelOutputError`, also a ValueError), NaN or infinity (`NonFiniteError`; on a device this is known only
-            when the image is done), or ran out of memory with the smallest tiles (`OutOfMemoryError`, also a
-            MemoryError). Rows finished before stay in ``out``, as on KeyboardInterrupt.
+            (`ModelOutputError`, also a ValueError), NaN or infinity (`NonFiniteError`; on a device known only when the
+            image is done), or ran out of memory with the smallest tiles (`OutOfMemoryError`, also a MemoryError). Rows
+            finished before stay in ``out``, as on KeyboardInterrupt.
     """
     return TiledRestorer(model, **options)(image)
 

@@ -156,7 +156,6 @@ class Bands:
         self.writing: tuple[Future[None], np.ndarray] | None = None
 
     def opened(self, prepared: Prepared) -> Bands:
-        """Called when the size of the result is known."""
         height, width = prepared.plan.output_size
         channels, has_axis = prepared.channels, "C" in prepared.image.layout
         self.row = (width, channels) if channels > 1 or has_axis else (width,)

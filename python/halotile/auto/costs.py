@@ -42,7 +42,7 @@ class Costs:
 
     @classmethod
     def of(cls, found: Any) -> Costs:
-        """Parses a cached value; empty if it is malformed."""
+        """Values from the cache; empty if malformed."""
         try:
             seconds = {name: float(one) for name, one in found["seconds"].items() if pixels_of(name) > 0}
             grown = [(int(p), int(b)) for p, b in found["bytes"]]
@@ -61,8 +61,7 @@ class Costs:
             self.bytes = [*self.bytes[-1:], (pixels, max(size, 0))]
 
     def activations(self, pixels: int, heap_kept: bool) -> int | None:
-        """Bytes for a batch of `pixels`: the larger of a line through two measurements and an estimate from live
-        tensors."""
+        """Bytes for a batch of `pixels`: the larger of a fit to two measurements and an estimate from live tensors."""
         least = UNSEEN[heap_kept] * self.live * pixels
         if len(self.bytes) > 1:
             (p, a), (q, b) = self.bytes
@@ -70,10 +69,7 @@ class Costs:
         return int(least) or None
 
     def cost(self, plan: TilePlan, batch: int, kind: str) -> tuple[float | None, int]:
-        """Seconds per pixel, and the pixels of the largest batch timed.
-
-        Interpolates in the logarithm of pixels; beyond the range, uses the nearest measurement.
-        """
+        """Seconds per pixel, interpolated in the logarithm of pixels, and the pixels of the largest batch timed."""
         own = cost_name(plan, batch, kind)
         costs = {pixels_of(name): cost for name, cost in self.seconds.items() if name.endswith(kind)}
         if not costs:
@@ -95,7 +91,6 @@ def pixels_of(name: str) -> int:
 
 
 def machine() -> str:
-    """The processor, as far as it can be read quickly."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

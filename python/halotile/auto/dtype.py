@@ -27,8 +27,7 @@ FASTER = 0.9  # half precision must take at most this share of the float32 time
 
 
 def choose_dtype(prepared: Prepared, first: First, knowledge: Knowledge) -> tuple[Prepared, First]:
-    """Returns the run with the model in its best dtype, chosen once for each `knowledge`, and the outputs of the first
-    batch if the model is unchanged."""
+    """The run in its best dtype, chosen once for each `knowledge`, and reusable outputs of the first batch."""
     with _choosing:
         if knowledge.precision is None:
             found, model = _chosen(prepared, knowledge)
@@ -71,7 +70,7 @@ def _chosen(prepared: Prepared, knowledge: Knowledge) -> tuple[Precision, Tensor
 
 
 def _timed(prepared: Prepared, model: TensorModel, plan: TilePlan, tiles: list[Tile]) -> tuple[float, list[Any]]:
-    """Seconds for the tiles, after a warm-up call, and their outputs as arrays."""
+    """Seconds after a warm-up call, and the outputs as arrays."""
     part, windows = prepared.traits.parts[0], prepared.windows.through(model)
     as_floats(windows(part, 0, plan, tiles[:1]))
     start = time.perf_counter()

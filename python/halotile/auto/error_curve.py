@@ -76,11 +76,8 @@ def measured_curve(
     halos: tuple[int, ...],
     windows: int = WINDOWS,
 ) -> ErrorCurve:
-    """Measures the curve for an image and a model.
-
-    Args:
-        options: with a number for the phase. exact: the exact halo, if known.
-        halos: the halos to try. windows: number of places.
+    """Args:
+    options: with a number for the phase. exact: the exact halo, if known.
     """
     reference = max(halos) * 2 if exact is None else exact
     probe = _small_windows(image, knowledge, options)
@@ -106,7 +103,6 @@ def measured_curve(
 
 
 def _small_windows(image: Image, knowledge: Knowledge, options: Options) -> Probe:
-    """A probe with small windows, independent of the run's tiles."""
     tile = max(REGION, *(2 * one for one in options.phase), *options.needs.least)
     own = {"tile_size": tile, "halo": 0, "overlap": 0, "batch_size": 1, "boundary": "reflect", "memory_limit": None}
     knowledge = knowledge.for_windows(replace(options, **own, out=None, progress=None, verify=0))
@@ -183,7 +179,6 @@ class Probe:
         return float(np.std(region.astype(np.float32)))
 
     def window(self, halo: int) -> Pair:
-        """The window size for a region and its halo: a multiple of the phase."""
         height, width = (side + -(-2 * halo // one) * one for side, one in zip(self.side, self.phase, strict=True))
         return height, width
 
@@ -207,7 +202,7 @@ class Probe:
         return (output[:, max(y, 0) : y + height, max(x, 0) : x + width] - low) / (high - low) * self.white
 
     def part_of(self, whole: np.ndarray, size: Pair, halo: int) -> np.ndarray:
-        """The part of a grown window's result that matches a window of `size` cropped by its halo."""
+        """The part of a grown result that matches a window of `size` cropped by its halo."""
         at = int(halo * self.plan.scale)
         height, width = (int((side - 2 * halo) * self.plan.scale) for side in size)
         return whole[:, at : at + height, at : at + width]

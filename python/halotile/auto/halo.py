@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""halo="exact", halo="auto", phase=None and global_stats: resolved from the inspection and from measurements on the
-image."""
+"""Determines halo and phase from the inspection and from measurements on the image."""
 
 from __future__ import annotations
 
@@ -32,9 +31,6 @@ TRIED = (8, 16, 24, 32, 48, 64, 96, 128, 192)
 def choose_halo_and_phase(options: Options, knowledge: Knowledge, image: Image) -> tuple[Options, RunInfo]:
     """Returns the options with numbers for halo and phase, and a report with the reason.
 
-    Args:
-        image: the image of the run.
-
     Raises:
         ValueError: the model has no exact halo or no phase, or its global operations cannot be fixed.
     """
@@ -59,7 +55,7 @@ def _quick_phase(options: Options, knowledge: Knowledge, info: ModelInfo | None)
 
 
 def _refuse_unheld(options: Options, info: Any) -> None:
-    """Raises ValueError if statistics are to be fixed, but the model depends on the whole image in other ways."""
+    """Raises ValueError if the global operations cannot be fixed."""
     if options.global_stats not in HOLDING or info.local_field is not None:
         return
     text = f"global_stats must be 'tile' or None for this model, not {options.global_stats!r}"
@@ -73,7 +69,6 @@ def _refuse_unheld(options: Options, info: Any) -> None:
 
 
 def _phase(options: Options, info: Any) -> Pair:
-    """The least common multiple of the detected and the given phase."""
     given = options.phase or (1, 1)
     for step, own in zip(info.phase, given, strict=True):
         if step is None and (options.phase is None or (isinstance(options.halo, str) and own == 1)):

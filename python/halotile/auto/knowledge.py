@@ -38,8 +38,6 @@ class Knowledge:
     """What is known about one model with certain options.
 
     Attributes:
-        model: as the user passed it.
-        options: as the user passed them.
         opened: the model for windows; the key tells whether windows must be tensors.
         others: models on further devices, by device number and dtype of windows.
         traits: by channels of the image.
@@ -65,22 +63,20 @@ class Knowledge:
 
     @classmethod
     def of(cls, model: Callable[..., Any], options: dict[str, Any]) -> Knowledge:
-        """From a user's model, which may be a descriptor, and options."""
+        """Accepts a spandrel descriptor as the model."""
         model = unwrapped(model)
         return cls(model, Options.of({"needs": needs_of(model)} | options))
 
     def open(self, image: Any) -> Image:
-        """Opens an image in the layout given by the options or the model's channels; an Image is returned unchanged."""
         return open_image(image, self.options.layout, lambda: channels_of(self.model))
 
     def inspected(self) -> ModelInfo:
-        """The result of `inspect_model`, computed once."""
         if self.info is None:
             self.info = known_model(self.model, self.options.first_device, self.options.model_dtype)
         return self.info
 
     def at_hand(self) -> ModelInfo | None:
-        """The result of an inspection earlier in this process, or None."""
+        """An earlier inspection in this process, if any."""
         return self.info or recalled(self.model)
 
     def quick_look(self) -> Quick | None:
@@ -104,7 +100,6 @@ class Knowledge:
         return about(self.model, self.options.model_dtype)
 
     def like(self, options: Options) -> Knowledge:
-        """The same model with other options."""
         other = Knowledge(self.model, options)
         other.info, other.costs, other.precision, other.multiple = self.info, self.costs, self.precision, self.multiple
         other.opened = self.opened if self.precision is not None else {}
@@ -117,7 +112,6 @@ class Knowledge:
         return self.like(replace(options, compile=False, dtype=None if unknown else options.dtype))
 
     def warn_once(self, subject: Any, text: str, kind: type[Warning] = SeamWarning) -> None:
-        """Warns once for each model and subject."""
         if not self.has_warned(subject):
             told_about(self.model).add(subject)
             warnings.warn(text, kind, stacklevel=frames_inside())

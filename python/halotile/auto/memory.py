@@ -29,7 +29,6 @@ LARGEST_BATCH = 16  # for batch_size="auto" with small windows
 
 
 def tiles_by_free_memory(opened: Opened) -> Opened:
-    """Returns the run with numbers for tile_size and batch_size."""
     options, phase, windows = opened.options, opened.plan.phase, opened.windows
     windows.engine.empty_cache()  # counts torch's cached memory as free
     devices = [usable_device(device) for device in options.devices] or [windows.engine.device]

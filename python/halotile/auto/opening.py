@@ -40,10 +40,6 @@ ABOUT_SIZES = re.compile(r"size|shape|divisible|multiple|must match|dimension|br
 def opened_for(image: Image, knowledge: Knowledge, options: Options, report: RunInfo, out_dtype: str | None) -> Opened:
     """Opens the model for an image and rejects bad combinations of options before anything runs.
 
-    Args:
-        options: with numbers for halo and phase; report: the reason for these.
-        out_dtype: dtype of the result; None: the image's.
-
     Raises:
         ValueError, TypeError: naming the option.
     """
@@ -88,7 +84,7 @@ def _check_devices(options: Options, report: RunInfo) -> None:
 def ready_for_windows(
     image: Image, knowledge: Knowledge, options: Options, report: RunInfo, out_dtype: str | None = None
 ) -> Prepared:
-    """A model ready for windows of any size anywhere in an image: with known traits and fixed statistics."""
+    """Prepares a model for windows of any size anywhere in an image, with fixed statistics."""
     opened = opened_for(image, knowledge, options, report, out_dtype)
     with turn(opened.windows.engine.device):
         prepared, _ = learned(opened, knowledge)
@@ -134,7 +130,6 @@ def learned(opened: Opened, knowledge: Knowledge) -> tuple[Prepared, First]:
 
 
 def _known_sizes(opened: Opened, knowledge: Knowledge) -> Sizes | None:
-    """Scale and trim, if the model was inspected."""
     known = opened.report.model or (knowledge.quick_look() if knowledge.options.phase is None else None)
     if known is None or known.scale is None or known.trim is None or min(known.trim) < 0:
         return None
@@ -142,8 +137,7 @@ def _known_sizes(opened: Opened, knowledge: Knowledge) -> Sizes | None:
 
 
 def _with_multiples(opened: Opened, knowledge: Knowledge) -> Opened | None:
-    """After a rejected first window with no phase given: the run with a phase that the model accepts. None if that is
-    no cure."""
+    """The run with a phase that the model accepts, if none was given; None if that is no cure."""
     asked, own = knowledge.options, opened.options.phase
     if asked.phase is not None or knowledge.multiple is not None:
         return None
@@ -160,7 +154,6 @@ def _with_multiples(opened: Opened, knowledge: Knowledge) -> Opened | None:
 
 
 def _add_hint(error: Exception, window: Pair, phase: Pair) -> None:
-    """Adds a hint on the option that may cure a failure of the first window."""
     cause, size = error.__cause__, f"{window[0]}x{window[1]}"
     if not isinstance(error, TileError) or cause is None:
         return

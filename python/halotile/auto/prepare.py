@@ -39,8 +39,7 @@ def open_run(image: Image, knowledge: Knowledge, out_dtype: str | None = None) -
     """An image and its model, with numbers for halo and phase.
 
     Raises:
-        ValueError, TypeError: a bad option, or one that does not fit this image and model. TileError: the model failed
-            during measurements.
+        ValueError, TypeError: a bad option, or one that does not fit. TileError: the model failed during measurements.
     """
     options, report = knowledge.chosen.get(image.size) or choose_halo_and_phase(knowledge.options, knowledge, image)
     return opened_for(image, knowledge, options, report, out_dtype)
@@ -52,13 +51,10 @@ def prepare(
     progress: Progress,
     delivery: Delivery = Delivery(),  # noqa: B008 - frozen
 ) -> tuple[Prepared, First]:
-    """Makes the remaining decisions by running the first batch and, if tiles or dtype are "auto", a few more windows.
-
-    Args:
-        delivery: memory needed to deliver the result.
+    """Makes the remaining decisions by running the first batch and a few more windows if tiles or dtype are "auto".
 
     Returns:
-        The input of `assemble`, and the outputs of the first batch if they can be reused.
+        The input of `assemble`, and reusable outputs of the first batch.
 
     Raises:
         TileError: the model failed. ValueError: the options do not fit what only the model could reveal.
@@ -97,12 +93,10 @@ def _tiles(opened: Opened) -> tuple[object, object]:
 
 
 def remember(prepared: Prepared, knowledge: Knowledge) -> None:
-    """Stores the tiles for the next image of this size."""
     knowledge.chosen[prepared.image.size] = prepared.options, prepared.report
 
 
 def warn_of_colours(prepared: Prepared, index: int, knowledge: Knowledge) -> None:
-    """Warns if the model ignores colours, or turns grey into colours that are averaged."""
     first = prepared.traits.parts[0]
     if prepared.traits.colourful > COLOURFUL:
         text = "the model makes colours of a grey image, and their mean is returned: pass the image as RGB, "
@@ -113,7 +107,6 @@ def warn_of_colours(prepared: Prepared, index: int, knowledge: Knowledge) -> Non
 
 
 def _devices(prepared: Prepared, knowledge: Knowledge) -> Devices:
-    """Opens the model on all devices of the run."""
     windows, others = prepared.windows, knowledge.others
     own = windows.model
     slots = [[windows.through(own) for _ in range(SLOTS)]]

@@ -31,8 +31,7 @@ def tries_shifts(opened: Opened, knowledge: Knowledge) -> bool:
 
 
 def with_shifts_tried(prepared: Prepared, first: First, knowledge: Knowledge) -> tuple[Prepared, First]:
-    """Returns the run with the detected phase, if there are several tiles; warns if none was found. `first` is empty if
-    the windows changed."""
+    """The run with the detected phase, or a warning if none was found. `first` is empty if the windows changed."""
     report, image = prepared.report, prepared.image
     if prepared.plan.grid == (1, 1) or UNSEEN in report.why or not tries_shifts(prepared, knowledge):
         return prepared, first  # or already done for an earlier image of this size
@@ -57,7 +56,6 @@ def with_shifts_tried(prepared: Prepared, first: First, knowledge: Knowledge) ->
 
 
 def _told(moves: Moves | None, base: int) -> str:
-    """The result in words."""
     least = "a pixel" if base == 1 else f"{base} pixels"
     if moves is None:
         return "it could not be told whether its output moves with the image: the phase was taken to be that of windows"
@@ -70,7 +68,6 @@ def _told(moves: Moves | None, base: int) -> str:
 
 
 def _moves(prepared: Prepared, first: First, knowledge: Knowledge) -> Moves | None:
-    """The result of shifting windows, now or earlier."""
     model, traits, values = prepared.windows.model, prepared.traits, prepared.windows.values.numbers
     takes, white = traits.parts[0].feed, (values[2], values[2] + values[1])
     needs, phase = prepared.options.needs, prepared.plan.phase
@@ -84,7 +81,7 @@ def _moves(prepared: Prepared, first: First, knowledge: Knowledge) -> Moves | No
 
 
 def _with_phase(prepared: Prepared, step: int) -> Prepared | None:
-    """The run with another phase, or None if the other options forbid it."""
+    """None if the other options forbid this phase."""
     rows, columns = (math.lcm(step, one) for one in prepared.options.phase)
     try:
         other = replace(prepared, options=replace(prepared.options, phase=(rows, columns)))

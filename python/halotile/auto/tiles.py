@@ -55,7 +55,7 @@ ASPECT = 4  # largest aspect ratio of tiles narrower than the image
 GROWTH = 2.0  # smallest growth in pixels from probe to probe
 TRUSTED = {True: 64, False: 4}  # largest extrapolation in pixels, with and without the heap kept
 NEARLY = 1.05  # tilings within this factor of the least time compete on memory
-BETTER = 0.9  # a new choice must be at most this share of the old time
+BETTER = 0.9  # time relative to the current choice that justifies a change
 CHANGES = 3  # changes of choice at most
 BATCHES = (2, 4, 8)
 SHARE = 0.8  # share of the available memory that a run may use
@@ -147,7 +147,7 @@ class Tuner:
         )
 
     def finished(self, prepared: Prepared, first: First) -> tuple[Prepared, First]:
-        """Returns the run with its final tiles, and the outputs of the first batch if they were computed."""
+        """Returns the run with its final tiles, and reusable outputs of its first batch."""
         self.now, self.first, self.windows = prepared, first, prepared.windows
         self.asked = replace(self.asked, phase=prepared.options.phase)  # the first window may have changed the phase
         if self.asked.tile_size == "auto" and not self._are_known():
@@ -163,7 +163,7 @@ class Tuner:
 
     @property
     def prepared(self) -> Prepared:
-        assert isinstance(self.now, Prepared)  # true after the first window
+        assert isinstance(self.now, Prepared)
         return self.now
 
     def learned(self) -> tuple[Prepared, First]:
@@ -216,7 +216,7 @@ class Tuner:
     # ---- choices -----------------------------------------------------------------------------------------------------
 
     def _choices(self) -> list[Choice]:
-        """The tilings that fit in memory. Raises ValueError if memory_limit admits none."""
+        """Raises ValueError if memory_limit admits no tiling."""
         batches = (1, *BATCHES) if self.asked.batch_size == "auto" else (self.asked.batch_size,)
         found: dict[tuple[Pair, int], Choice] = {}
         for tile in self._tiles():
@@ -311,8 +311,7 @@ class Tuner:
         return (cost or 1.0) * calls * choice.pixels
 
     def _best(self, choices: list[Choice], but: Choice | None = None) -> Choice:
-        """The choice with least memory among those close to the least predicted time; the first that fits if tile and
-        batch size are given.
+        """The choice with least memory among the nearly fastest; the first that fits if tile and batch size are given.
 
         but: the current choice, which only a clearly faster one replaces.
         """
@@ -328,7 +327,6 @@ class Tuner:
         return best
 
     def _is_trusted(self, choice: Choice) -> bool:
-        """Whether the window is close enough to a timed one to predict its cost."""
         cost, tried = self.costs.cost(choice.plan, choice.batch, self.kind)
         return cost is None or self._is_timed(choice) or choice.pixels <= TRUSTED[self.heap_kept] * tried
 
@@ -349,7 +347,6 @@ class Tuner:
     # ---- probes ------------------------------------------------------------------------------------------------------
 
     def _probe(self) -> None:
-        """Times larger and larger windows until the budget is spent."""
         first = self._choice_now()
         if len(first.plan) == 1:
             return

@@ -64,7 +64,6 @@ def verify(
 
 
 def knowledge_of(model: Any, options: RestoreOptions) -> Knowledge:
-    """The knowledge of a `TiledRestorer`, or a new one for a model and options."""
     if not isinstance(model, TiledRestorer):
         return Knowledge.of(model, {**options})
     if options:
@@ -73,7 +72,7 @@ def knowledge_of(model: Any, options: RestoreOptions) -> Knowledge:
 
 
 def remake(image: Any, knowledge: Knowledge, result: Any = None) -> Remade:
-    """A restored image ready for recomputing windows. result: None: computed here."""
+    """result: None: computed here."""
     image, report = knowledge.open(image), None
     if knowledge.options.asks_model or knowledge.options.unsettled:  # once: the run and the windows share the halo
         chosen = knowledge.chosen.get(image.size) or choose_halo_and_phase(knowledge.options, knowledge, image)

@@ -48,7 +48,6 @@ def engine_for(model: Model, option: str | None) -> Engine:
 
 
 def engine_beside(first: Engine, model: TensorModel) -> Engine:
-    """The engine that reads windows for a model on a further device of the run."""
     if first.device is None:
         return first
     from . import torch_verbs

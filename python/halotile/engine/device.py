@@ -53,12 +53,8 @@ TRAVELS_AS = {"uint16": "int16", "float64": "float32"}
 
 
 class DeviceEngine:
-    """Runs the verbs on a device.
-
-    Attributes:
-        name: torch or mps.
-        device: device of all tensors.
-        verbs: object with read_tiles, accumulate and finish_rows.
+    """Attributes:
+    verbs: object with read_tiles, accumulate and finish_rows.
     """
 
     def __init__(self, name: str, device: torch.device, verbs: Any):
@@ -67,7 +63,6 @@ class DeviceEngine:
         self.largest = LARGEST if self.fragile else sys.maxsize
 
     def open(self, image: Image, index: int) -> DeviceImage:
-        """Uploads image `index`."""
         if not image.on_host:
             tensor = image.tensor[index].to(self.device)
             return DeviceImage(tuple(self._strips(_as_it_travels(tensor))), image.size)
@@ -110,7 +105,6 @@ class DeviceEngine:
             yield start, min(start + rows, height)
 
     def pixels_of(self, result: Image) -> Any:
-        """The array for finished rows: a tensor if the result is on the device, else host memory."""
         return result.tensor if result.device == self.device else result.pixels
 
     def new_windows(self, model: Model, shape: tuple[int, int, int, int]) -> Tensor:
@@ -139,7 +133,7 @@ class DeviceEngine:
         return model.run(windows)
 
     def first_nonfinite(self, output: Tensor) -> Position | None:
-        """Position (channel, row, column) of the first NaN or infinity. Waits for the device."""
+        """Waits for the device."""
         if bool(torch.isfinite(output).all().item()):
             return None
         row, column, channel = torch.isfinite(output.cpu()).logical_not().permute(1, 2, 0).nonzero()[0].tolist()
@@ -165,7 +159,6 @@ class DeviceImage:
     size: tuple[int, int]
 
     def holding(self, tiles: list[Tile]) -> Iterator[tuple[int, Tensor]]:
-        """The strips that the tiles' windows overlap."""
         if len(self.strips) == 1:
             yield self.strips[0]
             return
@@ -257,7 +250,7 @@ def _stretches(runs: list[tuple[int, int, float]], background: float) -> Iterato
 
 
 def _weight_table(plan: TilePlan, axis: int, device: torch.device) -> Tensor:
-    """Blending weights along one axis: (tiles, longest keep range)."""
+    """(tiles, longest keep range)."""
     weights = [plan.core.weights(axis, i) for i in range(plan.grid[axis])]
     table = np.ones((len(weights), max(len(row) for row in weights)), np.float32)
     for row, of_tile in zip(table, weights, strict=True):
@@ -269,7 +262,7 @@ _made_tables: weakref.WeakKeyDictionary[TilePlan, dict[Any, tuple[Tensor, ...]]]
 
 
 def _tables(plan: TilePlan, device: torch.device) -> tuple[Tensor, ...]:
-    """Weights of tile rows and columns, and normalisers of both axes; cached for all images of a run."""
+    """Weights of both axes, then normalisers of both; cached for all images of a run."""
     made = _made_tables.setdefault(plan, {})
     if device not in made:
         weights = [_weight_table(plan, axis, device) for axis in (0, 1)]
@@ -325,7 +318,7 @@ class DeviceBand:
                 _download(target, part)
 
     def nonfinite(self) -> tuple[Tile, Position] | None:
-        """The first NaN or infinity in the finished rows, with a tile that produced it. Waits for the device."""
+        """The first NaN or infinity, with a tile that produced it. Waits for the device."""
         if int(self.bad[:, 0].sum().item()) == 0:
             return None
         for (y0, x0, width, row), (count, index) in zip(self.pieces, self.bad.cpu().tolist(), strict=False):
@@ -349,7 +342,7 @@ def _rows_for(part: np.ndarray, values: Values, device: torch.device) -> Tensor:
 
 
 def _download(rows: Tensor, part: np.ndarray) -> None:
-    """Downloads rows in one blocking copy: directly if the destination is dense, else through a new array."""
+    """One blocking copy: directly if the destination is dense, else through a new array."""
     order = _memory_order(part)
     words = rows.permute(order)
     if words.dtype == torch.bfloat16:

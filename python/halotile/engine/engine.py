@@ -29,8 +29,6 @@ Found = Iterator[tuple[Tile, Position | None]]  # each tile with its first NaN o
 
 
 class Band(Protocol):
-    """The open rows of one part of the result."""
-
     def add(self, tiles: list[Tile], outputs: Any, rows: dict[int, Any]) -> Found:
         """Adds outputs (k, C, height, width) of consecutive tiles, in plan order.
 

@@ -29,8 +29,6 @@ __all__ = ["ConstantBand", "HostBand", "HostEngine"]
 
 
 class HostEngine:
-    """Serves models of every kind, on any device."""
-
     name = "host"
     device = None
     fragile = False
@@ -69,7 +67,7 @@ class HostEngine:
 
 
 class AllRows(NamedTuple):
-    """An image in memory (C, H, W) with the interface of `HeldRows`."""
+    """An image in memory with the interface of `HeldRows`."""
 
     pixels: np.ndarray
 
@@ -78,19 +76,11 @@ class AllRows(NamedTuple):
 
 
 class HostBand:
-    """The open rows of a result, in a buffer of the core."""
-
     def __init__(self, plan: TilePlan, channels: int, values: Values, first_row: int = 0):
         self.core = _core.Band(plan.core, channels, values.numbers, values.bfloat16, first_row)
 
     def add(self, tiles: list[Tile], outputs: np.ndarray, rows: dict[int, np.ndarray]) -> Found:
-        """Adds outputs (k, C, height, width) of consecutive tiles, in plan order.
-
-        rows: for each tile row, the destination of its finished rows `plan.core.done(0, row)`: (C, rows, W) in the
-        output dtype. They are complete once the last tile of the tile row is added.
-
-        Yields each tile with its first NaN or infinity as (channel, row, column) of the output image, or None.
-        """
+        """See `Band.add`. Yields each tile with its first NaN or infinity as (channel, row, column), or None."""
         for tile, output in zip(tiles, outputs, strict=True):
             yield tile, self.core.add(tile.index, output, rows[tile.row])
 
@@ -99,7 +89,7 @@ class HostBand:
 
 
 class ConstantBand:
-    """An alpha channel with one value.
+    """A constant alpha channel.
 
     value: in units of the source image, whose values are `given`; None is white.
     """

@@ -39,9 +39,8 @@ CPU = torch.device("cpu")
 @dataclass(frozen=True)
 class Comparison:
     """Attributes:
-    kernel: name of the kernel.
     worst: largest difference in units in the last place of the destination (steps for integers).
-    tolerance: largest allowed difference: 1 if only rounded values differ.
+    tolerance: 1 if rounded values may differ, else 0.
     """
 
     kernel: str
@@ -58,7 +57,6 @@ def differing(verbs: Any, device: Any) -> list[str]:
 
 
 def compare(verbs: Any, device: Any) -> Iterator[Comparison]:
-    """Compares every kernel on the device with torch_verbs on the CPU."""
     generator = torch.Generator(device="cpu").manual_seed(0)
     for image in IMAGES:
         for window in WINDOWS:
@@ -69,7 +67,7 @@ def compare(verbs: Any, device: Any) -> Iterator[Comparison]:
         yield _result(f"finish_{rows}", _ends(rows, generator), verbs, device)
 
 
-# A function that runs verbs on a device and returns what they wrote, and its tolerance.
+# Runs verbs on a device and returns what they wrote; with its tolerance.
 Case = tuple[Callable[[Any, Any], list[Tensor]], int]
 
 
@@ -170,7 +168,7 @@ def _ends(rows: str, generator: torch.Generator) -> Iterator[Case]:
 def _end(
     rows: str, generator: torch.Generator, where: tuple[int, int, int], values: tuple[float, float, float, bool]
 ) -> Callable[[Any, Any], list[Tensor]]:
-    """Finishes rows that wrap around in a ring of 48."""
+    """The rows wrap around in a ring of 48."""
     _, x, band_x = where
     sums = torch.randint(-100, 300, (3, 48, 41 - band_x), generator=generator, device="cpu").to(torch.float32) / 128
     sums[1, 45, 7] = torch.nan
@@ -212,7 +210,6 @@ def _strided(pixels: Tensor) -> Tensor:
 
 
 def _moved(tensor: Tensor, device: Any) -> Tensor:
-    """The same view of a copy on the device."""
     whole = torch.empty(0, dtype=tensor.dtype, device="cpu").set_(tensor.untyped_storage()).to(device)
     return whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 

@@ -79,13 +79,12 @@ def prepare(device: Any) -> None:
 
 @functools.cache
 def _describe_operators() -> None:
-    """Tells torch's tracers that the operators return nothing."""
     for name in torch_verbs.__all__:
         torch.library.register_fake(f"halotile::{name}", lambda *arguments: None)
 
 
 def _failure(device: Any) -> str:
-    """Why the kernels cannot be used; empty if they can."""
+    """Empty if the kernels work."""
     from .kernel_check import differing
 
     try:
@@ -116,5 +115,4 @@ def _kept_result() -> list[str] | None:
 
 
 def keep_result(result: list[str]) -> None:
-    """Caches which kernels differ."""
     keep("selftest", _about(), result)

@@ -52,7 +52,7 @@ def _start(starts: Ints, i: int) -> int:
 
 
 def _reflected(image: Tensor, axis: int, start: int, count: int, size: int) -> Tensor:
-    """Pixels [start, start + count) of an axis, reflected where they leave [0, size)."""
+    """Pixels [start, start + count), reflected where they leave [0, size)."""
     if start >= 0 and start + count <= size:
         return image.narrow(axis, start, count)
     at = torch.arange(start, start + count, device=image.device)
@@ -143,7 +143,7 @@ def _kept(axis: Ints, i: int) -> tuple[int, int, int]:
 
 
 def _ring(start: int, stop: int, ring: int) -> Iterator[tuple[int, int, int]]:
-    """Splits rows [start, stop) into runs (first row, ring row, rows)."""
+    """Runs (first row, ring row, rows)."""
     while start < stop:
         slot = start % ring
         count = min(stop - start, ring - slot)

@@ -56,7 +56,6 @@ class Part:
 
     @property
     def reads(self) -> int:
-        """Channels read into its windows."""
         return max(self.feed, self.count)
 
     def view(self, pixels: Any) -> Any:
@@ -93,7 +92,7 @@ def apart(outputs: Any) -> float:
 
 
 def _as_float32(values: Any) -> Any:
-    """An array, with bfloat16 as uint16, or a tensor."""
+    """In arrays, uint16 is bfloat16."""
     if not isinstance(values, np.ndarray):
         return values.float()
     if values.dtype == np.uint16:

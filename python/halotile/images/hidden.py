@@ -33,7 +33,7 @@ Rows = Callable[[int, int], np.ndarray]  # rows [start, stop) of an image: (C, r
 
 
 def with_colours(image: Image, index: int) -> Image:
-    """Image `index` alone with hidden pixels filled: read by rows, or a copy on its device."""
+    """Read by rows, or a copy on the device."""
     if not image.on_host:
         return Image(_filled_tensor(image.tensor[index], image.dtype), image.dtype, "CHW", image.device)
     return Image(FilledSource(image, index), image.dtype, "HWC")
@@ -83,7 +83,6 @@ class FilledSource(Source):
 
 
 def _stored(image: Image) -> np.dtype:
-    """The NumPy dtype of its rows: uint16 for bfloat16."""
     return np.dtype("uint16" if image.dtype == "bfloat16" else image.dtype)
 
 
@@ -101,7 +100,7 @@ def _rows_of(image: Image, index: int) -> Rows:
 
 
 def _narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 converted to the image dtype, rounded half to even."""
+    """Rounds half to even."""
     if dtype == "bfloat16":
         torch = torch_if_loaded()
         return torch.from_numpy(values).to(torch.bfloat16).view(torch.uint16).numpy()
@@ -114,7 +113,6 @@ def _narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _filled_tensor(tensor: Any, dtype: str) -> Any:
-    """A copy of a tensor (C, H, W) with hidden pixels filled, on its device."""
     torch = torch_if_loaded()
     filled, words = torch.empty_like(tensor), as_words(tensor)
     as_words(filled).copy_(words)
@@ -138,7 +136,7 @@ def _pieces(size: int, length: int) -> Iterator[tuple[int, int]]:
 
 
 def _narrowed_tensor(values: Any, dtype: str, word: Any) -> Any:
-    """float32 converted to the image dtype as stored, rounded half to even."""
+    """Rounds half to even."""
     if dtype.startswith("uint"):
         values = values.round().clamp(0, peak_of(dtype)).to(torch_if_loaded().int32)
     return values.to(word)
@@ -179,7 +177,6 @@ def _surroundings(colours: Any, alpha: Any, grey: float, xp: ModuleType) -> Any:
 
 
 def _halved(values: Any) -> Any:
-    """Sums of 2 x 2 blocks."""
     rows = values[..., 0::2, :] + values[..., 1::2, :]
     return rows[..., 0::2] + rows[..., 1::2]
 

@@ -94,7 +94,6 @@ class Image:
 
     @cached_property
     def alphas(self) -> dict[int, Alpha]:
-        """Results of `scan.alpha_of`, by image."""
         return {}
 
     @cached_property
@@ -200,7 +199,6 @@ def open_image(image: Any, layout: str | None, channels_of_model: Callable[[], i
 
 
 def _other_kind(image: object) -> str:
-    """What the object is instead of an image, and the cure."""
     name = type(image).__name__
     if isinstance(image, str | os.PathLike):
         return f"a path; files are for restore_to(result_path, {os.fspath(image)!r}, model) and the command line"
@@ -214,7 +212,6 @@ def _other_kind(image: object) -> str:
 
 
 def _layout(image: Any, asked: str | None, channels_first: bool, channels_of_model: Callable[[], int | None]) -> str:
-    """The layout as given, certain, or detected. Raises ValueError."""
     shape = tuple(image.shape)
     certain = image.layout if isinstance(image, Source) else None
     if asked is None:
@@ -261,7 +258,7 @@ def _to_nchw(array: np.ndarray, layout: str) -> np.ndarray:
 
 
 def shape_of_result(source: Image, channels: int, size: tuple[int, int]) -> tuple[str, tuple[int, ...]]:
-    """Layout and shape of a result: the source's axes, plus one for channels if there are several."""
+    """Adds a channel axis if there are several channels."""
     layout = source.layout
     if "C" not in layout and channels > 1:
         layout = with_channels(layout, channels_first=source.device is not None)
@@ -352,7 +349,7 @@ def open_output(out: Any, source: Image, channels: int, size: tuple[int, int], d
 
 
 def delivered(result: Image, source: Image, asked: Any) -> Any:
-    """The user's result: `asked` (their `out`), filled, or a result on the source's device."""
+    """`asked` (their `out`) filled, or the result on the source's device."""
     if asked is not None:
         return asked if result.original is asked else asked.copy_(result.original)
     return result.original if result.device == source.device else result.original.to(source.device)

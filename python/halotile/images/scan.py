@@ -22,7 +22,6 @@ STRIP = 2**22  # bytes per step
 
 
 def alpha_of(image: Image, index: int) -> Alpha:
-    """Scans each image once."""
     if index not in image.alphas:
         image.alphas[index] = _alpha_of(image, index) if image.on_host else _alpha_on_device(image, index)
     return image.alphas[index]
@@ -54,7 +53,6 @@ def _alpha_on_device(image: Image, index: int) -> Alpha:
 
 
 def is_grey(image: Image, index: int) -> bool:
-    """Whether the first three channels are equal everywhere."""
     if image.on_host:
         return all(bool((rows[0] == rows[1]).all() and (rows[1] == rows[2]).all()) for rows in _strips(image, index))
     red, green, blue = (as_words(image.tensor[index, channel]) for channel in range(3))
@@ -62,7 +60,6 @@ def is_grey(image: Image, index: int) -> bool:
 
 
 def _strips(image: Image, index: int) -> Iterator[np.ndarray]:
-    """The image in strips (C, rows, W)."""
     height, width = image.size
     if image.by_rows:
         yield from _strips_of_source(image, index)

@@ -80,8 +80,6 @@ class ArraySource(Source):
 
 
 class _ArrayImage(Source):
-    """One image of an array in any layout."""
-
     def __init__(self, source: ArraySource, layout: str, index: int):
         self.array, self.axes, self.index = source.array, layout, index
         self.dtype, self.step = source.dtype, source.chunks[layout.index("H")]
@@ -94,12 +92,10 @@ class _ArrayImage(Source):
 
 
 def image_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
-    """(H, W) or (H, W, C) of each image."""
     return tuple(shape[layout.index(axis)] for axis in "HWC" if axis in layout)
 
 
 def in_order(values: np.ndarray, layout: str) -> np.ndarray:
-    """A view (H, W) or (H, W, C) of one image."""
     return values.transpose([layout.index(axis) for axis in "HWC" if axis in layout])
 
 
@@ -136,7 +132,6 @@ class HeldRows:
         return (rows.transpose(2, 0, 1) if rows.ndim == 3 else rows[np.newaxis]), low
 
     def bytes_for(self, rows: int) -> int:
-        """Size of the buffer for windows of `rows` rows."""
         row = int(np.prod(self.source.shape[1:], dtype=object)) * self.source.dtype.itemsize
         wanted = min(rows + self.source.step, self.height)
         return (wanted + wanted // MARGIN) * row

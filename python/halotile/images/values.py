@@ -28,7 +28,6 @@ class Values:
 
     @cached_property
     def numbers(self) -> tuple[float, float, float, bool]:
-        """(peak, gain, offset, clamp) for the verbs."""
         low, high = self.value_range or (0.0, 1.0)
         clamp = self.value_range is not None or peak_of(self.dtype) > 1
         return float(peak_of(self.dtype)), high - low, low, clamp
@@ -39,7 +38,6 @@ class Values:
 
 
 def as_floats(output: Any) -> np.ndarray:
-    """A model output, an array or tensor of any supported dtype, as a float32 array."""
     if not isinstance(output, np.ndarray):
         return output.float().cpu().numpy()
     if output.dtype == np.uint16:  # bfloat16

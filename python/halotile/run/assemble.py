@@ -70,7 +70,6 @@ def _with_smaller_tiles(
 
 
 def hold_statistics(prepared: Prepared, index: int, first: First, progress: Progress) -> None:
-    """Measures the global statistics of image `index` if they are to be fixed."""
     windows, report = prepared.windows, prepared.report
     if not report.holds or windows.held_for == index:
         return
@@ -88,7 +87,6 @@ def hold_statistics(prepared: Prepared, index: int, first: First, progress: Prog
 
 
 def drained(steps: Generator[Any, None, End]) -> End:
-    """Runs a generator to its end and returns its value."""
     while True:
         try:
             next(steps)

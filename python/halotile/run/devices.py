@@ -29,8 +29,6 @@ SLOTS = 2  # per device
 
 
 class Member:
-    """A device: its free slots, and the thread that runs its model."""
-
     def __init__(self, slots: list[Windows]):
         self.free, self.thread = list(slots), ThreadPoolExecutor(1, "halotile")
 
@@ -88,7 +86,6 @@ class Devices:
                 member.thread.shutdown(cancel_futures=True)
 
     def forget(self) -> None:
-        """Releases the buffers."""
         for slots in self.slots:
             for slot in slots:
                 slot.buffers.clear()

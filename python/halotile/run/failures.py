@@ -73,7 +73,6 @@ def _channels(count: int) -> str:
 
 
 def _first_channels(layout: str, count: int) -> str:
-    """The index expression for the first channels, in the axes of the user's image."""
     before = layout.index("C")
     return f"image[..., :{count}]" if before == len(layout) - 1 else f"image[{':, ' * before}:{count}]"
 

@@ -96,7 +96,6 @@ class Lie:
     columns: Side
 
     def part(self, x: torch.Tensor, window: Pair, rows: Cut, columns: Cut) -> torch.Tensor:
-        """The part of a window's operand between two cuts along each axis."""
         row, column = self.dims
         flat = row == column
         if flat:
@@ -147,9 +146,7 @@ Shapes = list[tuple[str, list[tuple[tuple[int, ...], tuple[int, ...]]], tuple[in
 
 
 def surveyed(run: Callable[[Pair], None], size: Pair, larger: Pair) -> Survey:
-    """Finds the global calls of a model and their levels.
-
-    Args:
+    """Args:
         run: runs the model on a window of a given size.
         size, larger: two window sizes (rows, columns) that the model accepts, also with their sides mixed.
 
@@ -342,7 +339,6 @@ class GlobalStats:
         return -(-max(least, self.info.minimum_size[axis]) // step) * step
 
     def sweeps(self, part: Any, index: int, plan: TilePlan) -> int:
-        """Number of sweeps over all tiles."""
         return self.survey(part, index, plan).levels if self.how == "exact" else 0
 
     def measured(self, part: Any, index: int, plan: TilePlan, advance: Callable[[int], None]) -> Held:

@@ -27,7 +27,6 @@ def check_first_tile(prepared: Prepared, first: First) -> None:
 
 
 def check_bands(prepared: Prepared, index: int, bands: Sequence[Band]) -> None:
-    """Reports what bands find only at their end."""
     if prepared.options.on_nonfinite == "ignore":
         return
     for band in bands:
@@ -38,7 +37,6 @@ def check_bands(prepared: Prepared, index: int, bands: Sequence[Band]) -> None:
 
 
 def check_finite(prepared: Prepared, index: int, tile: Tile, position: Position | None, rows_done: int) -> None:
-    """Reports the position, if there is one. Raises NonFiniteError."""
     asked = prepared.options.on_nonfinite
     if position is None or asked == "ignore":
         return

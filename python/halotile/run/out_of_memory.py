@@ -45,7 +45,6 @@ def smaller(stage: Stage, error: Exception, first: First, rows_done: int = 0) ->
 
 
 def let_go(stage: Opened, error: Exception, first: First) -> None:
-    """Frees windows, outputs, and everything that the error's frames refer to."""
     stage.windows.buffers.clear()
     first.clear()
     if isinstance(stage, Prepared) and stage.devices is not None:
@@ -55,7 +54,6 @@ def let_go(stage: Opened, error: Exception, first: First) -> None:
 
 
 def next_smaller(stage: Opened) -> tuple[Pair, int] | None:
-    """The next smaller tile and batch, or None."""
     plan = stage.plan
     batch = plan.batch(stage.options.batch_size)
     smallest = [

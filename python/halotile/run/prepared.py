@@ -34,8 +34,6 @@ First = dict[Part, Any]  # outputs of the first batch, reused by the run: whoeve
 
 
 class Sink(Protocol):
-    """Receives finished rows."""
-
     def rows(self, index: int, start: int, stop: int) -> Any:
         """The array or tensor (C, rows, W) for rows [start, stop) of image `index`. Rows are requested in order and
         once, again only after memory ran out."""
@@ -45,8 +43,6 @@ class Sink(Protocol):
 
 
 class Schedule(Protocol):
-    """Turns a prepared image into finished rows, from the top."""
-
     def rows(
         self, prepared: Prepared, index: int, sink: Sink, rows_done: int, first: First, progress: Progress
     ) -> Iterator[int]:
@@ -115,7 +111,7 @@ class Prepared(Opened):
     """Attributes:
     traits: what the first batch revealed about the model.
     schedule: produces the rows.
-    devices: devices that share the work; None for one.
+    devices: None for one device.
     """
 
     traits: Traits = field(kw_only=True)
@@ -134,12 +130,10 @@ class Prepared(Opened):
 
     @property
     def batch(self) -> int:
-        """Windows per model call."""
         return self.plan.batch(self.options.batch_size)
 
     @property
     def channels(self) -> int:
-        """Channels of the result."""
         return sum(self.traits.out_channels)
 
     @property

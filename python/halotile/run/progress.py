@@ -38,7 +38,7 @@ class Progress:
         return self
 
     def begin(self, total: int) -> None:
-        """Starts the clock; called again if the total changes."""
+        """Called again if the total changes."""
         self.total = total
         if self.bar is not None:
             self.bar.total = total

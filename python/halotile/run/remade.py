@@ -74,10 +74,7 @@ class Window(NamedTuple):
 
 
 class Remade:
-    """A restored image, with the means to run any of its windows again."""
-
     def __init__(self, prepared: Prepared, result: Image, info: ModelInfo | None):
-        """info: inspection of the model, if any."""
         model = copy.copy(prepared.windows.model)
         if isinstance(model, TensorModel):
             model.compiled = None  # would recompile for every new size
@@ -101,7 +98,7 @@ class Remade:
     # ---- where -------------------------------------------------------------------------------------------------------
 
     def places(self, count: int, seed: int) -> list[Window]:
-        """Distinct windows spread over all images: alternately across a tile edge, if there is one, and anywhere."""
+        """Distinct windows: alternately across a tile edge, if there is one, and anywhere."""
         random, images = np.random.default_rng(seed), self.image.count
         shares = [(index + 1) * count // images - index * count // images for index in range(images)]
         return [window for index, share in enumerate(shares) for window in self._places_in(index, share, random)]
@@ -139,7 +136,6 @@ class Remade:
         return max(-(-REGION // step), 4) * step
 
     def _place(self, axis: int, start: int) -> Place:
-        """The region that starts near `start`, and its window."""
         step, size, side, halo = self.step[axis], self.image.size[axis], self._side(axis), self.halo[axis]
         last_start = max(0, -(-(size - side) // step) * step)
         first = min(max(0, start // step * step), last_start)
@@ -202,7 +198,7 @@ class Remade:
         )
 
     def _see(self, index: int, holds: bool) -> None:
-        """Switches to another image. holds: whether to fix its statistics, if the run does."""
+        """Switches to another image. holds: fix its statistics, if the run does."""
         self.index = index
         if holds:
             hold_statistics(replace(self.prepared, windows=self.windows), index, First(), Progress(None))
@@ -256,7 +252,6 @@ class Remade:
         return np.clip(np.nan_to_num(pixels, nan=0.0, posinf=np.inf, neginf=-np.inf), 0, peak) if clamp else pixels
 
     def _near(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Masks of pixels near a tile edge, and of those that count as elsewhere."""
         ranges = np.arange(box.y, box.y_stop), np.arange(box.x, box.x_stop)
         sides = [np.array([0, size]) for size in self.plan.output_size]
 
@@ -270,7 +265,7 @@ class Remade:
         return near, ~near
 
     def _result_channel(self, channel: int) -> int:
-        """Converts a channel index among compared channels to one of the result."""
+        """From an index among compared channels to one of the result."""
         channels, compared = self.prepared.traits.out_channels, []
         for part, count, first in zip(self.parts, channels, np.cumsum([0, *channels])[:-1], strict=True):
             compared += range(first, first + count) if part.how == "model" else []
@@ -278,8 +273,6 @@ class Remade:
 
 
 class Tally:
-    """Accumulates differences."""
-
     def __init__(self) -> None:
         self.all: list[np.ndarray] = []
         self.sums = {True: [0.0, 0], False: [0.0, 0]}  # near tile edges, and elsewhere: sum, count
@@ -322,7 +315,7 @@ def beyond_rounding(got: np.ndarray, want: np.ndarray, dtype: str) -> np.ndarray
 
 
 def opened_result(result: Any, prepared: Prepared) -> Image:
-    """Opens the result of a run as an Image. Raises ValueError or TypeError if it does not match."""
+    """Raises ValueError or TypeError if the result does not match the run."""
     source = prepared.image
     layout, shape = shape_of_result(source, prepared.channels, prepared.plan.output_size)
     if tuple(result.shape) != shape:

@@ -19,7 +19,6 @@ HOLDING = ("frozen", "exact")  # values of global_stats that give all tiles the 
 
 
 def short(pair: tuple[Any, Any]) -> str:
-    """A pair as text, or one number if both are equal."""
     return str(pair[0] if pair[0] == pair[1] else pair)
 
 
@@ -171,7 +170,6 @@ class RunInfo:
 
     @classmethod
     def given(cls, options: Options, model: ModelInfo | None = None) -> RunInfo:
-        """A report for options with given numbers for halo and phase."""
         global_stats = options.global_stats if model is not None and model.global_operations else None
         why = "as given" if model is not None else "as given; the model was not inspected"
         return cls(options.halo, options.phase, "given", None, why, model, global_stats)

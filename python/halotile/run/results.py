@@ -17,7 +17,6 @@ class ArraySink:
     """The whole result: the user's ``out``, or a new array or tensor of the image's type."""
 
     def __init__(self, asked: Any):
-        """asked: the user's ``out``, or None."""
         self.asked = asked
         self.prepared: Prepared | None = None
         self.result: Image | None = None
@@ -46,7 +45,7 @@ class ArraySink:
         return self.asked if self.result is None else self.result.original
 
     def delivered(self) -> Any:
-        """The result for the user; None before it is opened."""
+        """None before the result is opened."""
         if self.prepared is None or self.result is None:
             return None
         with turn(self.prepared.windows.engine.device):
@@ -73,6 +72,5 @@ class NewRows:
         """Does nothing: rows wait for `taken`."""
 
     def taken(self, start: int) -> Any:
-        """The finished rows from `start` on, for the user."""
         with turn(self.prepared.windows.engine.device):
             return delivered(self.made.pop(start), self.prepared.image, None)

@@ -59,7 +59,7 @@ class Rows:
 
 
 def bytes_of_bands(plan: TilePlan, batch: int, pixel_bytes: int, waiting: int) -> int:
-    """Bytes of finished rows outside the result: bands in progress and bands in the queue."""
+    """Bytes of finished bands in progress and in the queue."""
     bands = min(plan.rows_at_once(batch) + waiting, plan.grid[0])
     return bands * plan.tallest_band() * plan.output_size[1] * pixel_bytes
 

@@ -71,7 +71,6 @@ TILES = Tiles()
 
 
 def _first_row(plan: TilePlan, rows_done: int) -> int:
-    """The first tile row that contributes to unfinished rows."""
     keeps = (plan.core.keep(0, row) for row in range(plan.grid[0]))
     return next(row for row, (_, stop) in enumerate(keeps) if stop > rows_done)
 
@@ -100,7 +99,7 @@ def _scratch(prepared: Prepared, rows: int) -> Any:
 def _batches(
     prepared: Prepared, parts: tuple[Part, ...], index: int, first_row: int, first: First
 ) -> Iterator[list[Tile]]:
-    """Batches from a tile row on. Several devices work ahead of the batch yielded."""
+    """Several devices work ahead of the batch yielded."""
     plan, devices = prepared.plan, prepared.devices
     batches = plan.batches(prepared.batch, first_row * plan.grid[1])
     if devices is None:

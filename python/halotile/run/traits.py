@@ -128,7 +128,6 @@ def _learn_route(
 
 
 def _windows_of(plan: TilePlan, options: Options) -> list[Box]:
-    """Windows of the first batch."""
     return [tile.window for tile in plan[: plan.batch(options.batch_size)]]
 
 
@@ -186,8 +185,6 @@ def _readings(window: Size, output: Size) -> list[Sizes]:
 
 
 class TraitFinder:
-    """Finds how the output size follows from the window size."""
-
     def __init__(self, windows: Windows, part: Part, plan: TilePlan, needs: Needs):
         self.windows, self.part, self.plan, self.needs = windows, part, plan, needs
 
@@ -209,7 +206,6 @@ class TraitFinder:
         return self.windows.read(self.part, 0, self.plan, [self._tile(window)])
 
     def _tile(self, window: Size) -> Tile:
-        """A tile at the image's top left corner."""
         tile = self.plan[0]
         return replace(tile, window=tile.window._replace(height=window[0], width=window[1]))
 
@@ -285,7 +281,7 @@ class TraitFinder:
         raise self.failed("no scale fits", seen)
 
     def _others(self, denominator: int) -> Iterator[Size]:
-        """More windows to try, cheap small ones first."""
+        """Cheap small windows first."""
         yield from self._smaller(denominator)
         for growth in GROWTHS:
             height, width = self.plan.window

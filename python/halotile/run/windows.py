@@ -33,7 +33,6 @@ TOO_SMALL = re.compile(r"kernel size can't be greater|padding size should be les
 
 
 def lacks_pixels(error: TileError) -> bool:
-    """Whether the model failed because its window is too small."""
     return error.__cause__ is not None and TOO_SMALL.search(full_text(error.__cause__)) is not None
 
 
@@ -77,7 +76,7 @@ class Windows:
         return where is None or where.type == "cpu"
 
     def through(self, model: Model, engine: Engine | None = None) -> Windows:
-        """Runs the same image's windows through another model, with separate buffers."""
+        """The same windows through another model, with separate buffers."""
         other = Windows(self.image, model, engine or self.engine, self.values.value_range)
         other.models, other.held, other.held_for = self.models, dict(self.held), self.held_for
         other.sources = self.sources if engine in (None, self.engine) else {}
@@ -93,7 +92,6 @@ class Windows:
         return self.outputs(part, index, self.read(part, index, plan, tiles), tiles)
 
     def outputs(self, part: Part, index: int, windows: Any, tiles: list[Tile]) -> Any:
-        """The same for windows already read."""
         try:
             with self.held.get(part, contextlib.nullcontext)():
                 return part.reduced(self.engine.call(self.model_of(part), windows))
@@ -107,13 +105,12 @@ class Windows:
         return self.models.get(part, self.model)
 
     def read(self, part: Part, index: int, plan: TilePlan, tiles: list[Tile]) -> Any:
-        """The tiles' windows of a part of image `index`, in a buffer that the next read of this shape reuses."""
+        """The windows, in a buffer that the next read of this shape reuses."""
         windows = self._buffer(part, self.model_of(part), tiles)
         self.engine.read(windows, self._source(part, index), part, plan, tiles, self.values)
         return part.mixed(windows)
 
     def which(self, index: int) -> str:
-        """Names the image of a tile if there are several."""
         return f" of image {index}" if self.image.count > 1 else ""
 
     def _source(self, part: Part, index: int) -> Any:
@@ -125,7 +122,6 @@ class Windows:
         return self.sources[key]
 
     def fills(self, part: Part, index: int) -> bool:
-        """Whether hidden pixels of image `index` are filled with surrounding colours."""
         return part.beside_alpha and alpha_of(self.image, index).hidden
 
     def _buffer(self, part: Part, model: Model, tiles: list[Tile]) -> Any:
