@@ -47,7 +47,7 @@ def checked_layout(value: object) -> str | None:
 
 
 def with_standard_names(layout: str) -> str:
-    """'NHWC' for 'TYXS'."""
+    """Turns 'TYXS' into 'NHWC'."""
     return "".join(STANDARD[letter] for letter in layout)
 
 
@@ -119,7 +119,7 @@ def others_taken(shape: tuple[int, ...], layout: str, takes: int | None) -> list
 
 
 def _readings(shape: tuple[int, ...], usual: str) -> list[Reading]:
-    """The conventional one first."""
+    """Lists the conventional reading first."""
     others = ("CHW", "HWC", "NHW") if len(shape) == 3 else ("NCHW", "NHWC")
     return [
         Reading(layout, _side(shape, layout, "C"), _side(shape, layout, "N"))

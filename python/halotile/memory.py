@@ -91,7 +91,7 @@ def resident_bytes() -> int | None:
 
 
 def free_bytes(device: Any) -> int | None:
-    """None if unknown."""
+    """Free memory of a device, bytes; None if unknown."""
     module = getattr(torch_if_loaded(), device.type, None) if device is not None else None
     if hasattr(module, "recommended_max_memory"):
         return max(0, module.recommended_max_memory() - module.driver_allocated_memory())

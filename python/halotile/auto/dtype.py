@@ -70,7 +70,7 @@ def _chosen(prepared: Prepared, knowledge: Knowledge) -> tuple[Precision, Tensor
 
 
 def _timed(prepared: Prepared, model: TensorModel, plan: TilePlan, tiles: list[Tile]) -> tuple[float, list[Any]]:
-    """Seconds after a warm-up call, and the outputs as arrays."""
+    """Returns seconds after a warm-up call, and the outputs as arrays."""
     part, windows = prepared.traits.parts[0], prepared.windows.through(model)
     as_floats(windows(part, 0, plan, tiles[:1]))
     start = time.perf_counter()

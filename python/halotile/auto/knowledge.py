@@ -76,7 +76,7 @@ class Knowledge:
         return self.info
 
     def at_hand(self) -> ModelInfo | None:
-        """An earlier inspection in this process, if any."""
+        """Returns an earlier inspection in this process, if any."""
         return self.info or recalled(self.model)
 
     def quick_look(self) -> Quick | None:

@@ -81,7 +81,7 @@ def _moves(prepared: Prepared, first: First, knowledge: Knowledge) -> Moves | No
 
 
 def _with_phase(prepared: Prepared, step: int) -> Prepared | None:
-    """None if the other options forbid this phase."""
+    """Returns None if the other options forbid this phase."""
     rows, columns = (math.lcm(step, one) for one in prepared.options.phase)
     try:
         other = replace(prepared, options=replace(prepared.options, phase=(rows, columns)))

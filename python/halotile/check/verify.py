@@ -72,7 +72,7 @@ def knowledge_of(model: Any, options: RestoreOptions) -> Knowledge:
 
 
 def remake(image: Any, knowledge: Knowledge, result: Any = None) -> Remade:
-    """result: None: computed here."""
+    """Prepares windows of a restored image; computes the result if it is None."""
     image, report = knowledge.open(image), None
     if knowledge.options.asks_model or knowledge.options.unsettled:  # once: the run and the windows share the halo
         chosen = knowledge.chosen.get(image.size) or choose_halo_and_phase(knowledge.options, knowledge, image)

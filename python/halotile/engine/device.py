@@ -133,7 +133,7 @@ class DeviceEngine:
         return model.run(windows)
 
     def first_nonfinite(self, output: Tensor) -> Position | None:
-        """Waits for the device."""
+        """Finds the position of the first NaN or infinity. Waits for the device."""
         if bool(torch.isfinite(output).all().item()):
             return None
         row, column, channel = torch.isfinite(output.cpu()).logical_not().permute(1, 2, 0).nonzero()[0].tolist()
@@ -250,7 +250,7 @@ def _stretches(runs: list[tuple[int, int, float]], background: float) -> Iterato
 
 
 def _weight_table(plan: TilePlan, axis: int, device: torch.device) -> Tensor:
-    """(tiles, longest keep range)."""
+    """Blending weights along an axis, (tiles, longest keep range)."""
     weights = [plan.core.weights(axis, i) for i in range(plan.grid[axis])]
     table = np.ones((len(weights), max(len(row) for row in weights)), np.float32)
     for row, of_tile in zip(table, weights, strict=True):
@@ -262,7 +262,7 @@ _made_tables: weakref.WeakKeyDictionary[TilePlan, dict[Any, tuple[Tensor, ...]]]
 
 
 def _tables(plan: TilePlan, device: torch.device) -> tuple[Tensor, ...]:
-    """Weights of both axes, then normalisers of both; cached for all images of a run."""
+    """Returns the weights of both axes, then their normalisers; cached for all images of a run."""
     made = _made_tables.setdefault(plan, {})
     if device not in made:
         weights = [_weight_table(plan, axis, device) for axis in (0, 1)]

@@ -84,7 +84,7 @@ def _describe_operators() -> None:
 
 
 def _failure(device: Any) -> str:
-    """Empty if the kernels work."""
+    """Why the kernels cannot be used; empty if they can."""
     from .kernel_check import differing
 
     try:

@@ -143,7 +143,7 @@ def _kept(axis: Ints, i: int) -> tuple[int, int, int]:
 
 
 def _ring(start: int, stop: int, ring: int) -> Iterator[tuple[int, int, int]]:
-    """Runs (first row, ring row, rows)."""
+    """Yields runs (first row, ring row, rows)."""
     while start < stop:
         slot = start % ring
         count = min(stop - start, ring - slot)

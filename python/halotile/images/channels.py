@@ -92,7 +92,7 @@ def apart(outputs: Any) -> float:
 
 
 def _as_float32(values: Any) -> Any:
-    """In arrays, uint16 is bfloat16."""
+    """In arrays, uint16 stands for bfloat16."""
     if not isinstance(values, np.ndarray):
         return values.float()
     if values.dtype == np.uint16:

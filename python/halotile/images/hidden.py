@@ -33,7 +33,7 @@ Rows = Callable[[int, int], np.ndarray]  # rows [start, stop) of an image: (C, r
 
 
 def with_colours(image: Image, index: int) -> Image:
-    """Read by rows, or a copy on the device."""
+    """Image `index` alone with hidden pixels filled: read by rows, or a copy on its device."""
     if not image.on_host:
         return Image(_filled_tensor(image.tensor[index], image.dtype), image.dtype, "CHW", image.device)
     return Image(FilledSource(image, index), image.dtype, "HWC")

@@ -119,7 +119,6 @@ class Found:
 
     Attributes:
         level: length of the longest chain of such calls that it depends on.
-        lies: one for each operand.
     """
 
     name: str
@@ -180,7 +179,6 @@ def _shapes(run: Callable[[Pair], None], size: Pair) -> Shapes:
 
 
 def _lies(one: Any, taller: Any, wider: Any, size: Pair, larger: Pair) -> tuple[Lie, ...] | None:
-    """Where the image lies in the operands of a call; None if the call does not reduce over the image."""
     name, operands, sizes = one
     grows = [
         {dim for dim in dims if shape[dim] != other[1][i][0][dim]}
@@ -334,7 +332,6 @@ class GlobalStats:
         )
 
     def _legal(self, axis: int, least: int, plan: TilePlan) -> int:
-        """The smallest multiple of the phase, from `least` on, that the model accepts as a window side."""
         step = math.lcm(self.info.multiple[axis], self.info.phase[axis] or 1, plan.phase[axis])
         return -(-max(least, self.info.minimum_size[axis]) // step) * step
 
@@ -342,10 +339,7 @@ class GlobalStats:
         return self.survey(part, index, plan).levels if self.how == "exact" else 0
 
     def measured(self, part: Any, index: int, plan: TilePlan, advance: Callable[[int], None]) -> Held:
-        """Measures the statistics of image `index`.
-
-        advance: called with the number of tiles run.
-        """
+        """advance: called with the number of tiles run."""
         survey = self.survey(part, index, plan)
         if self.how == "frozen":
             return Held(self._frozen(survey, part, index, plan), survey.calls)

@@ -38,7 +38,7 @@ class Progress:
         return self
 
     def begin(self, total: int) -> None:
-        """Called again if the total changes."""
+        """Starts the clock; may be called again with a new total."""
         self.total = total
         if self.bar is not None:
             self.bar.total = total

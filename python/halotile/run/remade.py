@@ -265,7 +265,7 @@ class Remade:
         return near, ~near
 
     def _result_channel(self, channel: int) -> int:
-        """From an index among compared channels to one of the result."""
+        """Converts an index among compared channels to one of the result."""
         channels, compared = self.prepared.traits.out_channels, []
         for part, count, first in zip(self.parts, channels, np.cumsum([0, *channels])[:-1], strict=True):
             compared += range(first, first + count) if part.how == "model" else []

@@ -143,7 +143,7 @@ class RunInfo:
     """What a run did and why. Pairs are (rows, columns), input pixels.
 
     Attributes:
-        how: "exact" (equals whole-image inference), "unverified" (probably exact, but the model could only be probed
+        how: "exact" (equals whole-image inference), "unverified" (should be exact, but the model could only be probed
             with noise, is not deterministic, pads circularly with boundary="native", or failed verification),
             "measured" (halo below the receptive field, error within the tolerance), "frozen" (global statistics of a
             subsampled image), "tile" (separate statistics for every tile) or "given".

@@ -45,7 +45,7 @@ class ArraySink:
         return self.asked if self.result is None else self.result.original
 
     def delivered(self) -> Any:
-        """None before the result is opened."""
+        """The result for the user; None before it is opened."""
         if self.prepared is None or self.result is None:
             return None
         with turn(self.prepared.windows.engine.device):

@@ -281,7 +281,7 @@ class TraitFinder:
         raise self.failed("no scale fits", seen)
 
     def _others(self, denominator: int) -> Iterator[Size]:
-        """Cheap small windows first."""
+        """Yields cheap small windows first."""
         yield from self._smaller(denominator)
         for growth in GROWTHS:
             height, width = self.plan.window
