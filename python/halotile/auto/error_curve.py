@@ -76,8 +76,10 @@ def measured_curve(
     halos: tuple[int, ...],
     windows: int = WINDOWS,
 ) -> ErrorCurve:
-    """Args:
-    options: with a number for the phase. exact: the exact halo, if known.
+    """Measures the differences for each halo.
+
+    Args:
+        options: with a number for the phase. exact: the exact halo, if known.
     """
     reference = max(halos) * 2 if exact is None else exact
     probe = _small_windows(image, knowledge, options)

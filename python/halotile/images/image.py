@@ -283,7 +283,7 @@ def check_output_dtype(source: Image, dtype: str) -> None:
 
 
 def check_output_kind(out: Any, source: Image, dtype: str | None) -> None:
-    """Rejects an `out` that cannot hold a result for this source, as far as its shape does not matter."""
+    """Rejects an `out` that cannot hold a result for this source; checks everything but its shape."""
     wants_tensor = source.device is not None
     if is_tensor(out) != wants_tensor or not (wants_tensor or isinstance(out, np.ndarray)):
         kind = "torch tensor" if wants_tensor else "NumPy array"

@@ -326,7 +326,8 @@ def opened_result(result: Any, prepared: Prepared) -> Image:
 
 
 def _edges(plan: TilePlan, axis: int) -> np.ndarray:
-    """Sorted tile edges inside the image, output pixels: edge e lies between pixels e - 1 and e."""
+    """Sorted tile edges (ends of keep boxes) inside the image, output pixels: edge e lies between pixels e - 1 and
+    e."""
     ends: Iterable[int] = (end for i in range(plan.grid[axis]) for end in plan.core.keep(axis, i))
     return np.array(sorted({end for end in ends if 0 < end < plan.output_size[axis]}), np.int64)
 
