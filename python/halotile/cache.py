@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Small results that later processes may use: one JSON file each, in a folder of the user's.
+"""A cache of small results for later processes: one JSON file each, in the user's cache folder.
 
-Each file has a checksum of what it holds and of what it is about. A result that fails it is not used: it was cut short,
-edited, or moved to another's name. Whoever reads a result checks it all the same, as any input."""
+A checksum covers the result and the file's name, so truncated, edited or renamed files are ignored. Readers still
+validate results, as any input.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +17,10 @@ from typing import Any
 
 __all__ = ["keep", "kept"]
 
-LARGEST = 1 << 20  # bytes of a file that is read
+LARGEST = 1 << 20  # bytes; larger files are ignored
 
 
 def _file(name: str, about: object) -> Path | None:
-    """Where a result about something is kept; None where HALOTILE_CACHE is empty, or nobody knows a folder."""
     folder = os.environ.get("HALOTILE_CACHE")
     if folder == "":
         return None
@@ -34,7 +34,7 @@ def _file(name: str, about: object) -> Path | None:
 
 
 def kept(name: str, about: object) -> Any:
-    """What was kept about something, as JSON has it; None if nothing was, or it cannot be read."""
+    """The cached result as parsed from JSON; None if there is none or it cannot be read."""
     path = _file(name, about)
     if path is None:
         return None
@@ -43,7 +43,7 @@ def kept(name: str, about: object) -> Any:
             return None
         content = json.loads(path.read_text(encoding="utf-8"))
         return content["result"] if content["checksum"] == _checksum(path, content["result"]) else None
-    except Exception:  # whatever somebody put there
+    except Exception:  # the file may contain anything
         return None
 
 
@@ -52,7 +52,7 @@ def _checksum(path: Path, result: Any) -> str:
 
 
 def keep(name: str, about: object, result: Any) -> None:
-    """Keeps a result. Other processes see all of it or nothing; where it cannot be kept, it is not."""
+    """Caches a result. Other processes see all of it or nothing; failures are ignored."""
     path = _file(name, about)
     if path is None:
         return
@@ -61,5 +61,5 @@ def keep(name: str, about: object, result: Any) -> None:
         new = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         new.write_text(json.dumps({"checksum": _checksum(path, result), "result": result}), encoding="utf-8")
         new.replace(path)
-    except OSError:  # nothing depends on it
+    except OSError:  # the cache is optional
         pass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What can go wrong while tiles are running. Bad options are plain ValueError and TypeError."""
+"""Errors and warnings of a run. Bad options raise plain ValueError and TypeError."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = [
 
 
 class TileError(RuntimeError):
-    """A tile failed. The exception that the model raised is chained as ``__cause__``.
+    """The model failed on a tile. Its exception is chained as ``__cause__``.
 
     Attributes:
-        tile: index of the tile (of the first one, if a batch failed); row-major.
-        box: the window it was given: ``(y, x, height, width)`` in input pixels.
-        rows_done: output rows finished before it, from the top.
-        out: the output so far, rows below ``rows_done`` unfinished; None inside ``iter_bands``.
+        tile: index of the tile, row-major; of the first one if a batch failed.
+        box: the window of the tile: ``(y, x, height, width)`` in input pixels.
+        rows_done: output rows finished before, from the top.
+        out: the output so far, unfinished from row ``rows_done`` on; None inside ``iter_bands``.
     """
 
     def __init__(self, message: str, *, tile: int, box: tuple[int, int, int, int], rows_done: int = 0):
@@ -39,11 +39,11 @@ class TileError(RuntimeError):
 
 
 class ModelInputError(TileError, ValueError):
-    """The model does not take as many channels as the image has."""
+    """The model does not accept the image's number of channels."""
 
 
 class ModelOutputError(TileError, ValueError):
-    """The model returned something that is not an output for its window: wrong type, shape, scale or dtype."""
+    """The model returned an unusable output: wrong type, shape, scale or dtype."""
 
 
 class NonFiniteError(TileError):
@@ -51,15 +51,15 @@ class NonFiniteError(TileError):
 
 
 class OutOfMemoryError(TileError, MemoryError):
-    """Memory ran out with the smallest tiles there are."""
+    """Memory ran out with the smallest tiles."""
 
 
 class ColourWarning(UserWarning):
-    """A model makes nothing of an image's colours, or of a grey image something colourful that is not returned."""
+    """The model ignores an image's colours, or turns a grey image into colours that are averaged."""
 
 
 class TileSizeWarning(UserWarning):
-    """Memory ran out, and the run goes on with a smaller tile or batch; or a tile is too large for what MPS can do."""
+    """Memory ran out and the run continues with a smaller tile or batch, or a tile is too large for MPS."""
 
 
 class NonFiniteWarning(RuntimeWarning):
@@ -67,11 +67,11 @@ class NonFiniteWarning(RuntimeWarning):
 
 
 class SeamWarning(UserWarning):
-    """The halo or the phase is less than the model needs, or ``verify=`` found more than the tolerance."""
+    """Halo or phase are below what the model needs, or ``verify=`` found differences above the tolerance."""
 
 
 def frames_inside() -> int:
-    """The stacklevel at which a warning points to whoever called this package."""
+    """The stacklevel that makes a warning point to the caller of this package."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and (frame.f_globals.get("__package__") or "").startswith(__package__):
         frame, level = frame.f_back, level + 1

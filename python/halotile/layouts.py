@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The order of an image's axes: as users spell it, as it usually is, and as the model's channels decide.
+"""The order of an image's axes: as the user spells it, by convention, or from the model's channels.
 
-Inside the package a layout is spelled with H, W, C and N, each at most once, H and W exactly once.
+Internally a layout uses the letters H, W, C and N, each at most once, H and W exactly once.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ ALLOWED = (
     "layout must name each axis by a capital letter: H or Y for rows, W or X for columns, C or S for channels, "
     "N, Z, T or B for images; rows and columns once, channels and images at most once, as in 'HWC', 'NCHW' or 'ZYX'"
 )
-CHANNELS_LAST = {2: "HW", 3: "HWC", 4: "NHWC"}  # what arrays usually have
-CHANNELS_FIRST = {2: "HW", 3: "CHW", 4: "NCHW"}  # what tensors usually have
-FEW = 4  # channels that any image may have: grey or colour, with or without alpha
-PICTURES = (1, 3)  # channels of models that take grey and colour images with or without alpha
+CHANNELS_LAST = {2: "HW", 3: "HWC", 4: "NHWC"}  # convention for arrays
+CHANNELS_FIRST = {2: "HW", 3: "CHW", 4: "NCHW"}  # convention for tensors
+FEW = 4  # channels of ordinary images: grey or colour, with or without alpha
+PICTURES = (1, 3)  # channels of models for grey and colour images with or without alpha
 
 
 def checked_layout(value: object) -> str | None:
-    """The layout as the user spelled it; None for None. Raises ValueError."""
+    """Checks a layout spelled by the user; None stays None. Raises ValueError."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -47,12 +47,12 @@ def checked_layout(value: object) -> str | None:
 
 
 def with_standard_names(layout: str) -> str:
-    """'NHWC' for 'TYXS'."""
+    """Turns 'TYXS' into 'NHWC'."""
     return "".join(STANDARD[letter] for letter in layout)
 
 
 def with_channels(layout: str, channels_first: bool) -> str:
-    """A layout without channels, with an axis for them: last, or before rows and columns."""
+    """Adds a channel axis to a layout without one: last, or before rows and columns."""
     if not channels_first:
         return f"{layout}C"
     at = min(layout.index("H"), layout.index("W"))
@@ -60,14 +60,11 @@ def with_channels(layout: str, channels_first: bool) -> str:
 
 
 class Reading(NamedTuple):
-    """A way to understand a shape."""
-
     layout: str
     channels: int
     images: int
 
     def __str__(self) -> str:
-        """What it would mean, for an error."""
         channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
         if "N" not in self.layout:
             return channels
@@ -78,17 +75,17 @@ class Reading(NamedTuple):
 def layout_of(
     name: str, shape: tuple[int, ...], channels_first: bool, channels_of_model: Callable[[], int | None] = lambda: None
 ) -> str | None:
-    """The layout of an image of 2 to 4 dimensions whose user names none; None for other numbers of dimensions.
+    """The layout of an image of 2 to 4 dimensions without a given layout; None for other dimensions.
 
-    The usual one stands where it is plausible. Else it is the only reading that the model takes.
+    The conventional layout is used if plausible, else the only one that fits the model.
 
     Args:
         name: of the argument, for the error.
-        channels_first: whether that is usual, as for tensors.
-        channels_of_model: how many the model takes, or None; asked only in doubt.
+        channels_first: whether this is the convention, as for tensors.
+        channels_of_model: channels that the model takes, or None; called only in doubt.
 
     Raises:
-        ValueError: several readings are possible, or none.
+        ValueError: several layouts fit, or none.
     """
     usual = (CHANNELS_FIRST if channels_first else CHANNELS_LAST).get(len(shape))
     if usual is None or len(shape) == 2:
@@ -105,16 +102,16 @@ def layout_of(
 
 
 def check_layout_found(name: str, shape: tuple[int, ...], layout: str, channels_first: bool, takes: int) -> None:
-    """Refuses the layout that `layout_of` has found by what a model seemed to take, where what it does take would have
-    decided otherwise, or not at all. Raises ValueError."""
+    """Raises ValueError if the channels that the model actually takes do not lead `layout_of` to the same layout as the
+    channels it seemed to take."""
     if layout_of(name, shape, channels_first, lambda: takes) != layout:
         usual = (CHANNELS_FIRST if channels_first else CHANNELS_LAST)[len(shape)]
         raise ValueError(_doubt(name, shape, _readings(shape, usual), takes))
 
 
 def others_taken(shape: tuple[int, ...], layout: str, takes: int | None) -> list[Reading]:
-    """Other readings of a shape, with rows and columns, that a model of so many channels takes; none if that is not
-    known."""
+    """Other interpretations that fit the model and have more than a few rows and columns; none if its channels are
+    unknown."""
     if takes is None or len(shape) not in (3, 4):
         return []
     found = [one for one in _readings(shape, layout) if one.layout != layout and _is_taken_by(takes, one.channels)]
@@ -122,7 +119,7 @@ def others_taken(shape: tuple[int, ...], layout: str, takes: int | None) -> list
 
 
 def _readings(shape: tuple[int, ...], usual: str) -> list[Reading]:
-    """The usual one first."""
+    """Lists the conventional reading first."""
     others = ("CHW", "HWC", "NHW") if len(shape) == 3 else ("NCHW", "NHWC")
     return [
         Reading(layout, _side(shape, layout, "C"), _side(shape, layout, "N"))
@@ -135,13 +132,12 @@ def _side(shape: tuple[int, ...], layout: str, axis: str) -> int:
 
 
 def _is_plausible(shape: tuple[int, ...], layout: str) -> bool:
-    """Whether an image has few channels, or fewer than rows and than columns."""
+    """Whether there are few channels, or fewer than rows and columns."""
     channels, rows, columns = (_side(shape, layout, axis) for axis in "CHW")
     return channels <= FEW or channels < min(rows, columns)
 
 
 def _is_taken_by(takes: int, channels: int) -> bool:
-    """Whether a model of so many channels takes an image of so many."""
     return channels <= FEW if takes in PICTURES else channels == takes
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The machine's memory: what is free, what the process holds, and what running out of it looks like."""
+"""Memory of the machine and the process, and detection of out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAYS_SO = re.compile(r"out of memory(?!-)|(can't allocate|not enough) memory: yo
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or what caused it, means that memory ran out: torch mostly raises a plain RuntimeError."""
+    """Whether an exception or its cause means out of memory: torch mostly raises a plain RuntimeError."""
     while error is not None:
         if isinstance(error, MemoryError) or "OutOfMemoryError" in type(error).__name__:
             return True
@@ -29,14 +29,14 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def forget_frames(error: BaseException | None) -> None:
-    """Lets go of the tensors that a failure's frames still hold."""
+    """Releases the tensors that an error's frames refer to."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
 
 
 def available_bytes() -> int | None:
-    """What this machine's memory, and the control groups that the process is in, leave; None where nobody says."""
+    """Free memory of the machine within the limits of the process's control groups; None if unknown."""
     free = [_machine_bytes()]
     for limit, usage in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -55,14 +55,14 @@ def _machine_bytes() -> int | None:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError, IndexError):
         pass
-    try:  # half of what there is: who knows what is free
+    try:  # free memory is unknown: assume half
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (OSError, ValueError, AttributeError):
         return None
 
 
 def _own_groups() -> list[tuple[str, str]]:
-    """Files with the limit and the usage of the process's control group (version 2) and those around it."""
+    """Limit and usage files of the process's control group (version 2) and its parents."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -79,12 +79,11 @@ def _own_groups() -> list[tuple[str, str]]:
 def _number_in(file: str) -> int | None:
     try:
         return int(Path(file).read_text())
-    except (OSError, ValueError):  # "max": there is no limit
+    except (OSError, ValueError):  # "max": no limit
         return None
 
 
 def resident_bytes() -> int | None:
-    """What the process holds in memory now; None where that is not to be had."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
@@ -92,7 +91,7 @@ def resident_bytes() -> int | None:
 
 
 def free_bytes(device: Any) -> int | None:
-    """What may still be allocated on a device; None where nobody knows."""
+    """Free memory of a device, bytes; None if unknown."""
     module = getattr(torch_if_loaded(), device.type, None) if device is not None else None
     if hasattr(module, "recommended_max_memory"):
         return max(0, module.recommended_max_memory() - module.driver_allocated_memory())

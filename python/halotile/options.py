@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The options of a run: one frozen dataclass, checked when it is made. Errors quote what was received."""
+"""The options of a run: a frozen dataclass that checks its values. Errors quote the value received."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ LARGEST = 2**40  # of any size: see HT_MAX_SIDE
 LARGEST_SCALE = 1024
 AUTO_OVERLAP = 16
 DEFAULT_TILE = 512
-MOST_PLACES = 4096  # that verify= makes again
+MOST_PLACES = 4096  # for verify=
 
 NO_NEEDS = Needs()
 
@@ -70,7 +70,7 @@ DType: TypeAlias = "str | type[np.generic] | np.dtype[Any] | torch.dtype"
 
 
 class SharedOptions(TypedDict, total=False):
-    """The options of `restore_tiled`, as they may be passed, but for halo, tolerance and what the result is like."""
+    """Options of `restore_tiled` and their types, except halo, tolerance and the form of the result."""
 
     tile_size: int | Pair | Literal["auto"]
     overlap: int | Pair | Literal["auto"]
@@ -95,34 +95,24 @@ class SharedOptions(TypedDict, total=False):
 
 
 class JudgedOptions(SharedOptions, total=False):
-    """Those of `halotile.testing`, which makes the result and has a tolerance of its own."""
-
     halo: Halo
 
 
 class HalolessOptions(SharedOptions, total=False):
-    """Those of `error_curve`, which tries halos."""
-
     tolerance: float | None
     out_dtype: DType | None
 
 
 class RunOptions(HalolessOptions, total=False):
-    """Those of `iter_bands` and `restore_to`, which hold no result."""
-
     halo: Halo
 
 
 class RestoreOptions(RunOptions, total=False):
-    """All of them."""
-
     verify: int
     out: Any
 
 
 class PlanOptions(RestoreOptions, total=False):
-    """Those of `plan_tiles`."""
-
     needs: Needs
 
 
@@ -135,7 +125,7 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     return value
 
 
-Check = Callable[[str, Any], Any]  # of an option's name and value: the value as it is used, or an error that names it
+Check = Callable[[str, Any], Any]  # maps name and value of an option to the value used; raises an error that names it
 
 
 def _one_of(*allowed: str) -> Check:
@@ -147,7 +137,6 @@ def _whole(least: int, most: int = LARGEST) -> Check:
 
 
 def _or(word: str | None, check: Check) -> Check:
-    """Something that needs no check, or what passes it."""
     return lambda name, value: value if (value is None and word is None) or value == word else check(name, value)
 
 
@@ -168,7 +157,6 @@ def integer(name: str, value: Any, least: int, most: int = LARGEST) -> int:
 
 
 def _pair(name: str, value: Any, least: int) -> Pair:
-    """A number for both axes, or (rows, columns)."""
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{name} must be a number or a pair (rows, columns), not {value!r}")
@@ -197,7 +185,6 @@ def _halo(_: str, value: Any) -> Pair | str:
 
 
 def tolerance_of(value: Any, units: str = "in units of the image's dtype") -> float | None:
-    """A largest difference that is allowed. Raises ValueError."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
@@ -213,7 +200,7 @@ def _scale(_: str, value: Any) -> Fraction | None:
         raise TypeError(f"{hint}, not {value!r}")
     try:
         if isinstance(value, numbers.Real) and not isinstance(value, numbers.Rational):
-            fraction = _simple_fraction(float(str(value)))  # numpy.float32(1.2) is 1.2
+            fraction = _simple_fraction(float(str(value)))  # str: numpy.float32(1.2) is 1.2
         else:
             fraction = Fraction(value)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
@@ -225,7 +212,7 @@ def _scale(_: str, value: Any) -> Fraction | None:
 
 
 def _simple_fraction(value: float) -> Fraction:
-    """6/5 for 1.2 and 1/3 for 0.333...: what was meant by a float, if it has small terms."""
+    """The intended fraction of a float, if its terms are small: 6/5 for 1.2, 1/3 for 0.333...."""
     simple = Fraction(value).limit_denominator(LARGEST_SCALE)
     return simple if abs(float(simple) - value) <= 1e-12 * abs(value) else Fraction(value)
 
@@ -244,12 +231,12 @@ def _value_range(_: str, value: Any) -> tuple[float, float] | None:
 
 
 def dtype_name(name: str, value: Any, allowed: tuple[str, ...]) -> str | None:
-    """'float32' from None, a string, a NumPy dtype or type, or a torch.dtype; None stays None."""
+    """'float32' from a string, a NumPy dtype or type, or a torch.dtype; None stays None."""
     if value is None:
         return None
     text = str(value).removeprefix("torch.")
     if not isinstance(value, str):
-        text = getattr(value, "__name__", text)  # numpy.float32, the type
+        text = getattr(value, "__name__", text)  # the type numpy.float32
     text = {"half": "float16", "single": "float32", "float": "float64", "double": "float64"}.get(text, text)
     if text not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
@@ -291,15 +278,14 @@ def _tolerance(_: str, value: Any) -> float | None:
 
 
 def option(default: Any, check: Check = lambda _, value: value) -> Any:
-    """A field of `Options`: its default, and what its values must be."""
     return field(default=default, metadata={"check": check})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Options:
-    """Everything `restore_tiled` takes besides image and model; see there for the meaning of each.
+    """The options of `restore_tiled`, which documents them.
 
-    needs: what the model's file says about windows. phase and scale are made what it asks for.
+    needs: constraints on windows from a model file; they also adjust phase and scale.
     """
 
     tile_size: Any = option(DEFAULT_TILE, _tile_size)
@@ -334,9 +320,9 @@ class Options:
         known = [field.name for field in fields(cls)]
         for name in options:
             if name not in known:
-                from difflib import get_close_matches  # not with every import of halotile
+                from difflib import get_close_matches  # avoids the import in every process
 
-                known.remove("needs")  # comes with the model
+                known.remove("needs")  # set by the model
                 near = "".join(f", did you mean {one!r}?" for one in get_close_matches(name, known, n=1))
                 raise TypeError(f"there is no option {name!r}{near}; options are {', '.join(known)}")
         return cls(**options)
@@ -350,21 +336,20 @@ class Options:
         if self.phase is not None:
             object.__setattr__(self, "phase", self.needs.phase(self.phase))
         if self.tile_size != "auto" and (self.phase is not None or self.overlap != "auto"):
-            _ = self.overlap_pixels  # refused now, if it must be
+            _ = self.overlap_pixels  # raises now if invalid
 
     @property
     def asks_model(self) -> bool:
-        """Whether the model is to be inspected: see halo.py."""
+        """Whether the model must be inspected: see halo.py."""
         return isinstance(self.halo, str) or self.global_stats is not None
 
     @property
     def model_dtype(self) -> str | None:
-        """The dtype that the model is opened with; None: its own."""
         return None if self.dtype == "auto" else self.dtype
 
     @property
     def devices(self) -> tuple[Any, ...]:
-        """Those that were asked for; the first is that where tiles are put together."""
+        """Tiles are blended on the first."""
         return self.device if isinstance(self.device, tuple) else () if self.device is None else (self.device,)
 
     @property
@@ -373,20 +358,18 @@ class Options:
 
     @property
     def tuned(self) -> bool:
-        """Whether tiles are chosen for the model and this machine: see tuning.py."""
+        """Whether tiles are tuned for the model and this machine: see auto/tiles.py."""
         return "auto" in (self.tile_size, self.batch_size) or self.memory_limit is not None
 
     @property
     def unsettled(self) -> bool:
-        """Whether halo or phase are not numbers yet."""
         return isinstance(self.halo, str) or self.phase is None
 
     def within(self, white: float) -> float:
-        """The tolerance, in units of an image with that white."""
         return white / 510 if self.tolerance is None else self.tolerance
 
     def with_tiles(self, tile_size: Pair, batch_size: int, phase: Pair) -> Options:
-        """The same with other tiles, and an overlap that they can have in steps of a phase."""
+        """The same with other tiles, and an overlap that fits them in steps of the phase."""
         overlap = self.overlap
         if not isinstance(overlap, str):
             asked = _pair("overlap", overlap, 0)
@@ -397,7 +380,7 @@ class Options:
 
     @cached_property
     def overlap_pixels(self) -> Pair:
-        """ "auto": 16 pixels, fewer where tiles are small, so that tile_size - overlap still holds a phase."""
+        """ "auto": 16 pixels, fewer for small tiles, so that tile_size - overlap is at least the phase."""
         if isinstance(self.overlap, str):
             if self.overlap != "auto":
                 raise ValueError(f"overlap must be 'auto', a number or a pair (rows, columns), not {self.overlap!r}")
@@ -416,12 +399,12 @@ class Options:
 
 
 def signature_with_options(function: Callable[..., Any]) -> inspect.Signature:
-    """A function's signature with the options of `restore_tiled` one by one in the place of ``**options``."""
+    """The signature of a function, with ``**options`` replaced by the options of `restore_tiled`."""
     own = inspect.signature(function)
     kept = [one for one in own.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
     options = [
         inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
         for one in fields(Options)
-        if one.name != "needs"  # comes with the model
+        if one.name != "needs"  # set by the model
     ]
     return own.replace(parameters=[*kept, *options])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The plan: where every tile is read, what of it is kept, and when rows are complete. Nothing here runs a model."""
+"""The plan: where each tile is read, what is kept of its output, and when rows are complete. Runs no model."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Tile:
     """One forward pass.
 
     Attributes:
-        window: what the model sees, input pixels; leaves the image where it is reflected.
-        keep: what its output adds, output pixels.
+        window: the model's input, input pixels; extends beyond the image where it is padded by reflection.
+        keep: the region that its output contributes to, output pixels.
         exclusive: the part of keep to which no other tile contributes, output pixels.
         crop: where keep starts inside the model's output for this window, output pixels (y, x).
     """
@@ -74,17 +74,17 @@ class TilePlan(Sequence[Tile]):
 
     Attributes:
         image_size, output_size: (height, width) in input and output pixels.
-        grid: tiles (rows, columns).
+        grid: number of tiles (rows, columns).
         window: (height, width) of every window, input pixels.
-        window_output: (height, width) that the model makes of a window, output pixels.
-        tile: (height, width) that a window is responsible for inside the image: window less halo.
-        halo, phase: effective (rows, columns), input pixels: halo is rounded up to the scale's denominator, phase is
-            the least common multiple with it.
-        overlap: the least overlap of neighbours (rows, columns), input pixels.
+        window_output: (height, width) of the model's output for a window, output pixels.
+        tile: (height, width) of a window without its halo, within the image, input pixels.
+        halo, phase: effective (rows, columns), input pixels: halo is rounded up to a multiple of the scale's
+            denominator, phase is the least common multiple with it.
+        overlap: minimum overlap of neighbours (rows, columns), input pixels.
         scale: output pixels per input pixel.
-        trim: output pixels that the model's valid convolutions take from each end (rows, columns); as many from either,
-            which is what convolutions do: a model that crops unevenly shifts the image.
-        boundary, blend: as asked.
+        trim: output pixels that the model's valid convolutions remove at each end (rows, columns). It is symmetric, as
+            for convolutions; a model that crops unevenly shifts the image.
+        boundary, blend: as in the options.
     """
 
     def __init__(
@@ -159,54 +159,56 @@ class TilePlan(Sequence[Tile]):
         return Tile(i, row, column, Box(*window), Box(*keep), Box(*exclusive), crop)
 
     def batch(self, size: int) -> int:
-        """Windows in each call of the model: at most `size`, as even as can be, so that few are run twice to fill the
-        last batch."""
+        """Windows per model call: at most `size`, as even as possible, so that few tiles are repeated to fill the last
+        batch."""
         calls = -(-len(self) // size)
         return -(-len(self) // calls)
 
     def batches(self, size: int, first: int = 0) -> Iterator[list[Tile]]:
-        """Tiles from `first` on in order, `size` at a time; the last batch may be smaller."""
+        """Batches of `size` tiles from `first` on, in order; the last may be smaller."""
         for start in range(first, len(self), size):
             yield self[start : start + size]
 
     def row(self, row: int) -> list[Tile]:
-        """The tiles of one row."""
+        """The tiles of a tile row."""
         columns = self.grid[1]
         return self[row * columns : (row + 1) * columns]
 
     def rows_in_progress(self, batch: int, first_row: int = 0) -> int:
-        """Most output rows from the first unfinished one to the last that a batch adds to."""
+        """Largest number of output rows from the first unfinished one to the last that a batch contributes to."""
         return self.core.rows_in_progress(batch, first_row)
 
     def tallest_band(self) -> int:
-        """Most output rows that are finished with one tile row."""
+        """Largest number of output rows finished by one tile row."""
         return self.core.tallest_band()
 
     def rows_at_once(self, batch: int) -> int:
-        """Tile rows that tiles of one batch are in, at most."""
+        """Largest number of tile rows in one batch."""
         if self.grid[1] % batch == 0:
             return 1
         return min(self.grid[0], -(-(batch - 1) // self.grid[1]) + 1)
 
     def rows_complete(self, index: int) -> int:
-        """Output rows, from the top, complete once tiles 0 .. index have run."""
+        """Number of output rows, from the top, complete once tiles 0 .. index have run."""
         return self.core.rows_complete(index)
 
     def weights(self, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
-        """The blend weights of a tile over its keep box: float32 (height,) and (width,); their outer product."""
+        """Blending weights of a tile over its keep box: float32 (height,) and (width,). The weight of a pixel is their
+        product."""
         return self.core.weights(0, tile.row), self.core.weights(1, tile.column)
 
     def normaliser(self, axis: int) -> np.ndarray:
-        """The sum of all tiles' weights along axis 0 (rows) or 1 (columns): float32, output pixels."""
+        """The sum of all blending weights along axis 0 (rows) or 1 (columns): float32, output pixels."""
         return self.core.normaliser(axis, 0, self.output_size[axis])
 
     def weight_map(self) -> np.ndarray:
-        """The sum of all weights at every output pixel: float32 (height, width). To look at: runs never build it."""
+        """The sum of all blending weights at every output pixel: float32 (height, width). For inspection; runs never
+        build it."""
         return np.outer(self.normaliser(0), self.normaliser(1))
 
     @property
     def processed_pixels(self) -> int:
-        """Input pixels that go through the model."""
+        """Input pixels that pass through the model."""
         return len(self) * self.window[0] * self.window[1]
 
     @property
@@ -225,9 +227,10 @@ class TilePlan(Sequence[Tile]):
         batch_size: int = 1,
         engine: str = "host",
     ) -> dict[str, int]:
-        """Bytes that a run holds besides the model's own weights and activations, by part and in total.
+        """Bytes that a run needs besides the model's weights and activations, by part and in total.
 
-        With the engines torch and mps all of it is on the device, except for the output: there are "rows" of it."""
+        With the engines torch and mps, everything except "output" is on the device, and "rows" holds finished rows.
+        """
         channels = integer("channels", channels, 1)
         out_channels = channels if out_channels is None else integer("out_channels", out_channels, 1)
         batch_size = integer("batch_size", batch_size, 1)
@@ -289,12 +292,12 @@ def _size_of(shape: Any, layout: str | None) -> tuple[int, int]:
 
 
 def plan_tiles(shape: Sequence[int], **options: Unpack[PlanOptions]) -> TilePlan:
-    """The plan that `restore_tiled` would follow for an image of this shape; nothing is run.
+    """The plan that `restore_tiled` would use for an image of this shape, without running a model.
 
     Args:
-        shape: ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or as ``layout`` says; refused where it is ambiguous.
-        options: as for `restore_tiled`. ``scale`` and ``phase`` default to 1 here, since no model is asked.
-            ``needs``, a `halotile.models.needs.Needs`: what a model that was loaded from a file says about its windows.
+        shape: ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or as ``layout`` says; an ambiguous shape is rejected.
+        options: as for `restore_tiled`. ``scale`` and ``phase`` default to 1, since there is no model. ``needs``, a
+            `halotile.models.needs.Needs`: constraints on windows from a model file.
 
     Raises:
         ValueError, TypeError: naming the option, its value and what is allowed.

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""restore_tiled(): an image too large for its model, restored tile by tile.
+"""restore_tiled(): restores an image tile by tile with a model that cannot take it whole.
 
 open -> prepare -> assemble -> deliver
 
-open_run   an image and its model, with numbers for halo and phase         auto/prepare.py
-prepare    every other option becomes a number, with a reason              auto/prepare.py
-assemble   windows through the model, and finished rows into a sink        run/assemble.py
+open_run   opens the image and its model, with numbers for halo and phase   auto/prepare.py
+prepare    replaces every other option by a number, with a reason           auto/prepare.py
+assemble   runs the windows and sends finished rows to a sink               run/assemble.py
 """
 
 from __future__ import annotations
@@ -44,100 +44,99 @@ def restore_tiled(image: Tensor, model: Callable[..., Any], **options: Unpack[Re
 @overload
 def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[RestoreOptions]) -> Any: ...
 def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[RestoreOptions]) -> Any:
-    """Restores an image with a model that could not take it whole.
+    """Restores an image tile by tile, for models that cannot take it whole.
 
-    With ``halo`` at least the model's receptive-field radius and the right ``phase`` the result equals whole-image
-    inference within float rounding: ``crop(model(reflect_pad(image, halo)))`` for ``boundary="reflect"``,
-    ``model(image)`` for ``boundary="native"``; sides that are no multiple of the phase are completed by reflection.
+    With ``halo`` at least the radius of the model's receptive field and the right ``phase``, the result equals
+    whole-image inference within float rounding: ``crop(model(reflect_pad(image, halo)))`` for ``boundary="reflect"``,
+    ``model(image)`` for ``boundary="native"``. Sides are padded by reflection to a multiple of the phase.
 
     Args:
         image: NumPy array ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or torch tensor ``(H, W)``, ``(C, H, W)`` or
-            ``(N, C, H, W)`` on any device; uint8, uint16, float16, bfloat16 (tensors), float32 or float64; any strides.
-            Integers reach the model as [0, 1] and come back rounded and clamped; floats pass as they are. Two channels
-            are grey with alpha, four are colour with alpha. Axes in another order: see ``layout``. The image is never
-            modified. Or a zarr array, which is read by rows.
-        model: torch module, or callable on batches ``(N, C, H, W)`` of tensors or of NumPy arrays. Modules run in eval
-            and inference mode and get their own mode back. A colour model takes grey images, a grey model colour ones,
-            channel by channel, or their grey if it makes several channels of it. docs/images.md has a table. A spandrel
-            descriptor stands for its module, scale and size requirements.
+            ``(N, C, H, W)`` on any device; uint8, uint16, float16, bfloat16 (tensors), float32 or float64; any strides;
+            never modified. Or a zarr array, which is read by rows. Integers are scaled to [0, 1] for the model and
+            results are rounded and clamped; floats pass unchanged. Two channels are grey with alpha, four colour with
+            alpha. For other axis orders see ``layout``.
+        model: torch module, or callable on batches ``(N, C, H, W)`` of tensors or NumPy arrays. Modules run in eval and
+            inference mode; their own mode is restored. Colour models also take grey images. Grey models take colour
+            images channel by channel, or converted to grey if they return several channels: see docs/images.md. A
+            spandrel descriptor provides its module, scale and size requirements.
 
     Keyword Args:
-        tile_size: largest tile, input pixels: a number or (rows, columns). Tiles are balanced, so they may be smaller.
-            "auto": on a CPU by timing windows of the image with this model, on an accelerator by its free memory; see
-            docs/speed.md, and `TiledRestorer.last_run` for what was chosen. Where memory runs out, smaller ones are
-            tried.
-            Larger only where a model that `load_model` opened says that it takes no smaller windows.
-        halo: context around a tile, input pixels: a number or (rows, columns). "exact": the model's receptive field, as
-            `inspect_model` finds it. "auto": that where it costs little, else the smallest whose error, measured on the
-            image, is within the tolerance, and one step more. `TiledRestorer.last_run` says which, and why.
-        overlap: input pixels that neighbouring tiles share at least; "auto" is 16, fewer for small tiles.
-        blend: "average", "linear", "cosine" or "gaussian": how shared pixels are weighted.
-        boundary: "reflect" (beyond its edge the image goes on mirrored) or "native" (windows stay inside the image, so
-            that the model's own padding acts at the edge).
-        scale: output pixels per input pixel: a number, fraction, or string such as "3/2". None: found from the first
+        tile_size: largest tile, input pixels: a number or (rows, columns). Balanced tiles may be smaller; they are
+            larger only for a `load_model` model with a minimum window size. "auto": on a CPU from timing windows of the
+            image, on an accelerator from its free memory; see docs/speed.md and `TiledRestorer.last_run`. If memory
+            runs out, smaller tiles are tried.
+        halo: context around a tile, input pixels: a number or (rows, columns). "exact": the model's receptive field
+            from `inspect_model`. "auto": the same if it is cheap, else one step above the smallest halo whose error,
+            measured on the image, is within the tolerance. `TiledRestorer.last_run` gives the choice and the reason.
+        overlap: minimum overlap of neighbouring tiles, input pixels; "auto" is 16, fewer for small tiles.
+        blend: blending weights: "average", "linear", "cosine" or "gaussian".
+        boundary: "reflect" (pads the image by reflection) or "native" (windows stay inside the image, so the model's
+            own padding acts at the border).
+        scale: output pixels per input pixel: a number, fraction, or string such as "3/2". None: detected from the first
             window.
-        phase: multiple that window origins and sizes keep: the model's total stride or attention window; a number or
-            (rows, columns). None: for torch modules, and those that a callable carries, found from their operators, in
-            a second or two the first time, and kept; with halo="exact" or "auto" as `inspect_model` finds it; 1 where
-            nothing is found. Where the first window is refused, sizes are tried that the model takes. Where nothing of
-            a callable can be seen, small windows of noise are shifted, to see whether its output moves with them.
+        phase: alignment of window origins and sizes, the model's total stride or attention window: a number or (rows,
+            columns). None: detected. With halo="exact" or "auto" it comes from `inspect_model`; for other torch
+            modules, also inside a callable, from their operators, in a second or two the first time; it is 1 if nothing
+            is found. If the model rejects the first window, other sizes are tried. For opaque callables, small windows
+            of noise are shifted to see whether the output moves along.
         tolerance: for halo="auto": largest difference from an exact result, in units of the image's dtype. None: half
             an 8-bit step.
-        global_stats: for models that pool or normalise over the whole image, where no halo is enough. "exact": what
-            they take is measured over all tiles first (a sweep for each level of it), and used in every tile.
-            "frozen": measured once, on the image reduced to a window's size. "tile": every tile has its own;
-            `last_run` says how far tiles are apart.
-        verify: so many random places are made again with a much larger halo and compared when the image is done:
-            `TiledRestorer.last_run.verified`, a Verification. A `SeamWarning` where they differ by more than tolerance.
-        batch_size: most windows per call of the model. All calls get as many: the last may see some tiles again.
-            "auto": found like tile_size.
-        device: where the model runs. None: where it is, else MPS, CUDA, CPU. A module that is elsewhere is copied. A
-            list, as ["cuda:0", "cuda:1"]: batches are shared out, tiles are put together on the first; the devices
-            should be equally fast. Not with global_stats "exact" or "frozen".
+        global_stats: for models that pool or normalise over the whole image, for which no halo is enough. "exact":
+            statistics are measured over all tiles first (one sweep for each level of dependent statistics) and used in
+            every tile. "frozen": measured once, on the image subsampled to a window's size. "tile": every tile uses its
+            own; `last_run` gives the difference between tiles.
+        verify: number of random windows to recompute with a much larger halo afterwards: see
+            `TiledRestorer.last_run.verified`, a Verification. Issues a `SeamWarning` if they differ by more than the
+            tolerance.
+        batch_size: maximum windows per model call. All calls have the same size: the last may repeat tiles. "auto":
+            chosen like tile_size.
+        device: where the model runs. None: its current device, else MPS, CUDA, CPU. A module on another device is
+            copied. A list such as ["cuda:0", "cuda:1"] distributes batches over equally fast devices and blends on the
+            first; not with global_stats "exact" or "frozen".
         dtype: "float32", "float16" or "bfloat16" for the model. None: its own. A module of another dtype is copied.
-            "auto": half precision where that is faster on this machine and within the tolerance of float32, by two
-            small windows of the image; `TiledRestorer.last_run.precision` says what was found.
-        engine: who cuts and assembles: "host" (memory of the CPU, any model), "torch" (torch operations on the model's
-            device) or "mps" (Metal kernels). None: the environment variable HALOTILE_ENGINE, else what fits the device.
-        value_range: (low, high) in which the model works: image values from 0 to white (255, 65535 or 1.0) are mapped
-            to it, and its output back and clamped.
-        out: array or tensor to write to, of the result's shape; may be a memmap. Its dtype stands in for out_dtype.
+            "auto": half precision if two small windows of the image show that it is faster and within the tolerance of
+            float32; see `TiledRestorer.last_run.precision`.
+        engine: tiling backend: "host" (CPU memory, any model), "torch" (torch operations on the model's device) or
+            "mps" (Metal kernels). None: the environment variable HALOTILE_ENGINE, else what fits the device.
+        value_range: (low, high), the model's values for black and white. Image values from 0 to white (255, 65535 or
+            1.0) are mapped to it; outputs are mapped back and clamped.
+        out: array or tensor of the result's shape to write to; may be a memmap. Its dtype replaces out_dtype.
         out_dtype: dtype of the result. None: the image's.
-        layout: order of the image's axes, each named by a letter: H or Y for rows, W or X for columns, C or S for
-            channels, N, Z, T or B for images, as in "CHW", "NHWC", "ZYX" or "TYXC". None: the usual order, where it is
-            plausible (at most four channels, or fewer than rows and columns); else the only one that the model's
-            channels allow. Where they do not decide, the image is refused before any work. See docs/images.md.
-        alpha: what becomes of an alpha channel: "restore" (through the model, as grey; bilinear where the model makes
-            colour of grey, or grey of colour), "resize" (bilinear), "opaque" (white), or "channel" (it is none: the
-            model takes all channels as they are). Where alpha is 0, the model is shown the colours around, so that
-            hidden ones do not leak; alpha that is the same everywhere stays what it is, and nothing is run for it.
-        on_nonfinite: "raise", "warn" or "ignore" when the model returns NaN or infinity.
+        layout: order of the image's axes, one letter each: H or Y for rows, W or X for columns, C or S for channels, N,
+            Z, T or B for images, as in "CHW", "NHWC", "ZYX" or "TYXC". None: the usual order if plausible (at most four
+            channels, or fewer than rows and columns), else the only one that fits the model's channels. An ambiguous
+            image is rejected before any work. See docs/images.md.
+        alpha: treatment of an alpha channel: "restore" (through the model, as grey; bilinear if the model turns grey
+            into colour or colour into grey), "resize" (bilinear), "opaque" (white), or "channel" (data, passed to the
+            model with the others). Hidden pixels (alpha 0) are filled with surrounding colours to prevent leaks.
+            Constant alpha keeps its value.
+        on_nonfinite: reaction to NaN or infinity from the model: "raise", "warn" or "ignore".
         progress: True for a tqdm bar, or a callable ``(tiles done, tiles in all)``.
-        keep_heap: whether models on the CPU run with the memory that they free kept by the process until the image is
-            done, where that is known to make them faster (glibc): see docs/speed.md. The environment variable
-            HALOTILE_KEEP_HEAP=0 turns it off.
-        memory_format: how windows lie in memory: "channels_last" or "contiguous". "auto": channels_last for modules on
-            the CPU that consist of convolutions, unless they turn out to be written for the other; for others as their
-            weights lie. The module itself is left as it is.
-        memory_limit: bytes that a run may take beyond what the process holds when it starts, the result included. Tiles
-            and batches are made so small that it is kept to, as far as a small window tells what the model needs. None:
-            four fifths of what the machine and its control groups leave, for tile_size="auto".
-        compile: whether a torch module runs compiled (`torch.compile`) from its second batch on: it takes seconds once,
-            and pays for many windows only. Where it cannot be compiled, a warning says so and it runs as it is, as it
-            does where global_stats holds statistics fixed.
+        keep_heap: keep memory that a CPU model frees in the process until the image is done, where this is known to be
+            faster (glibc): see docs/speed.md. The environment variable HALOTILE_KEEP_HEAP=0 turns it off.
+        memory_format: memory format of windows: "channels_last" or "contiguous". "auto": channels_last for
+            convolutional modules on the CPU, unless they turn out to need contiguous windows; else the format of the
+            weights. The module is not changed.
+        memory_limit: bytes that a run may add to the process, including the result. Tiles and batches are chosen to
+            stay below it, extrapolating the model's memory from a small window. None: for tile_size="auto", four fifths
+            of the memory that the machine and its control groups have free.
+        compile: compile a torch module (`torch.compile`) from its second batch on: this takes seconds and pays only for
+            many windows. It runs uncompiled, with a warning, if compilation fails, and also with fixed global_stats.
 
     Returns:
-        The restored image: an array for an array (also of zarr), a tensor on the same device for a tensor, in the
-        image's layout, with an axis for channels where there are several and it has none (last for arrays, before rows
-        and columns for tensors); or ``out``.
+        The restored image in the image's layout: an array for an array (also of zarr), a tensor on the same device for
+        a tensor; or ``out``. Several channels add an axis if the image has none for them (last for arrays, before rows
+        and columns for tensors).
 
     Raises:
-        ValueError, TypeError: a bad option or image: its name, value and what is allowed. Before any work, except for
-            what only the model can tell (the shape of ``out``, a halo smaller than what valid convolutions take).
-        TileError: the model failed on a tile (see its attributes; the cause is chained), returned something unusable
-            (`ModelOutputError`, also a ValueError), NaN or infinity (`NonFiniteError`; where results are made on a
-            device, that is known when the image is done), or ran out of memory with the smallest tiles
-            (`OutOfMemoryError`, also a MemoryError). Rows finished before stay in ``out``, as on KeyboardInterrupt.
+        ValueError, TypeError: a bad option or image, with its name, value and what is allowed. Raised before any work,
+            except for what only the model can reveal (the shape of ``out``, a halo smaller than the trim of valid
+            convolutions).
+        TileError: the model failed on a tile (see its attributes; the cause is chained), returned an unusable output
+            (`ModelOutputError`, also a ValueError), NaN or infinity (`NonFiniteError`; on a device known only when the
+            image is done), or ran out of memory with the smallest tiles (`OutOfMemoryError`, also a MemoryError). Rows
+            finished before stay in ``out``, as on KeyboardInterrupt.
     """
     return TiledRestorer(model, **options)(image)
 
@@ -156,26 +155,25 @@ def iter_bands(
 @overload
 def iter_bands(image: Any, model: Callable[..., Any], **options: Unpack[RunOptions]) -> Iterator[tuple[int, Any]]: ...
 def iter_bands(image: Any, model: Callable[..., Any], **options: Unpack[RunOptions]) -> Iterator[tuple[int, Any]]:
-    """Yields ``(y, rows)``: finished rows of the restored image, from the top, ``rows`` starting at output row ``y``.
+    """Yields ``(y, rows)``: finished rows of the restored image, from the top; ``rows`` starts at output row ``y``.
 
-    Takes one image and the options of `restore_tiled` except ``out``; bad ones are refused at once, the model runs as
-    rows are asked for. Rows are new arrays or tensors of the image's kind and layout, in order and without gaps;
-    nothing of the size of the output is held.
+    Takes one image and the options of `restore_tiled` except ``out`` and ``verify``. Bad options are rejected at once;
+    the model runs as rows are requested. Rows are new arrays or tensors of the image's type and layout, in order and
+    without gaps. No buffer has the size of the output.
     """
     return TiledRestorer(model, **options).iter_bands(image)
 
 
 class TiledRestorer:
-    """A model and its options, ready for many images; what the first image taught about the model is kept.
+    """A model and its options, for many images. What the first image reveals about the model is reused.
 
-    ``TiledRestorer(model, **options)(image)`` is ``restore_tiled(image, model, **options)``. Several threads may use
-    one as far as the model allows.
+    ``TiledRestorer(model, **options)(image)`` is ``restore_tiled(image, model, **options)``. Several threads may share
+    one if the model allows it.
 
     Attributes:
         options: an `Options`.
-        knowledge: what is known of the model.
-        last_run: a RunInfo: which halo and phase the latest run had, how exact that is, and why; None before the
-            first.
+        knowledge: what is known about the model.
+        last_run: a RunInfo: halo and phase of the latest run, how exact it is, and why; None before the first.
     """
 
     def __init__(self, model: Callable[..., Any], **options: Unpack[RestoreOptions]):
@@ -191,22 +189,22 @@ class TiledRestorer:
         return self.knowledge.options
 
     def inspected(self) -> ModelInfo:
-        """What is known of the model, a `ModelInfo`: found out once."""
+        """What is known about the model, a `ModelInfo`; inspects it the first time."""
         return self.knowledge.inspected()
 
     def with_options(self, options: Options) -> TiledRestorer:
-        """Another one of this model, with what is known of it."""
+        """A restorer for the same model with other options; shares what is known about the model."""
         return TiledRestorer.knowing(self.knowledge.like(options))
 
     @classmethod
     def knowing(cls, knowledge: Knowledge) -> TiledRestorer:
-        """One that starts with what is known of its model."""
+        """A restorer that starts from existing knowledge."""
         restorer = cls.__new__(cls)
         restorer.knowledge, restorer.last_run = knowledge, None
         return restorer
 
     def open(self, image: Any) -> Image:
-        """Sees an image as these options and the model's channels say; an Image stays what it is."""
+        """Opens an image in the layout given by the options or the model's channels; an Image is returned unchanged."""
         return self.knowledge.open(image)
 
     @overload
@@ -216,7 +214,7 @@ class TiledRestorer:
     @overload
     def __call__(self, image: Any, *, out: Any = None) -> Any: ...
     def __call__(self, image: Any, *, out: Any = None) -> Any:
-        """The restored image; ``out`` goes before the option of that name."""
+        """Restores an image; ``out`` overrides the option of that name."""
         asked = self.options.out if out is None else out
         image = self.open(image)
         opened = open_run(image, self.knowledge, _out_dtype(asked, image, self.options))
@@ -241,10 +239,10 @@ class TiledRestorer:
     def restored(
         self, opened: Opened, sink_for: Callable[[Prepared], Sink], delivery: Delivery, progress: Progress
     ) -> Generator[tuple[int, int], None, Prepared]:
-        """Restores the images of a run, one after the other, and yields (start, stop) when rows of one are finished.
+        """Restores the images of a run one by one, and yields (start, stop) when rows are finished.
 
         Args:
-            sink_for: gives the sink when the size of the result is known.
+            sink_for: returns the sink once the size of the result is known.
         """
         prepared, first = prepare(opened, self.knowledge, progress, delivery)
         sink = sink_for(prepared)
@@ -283,7 +281,8 @@ class TiledRestorer:
 
 
 def _out_dtype(asked: Any, image: Image, options: Options) -> str | None:
-    """Of the result, as options or ``out`` say. Raises ValueError or TypeError for an ``out`` that cannot hold it."""
+    """Dtype of the result from the options or ``out``. Raises ValueError or TypeError if ``out`` cannot hold the
+    result."""
     if asked is None:
         return options.out_dtype
     check_output_kind(asked, image, options.out_dtype)

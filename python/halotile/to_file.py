@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""restore_to(): an image restored into a file, in memory that does not grow with its height.
+"""restore_to(): restores an image into a file, with memory independent of its height.
 
-    source -> held rows -> windows -> model -> band -> sink
+source -> buffered rows -> windows -> model -> band -> sink
 
-While the model makes one band, a second thread writes the one before. There are two buffers for bands, used in turn.
+A second thread writes one band while the model computes the next. Two band buffers are used in turn.
 """
 
 from __future__ import annotations
@@ -46,33 +46,32 @@ def restore_to(
     max_pixels: int | None = MAX_PIXELS,
     **options: Unpack[RunOptions],
 ) -> RunInfo:
-    """Restores an image into a file, holding neither as a whole: rows are read when windows need them, and written when
-    they are finished.
+    """Restores an image into a file. Neither is in memory as a whole: rows are read when windows need them, and written
+    when they are finished.
 
     Args:
         path: .npy; .zarr, a zarr v3 array in chunks of 256x256 and shards of 256x4096 pixels; .tif or .tiff (a BigTIFF
-            from nearly 4 GiB on); .png, .jpg, .jpeg or .webp. It is (H, W) or (H, W, C) whatever the image's layout;
-            of several images, which .npy and .zarr can hold, (N, H, W) or (N, H, W, C).
-            The result appears under this name when it is complete, in place of what was there; until then it is beside
-            it under a temporary name, which errors and Ctrl-C remove.
-        image: as for `restore_tiled`; or the path of a .npy file, a zarr array's folder or an image file. Those and
-            zarr arrays are read by rows, several images one after the other. Image files pass their metadata on to
-            image files.
-        model: as for `restore_tiled`; or a `TiledRestorer`, whose options are then the options.
+            from nearly 4 GiB on); .png, .jpg, .jpeg or .webp. The file is (H, W) or (H, W, C) whatever the image's
+            layout; for several images, which only .npy and .zarr support, (N, H, W) or (N, H, W, C). The result is
+            written to a temporary file beside it and replaces any old file when complete; errors and Ctrl-C remove the
+            temporary file.
+        image: as for `restore_tiled`; or the path of a .npy file, a zarr array's folder or an image file. These and
+            zarr arrays are read by rows, several images one by one. Metadata is copied from image file to image file.
+        model: as for `restore_tiled`; or a `TiledRestorer`, whose options then apply.
 
     Keyword Args:
         quality: 1 to 100, of JPEG and WebP. compression: 0 (none) to 9 (smallest), of PNG and TIFF.
-        max_pixels: height x width that an image file may have; None lifts the bound.
-        options: as for `restore_tiled`, without out and verify, which need all of the result.
+        max_pixels: largest height x width of an image file; None lifts the limit.
+        options: as for `restore_tiled`, without out and verify, which need the whole result.
 
     Returns:
         What the run did, a `RunInfo`.
 
     Raises:
-        ValueError, TypeError: a bad option, image or path, or a result that the format cannot hold. Before any work,
-            except for what only the model can tell.
-        OSError: something cannot be read or written; without room for a .npy file as soon as its size is known.
-        ImportError: what reads or writes such files is not installed.
+        ValueError, TypeError: a bad option, image or path, or a result that the format cannot hold. Raised before any
+            work, except for what only the model can reveal.
+        OSError: reading or writing failed; a lack of space for a .npy file is reported as soon as its size is known.
+        ImportError: the library that reads or writes the format is not installed.
         TileError: as for `restore_tiled`.
     """
     restorer = _restorer(model, options)
@@ -85,7 +84,7 @@ def restore_to(
     named = opened.count > 1 or restorer.options.layout is not None
     images = opened.count if kind.stack and "N" in opened.layout and named else None
     like = source.like if isinstance(source, PictureSource) else None
-    with kept_heap.kept(restorer.options.keep_heap), ExitStack() as stack:  # what a sink held goes back as well
+    with kept_heap.kept(restorer.options.keep_heap), ExitStack() as stack:  # the sink's memory is returned as well
 
         def sink_for(shape: tuple[int, ...], dtype: str) -> FileSink:
             sink = open_sink(path, shape, dtype, images=images, like=like, quality=quality, compression=compression)
@@ -129,10 +128,11 @@ def write_restored(
     sink_for: Callable[[tuple[int, ...], str], FileSink],
     holds_result: bool = False,
 ) -> None:
-    """Restores an image, or several one after the other, into the sink that sink_for(shape, dtype) gives when the shape
-    of a result is known; which whoever gave it closes.
+    """Restores one or more images into the sink from sink_for(shape, dtype), called once the shape of a result is
+    known. Its provider closes the sink.
 
-    kind: of the sink. holds_result: whether what sink_for gives holds all of the result as well."""
+    kind: format of the sink. holds_result: whether the sink also stores the whole result in memory.
+    """
     opened = open_run(image, restorer.knowledge, restorer.options.out_dtype)
     delivery = Delivery(holds_result, int(kind.overlaps), lambda shape: kind.held_bytes(shape, opened.out_dtype))
     with (
@@ -145,18 +145,17 @@ def write_restored(
 
 
 class Bands:
-    """Buffers for bands, (rows, W) or (rows, W, C), and the thread that writes them to a sink for files."""
+    """Band buffers, (rows, W) or (rows, W, C), and the thread that writes them to a file sink."""
 
     def __init__(self, sink_for: Callable[[tuple[int, ...], str], FileSink]):
         self.sink_for = sink_for
         self.sink: FileSink | None = None
         self.free: list[np.ndarray] = []
-        self.made: dict[int, tuple[np.ndarray, int]] = {}  # by first row: a buffer, and how many rows of it
+        self.made: dict[int, tuple[np.ndarray, int]] = {}  # by first row: a buffer and its number of rows
         self.thread = ThreadPoolExecutor(1)
         self.writing: tuple[Future[None], np.ndarray] | None = None
 
     def opened(self, prepared: Prepared) -> Bands:
-        """When the result's size is known."""
         height, width = prepared.plan.output_size
         channels, has_axis = prepared.channels, "C" in prepared.image.layout
         self.row = (width, channels) if channels > 1 or has_axis else (width,)
@@ -165,7 +164,7 @@ class Bands:
         return self
 
     def rows(self, index: int, start: int, stop: int) -> np.ndarray:
-        """Those from `start` on that were begun and not finished, because memory ran out, are given up."""
+        """Discards unfinished bands from `start` on, left by an out-of-memory fallback."""
         for begun in [first for first in self.made if first >= start]:
             self.free.append(self.made.pop(begun)[0])
         rows = stop - start
@@ -175,7 +174,7 @@ class Bands:
         return view.transpose(2, 0, 1) if view.ndim == 3 else view[np.newaxis]
 
     def done(self, index: int, start: int, stop: int) -> None:
-        """They are written next. Raises what writing those before raised."""
+        """Writes the band, after the previous one. Raises errors of the previous write."""
         self._wait()
         buffer, rows = self.made.pop(start)
         assert self.sink is not None

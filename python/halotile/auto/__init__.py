@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Every option that is "auto" or None becomes a number, with a reason."""
+"""Replaces every option that is "auto" or None by a number, with a reason."""

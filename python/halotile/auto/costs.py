@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a model takes of time and memory on this machine, as far as its windows were watched."""
+"""A model's time and memory on this machine, as measured."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["Costs", "cost_name", "machine"]
 Pair = tuple[int, int]
 
 KINDS = ("channels_last", "contiguous")
-UNSEEN = {True: 3, False: 2}  # times the tensors that live together is what operators and malloc take: heap kept, not
+UNSEEN = {True: 3, False: 2}  # assumed peak memory relative to live tensors: heap kept, not kept
 
 
 @dataclass
 class Costs:
-    """What a model takes on this machine, found by earlier runs, by this one, and by others at the same time: so what
-    is here is replaced, and not changed.
+    """Time and memory of a model on this machine, from earlier, current and concurrent runs. Threads share it, so
+    values are replaced, never modified.
 
     Attributes:
-        seconds: a pixel, by a window's name.
-        bytes: that the process grew by, and pixels of the batch that it was for: the two largest.
-        live: bytes a pixel of tensors that live together; 0 where they cannot be seen.
-        memory_format: the faster one; None where that was not tried.
+        seconds: per pixel, by window name.
+        bytes: (pixels of the batch, growth of the process in bytes) for the two largest batches.
+        live: peak bytes of live tensors per pixel; 0 if unknown.
+        memory_format: the faster one; None if not compared.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Costs:
 
     @classmethod
     def of(cls, found: Any) -> Costs:
-        """What was kept; nothing, if that is something else."""
+        """Values from the cache; empty if malformed."""
         try:
             seconds = {name: float(one) for name, one in found["seconds"].items() if pixels_of(name) > 0}
             grown = [(int(p), int(b)) for p, b in found["bytes"]]
@@ -61,7 +61,7 @@ class Costs:
             self.bytes = [*self.bytes[-1:], (pixels, max(size, 0))]
 
     def activations(self, pixels: int, heap_kept: bool) -> int | None:
-        """Bytes for a batch of so many pixels: by the line through two probes, and by what lives together."""
+        """Bytes for a batch of `pixels`: the larger of a fit to two measurements and an estimate from live tensors."""
         least = UNSEEN[heap_kept] * self.live * pixels
         if len(self.bytes) > 1:
             (p, a), (q, b) = self.bytes
@@ -69,9 +69,7 @@ class Costs:
         return int(least) or None
 
     def cost(self, plan: TilePlan, batch: int, kind: str) -> tuple[float | None, int]:
-        """Seconds a pixel, and the pixels of the largest batch that was tried.
-
-        Between batches that were timed, by the logarithm of their pixels; beyond them, as the nearest."""
+        """Seconds per pixel, interpolated in the logarithm of pixels, and the pixels of the largest batch timed."""
         own = cost_name(plan, batch, kind)
         costs = {pixels_of(name): cost for name, cost in self.seconds.items() if name.endswith(kind)}
         if not costs:
@@ -93,7 +91,6 @@ def pixels_of(name: str) -> int:
 
 
 def machine() -> str:
-    """The processor, as far as that can be had without asking long."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

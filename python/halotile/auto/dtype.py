@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""dtype="auto": the model in half precision where that is faster here, and within the tolerance on the user's image."""
+"""dtype="auto": half precision if it is faster here and within the tolerance on the user's image."""
 
 from __future__ import annotations
 
@@ -20,20 +20,19 @@ from .knowledge import Knowledge
 __all__ = ["choose_dtype"]
 
 HALVES = ("bfloat16", "float16")
-TILE = 64  # that is tried: a few of the image
+TILE = 64  # side of the tiles compared
 PLACES = 2
-_choosing = threading.RLock()  # one thread for all that run a restorer
-FASTER = 0.9  # of the time in float32, or it is not worth the difference
+_choosing = threading.RLock()  # several threads may share a restorer
+FASTER = 0.9  # half precision must take at most this share of the float32 time
 
 
 def choose_dtype(prepared: Prepared, first: First, knowledge: Knowledge) -> tuple[Prepared, First]:
-    """The same run with the model in the dtype that is best, which is found once for each `knowledge`; and the outputs
-    of the first batch, where the model is the same."""
+    """The run in its best dtype, chosen once for each `knowledge`, and reusable outputs of the first batch."""
     with _choosing:
         if knowledge.precision is None:
             found, model = _chosen(prepared, knowledge)
             if model is not None:
-                knowledge.opened = {False: model, True: model}  # it takes tensors, whatever the image
+                knowledge.opened = {False: model, True: model}  # the model takes tensors, whatever the image
             knowledge.precision = found
     report, windows = replace(prepared.report, precision=knowledge.precision), prepared.windows
     if all(one is not windows.opened for one in knowledge.opened.values()):
@@ -59,7 +58,7 @@ def _chosen(prepared: Prepared, knowledge: Knowledge) -> tuple[Precision, Tensor
         )
         try:
             took, got = _timed(prepared, model, plan, tiles)
-        except Exception as failure:  # what a model has that the dtype has not
+        except Exception as failure:  # operators may lack the dtype
             tried.append(f"{dtype} failed ({type(failure).__name__})")
             continue
         apart = max(float(abs(a - b).max()) for a, b in zip(want, got, strict=True)) / (high - low) * white
@@ -71,7 +70,7 @@ def _chosen(prepared: Prepared, knowledge: Knowledge) -> tuple[Precision, Tensor
 
 
 def _timed(prepared: Prepared, model: TensorModel, plan: TilePlan, tiles: list[Tile]) -> tuple[float, list[Any]]:
-    """Seconds for the tiles, and their outputs as arrays; the first call of a new shape is not timed."""
+    """Returns seconds after a warm-up call, and the outputs as arrays."""
     part, windows = prepared.traits.parts[0], prepared.windows.through(model)
     as_floats(windows(part, 0, plan, tiles[:1]))
     start = time.perf_counter()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How far a halo is from exact, and how far tiles are from each other, measured on windows of the image."""
+"""The error of a halo and the differences between neighbouring tiles, measured on windows of the image."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ __all__ = ["WINDOWS", "ErrorCurve", "measured_curve", "with_seams"]
 
 Pair = tuple[int, int]
 
-REGION = 96  # input pixels along each side of what is compared, at least
+REGION = 96  # smallest side of a compared region, input pixels
 WINDOWS = 4
 
 
 @dataclass(frozen=True)
 class ErrorCurve:
-    """Differences from a result with `reference` pixels of halo, in units of the image's dtype (grey levels for
-    integers), over a few windows.
+    """Differences from a result with `reference` pixels of halo over a few windows, in units of the image's dtype (grey
+    levels for integers).
 
     Attributes:
         halos: input pixels.
-        largest, mean, p999: of each halo: the largest difference, their mean, their 99.9th percentile.
-        reference: the halo that is compared with, input pixels: the receptive field, or the most that was tried.
+        largest, mean, p999: for each halo, the maximum, mean and 99.9th percentile of the differences.
+        reference: halo of the reference, input pixels: the receptive field, or the largest that was tried.
         exact: whether the reference is the receptive field.
-        white: the value that stands for white.
+        white: the value of white.
     """
 
     halos: tuple[int, ...]
@@ -55,7 +55,7 @@ class ErrorCurve:
         return "\n".join([*lines, f"beside a halo of {self.reference}, {what}"])
 
     def plot(self, axes: Any = None) -> Any:
-        """Draws the curve, on new matplotlib axes if none are given; returns the axes. Needs matplotlib."""
+        """Plots the curve on the given matplotlib axes, or on new ones, and returns the axes. Needs matplotlib."""
         if axes is None:
             from matplotlib import pyplot
 
@@ -76,11 +76,10 @@ def measured_curve(
     halos: tuple[int, ...],
     windows: int = WINDOWS,
 ) -> ErrorCurve:
-    """The curve for an image and a model.
+    """Measures the differences for each halo.
 
     Args:
-        options: with a number for the phase. exact: the halo that is, if one is known.
-        halos: to try. windows: how many places are looked at.
+        options: with a number for the phase. exact: the exact halo, if known.
     """
     reference = max(halos) * 2 if exact is None else exact
     probe = _small_windows(image, knowledge, options)
@@ -106,7 +105,6 @@ def measured_curve(
 
 
 def _small_windows(image: Image, knowledge: Knowledge, options: Options) -> Probe:
-    """Whatever the tiles of the run will be."""
     tile = max(REGION, *(2 * one for one in options.phase), *options.needs.least)
     own = {"tile_size": tile, "halo": 0, "overlap": 0, "batch_size": 1, "boundary": "reflect", "memory_limit": None}
     knowledge = knowledge.for_windows(replace(options, **own, out=None, progress=None, verify=0))
@@ -118,7 +116,7 @@ def _small_windows(image: Image, knowledge: Knowledge, options: Options) -> Prob
 
 
 def with_seams(prepared: Prepared) -> Prepared:
-    """Where every tile has its own statistics, how far tiles are apart is told."""
+    """Adds the difference between neighbouring tiles to the report if each has its own statistics."""
     report = prepared.report
     if report.how != "tile" or report.bound is not None:
         return prepared
@@ -132,7 +130,7 @@ def with_seams(prepared: Prepared) -> Prepared:
 
 
 def _seam_error(prepared: Prepared) -> float:
-    """How far windows of a run's own size are apart where both have their halo: largest difference, image units."""
+    """The largest difference between overlapping windows of the run's size, outside their halos, in image units."""
     plan = prepared.plan
     if len(plan) == 1:
         return 0.0
@@ -152,9 +150,10 @@ def _seam_error(prepared: Prepared) -> float:
 
 
 class Probe:
-    """Windows anywhere in an image, with any halo, through its model.
+    """Runs windows anywhere in an image, with any halo.
 
-    side: of the regions that are compared, input pixels."""
+    side: of the compared regions, input pixels.
+    """
 
     def __init__(self, prepared: Prepared, side: Pair):
         self.prepared, self.image, self.plan = prepared, prepared.image, prepared.plan
@@ -163,7 +162,7 @@ class Probe:
         self.side = side
 
     def places(self, count: int) -> list[Pair]:
-        """Corners of regions, multiples of the phase: half of them where the image has most detail, half anywhere."""
+        """Corners of regions, multiples of the phase: half where the image has most detail, half anywhere."""
         height, width = self.image.size
         rows, columns = (
             range(0, max(1, size - side + 1), step)
@@ -182,14 +181,13 @@ class Probe:
         return float(np.std(region.astype(np.float32)))
 
     def window(self, halo: int) -> Pair:
-        """The size of a window that leaves a region when its halo is cropped: a multiple of the phase."""
         height, width = (side + -(-2 * halo // one) * one for side, one in zip(self.side, self.phase, strict=True))
         return height, width
 
     def kept(self, place: Pair, size: Pair, halo: int, grown: bool = False) -> np.ndarray:
-        """What is left of a window at a place when the halo is cropped: (C, h, w), image units.
+        """The result of a window, cropped by the halo: (C, h, w), image units.
 
-        grown: the window is larger by the halo, rounded up to the phase, on every side, so that all of `size` is left.
+        grown: enlarge the window by the halo, rounded up to the phase, so that the result covers all of `size`.
         """
         leads = [-(-halo // one) * one if grown else 0 for one in self.phase]
         start = [at - lead for at, lead in zip(place, leads, strict=True)]
@@ -206,7 +204,7 @@ class Probe:
         return (output[:, max(y, 0) : y + height, max(x, 0) : x + width] - low) / (high - low) * self.white
 
     def part_of(self, whole: np.ndarray, size: Pair, halo: int) -> np.ndarray:
-        """The part of a grown window's result that belongs to a window of `size` and its halo."""
+        """The part of a grown result that matches a window of `size` cropped by its halo."""
         at = int(halo * self.plan.scale)
         height, width = (int((side - 2 * halo) * self.plan.scale) for side in size)
         return whole[:, at : at + height, at : at + width]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""halo="exact", halo="auto", phase=None, global_stats: from what is known of the model, and measured on the image."""
+"""Determines halo and phase from the inspection and from measurements on the image."""
 
 from __future__ import annotations
 
@@ -23,19 +23,16 @@ __all__ = ["choose_halo_and_phase"]
 
 Pair = tuple[int, int]
 
-CHEAP = 1.25  # an exact halo costs little if it makes the model see so many times the pixels that 16 would
+CHEAP = 1.25  # an exact halo is cheap up to this multiple of the pixels processed with halo 16
 USUAL = 16
 TRIED = (8, 16, 24, 32, 48, 64, 96, 128, 192)
 
 
 def choose_halo_and_phase(options: Options, knowledge: Knowledge, image: Image) -> tuple[Options, RunInfo]:
-    """The options with numbers for halo and phase, and a report that says why.
-
-    Args:
-        image: that the run is for.
+    """Returns the options with numbers for halo and phase, and a report with the reason.
 
     Raises:
-        ValueError: no halo is exact for this model, it has no phase, or its global operations cannot be held fixed.
+        ValueError: the model has no exact halo or no phase, or its global operations cannot be fixed.
     """
     if options.asks_model:
         info = knowledge.inspected()
@@ -50,7 +47,7 @@ def choose_halo_and_phase(options: Options, knowledge: Knowledge, image: Image) 
 
 
 def _quick_phase(options: Options, knowledge: Knowledge, info: ModelInfo | None) -> Pair:
-    """As an inspection found it, or operators alone tell; 1 where they do not. A multiple of what the file needs."""
+    """The phase from an inspection or from the operators alone; 1 if unknown. A multiple of the model file's phase."""
     known = knowledge.quick_look() if info is None or None in info.phase else info
     found = None if known is None else known.phase
     rows, columns = found or knowledge.multiple or (1, 1)
@@ -58,7 +55,7 @@ def _quick_phase(options: Options, knowledge: Knowledge, info: ModelInfo | None)
 
 
 def _refuse_unheld(options: Options, info: Any) -> None:
-    """Raises ValueError where statistics are to be held fixed, and the model looks at the whole image in other ways."""
+    """Raises ValueError if the global operations cannot be fixed."""
     if options.global_stats not in HOLDING or info.local_field is not None:
         return
     text = f"global_stats must be 'tile' or None for this model, not {options.global_stats!r}"
@@ -72,7 +69,6 @@ def _refuse_unheld(options: Options, info: Any) -> None:
 
 
 def _phase(options: Options, info: Any) -> Pair:
-    """A multiple of what was found and of what was given."""
     given = options.phase or (1, 1)
     for step, own in zip(info.phase, given, strict=True):
         if step is None and (options.phase is None or (isinstance(options.halo, str) and own == 1)):
@@ -82,10 +78,10 @@ def _phase(options: Options, info: Any) -> Pair:
 
 
 class HaloChoice:
-    """The way to a halo.
+    """Chooses the halo.
 
     Attributes:
-        field: the halo (rows, columns) that is exact, with statistics held fixed where the model takes any.
+        field: the exact halo (rows, columns), with fixed statistics if the model has any.
     """
 
     def __init__(self, options: Options, knowledge: Knowledge, image: Image, info: ModelInfo):
@@ -116,7 +112,7 @@ class HaloChoice:
     # ---- halos
 
     def _at_field(self, why: str) -> tuple[Options, RunInfo]:
-        """The halo that is exact. Where the run is, nothing needs to be blended."""
+        """Uses the exact halo. Exact tiles agree, so they need no blending."""
         halo = self.field
         if self.options.boundary == "native" and any(
             side % step for side, step in zip(self.image.size, self.options.phase, strict=True)
@@ -138,7 +134,7 @@ class HaloChoice:
         return self._with_own_statistics(halo, why)
 
     def _with_own_statistics(self, halo: Pair, why: str) -> tuple[Options, RunInfo]:
-        """How far tiles are apart is measured when the tiles are known: see `with_seams`."""
+        """Differences between tiles are measured later, when the tiles are known: see `with_seams`."""
         return replace(self.options, halo=halo), self._info(halo, "tile", None, why)
 
     def _given(self) -> tuple[Options, RunInfo]:
@@ -173,7 +169,7 @@ class HaloChoice:
         return self.options, self._info(halo, "given", bound, why)
 
     def _automatic(self) -> tuple[Options, RunInfo]:
-        """Exact where that costs little; else the smallest halo within the tolerance, and one step more."""
+        """The exact halo if it is cheap; else one step above the smallest halo within the tolerance."""
         if self.options.needs.fixed:
             return self._at_field("the receptive field: no smaller halo can be tried on windows of one size")
         cost = self._pixels(self.field) / self._pixels((USUAL, USUAL))
@@ -204,7 +200,7 @@ class HaloChoice:
         return RunInfo(halo, self.options.phase, how, bound, why, self.info, self.global_stats)
 
     def _measured(self, halos: tuple[int, ...]) -> ErrorCurve:
-        held = None if self.global_stats is None else "frozen"  # or windows would differ by their own statistics
+        held = None if self.global_stats is None else "frozen"  # otherwise windows would differ by their own statistics
         options = replace(self.options, halo=0, global_stats=held)
         return measured_curve(self.image, self.knowledge, options, max(self.field), halos)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is known of a model and kept between images: the only state of a `TiledRestorer`."""
+"""What is known about a model between images: the only state of a `TiledRestorer`."""
 
 from __future__ import annotations
 
@@ -35,20 +35,18 @@ Pair = tuple[int, int]
 
 
 class Knowledge:
-    """What is known of one model that runs with certain options.
+    """What is known about one model with certain options.
 
     Attributes:
-        model: as the user passed it.
-        options: as the user passed them.
-        opened: the model for windows, by whether it must take tensors.
-        others: the same on further devices, by their number and the dtype of windows.
-        traits: by the number of the image's channels.
-        chosen: options with tiles that memory allows, and the report about them, by the image's size.
-        costs: what was measured of the model's time and memory, by what that depends on.
-        multiple: of what the model takes windows, (rows, columns), where that had to be tried.
-        precision: what dtype="auto" came to.
-        info: what `inspect_model` found.
-        tried: what windows that were shifted told of the model, by what was tried.
+        opened: the model for windows; the key tells whether windows must be tensors.
+        others: models on further devices, by device number and dtype of windows.
+        traits: by channels of the image.
+        chosen: options with tiles that fit in memory, and their report, by image size.
+        costs: measured time and memory, by their conditions.
+        multiple: multiple required of windows (rows, columns), if it had to be probed.
+        precision: outcome of dtype="auto".
+        info: result of `inspect_model`.
+        tried: results of shifted windows, by their conditions.
     """
 
     def __init__(self, model: Callable[..., Any], options: Options):
@@ -65,27 +63,25 @@ class Knowledge:
 
     @classmethod
     def of(cls, model: Callable[..., Any], options: dict[str, Any]) -> Knowledge:
-        """Of a user's model, which may be a descriptor, and options."""
+        """Accepts a spandrel descriptor as the model."""
         model = unwrapped(model)
         return cls(model, Options.of({"needs": needs_of(model)} | options))
 
     def open(self, image: Any) -> Image:
-        """Sees an image as the options and the model's channels say; an Image stays what it is."""
         return open_image(image, self.options.layout, lambda: channels_of(self.model))
 
     def inspected(self) -> ModelInfo:
-        """What `inspect_model` finds, once."""
         if self.info is None:
             self.info = known_model(self.model, self.options.first_device, self.options.model_dtype)
         return self.info
 
     def at_hand(self) -> ModelInfo | None:
-        """What an inspection found, if there was one in this process."""
+        """Returns an earlier inspection in this process, if any."""
         return self.info or recalled(self.model)
 
     def quick_look(self) -> Quick | None:
-        """What the model's operators tell at a glance; of a callable the phase of the modules that it carries. None for
-        what neither is nor carries a torch module."""
+        """What the model's operators reveal without running it; for a callable, the phase of its torch modules. None
+        without torch modules."""
         torch = torch_if_loaded()
         if torch is None:
             return None
@@ -100,11 +96,10 @@ class Knowledge:
 
     @cached_property
     def fingerprint(self) -> Any:
-        """What tells the model from others, also in other processes; None if nothing does."""
+        """Identifies the model, also across processes; None if that is impossible."""
         return about(self.model, self.options.model_dtype)
 
     def like(self, options: Options) -> Knowledge:
-        """The same model with other options."""
         other = Knowledge(self.model, options)
         other.info, other.costs, other.precision, other.multiple = self.info, self.costs, self.precision, self.multiple
         other.opened = self.opened if self.precision is not None else {}
@@ -112,12 +107,11 @@ class Knowledge:
         return other
 
     def for_windows(self, options: Options) -> Knowledge:
-        """The same for windows of any size: not compiled, and of the model's own dtype unless another was chosen."""
+        """The same for windows of any size: not compiled, in the dtype chosen or else its own."""
         unknown = options.dtype == "auto" and self.precision is None
         return self.like(replace(options, compile=False, dtype=None if unknown else options.dtype))
 
     def warn_once(self, subject: Any, text: str, kind: type[Warning] = SeamWarning) -> None:
-        """A warning, once for each model and subject."""
         if not self.has_warned(subject):
             told_about(self.model).add(subject)
             warnings.warn(text, kind, stacklevel=frames_inside())

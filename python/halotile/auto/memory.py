@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tiles on an accelerator: by its free memory, and memory_limit. Nothing is timed there."""
+"""Tiles on an accelerator: from its free memory and memory_limit, without timing."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ __all__ = ["auto_tile_size", "tiles_by_free_memory"]
 
 GiB = 1 << 30
 
-# Machines of 8 to 16 GB take tiles up to 512, of 24 to 32 GB up to 1024, of 64 GB and more up to 2048. What is asked
-# here is what Apple's driver recommends to use: two thirds of the memory up to 32 GB, three quarters above.
+# Machines of 8 to 16 GB use tiles up to 512, of 24 to 32 GB up to 1024, of 64 GB and more up to 2048. The table lists
+# the memory that Apple's driver recommends to use: two thirds up to 32 GB, three quarters above.
 TABLE = ((16 * 2 / 3, 512), (24 * 2 / 3, 1024), (32 * 2 / 3, 1024), (64 * 3 / 4, 2048))
 SMALLEST = 8 * 2 / 3
-STEP = 32  # tile sizes are multiples of it
+STEP = 32  # tile sizes are multiples of this
 
-LARGEST_BATCH = 16  # that batch_size="auto" makes of windows which are small for an accelerator
+LARGEST_BATCH = 16  # for batch_size="auto" with small windows
 
 
 def tiles_by_free_memory(opened: Opened) -> Opened:
-    """The same run with numbers for tile_size and batch_size."""
     options, phase, windows = opened.options, opened.plan.phase, opened.windows
-    windows.engine.empty_cache()  # what torch only keeps for later is free
+    windows.engine.empty_cache()  # counts torch's cached memory as free
     devices = [usable_device(device) for device in options.devices] or [windows.engine.device]
     most = min(auto_tile_size(device, options.memory_limit) for device in devices)
     tile, batch = options.tile_size, options.batch_size
@@ -57,14 +56,13 @@ def _tuning(opened: Opened, side: int) -> Tuning:
 
 
 def auto_tile_size(device: Any, limit: int | None = None) -> int:
-    """The largest tile for tile_size="auto" on a device, by its free memory, at most `limit` bytes of it; 512 where
-    that is unknown."""
+    """The largest tile for tile_size="auto", from the device's free memory, at most `limit` bytes; 512 if unknown."""
     free = min((one for one in (free_bytes(device), limit) if one is not None), default=None)
     return DEFAULT_TILE if free is None else tile_size_for(free)
 
 
 def tile_size_for(free: int) -> int:
-    """The table, linear between its entries; below it, as large as leaves the same share of memory to each pixel."""
+    """Interpolates the table linearly; below it, keeps the memory per pixel constant."""
     size = free / GiB
     low, tile = TABLE[0]
     if size < SMALLEST:

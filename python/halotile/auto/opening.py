@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""An image and a model meet: the model is opened, its engine chosen, and the first batch teaches what it does."""
+"""Opens the model for an image, chooses the engine, and learns from the first batch."""
 
 from __future__ import annotations
 
@@ -33,16 +33,12 @@ __all__ = ["learned", "opened_for", "ready_for_windows"]
 
 Pair = tuple[int, int]
 
-# What models say of windows whose sides they do not take.
+# Models' messages about window sizes that they reject.
 ABOUT_SIZES = re.compile(r"size|shape|divisible|multiple|must match|dimension|broadcast|split|stride", re.IGNORECASE)
 
 
 def opened_for(image: Image, knowledge: Knowledge, options: Options, report: RunInfo, out_dtype: str | None) -> Opened:
-    """The model, opened for an image. Bad combinations of options are refused here, before anything is run.
-
-    Args:
-        options: with numbers for halo and phase; report: about these.
-        out_dtype: of the result; None: the image's.
+    """Opens the model for an image and rejects bad combinations of options before anything runs.
 
     Raises:
         ValueError, TypeError: naming the option.
@@ -88,7 +84,7 @@ def _check_devices(options: Options, report: RunInfo) -> None:
 def ready_for_windows(
     image: Image, knowledge: Knowledge, options: Options, report: RunInfo, out_dtype: str | None = None
 ) -> Prepared:
-    """A model that takes windows of any size from anywhere in an image: its traits are known, and statistics held."""
+    """Prepares a model for windows of any size anywhere in an image, with fixed statistics."""
     opened = opened_for(image, knowledge, options, report, out_dtype)
     with turn(opened.windows.engine.device):
         prepared, _ = learned(opened, knowledge)
@@ -100,10 +96,11 @@ def ready_for_windows(
 
 
 def learned(opened: Opened, knowledge: Knowledge) -> tuple[Prepared, First]:
-    """Runs the first batch, unless an earlier image has taught what the model does; and what it made.
+    """Runs the first batch, unless the traits are known from an earlier image, and returns its outputs.
 
-    Where memory runs out the tiles are smaller afterwards; where the model takes certain multiples only, and nobody
-    gave a phase, the phase is such a multiple."""
+    Tiles shrink if memory runs out. If the model rejects the window and no phase was given, the required multiple is
+    probed and becomes the phase.
+    """
     image, windows, first = opened.image, opened.windows, First()
     traits = knowledge.traits.get(image.channels)
     while traits is None:
@@ -133,7 +130,6 @@ def learned(opened: Opened, knowledge: Knowledge) -> tuple[Prepared, First]:
 
 
 def _known_sizes(opened: Opened, knowledge: Knowledge) -> Sizes | None:
-    """Scale and trim, where the model was looked at."""
     known = opened.report.model or (knowledge.quick_look() if knowledge.options.phase is None else None)
     if known is None or known.scale is None or known.trim is None or min(known.trim) < 0:
         return None
@@ -141,8 +137,7 @@ def _known_sizes(opened: Opened, knowledge: Knowledge) -> Sizes | None:
 
 
 def _with_multiples(opened: Opened, knowledge: Knowledge) -> Opened | None:
-    """After a first window that failed, with a phase that nobody gave: one that is a multiple of what the model takes.
-    None if that is not the cure."""
+    """The run with a phase that the model accepts, if none was given; None if that is no cure."""
     asked, own = knowledge.options, opened.options.phase
     if asked.phase is not None or knowledge.multiple is not None:
         return None
@@ -159,7 +154,6 @@ def _with_multiples(opened: Opened, knowledge: Knowledge) -> Opened | None:
 
 
 def _add_hint(error: Exception, window: Pair, phase: Pair) -> None:
-    """Adds to a failure of the first window which option may be the cure."""
     cause, size = error.__cause__, f"{window[0]}x{window[1]}"
     if not isinstance(error, TileError) or cause is None:
         return

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""From what the user asked to what is done: every decision before the rows are made, in order, with a reason each.
+"""All decisions before rows are produced, in order, each with a reason.
 
-open_run   halo and phase (halo.py), the model and its engine (opening.py): no work is done, bad options are refused
-prepare    tiles (tiles.py, memory.py), what the first batch teaches (opening.py), dtype (dtype.py), devices
+open_run   halo and phase (halo.py), the model and its engine (opening.py): rejects bad options, does no work
+prepare    tiles (tiles.py, memory.py), traits from the first batch (opening.py), dtype (dtype.py), devices
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ from .tiles import Tuner
 
 __all__ = ["open_run", "prepare", "remember", "warn_of_colours"]
 
-COLOURFUL = 8 / 255  # of white: what channels made of grey may be apart on average
+COLOURFUL = 8 / 255  # largest mean spread of channels for a grey input, as a share of white, without a warning
 
 
 def open_run(image: Image, knowledge: Knowledge, out_dtype: str | None = None) -> Opened:
     """An image and its model, with numbers for halo and phase.
 
     Raises:
-        ValueError, TypeError: a bad option, or one that does not fit this image and model. TileError: the model failed
-            where it was measured.
+        ValueError, TypeError: a bad option, or one that does not fit. TileError: the model failed during measurements.
     """
     options, report = knowledge.chosen.get(image.size) or choose_halo_and_phase(knowledge.options, knowledge, image)
     return opened_for(image, knowledge, options, report, out_dtype)
@@ -52,16 +51,13 @@ def prepare(
     progress: Progress,
     delivery: Delivery = Delivery(),  # noqa: B008 - frozen
 ) -> tuple[Prepared, First]:
-    """All that is left to decide, by running the first batch and, where tiles or dtype are "auto", a few more windows.
-
-    Args:
-        delivery: where the result goes, for the memory that it takes.
+    """Makes the remaining decisions by running the first batch and a few more windows if tiles or dtype are "auto".
 
     Returns:
-        What `assemble` works by, and the outputs of the first batch where they can be used.
+        The input of `assemble`, and reusable outputs of the first batch.
 
     Raises:
-        TileError: the model failed. ValueError: what only the model could tell does not fit the options.
+        TileError: the model failed. ValueError: the options do not fit what only the model could reveal.
     """
     options, windows, count = opened.options, opened.windows, opened.image.count
     with turn(windows.engine.device):
@@ -97,12 +93,10 @@ def _tiles(opened: Opened) -> tuple[object, object]:
 
 
 def remember(prepared: Prepared, knowledge: Knowledge) -> None:
-    """The next image of this size starts with these tiles."""
     knowledge.chosen[prepared.image.size] = prepared.options, prepared.report
 
 
 def warn_of_colours(prepared: Prepared, index: int, knowledge: Knowledge) -> None:
-    """Where the model makes nothing of colours, or something colourful of grey that is not returned."""
     first = prepared.traits.parts[0]
     if prepared.traits.colourful > COLOURFUL:
         text = "the model makes colours of a grey image, and their mean is returned: pass the image as RGB, "
@@ -113,7 +107,6 @@ def warn_of_colours(prepared: Prepared, index: int, knowledge: Knowledge) -> Non
 
 
 def _devices(prepared: Prepared, knowledge: Knowledge) -> Devices:
-    """The devices that share the work, with models like the run's own."""
     windows, others = prepared.windows, knowledge.others
     own = windows.model
     slots = [[windows.through(own) for _ in range(SLOTS)]]

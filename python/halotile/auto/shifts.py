@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The phase of a callable that nobody can see into: small windows of noise are shifted, to see whether the output moves
-with them."""
+"""The phase of an opaque callable: shifts small windows of noise and checks whether the output moves along."""
 
 from __future__ import annotations
 
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["tries_shifts", "with_shifts_tried"]
 
 UNSEEN = "nothing of the model can be seen"
-WORTH_TRYING = 2 * 64**2  # pixels of an image: as many as the windows have that are shifted at first
-STRIKING = 1 / 128  # of white: what shifted windows of noise may differ by, far from their edges, without a warning
+WORTH_TRYING = 2 * 64**2  # pixels of an image: those in the first shifted windows
+STRIKING = 1 / 128  # of white: largest difference between shifted windows, far from their edges, without a warning
 
 
 def tries_shifts(opened: Opened, knowledge: Knowledge) -> bool:
-    """Whether nobody gave a phase, and there is nothing to be seen of the model that would tell it."""
+    """Whether the phase is not given and cannot be found by inspection."""
     asked = knowledge.options
     if asked.phase is not None or asked.asks_model or asked.needs.fixed or opened.report.model is not None:
         return False
@@ -34,11 +33,10 @@ def tries_shifts(opened: Opened, knowledge: Knowledge) -> bool:
 
 
 def with_shifts_tried(prepared: Prepared, first: First, knowledge: Knowledge) -> tuple[Prepared, First]:
-    """The same run with the phase that was found, where there are tiles to fit together. Where none was found, there is
-    a word for that; `first` is empty where windows are others now."""
+    """The run with the detected phase, or a warning if none was found. `first` is empty if the windows changed."""
     report, image = prepared.report, prepared.image
     if prepared.plan.grid == (1, 1) or UNSEEN in report.why or not tries_shifts(prepared, knowledge):
-        return prepared, first  # or an earlier image of this size had it found
+        return prepared, first  # or already done for an earlier image of this size
     if math.prod(image.size) * image.count < WORTH_TRYING:
         why = f"{report.why}; {UNSEEN}, and the image is too small to try how its output moves"
         return replace(prepared, report=replace(report, why=why)), first
@@ -60,7 +58,6 @@ def with_shifts_tried(prepared: Prepared, first: First, knowledge: Knowledge) ->
 
 
 def _told(moves: Moves | None, base: int) -> str:
-    """What was found by trying, in words."""
     least = "a pixel" if base == 1 else f"{base} pixels"
     if moves is None:
         return "it could not be told whether its output moves with the image: the phase was taken to be that of windows"
@@ -73,7 +70,6 @@ def _told(moves: Moves | None, base: int) -> str:
 
 
 def _moves(prepared: Prepared, first: First, knowledge: Knowledge) -> Moves | None:
-    """What was found by trying, now or before."""
     from ..inspection.shapes import Shapes
     from ..inspection.shifts import moves_of
 
@@ -82,7 +78,7 @@ def _moves(prepared: Prepared, first: First, knowledge: Knowledge) -> Moves | No
     needs, phase = prepared.options.needs, prepared.plan.phase
     key = (takes, traits.scale, traits.trim, white, phase, model.dtype, needs)
     if key not in knowledge.tried:
-        for part, output in first.items():  # some models write to one buffer again and again
+        for part, output in first.items():  # some models reuse an output buffer
             first[part] = output.copy() if isinstance(output, np.ndarray) else output.clone()
         shapes = Shapes(takes, 1, traits.scale, traits.trim, needs.least, phase)
         knowledge.tried[key] = moves_of(model, shapes, white)
@@ -90,7 +86,7 @@ def _moves(prepared: Prepared, first: First, knowledge: Knowledge) -> Moves | No
 
 
 def _with_phase(prepared: Prepared, step: int) -> Prepared | None:
-    """The same with another phase, if the other options allow it."""
+    """Returns None if the other options forbid this phase."""
     rows, columns = (math.lcm(step, one) for one in prepared.options.phase)
     try:
         other = replace(prepared, options=replace(prepared.options, phase=(rows, columns)))

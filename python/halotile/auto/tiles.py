@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""tile_size="auto", batch_size="auto", memory_limit: tiles chosen for the user's model on this machine.
+"""tile_size="auto", batch_size="auto", memory_limit: choose tiles for this model on this machine.
 
-    a first, small window -> which cuts of the image memory allows -> a few probes, larger and larger
-    -> the least predicted total, pixels of the balanced plan x measured cost of a pixel; of totals within 5 % of it the
-       one that takes least memory
+    first small window -> tilings that fit in memory -> timed probes -> cheapest tiling -> time its first batch
 
-Probes are real windows of the image, and as long as 5 % of the run at most. Larger windows than those that were tried
-are taken to cost as much a pixel as the largest one tried: with the heap kept that is so. The first batch of what was
-chosen is timed too; it is the run's own, unless another choice turns out to be better. What was measured is kept, so
-that the next run with the same model on the same machine probes nothing.
+    seconds    *
+    per pixel     *                      *  probe: a real window, each at least twice as large as the last
+                       *- - - - - - -    -  assumed: the cost of the largest probe
+                    pixels per batch
 
-On an accelerator the tile goes by free memory (memory.py), and nothing is timed.
+A tiling costs (pixels of its plan) x (seconds per pixel). Among tilings within 5 % of the lowest cost, the one that
+needs least memory wins; the time of its first batch can overturn the choice. Probes take at most 5 % of the run.
+Measurements are cached, so the next run with this model on this machine probes nothing.
+
+On an accelerator, free memory alone sets the tile size (memory.py).
 """
 
 from __future__ import annotations
@@ -44,27 +46,25 @@ __all__ = ["Tuner"]
 
 Pair = tuple[int, int]
 
-BUDGET = 0.05  # of the run may go to probes
-START = 0.005  # of the image's pixels: the first window
-SMALLEST = 64  # a tile's side to start with
+BUDGET = 0.05  # share of the run that probes may take
+START = 0.005  # first window, as a share of the image's pixels
+SMALLEST = 64  # side of the first tile
 CUTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)  # tiles along a side
-LARGEST = 2048  # a tile's side, except for bands
-ASPECT = 4  # of tiles that are not as wide as the image
-GROWTH = 2.0  # of windows from probe to probe
-TRUSTED = {True: 64, False: 4}  # windows so many times as large as any tried are considered: heap kept, or not
-NEARLY = 1.05  # of the least time: what takes less memory is worth so much
-BETTER = 0.9  # of the time: to change the choice once its first batch was timed
-CHANGES = 3  # of mind, at most
+LARGEST = 2048  # side of a tile, unless it spans the full width
+ASPECT = 4  # largest aspect ratio of tiles narrower than the image
+GROWTH = 2.0  # smallest growth in pixels from probe to probe
+TRUSTED = {True: 64, False: 4}  # largest extrapolation in pixels, with and without the heap kept
+NEARLY = 1.05  # tilings within this factor of the least time compete on memory
+BETTER = 0.9  # time relative to the current choice that justifies a change
+CHANGES = 3  # changes of choice at most
 BATCHES = (2, 4, 8)
-SHARE = 0.8  # of what is available may be used
+SHARE = 0.8  # share of the available memory that a run may use
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to cut the image."""
-
     plan: TilePlan
-    tile: Pair  # as an option
+    tile: Pair  # value of tile_size
     batch: int
 
     @property
@@ -73,22 +73,22 @@ class Choice:
 
 
 class Tuner:
-    """The way to a run's tiles.
+    """Chooses tile_size and batch_size for one run.
 
     Attributes:
-        now: the run as it stands: its options get numbers for tile_size and batch_size.
-        first: outputs of its first batch, where they are at hand.
-        costs: what is known of the model's.
+        now: the run so far; its options receive the chosen numbers.
+        first: outputs of its first batch, if available.
+        costs: measured time and memory of the model.
     """
 
     def __init__(self, opened: Opened, knowledge: Knowledge, delivery: Delivery, heap_kept: bool):
         self.now, self.first = opened, First()
         self.image, self.windows, self.asked = opened.image, opened.windows, opened.options
         self.knowledge, self.delivery = knowledge, delivery
-        # Other threads have small heaps of their own.
+        # Only the main thread allocates from the kept heap.
         self.heap_kept = heap_kept and threading.current_thread() is threading.main_thread()
         self.probed, self.started_with = 0.0, memory.resident_bytes() or 0
-        self.too_large: float = math.inf  # pixels of a batch with which memory ran out
+        self.too_large: float = math.inf  # pixels of the smallest batch that ran out of memory
         self.costs = self._known()
 
     def _known(self) -> Costs:
@@ -99,7 +99,7 @@ class Tuner:
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
-        """What costs depend on; its first item is None where the model cannot be told from others."""
+        """Everything the costs depend on; the first item is None if the model has no fingerprint."""
         model, engine, torch = self.windows.model, self.windows.engine, torch_if_loaded()
         threads = torch.get_num_threads() if torch is not None else 0
         what = self.knowledge.fingerprint
@@ -107,7 +107,6 @@ class Tuner:
 
     @cached_property
     def limit(self) -> int | None:
-        """Bytes that the run may take."""
         free = memory.available_bytes()
         room = None if free is None else int(SHARE * free)
         return min((one for one in (self.asked.memory_limit, room) if one is not None), default=None)
@@ -123,8 +122,8 @@ class Tuner:
     # ---- a run -------------------------------------------------------------------------------------------------------
 
     def started(self) -> Opened:
-        """The run with tiles to start with: the best that are known, or small ones. What an earlier image had compiled
-        runs as it is until the run has its windows: compiling for those that are timed would be their cost."""
+        """Starts with the best known tiles, or with small ones. Probes run uncompiled: compiling would dominate their
+        time."""
         model = self.windows.model
         model.compiled = None
         if self.costs.memory_format is not None:
@@ -137,7 +136,7 @@ class Tuner:
         side = max(SMALLEST, int((START * height * width) ** 0.5) - 2 * max(self.asked.halo))
         tile = (side, side) if self.asked.tile_size == "auto" else tuple(min(side, one) for one in self.asked.tile_size)
         if self.asked.tile_size != "auto" and self.asked.memory_limit is None:
-            tile = self.asked.tile_size  # only the batch is to be found
+            tile = self.asked.tile_size  # only the batch size is open
         rows, columns = (max(one, step) for one, step in zip(tile, self.asked.phase, strict=True))
         self._fit((rows, columns), 1)
         return self.now
@@ -148,9 +147,9 @@ class Tuner:
         )
 
     def finished(self, prepared: Prepared, first: First) -> tuple[Prepared, First]:
-        """The run with the tiles that it is to have, and its first batch where that was made."""
+        """Returns the run with its final tiles, and reusable outputs of its first batch."""
         self.now, self.first, self.windows = prepared, first, prepared.windows
-        self.asked = replace(self.asked, phase=prepared.options.phase)  # the first window may have told another
+        self.asked = replace(self.asked, phase=prepared.options.phase)  # the first window may have changed the phase
         if self.asked.tile_size == "auto" and not self._are_known():
             self._probe()
         choices = self._choices()
@@ -164,11 +163,11 @@ class Tuner:
 
     @property
     def prepared(self) -> Prepared:
-        assert isinstance(self.now, Prepared)  # since its first window
+        assert isinstance(self.now, Prepared)
         return self.now
 
     def learned(self) -> tuple[Prepared, First]:
-        """The run's first window, in which the memory that the model takes is watched."""
+        """Runs the first window and records the model's peak memory."""
         with watching() as watch:
             prepared, first = learned(self.now, self.knowledge)
         plan = prepared.planned()
@@ -179,7 +178,7 @@ class Tuner:
         return prepared, first
 
     def _settled(self, choices: list[Choice]) -> Choice:
-        """The best choice, given to the run; its first batch is timed, which may show another to be better."""
+        """Takes the best choice and times its first batch, which may reveal a better one."""
         for _ in range(CHANGES):
             best = self._best(choices)
             self._take(best)
@@ -195,7 +194,7 @@ class Tuner:
         return best
 
     def _with_batches(self, best: Choice) -> Choice:
-        """The same with more windows in a call, where that is cheaper. It may take its share of the run, too."""
+        """Tries larger batches while they pay off; they share the probe budget."""
         budget = BUDGET * self._predicted(best) - self.probed
         for size in BATCHES:
             larger = Choice(best.plan, best.tile, best.plan.batch(size))
@@ -217,7 +216,7 @@ class Tuner:
     # ---- choices -----------------------------------------------------------------------------------------------------
 
     def _choices(self) -> list[Choice]:
-        """Those that memory allows. Raises ValueError where memory_limit allows none."""
+        """Raises ValueError if memory_limit admits no tiling."""
         batches = (1, *BATCHES) if self.asked.batch_size == "auto" else (self.asked.batch_size,)
         found: dict[tuple[Pair, int], Choice] = {}
         for tile in self._tiles():
@@ -265,12 +264,12 @@ class Tuner:
         return self.limit is None or (size or self._held(choice)) <= self.limit
 
     def _bytes(self, choice: Choice) -> int | None:
-        """What a run takes; None where nobody knows what the model does."""
+        """Memory of a run in bytes; None if the model's share is unknown."""
         activations = self.costs.activations(choice.pixels, self.heap_kept)
         return None if activations is None else self._held(choice) + activations
 
     def _held(self, choice: Choice) -> int:
-        """What a run takes besides the model."""
+        """Memory of a run in bytes, without the model's activations."""
         traits, image = self.traits, self.image
         channels = image.channels if traits is None else sum(traits.out_channels)
         parts = choice.plan.estimate_bytes(
@@ -285,7 +284,7 @@ class Tuner:
         return held + self._rows_read(choice, parts["image"]) + self._rows_made(choice, channels)
 
     def _rows_made(self, choice: Choice, channels: int) -> int:
-        """Bytes of finished rows that no result holds, and of what takes them."""
+        """Bytes of finished rows outside the result, and of their consumer."""
         plan, waiting = choice.plan, self.delivery.bands_waiting
         if waiting is None:
             return 0
@@ -293,7 +292,7 @@ class Tuner:
         return bands + self.delivery.bytes_beside((*plan.output_size, channels))
 
     def _rows_read(self, choice: Choice, whole: int) -> int:
-        """Bytes of the image that the run holds, besides one that is in memory already."""
+        """Bytes of the image that the run buffers, unless it was in memory already."""
         image, plan, traits = self.image, choice.plan, self.traits
         filled = traits is not None and self.windows.fills(traits.parts[0], 0)
         if not (image.by_rows or filled):
@@ -312,10 +311,10 @@ class Tuner:
         return (cost or 1.0) * calls * choice.pixels
 
     def _best(self, choices: list[Choice], but: Choice | None = None) -> Choice:
-        """Of those whose predicted total is nearly the least, the one that takes least memory; the first that fits
-        where tiles and batches are given.
+        """The choice with least memory among the nearly fastest; the first that fits if tile and batch size are given.
 
-        but: the choice so far, which stays unless another is clearly better."""
+        but: the current choice, which only a clearly faster one replaces.
+        """
         if "auto" not in (self.asked.tile_size, self.asked.batch_size):
             return choices[0]
         trusted = [choice for choice in choices if self._is_trusted(choice)] or [min(choices, key=lambda c: c.pixels)]
@@ -328,7 +327,6 @@ class Tuner:
         return best
 
     def _is_trusted(self, choice: Choice) -> bool:
-        """Whether what was tried tells something of it. Larger batches of larger windows are not looked at unasked."""
         cost, tried = self.costs.cost(choice.plan, choice.batch, self.kind)
         return cost is None or self._is_timed(choice) or choice.pixels <= TRUSTED[self.heap_kept] * tried
 
@@ -349,12 +347,11 @@ class Tuner:
     # ---- probes ------------------------------------------------------------------------------------------------------
 
     def _probe(self) -> None:
-        """Times windows, larger and larger, until that has taken its share of the run."""
         first = self._choice_now()
         if len(first.plan) == 1:
             return
         seconds = self._time(first)
-        self.probed += 2 * seconds  # learning took about as long
+        self.probed += 2 * seconds  # the first window took about as long
         budget = BUDGET * self._predicted(first) * first.plan.ideal_pixels / first.plan.processed_pixels
         if self.asked.memory_format == "auto" and getattr(self.windows.model, "may_choose", False):
             self._try_formats(first, seconds, budget)
@@ -377,7 +374,7 @@ class Tuner:
         return Choice(plan, options.tile_size, plan.batch(options.batch_size))
 
     def _try_formats(self, choice: Choice, seconds: float, budget: float) -> None:
-        """How windows lie: the other way, twice, since it is new to the model the first time."""
+        """Times the other memory format. It runs twice: the first call includes warm-up."""
         if self.probed + 2 * seconds > 0.7 * budget:
             return
         model = self.windows.model
@@ -394,7 +391,7 @@ class Tuner:
         return self._predicted(choice) / -(-len(choice.plan) // choice.batch)
 
     def _time(self, choice: Choice, keeps: bool = False) -> float:
-        """Runs a choice's first batch. keeps: for the run. Where memory runs out, there is nothing to be kept."""
+        """Times the first batch of a choice. keeps: store its outputs for the run, unless memory runs out."""
         windows, part = self.windows, self.prepared.traits.parts[0]
         start = time.perf_counter()
         try:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Was it right: comparisons after a run."""
+"""Comparisons after a run."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""error_curve(): how far a halo is from exact, on real content."""
+"""error_curve(): the error of small halos on real content."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def error_curve(
     windows: int = WINDOWS,
     **options: Unpack[HalolessOptions],
 ) -> ErrorCurve:
-    """How far halos are from exact, measured where the image has most detail.
+    """Measures the error of halos where the image has most detail.
 
     Args:
         model, image: as for `restore_tiled`.
 
     Keyword Args:
-        halos: to try, input pixels. None: 0 to 128.
-        windows: how many places of the image are looked at.
-        options: as for `restore_tiled`: phase, value_range, device, ...; phase None is found out. With global_stats
-            "frozen" or "exact" statistics are held fixed; else windows differ by their own, whatever the halo.
+        halos: halos to try, input pixels. None: 0 to 128.
+        windows: number of places in the image.
+        options: as for `restore_tiled`: phase, value_range, device, ...; phase None is detected. With global_stats
+            "frozen" or "exact" statistics are fixed; else windows differ by their own statistics, whatever the halo.
 
     Raises:
         ValueError, TypeError: a bad option. TileError: the model fails.

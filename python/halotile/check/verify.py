@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""verify(): random windows of a restored image made again with a much larger halo, and compared."""
+"""verify(): recomputes random windows of a restored image with a much larger halo and compares."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ def verify(
     seed: int = 0,
     **options: Unpack[RestoreOptions],
 ) -> Verification:
-    """Makes random windows of a restored image again and compares: is it what a much larger halo would give?
+    """Recomputes random windows of a restored image with a much larger halo and compares.
 
-    The windows have at least three times the run's halo and 16 pixels more, and no less than the model's receptive
-    field where that was found out (halo="exact" or "auto", phase=None). Half of them lie across tile edges, half
-    anywhere; their origins keep the run's phase and nothing else, so that one too small for the model shows, too. With
-    boundary="native" windows are shifted inwards where the image ends.
+    The halo of these windows is at least three times the run's plus 16 pixels, and at least the model's receptive field
+    if that is known (halo="exact" or "auto", phase=None). Half of the windows lie across tile edges, half anywhere.
+    Their origins are multiples of the run's phase only, so a phase too small for the model shows as well. With
+    boundary="native" windows are shifted inwards at the image border.
 
-    Compared are the channels that go through the model (alpha with alpha="channel", or with "restore" where it is not
-    the same everywhere). Of several images, windows are spread over all, so that there should be no fewer. A model that
-    gives another output each time never agrees; one that takes windows of one size only cannot be verified.
+    Only channels that pass through the model are compared (alpha with alpha="channel", or with "restore" if it is not
+    constant). Windows are spread over all images, so use at least one for each. A non-deterministic model never agrees;
+    a model with a fixed window size cannot be verified.
 
     Args:
-        image, model: as for `restore_tiled`. The model may be a `TiledRestorer`, whose options are then the options;
-            where memory made it use smaller tiles, it knows their edges.
-        result: the restored image as `restore_tiled` returned it with these options. None: it is made here.
+        image, model: as for `restore_tiled`. The model may be a `TiledRestorer`, whose options then apply; it also
+            knows the tile edges of a run that fell back to smaller tiles.
+        result: the restored image as `restore_tiled` returned it with these options. None: computed here.
 
     Keyword Args:
-        windows: how many, at least 1.
-        seed: of their places.
+        windows: number of windows, at least 1.
+        seed: of their random places.
         options: as for `restore_tiled`.
 
     Raises:
-        ValueError, TypeError: a bad option, or a result that is not this image's. TileError: the model fails, perhaps
-            because larger windows do not fit in memory.
+        ValueError, TypeError: a bad option, or a result that does not match the image. TileError: the model fails,
+            perhaps because larger windows do not fit in memory.
     """
     count, seed = integer("windows", windows, 1), integer("seed", seed, 0)
     remade = remake(image, knowledge_of(model, options), result)
@@ -64,7 +64,6 @@ def verify(
 
 
 def knowledge_of(model: Any, options: RestoreOptions) -> Knowledge:
-    """Of a model and options, or of a `TiledRestorer`, which has its own."""
     if not isinstance(model, TiledRestorer):
         return Knowledge.of(model, {**options})
     if options:
@@ -73,13 +72,13 @@ def knowledge_of(model: Any, options: RestoreOptions) -> Knowledge:
 
 
 def remake(image: Any, knowledge: Knowledge, result: Any = None) -> Remade:
-    """A restored image, and its way through the model for windows anywhere. result: None: it is made here."""
+    """Prepares windows of a restored image; computes the result if it is None."""
     image, report = knowledge.open(image), None
-    if knowledge.options.asks_model or knowledge.options.unsettled:  # once: the run and the windows get the same halo
+    if knowledge.options.asks_model or knowledge.options.unsettled:  # once: the run and the windows share the halo
         chosen = knowledge.chosen.get(image.size) or choose_halo_and_phase(knowledge.options, knowledge, image)
         options, report = chosen
         opened = opened_for(image, knowledge, options, report, knowledge.options.out_dtype)
-        if tries_shifts(opened, knowledge):  # the first batch tells the phase
+        if tries_shifts(opened, knowledge):  # the first batch determines the phase
             tried, _ = prepare(opened, knowledge, Progress(None))
             options, report = tried.options, tried.report
         knowledge = knowledge.for_windows(replace(options, verify=0))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Who reads windows, adds tiles up and finishes rows: the C core, torch operations, or Metal kernels."""
+"""Tiling backends: the C core, torch operations, or Metal kernels."""

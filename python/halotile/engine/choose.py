@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which engine serves a model: see engine.py for what one does."""
+"""Chooses the engine for a model; engine.py describes what an engine does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ __all__ = ["asked_engine", "engine_beside", "engine_for"]
 
 
 def asked_engine(option: str | None) -> str | None:
-    """The option, or else the environment variable HALOTILE_ENGINE."""
     by_environment = os.environ.get("HALOTILE_ENGINE")
     if option is not None or not by_environment:
         return option
@@ -24,10 +23,10 @@ def asked_engine(option: str | None) -> str | None:
 def engine_for(model: Model, option: str | None) -> Engine:
     """The engine for a model.
 
-    Unasked: host for models on arrays and on the CPU, mps on an Apple GPU if its self-test passes, torch elsewhere.
+    By default: host for models on arrays and on the CPU, mps on an Apple GPU if its self-test passes, torch elsewhere.
 
     Raises:
-        ValueError: the engine asked for cannot serve this model. RuntimeError: it does not work on this machine.
+        ValueError: the requested engine cannot serve this model. RuntimeError: it does not work on this machine.
     """
     asked = asked_engine(option)
     name = "engine" if option else "HALOTILE_ENGINE"
@@ -49,7 +48,6 @@ def engine_for(model: Model, option: str | None) -> Engine:
 
 
 def engine_beside(first: Engine, model: TensorModel) -> Engine:
-    """For a model on another device of the same run: what reads its windows there, if that is the engine's way."""
     if first.device is None:
         return first
     from . import torch_verbs

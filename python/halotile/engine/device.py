@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: MIT
 """The engines `torch` and `mps`: image, windows, sums and finished rows stay on the model's device.
 
-The image goes up once in its own dtype, finished rows come down once in the output's; nothing else crosses, and nothing
-in the loop waits for the device but the rows that come down. The verbs are three functions: torch_verbs, or the
-operators `torch.ops.halotile` with the Metal kernels behind them.
+    host      image (own dtype)                                            rows (output dtype)
+                  | once                                                       ^ once, blocking
+    device    strips -> read_tiles -> model -> accumulate -> ring of sums -> finish_rows
 
-Sums are dense here: a band is a ring of float32 rows over the full width. Apple's GPU cannot be trusted with tensors of
-2^31 elements or bytes, so a large image is kept as strips of rows, a wide band as segments of columns.
+Nothing else is copied, and only the download of rows waits for the device. The three verbs come from torch_verbs, or
+from `torch.ops.halotile` with Metal kernels.
+
+A band holds dense float32 sums over the full width. Output row y uses row y % ring, for example in a ring of 48:
+
+    ring row     0 ... 21 | 22 ... 39 | 40 ... 47
+    output row  48 ... 69 |   free    | 40 ... 47
+
+Apple's GPU is unreliable with tensors of 2^31 elements or bytes, so large images are split into strips of rows and wide
+bands into segments of columns.
 """
 
 from __future__ import annotations
@@ -37,20 +45,16 @@ __all__ = ["DeviceBand", "DeviceEngine", "spelled"]
 
 Tensor = torch.Tensor
 
-LARGEST = 2**31  # elements and bytes of a tensor on a fragile device, less one
-SLAB = 64 << 20  # bytes that are made dense at a time on the way up
+LARGEST = 2**31  # a tensor on a fragile device has fewer elements and fewer bytes
+SLAB = 64 << 20  # bytes per upload of a strided image
 
-# Words of 16 bits travel as int16, float64 as float32: MPS has neither uint16 to speak of nor float64.
+# MPS has no float64 and hardly any uint16, so they are transferred as float32 and int16.
 TRAVELS_AS = {"uint16": "int16", "float64": "float32"}
 
 
 class DeviceEngine:
-    """The verbs on a device.
-
-    Attributes:
-        name: torch or mps.
-        device: where it works.
-        verbs: what has read_tiles, accumulate and finish_rows.
+    """Attributes:
+    verbs: object with read_tiles, accumulate and finish_rows.
     """
 
     def __init__(self, name: str, device: torch.device, verbs: Any):
@@ -59,7 +63,6 @@ class DeviceEngine:
         self.largest = LARGEST if self.fragile else sys.maxsize
 
     def open(self, image: Image, index: int) -> DeviceImage:
-        """Image `index` on the device."""
         if not image.on_host:
             tensor = image.tensor[index].to(self.device)
             return DeviceImage(tuple(self._strips(_as_it_travels(tensor))), image.size)
@@ -102,7 +105,6 @@ class DeviceEngine:
             yield start, min(start + rows, height)
 
     def pixels_of(self, result: Image) -> Any:
-        """Where finished rows go: a tensor if it is on the device, else host memory."""
         return result.tensor if result.device == self.device else result.pixels
 
     def new_windows(self, model: Model, shape: tuple[int, int, int, int]) -> Tensor:
@@ -115,9 +117,9 @@ class DeviceEngine:
     def read(
         self, windows: Tensor, source: DeviceImage, part: Part, plan: TilePlan, tiles: list[Tile], values: Values
     ) -> None:
-        """READ: windows[k] <- tile k's window of the part's channels, reflected where it leaves the image."""
+        """Fills windows[k] with the window of tile k, padded by reflection."""
         peak, gain, offset, _ = values.numbers
-        if len(tiles) == 1:  # may be of another size than the plan's
+        if len(tiles) == 1:  # its window may differ from the plan's size
             window = tiles[0].window
             where = [window.y, 0, 0, 0], [window.x, 0, 0, 0], 0, 1
         else:
@@ -131,7 +133,7 @@ class DeviceEngine:
         return model.run(windows)
 
     def first_nonfinite(self, output: Tensor) -> Position | None:
-        """The first NaN or infinity, as (channel, row, column). Waits for the device."""
+        """Finds the position of the first NaN or infinity. Waits for the device."""
         if bool(torch.isfinite(output).all().item()):
             return None
         row, column, channel = torch.isfinite(output.cpu()).logical_not().permute(1, 2, 0).nonzero()[0].tolist()
@@ -157,7 +159,6 @@ class DeviceImage:
     size: tuple[int, int]
 
     def holding(self, tiles: list[Tile]) -> Iterator[tuple[int, Tensor]]:
-        """The strips that the tiles' windows need."""
         if len(self.strips) == 1:
             yield self.strips[0]
             return
@@ -177,7 +178,7 @@ def _as_it_travels(tensor: Tensor) -> Tensor:
 
 
 def _uploaded(pixels: np.ndarray, dtype: np.dtype, device: torch.device) -> Tensor:
-    """(C, H, W) on the device, any strides there: memory is copied in the order it has, at once if it is dense."""
+    """Uploads (C, H, W) in its memory order, in one copy if it is dense."""
     order = _memory_order(pixels)
     dense = pixels.transpose(order)
     if dense.flags.c_contiguous and dense.flags.writeable and pixels.dtype.itemsize == dtype.itemsize:
@@ -199,7 +200,7 @@ def _dense_words(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _flat(dense: np.ndarray, dtype: np.dtype) -> Tensor:
-    """The same memory as a 1-D tensor: torch refuses negative strides, even of axes of one element."""
+    """The same memory as a 1-D tensor: torch rejects negative strides, even for axes of length 1."""
     return torch.from_numpy(dense.reshape(-1).view(dtype))
 
 
@@ -215,9 +216,10 @@ def _inverse(order: list[int]) -> list[int]:
 
 
 def spelled(values: np.ndarray, device: torch.device) -> Tensor:
-    """A 1-D float32 array on the device, made there run by run: no memory is copied from the host.
+    """Builds a 1-D float32 array on the device from its constant runs, without copying from the host.
 
-    What repeats, as blend ramps do, is copied on the device."""
+    Repeated stretches, such as blending ramps, are copied on the device.
+    """
     starts = np.concatenate(([0], np.flatnonzero(np.diff(values)) + 1, [len(values)]))
     runs = [(int(a), int(b), float(values[a])) for a, b in itertools.pairwise(starts)]
     background = max(runs, key=lambda run: run[1] - run[0])[2]
@@ -248,7 +250,7 @@ def _stretches(runs: list[tuple[int, int, float]], background: float) -> Iterato
 
 
 def _weight_table(plan: TilePlan, axis: int, device: torch.device) -> Tensor:
-    """(tiles, longest keep range): a row of weights for each tile of an axis."""
+    """Blending weights along an axis, (tiles, longest keep range)."""
     weights = [plan.core.weights(axis, i) for i in range(plan.grid[axis])]
     table = np.ones((len(weights), max(len(row) for row in weights)), np.float32)
     for row, of_tile in zip(table, weights, strict=True):
@@ -260,7 +262,7 @@ _made_tables: weakref.WeakKeyDictionary[TilePlan, dict[Any, tuple[Tensor, ...]]]
 
 
 def _tables(plan: TilePlan, device: torch.device) -> tuple[Tensor, ...]:
-    """Weights of rows and columns of tiles, and normalisers of both axes: made once for all images of a run."""
+    """Returns the weights of both axes, then their normalisers; cached for all images of a run."""
     made = _made_tables.setdefault(plan, {})
     if device not in made:
         weights = [_weight_table(plan, axis, device) for axis in (0, 1)]
@@ -269,7 +271,7 @@ def _tables(plan: TilePlan, device: torch.device) -> tuple[Tensor, ...]:
 
 
 class DeviceBand:
-    """The rows still being made, on the device. Output row y is row y % ring of every segment."""
+    """The open rows of a result on the device. Output row y is row y % ring of every segment."""
 
     def __init__(self, engine: DeviceEngine, plan: TilePlan, channels: int, values: Values, batch: int, first_row: int):
         self.engine, self.plan, self.values = engine, plan, values
@@ -289,7 +291,7 @@ class DeviceBand:
         self.pieces: list[tuple[int, int, int, int]] = []  # (first row, first column, width, tile row), as in `bad`
 
     def add(self, tiles: list[Tile], outputs: Tensor, rows: dict[int, Any]) -> Found:
-        """As HostBand.add. What is not finite is known only when all is done: see `nonfinite`."""
+        """See HostBand.add. NaN and infinity are reported only at the end, by `nonfinite`."""
         first, last = tiles[0], tiles[-1]
         start, stop = (first.keep.x, last.keep.x_stop) if first.row == last.row else (0, self.plan.output_size[1])
         for x, segment in self.segments:
@@ -316,7 +318,7 @@ class DeviceBand:
                 _download(target, part)
 
     def nonfinite(self) -> tuple[Tile, Position] | None:
-        """The first NaN or infinity in all that was finished, with a tile that made it. Waits for the device."""
+        """The first NaN or infinity, with a tile that produced it. Waits for the device."""
         if int(self.bad[:, 0].sum().item()) == 0:
             return None
         for (y0, x0, width, row), (count, index) in zip(self.pieces, self.bad.cpu().tolist(), strict=False):
@@ -332,7 +334,7 @@ class DeviceBand:
 
 
 def _rows_for(part: np.ndarray, values: Values, device: torch.device) -> Tensor:
-    """(C, h, w) on the device, in the destination's order of memory, dense."""
+    """An empty dense tensor (C, h, w) on the device, in the destination's memory order."""
     order = _memory_order(part)
     dtype = getattr(torch, TRAVELS_AS.get(values.dtype, values.dtype))
     shape = [part.shape[axis] for axis in order]
@@ -340,7 +342,7 @@ def _rows_for(part: np.ndarray, values: Values, device: torch.device) -> Tensor:
 
 
 def _download(rows: Tensor, part: np.ndarray) -> None:
-    """One blocking copy of the same dtype: straight to the destination if that is dense, else by way of a new array."""
+    """One blocking copy: directly if the destination is dense, else through a new array."""
     order = _memory_order(part)
     words = rows.permute(order)
     if words.dtype == torch.bfloat16:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One thread at a time on devices that crash otherwise."""
+"""Serialises access to devices that crash when several threads use them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["FRAGILE", "is_fragile", "turn"]
 
-FRAGILE = {"mps"}  # device types with one thread and small tensors: see docs/mps.md
+FRAGILE = {"mps"}  # device types limited to one thread and small tensors: see docs/mps.md
 
 _one_at_a_time = threading.RLock()
 
@@ -19,5 +19,5 @@ def is_fragile(device: Any) -> bool:
 
 
 def turn(device: Any = "unknown") -> contextlib.AbstractContextManager[Any]:
-    """What may touch a device: inside this. A device that is not known yet may be a fragile one."""
+    """The lock to hold while using a device. An unknown device is treated as fragile."""
     return _one_at_a_time if device == "unknown" or is_fragile(device) else contextlib.nullcontext()

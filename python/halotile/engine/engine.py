@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What an engine must do: cut windows out of an image, call the model, and make finished rows of its outputs.
+"""The engine interface: cut windows out of an image, call the model, blend its outputs into finished rows.
 
-    host    the C core on NumPy memory; every model
+    host    the C core on NumPy memory, for every model
     torch   plain torch operations on the model's device
     mps     Metal kernels on an Apple GPU
 
-Arrays below are NumPy arrays for `host` and tensors on the device for the others, each engine its own kind.
+Arrays below are NumPy arrays for `host` and tensors on the device for the others.
 """
 
 from __future__ import annotations
@@ -25,27 +25,26 @@ if TYPE_CHECKING:
 __all__ = ["Band", "Engine", "Found", "Position"]
 
 Position = tuple[int, int, int]  # (channel, row, column) of the output image
-Found = Iterator[tuple[Tile, Position | None]]  # for each tile the first NaN or infinity in it, if there is one
+Found = Iterator[tuple[Tile, Position | None]]  # each tile with its first NaN or infinity, if any
 
 
 class Band(Protocol):
-    """The rows of one part of the result that are still being made."""
-
     def add(self, tiles: list[Tile], outputs: Any, rows: dict[int, Any]) -> Found:
-        """Adds outputs (k, C, height, width) of consecutive tiles, in the plan's order.
+        """Adds outputs (k, C, height, width) of consecutive tiles, in plan order.
 
-        rows: for each tile row where its finished rows go, (C, rows, W) in the output's dtype. They are complete once
-        the last tile of the tile row was added."""
+        rows: for each tile row, the destination (C, rows, W) of its finished rows, in the output dtype. They are
+        complete once the last tile of the tile row is added.
+        """
 
     def nonfinite(self) -> tuple[Tile, Position] | None:
-        """The first NaN or infinity that `add` did not tell of, once all is done. May wait for the device."""
+        """The first NaN or infinity that `add` did not report; call it last. May wait for the device."""
 
 
 class Engine(Protocol):
     """Attributes:
-    name: as users name it.
-    device: where arrays are; None for the CPU's memory, as NumPy has it.
-    fragile: whether the device takes one thread at a time, and no tensors of 2 GiB: see docs/mps.md.
+    name: public name.
+    device: where arrays are; None for NumPy arrays.
+    fragile: whether the device allows only one thread and no tensors of 2 GiB: see docs/mps.md.
     """
 
     name: str
@@ -53,25 +52,25 @@ class Engine(Protocol):
     fragile: bool
 
     def open(self, image: Image, index: int) -> Any:
-        """Image `index` as `read` takes it."""
+        """Image `index` in the form that `read` takes."""
 
     def pixels_of(self, result: Image) -> Any:
         """The array (images, C, H, W) that finished rows are written to."""
 
     def new_windows(self, model: Model, shape: tuple[int, int, int, int]) -> Any:
-        """An array for a batch of windows, in the dtype and memory format that the model wants."""
+        """An array for a batch of windows, in the model's dtype and memory format."""
 
     def read(self, windows: Any, source: Any, part: Part, plan: TilePlan, tiles: list[Tile], values: Values) -> None:
-        """Fills windows[k] with tile k's window of the part's channels, reflected where it leaves the image."""
+        """Fills windows[k] with the window of tile k: the part's channels, padded by reflection."""
 
     def call(self, model: Model, windows: Any) -> Any:
-        """The model's outputs (k, C, height, width)."""
+        """Returns outputs (k, C, height, width)."""
 
     def first_nonfinite(self, output: Any) -> Position | None:
-        """The first NaN or infinity of an output (C, height, width), where bands do not tell at once. May wait."""
+        """The first NaN or infinity of an output (C, height, width), if bands do not report it at once. May wait."""
 
     def new_band(self, plan: TilePlan, channels: int, values: Values, batch: int, first_row: int) -> Band:
-        """A band that starts at a tile row, and takes batches of so many tiles."""
+        """A band that starts at a tile row, for batches of at most `batch` tiles."""
 
     def empty_cache(self) -> None:
-        """Gives memory back that is only held for later use."""
+        """Returns cached memory to the device."""

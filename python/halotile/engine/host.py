@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The engine `host`: the C core on NumPy memory.
 
-Sums are kept only where tiles share pixels, in a band of the core's (csrc/core/band.c). What one tile alone
-contributes goes straight from the model's output to the output rows, so that a band costs the overlaps and not full
-rows of float32.
+    tile 0    [ exclusive   | shared ]
+    tile 1                  [ shared |   exclusive ]
+                    |           |            |
+                    v           v            v
+    output row  copied      sums in band   copied
+
+Only pixels shared by tiles are summed (csrc/core/band.c); the others go straight from the model's output to the result.
+So a band costs memory for the overlaps, not for full rows of float32.
 """
 
 from __future__ import annotations
@@ -24,14 +29,11 @@ __all__ = ["ConstantBand", "HostBand", "HostEngine"]
 
 
 class HostEngine:
-    """The C core on NumPy memory, for models of every kind: what runs elsewhere gets its windows from here."""
-
     name = "host"
     device = None
     fragile = False
 
     def open(self, image: Image, index: int) -> Any:
-        """Image `index` as what `read` takes."""
         return image.held(index) if image.by_rows else AllRows(image.pixels[index])
 
     def pixels_of(self, result: Image) -> np.ndarray:
@@ -43,7 +45,7 @@ class HostEngine:
     def read(
         self, windows: np.ndarray, source: Any, part: Part, plan: TilePlan, tiles: list[Tile], values: Values
     ) -> None:
-        """READ: windows[k] <- tile k's window of the part's channels, reflected where it leaves the image."""
+        """Fills windows[k] with the window of tile k, padded by reflection."""
         start, stop = min(tile.window.y for tile in tiles), max(tile.window.y_stop for tile in tiles)
         rows, first = source.holding(start, stop)
         pixels = part.view(rows)
@@ -54,7 +56,7 @@ class HostEngine:
         return model(windows)
 
     def first_nonfinite(self, output: np.ndarray) -> Position | None:
-        """Bands tell at once."""
+        """Always None: bands report NaN and infinity at once."""
         return None
 
     def new_band(self, plan: TilePlan, channels: int, values: Values, batch: int, first_row: int) -> HostBand:
@@ -65,7 +67,7 @@ class HostEngine:
 
 
 class AllRows(NamedTuple):
-    """An image in memory (C, H, W), as `HeldRows` would hold it."""
+    """An image in memory with the interface of `HeldRows`."""
 
     pixels: np.ndarray
 
@@ -74,29 +76,23 @@ class AllRows(NamedTuple):
 
 
 class HostBand:
-    """The rows still being made: the core's, on its own buffer."""
-
     def __init__(self, plan: TilePlan, channels: int, values: Values, first_row: int = 0):
         self.core = _core.Band(plan.core, channels, values.numbers, values.bfloat16, first_row)
 
     def add(self, tiles: list[Tile], outputs: np.ndarray, rows: dict[int, np.ndarray]) -> Found:
-        """Takes the model's outputs (k, C, height, width) for consecutive tiles, in the plan's order.
-
-        rows: for each tile row, where its finished rows go: (C, rows, W) in the output dtype, `plan.core.done(0, row)`
-        of the output. Those of a tile row are complete once its last tile was added.
-
-        Yields for every tile the first NaN or infinity met, as (channel, row, column) of the output image, or None."""
+        """See `Band.add`. Yields each tile with its first NaN or infinity as (channel, row, column), or None."""
         for tile, output in zip(tiles, outputs, strict=True):
             yield tile, self.core.add(tile.index, output, rows[tile.row])
 
     def nonfinite(self) -> None:
-        """What is known only when all is done: nothing here."""
+        """Returns None: `add` reports everything."""
 
 
 class ConstantBand:
-    """An alpha channel that has one value everywhere.
+    """A constant alpha channel.
 
-    value: in units of the image that it comes from, which has values `given`; None is white."""
+    value: in units of the source image, whose values are `given`; None is white.
+    """
 
     def __init__(self, plan: TilePlan, values: Values, given: Values, value: float | None):
         self.plan, white, (peak, _, _, clamp) = plan, given.numbers[0], values.numbers
@@ -112,7 +108,6 @@ class ConstantBand:
             yield tile, None
 
     def _fill(self, rows: Any) -> None:
-        """rows: an array, or a tensor on the device."""
         if not isinstance(rows, np.ndarray):
             words = as_words(rows)
             word = round(self.value) if self.kind.startswith("uint") else self.value

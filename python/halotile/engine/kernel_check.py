@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Are the verbs of a device right? Each is run on small strided arrays, and compared with torch_verbs on the CPU.
+"""Checks the verbs of a device: each runs on small strided arrays and is compared with torch_verbs on the CPU.
 
-Values are such that every step is exact in float32, so that nothing but the same bits will do; in a case of its own,
-where image values are divided by 255, one unit in the last place may differ.
+Test values make every step exact in float32, so results must agree bit for bit. In one case image values are divided by
+255; there one unit in the last place may differ.
 
 `python -m halotile selftest` prints a report (report.py); the engine `mps` runs `differing` before its first use.
 """
@@ -19,19 +19,19 @@ from . import torch_verbs
 
 __all__ = ["VERSION", "Comparison", "compare", "differing"]
 
-VERSION = 2  # of what is compared: results of others are not kept
+VERSION = 2  # of the comparison; cached results of other versions are ignored
 
 Tensor = torch.Tensor
 
 IMAGES = {
     "u8": torch.uint8,
-    "u16": torch.int16,  # words travel as int16
+    "u16": torch.int16,  # transferred as int16
     "f16": torch.float16,
     "bf16": torch.bfloat16,
     "f32": torch.float32,
 }
 WINDOWS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-INTEGERS = {"u8": 255.0, "u16": 65535.0}  # and what white is
+INTEGERS = {"u8": 255.0, "u16": 65535.0}  # with their white
 
 CPU = torch.device("cpu")
 
@@ -39,9 +39,8 @@ CPU = torch.device("cpu")
 @dataclass(frozen=True)
 class Comparison:
     """Attributes:
-    kernel: its name.
-    worst: the largest difference in units in the last place of the destination (steps, for integers).
-    tolerance: how large it may be: 1 if only rounded values differ.
+    worst: largest difference in units in the last place of the destination (steps for integers).
+    tolerance: 1 if rounded values may differ, else 0.
     """
 
     kernel: str
@@ -54,12 +53,10 @@ class Comparison:
 
 
 def differing(verbs: Any, device: Any) -> list[str]:
-    """The kernels that differ."""
     return [result.kernel for result in compare(verbs, device) if not result.fine]
 
 
 def compare(verbs: Any, device: Any) -> Iterator[Comparison]:
-    """Every kernel of `verbs` on the device, beside torch_verbs on the CPU."""
     generator = torch.Generator(device="cpu").manual_seed(0)
     for image in IMAGES:
         for window in WINDOWS:
@@ -70,7 +67,7 @@ def compare(verbs: Any, device: Any) -> Iterator[Comparison]:
         yield _result(f"finish_{rows}", _ends(rows, generator), verbs, device)
 
 
-# A case runs verbs on a device and returns what they wrote; it may be off by its tolerance.
+# Runs verbs on a device and returns what they wrote; with its tolerance.
 Case = tuple[Callable[[Any, Any], list[Tensor]], int]
 
 
@@ -91,9 +88,9 @@ def _result(kernel: str, cases: Iterator[Case], verbs: Any, device: Any) -> Comp
 
 def _reads(image: str, window: str, generator: torch.Generator) -> Iterator[Case]:
     starts = [-5, 14, 2, 1], [-6, 18, 3, 0]
-    exact = 1.0, 2.0, -0.5  # peak, gain, offset
-    far = [-150, 0, 0, 0], [77, 0, 0, 0]  # reflected many times
-    # size, strip, where windows start, first tile, tiles in a row; windows, channels; values
+    exact = 1.0, 2.0, -0.5
+    far = [-150, 0, 0, 0], [77, 0, 0, 0]  # reflected several times
+    # size, strip, window starts, first tile, tiles in a row, (windows, channels), (peak, gain, offset)
     yield _read(image, window, generator, (37, 41), (0, 37), starts, 0, 2, (4, 3), exact), 0
     yield _read(image, window, generator, (37, 41), (9, 30), starts, 3, 2, (2, 1), (4.0, 1.0, 0.0)), 0
     yield _read(image, window, generator, (13, 19), (0, 13), far, 0, 1, (1, 4), (1.0, 1.0, 0.0)), 0
@@ -129,8 +126,8 @@ def _read(
 
 
 def _sums(output: str, generator: torch.Generator) -> Iterator[Case]:
-    """Three by two tiles of 27x30 whose bands wrap around in a ring of 40 rows; the first batch, one across a row's
-    end, and a segment of the columns."""
+    """3 x 2 tiles of 27x30 in a ring of 40 rows that wraps around: the first batch, one across a row's end, and a
+    segment of columns."""
     for first, tiles, box, band_x in [
         (0, 4, [0, 0, 37, 41], 0),
         (3, 3, [16, 0, 37, 41], 0),
@@ -160,7 +157,7 @@ def _sum(
 
 
 def _ends(rows: str, generator: torch.Generator) -> Iterator[Case]:
-    peak = 64.0 if rows in INTEGERS else 1.0  # sums are multiples of 1/128: half of them come to lie between integers
+    peak = 64.0 if rows in INTEGERS else 1.0  # sums are multiples of 1/128, so half of them fall between integers
     clamps = [True] if rows in INTEGERS else [False, True]
     for clamp in clamps:
         yield _end(rows, generator, (40, 3, 2), (peak, 1.0, 0.0, clamp)), 0
@@ -171,7 +168,7 @@ def _ends(rows: str, generator: torch.Generator) -> Iterator[Case]:
 def _end(
     rows: str, generator: torch.Generator, where: tuple[int, int, int], values: tuple[float, float, float, bool]
 ) -> Callable[[Any, Any], list[Tensor]]:
-    """Rows 40 to 69 wrap around in a ring of 48."""
+    """The rows wrap around in a ring of 48."""
     _, x, band_x = where
     sums = torch.randint(-100, 300, (3, 48, 41 - band_x), generator=generator, device="cpu").to(torch.float32) / 128
     sums[1, 45, 7] = torch.nan
@@ -191,12 +188,12 @@ def _end(
 
 
 def _dyadic(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """float32 with few digits: products and sums of a few are exact, also in half precision they are what they are."""
+    """float32 values with few bits: exact in half precision, as are their products and short sums."""
     return torch.randint(-32, 33, shape, generator=generator, device="cpu").to(torch.float32) / 8
 
 
 def _pixels(dtype: torch.dtype, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    if dtype == torch.float32:  # more digits than half precision has, ties among them; twice as large is exact
+    if dtype == torch.float32:  # too many bits for half precision, with ties; doubling is exact
         return torch.randint(-(2**20), 2**20, shape, generator=generator, device="cpu").to(dtype) / 2**16
     if dtype.is_floating_point:
         return _dyadic(shape, generator).to(dtype)
@@ -205,7 +202,7 @@ def _pixels(dtype: torch.dtype, shape: tuple[int, ...], generator: torch.Generat
 
 
 def _strided(pixels: Tensor) -> Tensor:
-    """(C, H, W) from (H, W, C), inside a larger array: no stride and no offset is the obvious one."""
+    """(C, H, W) as a view into a larger (H, W, C) array, with unusual strides and offset."""
     height, width, channels = pixels.shape
     room = torch.zeros((height + 3, width + 2, channels + 1), dtype=pixels.dtype, device="cpu")
     room[2:-1, 1:-1, 1:] = pixels
@@ -213,7 +210,6 @@ def _strided(pixels: Tensor) -> Tensor:
 
 
 def _moved(tensor: Tensor, device: Any) -> Tensor:
-    """The same view of the same memory, on a device."""
     whole = torch.empty(0, dtype=tensor.dtype, device="cpu").set_(tensor.untyped_storage()).to(device)
     return whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
@@ -225,7 +221,7 @@ def _units(got: Tensor, want: Tensor) -> int:
 
 
 def _ordinal(values: Tensor) -> Tensor:
-    """Whole numbers in the order of the values, neighbours next to each other."""
+    """Maps values to consecutive integers in the same order."""
     if not values.is_floating_point():
         return values.to(torch.int64) & (0xFFFF if values.dtype == torch.int16 else -1)
     bits = {2: torch.int16, 4: torch.int32}[values.element_size()]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The Metal kernels, as operators `torch.ops.halotile.*`: made ready, and tested before they are trusted.
+"""The Metal kernels as operators `torch.ops.halotile.*`, compiled and tested before use.
 
-At the first use in a process the kernels are compiled and, unless that was done before on this machine with this torch,
-compared with torch_verbs on the CPU. If a function is missing from torch or a kernel differs, a warning says so and the
+The first use in a process compiles the kernels and compares them with torch_verbs on the CPU, unless the cache has a
+result for this machine and torch version. If torch lacks a function or a kernel differs, a warning says so and the
 engine `torch` is used instead.
 """
 
@@ -33,11 +33,11 @@ def _libtorch() -> str:
     return str(Path(torch.__file__).parent / "lib" / name)
 
 
-# Device type -> dispatch key, and the library that has the aoti_torch_mps_* functions.
+# Device type -> dispatch key, and the library with the aoti_torch_mps_* functions.
 LIBRARIES: dict[str, tuple[str, Callable[[], str]]] = {"mps": ("MPS", _libtorch)}
 
 _lock = threading.Lock()
-_failures: dict[str, str] = {}  # device type -> why not; "" if the kernels are ready
+_failures: dict[str, str] = {}  # device type -> reason why the kernels failed; "" if they are ready
 _warned: set[str] = set()
 
 
@@ -46,12 +46,12 @@ def serves(device: Any) -> bool:
 
 
 def operators(device: Any, asked_by: str | None) -> Any:
-    """What has read_tiles, accumulate and finish_rows for a device, or None if that does not work here (warned once).
+    """An object with read_tiles, accumulate and finish_rows for a device, or None if they do not work (warned once).
 
-    asked_by: the name of the option that insists on them, if there is one.
+    asked_by: name of the option that requires them, if any.
 
     Raises:
-        ValueError: insisted, and the device has no Metal. RuntimeError: insisted, and the kernels do not work.
+        ValueError: required, but the device has no Metal. RuntimeError: required, but the kernels do not work.
     """
     if not serves(device):
         raise ValueError(f"{asked_by} must not be 'mps' for a model on {device}: it needs an Apple GPU, device 'mps'")
@@ -79,7 +79,6 @@ def prepare(device: Any) -> None:
 
 @functools.cache
 def _describe_operators() -> None:
-    """What torch's tracers need to know of the operators: they return nothing."""
     for name in torch_verbs.__all__:
         torch.library.register_fake(f"halotile::{name}", lambda *arguments: None)
 
@@ -94,7 +93,7 @@ def _failure(device: Any) -> str:
         result = kept if kept is not None else differing(torch.ops.halotile, device)
         if kept is None:
             keep_result(result)
-    except Exception as error:  # whatever it is: torch operations are still there
+    except Exception as error:  # any failure: the engine torch remains
         return quoted(error)
     if not result:
         return ""
@@ -116,5 +115,4 @@ def _kept_result() -> list[str] | None:
 
 
 def keep_result(result: list[str]) -> None:
-    """Keeps which kernels differ, for later processes."""
     keep("selftest", _about(), result)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """read_tiles, accumulate and finish_rows in plain torch operations, for any device.
 
-The same functions with the same arguments as the operators `torch.ops.halotile.*` (csrc/torch/operators.cpp says what
-each means), and what those are compared with. Only operations that no device is known to get wrong: no padding, no
-fused or scattered writes; views are written to by add_ and copy_ alone. Nothing waits for the device.
+They are the reference for the operators `torch.ops.halotile.*` and take the same arguments, explained in
+csrc/torch/operators.cpp. They use only operations that are reliable on every device: no padding, no fused or scattered
+writes, and only add_ and copy_ write to views. Nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["accumulate", "finish_rows", "read_tiles"]
 Tensor = torch.Tensor
 Ints = Sequence[int]
 
-PIECE = 1 << 24  # elements that finish_rows works on at a time: bounds its temporaries
+PIECE = 1 << 24  # elements per step of finish_rows; bounds its temporaries
 
 
 def read_tiles(
@@ -52,7 +52,7 @@ def _start(starts: Ints, i: int) -> int:
 
 
 def _reflected(image: Tensor, axis: int, start: int, count: int, size: int) -> Tensor:
-    """Pixels [start, start + count) of an axis, reflected where they leave [0, size)."""
+    """Pixels [start, start + count), reflected where they leave [0, size)."""
     if start >= 0 and start + count <= size:
         return image.narrow(axis, start, count)
     at = torch.arange(start, start + count, device=image.device)
@@ -66,9 +66,10 @@ def _reflected(image: Tensor, axis: int, start: int, count: int, size: int) -> T
 
 
 def _runs_in_strip(start: int, count: int, size: int, strip: Ints) -> Iterator[tuple[int, int, int]]:
-    """Runs (first window row, first row of the strip, rows) of a window's rows that the strip holds.
+    """Runs (first window row, first row of the strip, rows) of the window rows found in the strip.
 
-    Reflected rows run backwards, so they come one by one; there are at most a few halos of them."""
+    Reflected rows run backwards, so they come one by one; there are at most a few halos of them.
+    """
     at = 0
     while at < count:
         y = start + at
@@ -98,12 +99,13 @@ def _scaled(pixels: Tensor, peak: float, gain: float, offset: float) -> Tensor:
 
 
 def _words(pixels: Tensor) -> Tensor:
-    """Words of 16 bits travel as int16."""
+    """Undoes the transfer of 16-bit integers as int16."""
     return pixels.to(torch.int32) & 0xFFFF if pixels.dtype == torch.int16 else pixels
 
 
 def _divisor(like: Tensor, value: float) -> Tensor:
-    """On the device: some multiply by the reciprocal of a number from the host, which rounds differently."""
+    """A divisor on the device: some devices replace division by a host scalar with its reciprocal, which rounds
+    differently."""
     return torch.full((), value, dtype=torch.float32, device=like.device)
 
 
@@ -134,14 +136,14 @@ def accumulate(
 
 
 def _kept(axis: Ints, i: int) -> tuple[int, int, int]:
-    """Start and stop of what tile i keeps, and where its output starts; output pixels."""
+    """Start and stop of the pixels kept from tile i, and the start of its output; output pixels."""
     start, length, origin, step, phase, longer, tiles, size = axis
     moved = i * step + min(i, longer) * phase
     return (0 if i == 0 else start + moved), (size if i == tiles - 1 else start + length + moved), origin + moved
 
 
 def _ring(start: int, stop: int, ring: int) -> Iterator[tuple[int, int, int]]:
-    """Rows [start, stop) as runs (first row, ring slot, rows)."""
+    """Yields runs (first row, ring row, rows)."""
     while start < stop:
         slot = start % ring
         count = min(stop - start, ring - slot)
@@ -176,7 +178,7 @@ def finish_rows(
 
 
 def _note_bad(bad: Tensor, quotients: Tensor, base: int) -> None:
-    """Counts NaN and infinity, and keeps the least index of one, (row, column, channel) order, without waiting."""
+    """Counts NaN and infinity, and records the lowest index in (row, column, channel) order, without waiting."""
     found = ~torch.isfinite(quotients).permute(1, 2, 0)
     _, width, channels = found.shape
     row = _first(found.any(2).any(1))
@@ -185,7 +187,7 @@ def _note_bad(bad: Tensor, quotients: Tensor, base: int) -> None:
     channel = _first(in_row.index_select(0, column)[0])
     index = (((row * width + column) * channels + channel) + base).to(torch.int32)[0]
     count = found.sum(dtype=torch.int32)
-    unsigned_less = (bad[1] < 0) | (index < bad[1])  # -1 is the largest unsigned number
+    unsigned_less = (bad[1] < 0) | (index < bad[1])  # as unsigned, -1 is the largest
     least = torch.where((count > 0) & unsigned_less, index, bad[1])
     bad[0].add_(count)
     bad[1].copy_(least)
@@ -202,7 +204,7 @@ def _resolved(q: Tensor, peak: float, gain: float, offset: float, clamp: bool) -
     if peak != 1:
         q = q * peak
     if clamp:
-        q = torch.where(q > 0, q, torch.zeros_like(q))  # -0 and NaN too
+        q = torch.where(q > 0, q, torch.zeros_like(q))  # also replaces -0 and NaN
         q = torch.where(q < peak, q, torch.full_like(q, peak))
     return q
 

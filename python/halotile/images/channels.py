@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Which channels of an image go through the model together, and what becomes of its outputs: colour, grey, alpha.
+"""How channels of an image pass through the model and become channels of the result: colour, grey, alpha.
 
-    routes -> what may be tried -> the first window shows how many channels the model makes -> arranged
+    routes -> candidates -> the first window shows how many channels the model returns -> arranged
 
-docs/images.md has a table of what comes out of every kind of image and model.
+docs/images.md has a table of results for all kinds of images and models.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from ..optional import torch_if_loaded
 
 __all__ = ["KINDS", "Part", "Unfit", "apart", "arranged", "routes"]
 
-RED, BLUE = 0.299, 0.114  # their shares of grey, after Rec. 601; the rest is green's
+RED, BLUE = 0.299, 0.114  # weights of Rec. 601 luma; green has the rest
 KINDS = {1: "grey", 2: "grey and alpha", 3: "colour", 4: "colour and alpha"}
 
 
 class Unfit(Exception):
-    """What the model makes of an image is nothing that can be put together. Internal: users see ModelOutputError."""
+    """The model's output channels do not fit the image. Internal: users see ModelOutputError."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Channels ``[first, first + count)`` of the image and what becomes of them.
+    """Channels ``[first, first + count)`` of the image and their processing.
 
     Attributes:
-        feed: channels that the model is given; one channel of the image is repeated if feed is more, the grey of three
-            is taken if it is fewer.
-        how: "model", "resize" (bilinear, for alpha) or "constant" (for alpha, that nothing needs to be run for).
-        averaged: whether the channels that the model makes are averaged to one.
-        alpha: whether it is the image's alpha.
-        beside_alpha: whether it is of an image with alpha, whose hidden pixels show no colour of their own.
+        feed: number of channels fed to the model: one channel is repeated if feed is larger, three are reduced to grey
+            if it is smaller.
+        how: "model", "resize" (bilinear, for alpha) or "constant" (for alpha, without running anything).
+        averaged: whether the output channels are averaged to one.
+        alpha: whether this is the alpha channel.
+        beside_alpha: whether the image has alpha, so that hidden pixels need filling.
         value: of a constant, in the image's units; None is white.
     """
 
@@ -56,7 +56,6 @@ class Part:
 
     @property
     def reads(self) -> int:
-        """Channels of its windows as they are read."""
         return max(self.feed, self.count)
 
     def view(self, pixels: Any) -> Any:
@@ -69,7 +68,7 @@ class Part:
         return mine.expand(self.feed, -1, -1)
 
     def mixed(self, windows: Any) -> Any:
-        """Windows (N, reads, h, w) as they are read, an array or tensor -> as the model gets them."""
+        """Windows (N, reads, h, w) as read, an array or tensor -> as fed to the model."""
         return _grey(windows) if self.feed < self.count else windows
 
     def reduced(self, outputs: Any) -> Any:
@@ -85,15 +84,15 @@ class Part:
 
 
 def apart(outputs: Any) -> float:
-    """How far the three channels of outputs (N, 3, h, w), an array or tensor, are apart on average: the largest of a
-    pixel less the least. Waits for the device."""
+    """The mean over pixels of the spread (maximum - minimum) of three channels (N, 3, h, w), an array or tensor. Waits
+    for the device."""
     values = _as_float32(outputs)
     first, second, third = (values[:, channel] for channel in range(3))
     return float((abs(first - second) + abs(second - third) + abs(third - first)).mean()) / 2
 
 
 def _as_float32(values: Any) -> Any:
-    """An array, where uint16 is bfloat16, or a tensor."""
+    """In arrays, uint16 stands for bfloat16."""
     if not isinstance(values, np.ndarray):
         return values.float()
     if values.dtype == np.uint16:
@@ -102,9 +101,10 @@ def _as_float32(values: Any) -> Any:
 
 
 def _grey(windows: Any) -> Any:
-    """The grey of windows (N, 3, h, w) in red, green and blue, of their own dtype: exactly theirs where they are grey.
+    """Grey of RGB windows (N, 3, h, w), in their dtype; grey inputs stay bit-identical.
 
-    Every operation is rounded to float32, so that NumPy and torch give the same bits."""
+    Every operation is rounded to float32, so that NumPy and torch agree bit for bit.
+    """
     red, green, blue = (_as_float32(windows[:, channel : channel + 1]) for channel in range(3))
     if not isinstance(windows, np.ndarray):
         return (green + (red - green) * RED + (blue - green) * BLUE).to(windows.dtype)
@@ -119,22 +119,22 @@ def _grey(windows: Any) -> Any:
 
 
 def routes(channels: int, alpha: str, in_channels: int | None) -> Iterator[tuple[Part, ...]]:
-    """Ways to put an image through a model, the one to try first first: its first part is what is tried.
+    """Candidate ways to put an image through a model, best first; the first part of each is tried.
 
-    A model that takes the colours together gets them so, whatever its first convolution takes: that may see their
-    brightness alone, or one of them at a time. A model whose first convolution takes three channels gets grey repeated:
-    many would take one channel without a word, and make three of it.
+    Colours are first fed together, even if the first convolution takes one channel: a model may split them itself. Grey
+    is repeated if the first convolution takes three channels: many such models silently accept one channel and return
+    three.
 
     Args:
         channels: of the image.
-        alpha: "restore", "resize", "opaque", or "channel" for no alpha.
+        alpha: "restore", "resize", "opaque", or "channel" to treat alpha as data.
         in_channels: of the model's first convolution, if known.
     """
     if alpha == "channel" or channels not in KINDS:
         yield (Part(0, channels, channels),)
         return
     has_alpha = channels in (2, 4)
-    if has_alpha and in_channels == channels and alpha == "restore":  # a model for RGBA
+    if has_alpha and in_channels == channels and alpha == "restore":  # an RGBA model
         yield (Part(0, channels, channels),)
     colours = channels - has_alpha
     for feed in (3, 1) if 3 in (colours, in_channels) else (1, 3):
@@ -147,11 +147,11 @@ def routes(channels: int, alpha: str, in_channels: int | None) -> Iterator[tuple
 
 
 def arranged(parts: tuple[Part, ...], made: int, alpha: str) -> tuple[tuple[Part, ...], tuple[int, ...]]:
-    """The parts of a way, and how many channels of the result each becomes, once it is known how many channels the
-    model makes of the first one.
+    """Completes the parts once the number `made` of output channels of the first one is known. Returns the parts and
+    the channels each adds to the result.
 
     Raises:
-        Unfit: an image with alpha, and channels to which alpha cannot belong.
+        Unfit: alpha cannot be combined with the output channels.
     """
     first, *others = parts
     if first.count not in PICTURES or alpha == "channel":  # all channels together
@@ -159,7 +159,7 @@ def arranged(parts: tuple[Part, ...], made: int, alpha: str) -> tuple[tuple[Part
             takes = f"the model takes {first.count} channels and returns {made}"
             raise Unfit(f"{takes}; pass alpha='channel' if that is meant")
         return parts, (made,)
-    if first.feed == 1 < made:  # it makes colours, or classes, of grey
+    if first.feed == 1 < made:  # it turns grey into colours or classes
         colours = sum(part.count for part in parts if not part.alpha)
         parts = (replace(first, count=colours), *(part for part in others if part.alpha))
     if parts[-1].alpha and made != first.feed:
@@ -169,7 +169,7 @@ def arranged(parts: tuple[Part, ...], made: int, alpha: str) -> tuple[tuple[Part
 
 
 def _apart_from_model(alpha: Part, colours: int, made: int) -> Part:
-    """Alpha beside colours that are made of grey, or the reverse: what the model would make of it is no alpha."""
+    """Alpha for a model that turns grey into colour or colour into grey, which cannot process it: resized instead."""
     if made in PICTURES:
         return replace(alpha, feed=1, how="resize" if alpha.how == "model" else alpha.how)
     text = f"the model makes {made} channels of {KINDS[colours]}, to which the image's alpha does not belong"

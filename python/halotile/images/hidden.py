@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Colours for hidden pixels: those where alpha is 0, whose own colour nobody is meant to see.
+"""Fills hidden pixels (alpha 0), whose stored colours are arbitrary.
 
-A model looks further than a pixel, so what is hidden would show at visible edges. Before it sees them, hidden pixels
-get the colour of what is around them: the mean, weighted by alpha, of the smallest neighbourhood that shows anything.
-A neighbourhood is a block of 1, 2, 4 ... 64 pixels a side and the eight around it; blocks lie on the image's own grid,
-so what a pixel gets depends on no tile, strip or engine. Where nothing is seen within 64 pixels it is mid-grey.
+Without this, hidden colours would leak into visible edges through the model's receptive field. Each hidden pixel gets
+the alpha-weighted mean of the smallest neighbourhood with a visible pixel. A neighbourhood is a block of 1, 2, 4 ... 64
+pixels a side and its eight neighbours, on the image's own grid, so results depend on no tile, strip or engine. Where
+nothing is visible within 64 pixels, it is mid-grey.
 
-Every operation is rounded to float32 and in one order, so that NumPy and torch give the same bits.
+Operations are rounded to float32 and run in a fixed order, so that NumPy and torch agree bit for bit.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from .source import HeldRows, Source
 
 __all__ = ["REACH", "FilledSource", "with_colours"]
 
-REACH = 64  # input pixels: the largest block, and how far at least colours are looked for
-LEVELS = 7  # 1, 2, 4 ... REACH
-COLUMNS = 1024  # that are worked on together, a multiple of REACH
-ROWS = 1024  # on a device
+REACH = 64  # side of the largest block, and the least search distance, input pixels
+LEVELS = 7
+COLUMNS = 1024  # per step; a multiple of REACH
+ROWS = 1024  # per step on a device
 
 Rows = Callable[[int, int], np.ndarray]  # rows [start, stop) of an image: (C, rows, W)
 
 
 def with_colours(image: Image, index: int) -> Image:
-    """Image `index`, alone, with colours for its hidden pixels: read by rows, or a copy on its device."""
+    """Image `index` alone with hidden pixels filled: read by rows, or a copy on its device."""
     if not image.on_host:
         return Image(_filled_tensor(image.tensor[index], image.dtype), image.dtype, "CHW", image.device)
     return Image(FilledSource(image, index), image.dtype, "HWC")
@@ -43,8 +43,8 @@ def with_colours(image: Image, index: int) -> Image:
 
 
 class FilledSource(Source):
-    """An image with colours for its hidden pixels. Strips of REACH rows are filled, for which as many above and below
-    them are looked at; each row is read once, from top to bottom."""
+    """An image with hidden pixels filled, in strips of REACH rows that also use REACH rows above and below. Each row is
+    read once, from top to bottom."""
 
     step = REACH
 
@@ -61,7 +61,7 @@ class FilledSource(Source):
             self._fill_strip(first, low - first, rows[low - start : high - start])
 
     def _fill_strip(self, first: int, skipped: int, into: np.ndarray) -> None:
-        """into: rows from `skipped` on of the strip that starts at row `first`."""
+        """into: receives rows from `skipped` on of the strip that starts at row `first`."""
         height, width, _ = self.shape
         top, bottom = max(0, first - REACH), min(first + 2 * REACH, height)
         seen = self.rows(top, bottom)
@@ -75,7 +75,7 @@ class FilledSource(Source):
                 continue
             low, high = max(0, left - REACH), min(left + COLUMNS + REACH, width)
             block = _on_grid(widened(seen[:, :, low:high], self.image.dtype), np)
-            with np.errstate(invalid="ignore", over="ignore"):  # of what is not finite, which counts for nothing
+            with np.errstate(invalid="ignore", over="ignore"):  # non-finite values are ignored
                 colours = _surroundings(block[:-1], block[-1], peak_of(self.image.dtype) / 2, np)
             wanted = colours[:, strip, left - low : columns.stop - low]
             target = into[:, columns, :-1]
@@ -83,7 +83,6 @@ class FilledSource(Source):
 
 
 def _stored(image: Image) -> np.dtype:
-    """The dtype of its rows in NumPy: bfloat16 as uint16."""
     return np.dtype("uint16" if image.dtype == "bfloat16" else image.dtype)
 
 
@@ -101,7 +100,7 @@ def _rows_of(image: Image, index: int) -> Rows:
 
 
 def _narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 as values of an image's dtype, rounded half to even."""
+    """Rounds half to even."""
     if dtype == "bfloat16":
         torch = torch_if_loaded()
         return torch.from_numpy(values).to(torch.bfloat16).view(torch.uint16).numpy()
@@ -114,7 +113,6 @@ def _narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _filled_tensor(tensor: Any, dtype: str) -> Any:
-    """A copy of a tensor (C, H, W) with colours for its hidden pixels, made where it is."""
     torch = torch_if_loaded()
     filled, words = torch.empty_like(tensor), as_words(tensor)
     as_words(filled).copy_(words)
@@ -138,7 +136,7 @@ def _pieces(size: int, length: int) -> Iterator[tuple[int, int]]:
 
 
 def _narrowed_tensor(values: Any, dtype: str, word: Any) -> Any:
-    """float32 as words of an image's dtype, rounded half to even."""
+    """Rounds half to even."""
     if dtype.startswith("uint"):
         values = values.round().clamp(0, peak_of(dtype)).to(torch_if_loaded().int32)
     return values.to(word)
@@ -148,7 +146,7 @@ def _narrowed_tensor(values: Any, dtype: str, word: Any) -> Any:
 
 
 def _on_grid(block: Any, xp: ModuleType) -> Any:
-    """(C, h, w) that starts on the grid, with rows and columns of nothing after it up to where a block ends."""
+    """Zero-pads (C, h, w) at the bottom and right to whole blocks."""
     channels, height, width = block.shape
     shape = (channels, -(-height // REACH) * REACH, -(-width // REACH) * REACH)
     if shape == tuple(block.shape):
@@ -159,9 +157,10 @@ def _on_grid(block: Any, xp: ModuleType) -> Any:
 
 
 def _surroundings(colours: Any, alpha: Any, grey: float, xp: ModuleType) -> Any:
-    """For every pixel the mean colour of the smallest neighbourhood that shows anything: float32 (C, h, w).
+    """The mean colour of the smallest visible neighbourhood of every pixel: float32 (C, h, w).
 
-    colours: (C, h, w), alpha: (h, w), float32, sides multiples of REACH. Exact where REACH pixels around are there."""
+    colours: (C, h, w), alpha: (h, w), float32, sides multiples of REACH. Exact at least REACH pixels from the sides.
+    """
     seen = (alpha > 0) & xp.isfinite(alpha) & xp.isfinite(colours).all(0)
     nothing = xp.zeros_like(alpha)
     weight = xp.where(seen, alpha, nothing)
@@ -178,7 +177,6 @@ def _surroundings(colours: Any, alpha: Any, grey: float, xp: ModuleType) -> Any:
 
 
 def _halved(values: Any) -> Any:
-    """Sums of blocks of 2 x 2."""
     rows = values[..., 0::2, :] + values[..., 1::2, :]
     return rows[..., 0::2] + rows[..., 1::2]
 
@@ -190,7 +188,7 @@ def _doubled(values: Any, xp: ModuleType) -> Any:
 
 
 def _with_neighbours(values: Any) -> Any:
-    """Sums of 3 x 3 elements; beyond the sides there is nothing."""
+    """Sums of 3 x 3 elements, with zeros outside."""
     rows = values + 0
     rows[..., 1:, :] += values[..., :-1, :]
     rows[..., :-1, :] += values[..., 1:, :]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Images of every kind become views (image, channel, row, column), and results the same kind again.
+"""Views images of every type as (image, channel, row, column), and builds results of the same type.
 
-Two views: on NumPy memory for the host, and as a tensor where the image is one. NumPy has no bfloat16: such tensors are
-seen as uint16, and `Image.dtype` says what the bits mean.
+There is a NumPy view for the host and a tensor view for tensors. NumPy has no bfloat16: such tensors are viewed as
+uint16, and `Image.dtype` tells what the bits mean.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def is_tensor(value: Any) -> bool:
 
 
 class Alpha(NamedTuple):
-    """Of the last channel of an image.
+    """The alpha channel of an image.
 
     Attributes:
-        constant: its value, in the image's units, where it has one only; else None.
-        hidden: whether there may be pixels where it is 0.
+        constant: its value in the image's units if it is the same everywhere; else None.
+        hidden: whether there may be pixels with alpha 0.
     """
 
     constant: float | None
@@ -63,11 +63,11 @@ class Image:
     """An array or tensor as the engines see it.
 
     Attributes:
-        original: what the user passed, or will get; a Source for what is read by rows.
+        original: the user's input, or the future result; a Source for images read by rows.
         dtype: one of uint8, uint16, float16, bfloat16, float32, float64.
-        layout: the order of the original's axes, spelled with N, C, H and W.
+        layout: axes of the original, spelled with N, C, H and W.
         device: the tensor's device; None for NumPy arrays.
-        by_model: whether what its model seems to take has decided the layout.
+        by_model: whether the channels that the model seems to take decided the layout.
     """
 
     original: Any
@@ -78,11 +78,11 @@ class Image:
 
     @property
     def by_rows(self) -> bool:
-        """Whether it is read by rows: `held` has them, and `pixels` would be all of it."""
+        """Whether it is read by rows: use `held`, since `pixels` would load everything."""
         return isinstance(self.original, Source)
 
     def held(self, index: int) -> HeldRows:
-        """The rows of image `index`, where it is read by rows; those of other images are let go."""
+        """Buffered rows of image `index`, if it is read by rows; buffers of other images are released."""
         if index not in self._held:
             self._held.clear()
             self._held[index] = HeldRows(self.original.single(self.layout, index))
@@ -94,12 +94,11 @@ class Image:
 
     @cached_property
     def alphas(self) -> dict[int, Alpha]:
-        """What `scan.alpha_of` found out, by image."""
         return {}
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """(N, C, H, W) view on its memory (on a copy for tensors of other devices), any strides."""
+        """(N, C, H, W) view of its memory (of a copy for tensors on other devices), any strides."""
         view = _array_view if self.device is None else _tensor_view
         return _to_nchw(view(self.original.whole() if self.by_rows else self.original), self.layout)
 
@@ -113,7 +112,7 @@ class Image:
 
     @cached_property
     def tensor(self) -> Any:
-        """(N, C, H, W) view of a tensor where it is."""
+        """(N, C, H, W) view of a tensor on its device."""
         order = [self.layout.index(axis) for axis in AXES if axis in self.layout]
         view = self.original.detach().resolve_neg().permute(order)
         for position, axis in enumerate(AXES):
@@ -142,31 +141,31 @@ class Image:
 
 
 def as_words(tensor: Any) -> Any:
-    """uint16 as int16: devices know little of it."""
+    """uint16 as int16, which devices support better."""
     torch = torch_if_loaded()
     return tensor.view(torch.int16) if tensor.dtype == torch.uint16 else tensor
 
 
 def bfloat16_bits(value: float) -> int:
-    """The nearest bfloat16's, as a word of 16 bits; ties to even."""
+    """The nearest bfloat16 as a 16-bit integer; ties to even."""
     bits = int(np.float32(value).view(np.uint32))
     return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
 
 
 def peak_of(dtype: str) -> int:
-    """The value that stands for white: floats count from 0 to 1."""
+    """The value of white; 1 for floats."""
     return INTEGER_PEAK.get(dtype, 1)
 
 
 def open_image(image: Any, layout: str | None, channels_of_model: Callable[[], int | None] = lambda: None) -> Image:
-    """Sees `image` as an Image, without changing it; an Image stays what it is.
+    """Views `image` as an Image, without changing it; an Image is returned as it is.
 
     Args:
-        layout: the order of its axes in any spelling; None: as `layouts.layout_of` finds it.
-        channels_of_model: how many channels its model takes, or None; asked only where the layout is in doubt.
+        layout: order of its axes in any spelling; None: found by `layouts.layout_of`.
+        channels_of_model: channels that its model takes, or None; called only if the layout is ambiguous.
 
     Raises:
-        TypeError, ValueError: it is no image, or not in that layout, or its layout is ambiguous.
+        TypeError, ValueError: not an image, not in that layout, or ambiguous.
     """
     if isinstance(image, Image):
         return image
@@ -200,7 +199,6 @@ def open_image(image: Any, layout: str | None, channels_of_model: Callable[[], i
 
 
 def _other_kind(image: object) -> str:
-    """What it is instead of an image, and what to do about it."""
     name = type(image).__name__
     if isinstance(image, str | os.PathLike):
         return f"a path; files are for restore_to(result_path, {os.fspath(image)!r}, model) and the command line"
@@ -214,7 +212,6 @@ def _other_kind(image: object) -> str:
 
 
 def _layout(image: Any, asked: str | None, channels_first: bool, channels_of_model: Callable[[], int | None]) -> str:
-    """The layout that was asked for, or is certain, or is found. Raises ValueError."""
     shape = tuple(image.shape)
     certain = image.layout if isinstance(image, Source) else None
     if asked is None:
@@ -261,7 +258,7 @@ def _to_nchw(array: np.ndarray, layout: str) -> np.ndarray:
 
 
 def shape_of_result(source: Image, channels: int, size: tuple[int, int]) -> tuple[str, tuple[int, ...]]:
-    """Layout and shape of a result: the source's axes, and one for channels where there are several."""
+    """Adds a channel axis if there are several channels."""
     layout = source.layout
     if "C" not in layout and channels > 1:
         layout = with_channels(layout, channels_first=source.device is not None)
@@ -270,8 +267,8 @@ def shape_of_result(source: Image, channels: int, size: tuple[int, int]) -> tupl
 
 
 def new_image(source: Image, channels: int, size: tuple[int, int], dtype: str, device: Any) -> Image:
-    """An uninitialised result of the source's kind: on `device` if that is where the source is, else in host memory,
-    from where `delivered` brings it."""
+    """An uninitialised result of the source's type: on `device` if the source is there, else in host memory, from where
+    `delivered` copies it."""
     layout, shape = shape_of_result(source, channels, size)
     if source.device is None:
         return Image(np.empty(shape, dtype), dtype, layout)
@@ -286,7 +283,7 @@ def check_output_dtype(source: Image, dtype: str) -> None:
 
 
 def check_output_kind(out: Any, source: Image, dtype: str | None) -> None:
-    """Refuses an `out` that cannot hold a result for this source, as far as that is known without its shape."""
+    """Rejects an `out` that cannot hold a result for this source; checks everything but its shape."""
     wants_tensor = source.device is not None
     if is_tensor(out) != wants_tensor or not (wants_tensor or isinstance(out, np.ndarray)):
         kind = "torch tensor" if wants_tensor else "NumPy array"
@@ -316,7 +313,7 @@ def check_output_kind(out: Any, source: Image, dtype: str | None) -> None:
 def _share_memory(a: np.ndarray, b: np.ndarray) -> bool:
     try:
         return np.shares_memory(a, b, max_work=10_000)
-    except RuntimeError:  # TooHardError: nobody knows
+    except RuntimeError:  # TooHardError: undecided
         return True
 
 
@@ -332,15 +329,15 @@ def _tensors_share_memory(a: Any, b: Any) -> bool:
 
 
 def _extent(tensor: Any) -> tuple[int, int]:
-    """Bytes of its storage, from the first element to the last."""
+    """Byte range of its elements in its storage."""
     last = sum((side - 1) * stride for side, stride in zip(tensor.shape, tensor.stride(), strict=True))
     start = tensor.storage_offset()
     return start * tensor.element_size(), (start + last + 1) * tensor.element_size()
 
 
 def open_output(out: Any, source: Image, channels: int, size: tuple[int, int], device: Any) -> Image:
-    """Sees the user's `out`, which `check_output_kind` has passed, as an Image to write to. Of a tensor that is neither
-    in host memory nor on `device` it is a copy: what no run reaches stays as it was."""
+    """Views the user's `out`, already checked by `check_output_kind`, as an Image to write to. A tensor neither in host
+    memory nor on `device` is copied, so that rows the run does not reach keep their values."""
     layout, shape = shape_of_result(source, channels, size)
     if tuple(out.shape) != shape:
         raise ValueError(f"out must have shape {shape}, not {tuple(out.shape)}")
@@ -352,7 +349,7 @@ def open_output(out: Any, source: Image, channels: int, size: tuple[int, int], d
 
 
 def delivered(result: Image, source: Image, asked: Any) -> Any:
-    """What the user gets: `asked` (their `out`) filled, or the result on the source's device."""
+    """`asked` (their `out`) filled, or the result on the source's device."""
     if asked is not None:
         return asked if result.original is asked else asked.copy_(result.original)
     return result.original if result.device == source.device else result.original.to(source.device)

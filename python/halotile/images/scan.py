@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What is looked for in all of an image before it is restored: is its alpha constant, are pixels hidden, is it grey?
+"""Scans a whole image before it is restored: is alpha constant, are pixels hidden, is it grey?
 
-Of an array and a tensor on the CPU strips of rows are looked at, of a source (an image that is read by rows) rows, up
-to the first that decides. On a device it is one number that comes down.
+Arrays and CPU tensors are scanned in strips of rows, sources (images read by rows) by rows, up to the first decisive
+one. On a device the scan downloads one number.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from .image import Alpha, Image, as_words
 
 __all__ = ["alpha_of", "is_grey", "is_zero", "widened", "widened_tensor"]
 
-STRIP = 2**22  # bytes that are looked at together
+STRIP = 2**22  # bytes per step
 
 
 def alpha_of(image: Image, index: int) -> Alpha:
-    """Looked at once for each image."""
     if index not in image.alphas:
         image.alphas[index] = _alpha_of(image, index) if image.on_host else _alpha_on_device(image, index)
     return image.alphas[index]
@@ -35,16 +34,16 @@ def _alpha_of(image: Image, index: int) -> Alpha:
         first = alpha[0, 0] if first is None else first
         constant = constant and bool((alpha == first).all())
         hidden = hidden or bool(is_zero(alpha, image.dtype).any())
-        if not constant and (hidden or image.by_rows):  # of a source, that is not worth another look
+        if not constant and (hidden or image.by_rows):  # a second scan of a source is not worth it
             return Alpha(None, True)
     value = float(widened(np.asarray(first), image.dtype) if image.dtype == "bfloat16" else first)
     if constant and math.isfinite(value):
-        return Alpha(value, False)  # nothing is seen, or everything
+        return Alpha(value, False)  # everything is hidden, or nothing
     return Alpha(None, hidden)
 
 
 def _alpha_on_device(image: Image, index: int) -> Alpha:
-    """A finite number is the constant; -infinity stands for hidden pixels."""
+    """The device returns the constant if it is finite; -infinity means hidden pixels."""
     torch = torch_if_loaded()
     alpha = image.tensor[index, -1]
     alpha = alpha if image.dtype == "float64" else widened_tensor(alpha)
@@ -54,7 +53,6 @@ def _alpha_on_device(image: Image, index: int) -> Alpha:
 
 
 def is_grey(image: Image, index: int) -> bool:
-    """Whether the first three channels are equal everywhere."""
     if image.on_host:
         return all(bool((rows[0] == rows[1]).all() and (rows[1] == rows[2]).all()) for rows in _strips(image, index))
     red, green, blue = (as_words(image.tensor[index, channel]) for channel in range(3))
@@ -62,7 +60,6 @@ def is_grey(image: Image, index: int) -> bool:
 
 
 def _strips(image: Image, index: int) -> Iterator[np.ndarray]:
-    """All of an image, (C, rows, W) at a time."""
     height, width = image.size
     if image.by_rows:
         yield from _strips_of_source(image, index)
@@ -85,19 +82,19 @@ def _strips_of_source(image: Image, index: int) -> Iterator[np.ndarray]:
 
 
 def is_zero(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Where values of an image's dtype are 0; bfloat16 comes as uint16."""
+    """Where values of an image dtype are 0; bfloat16 comes as uint16."""
     return (values & 0x7FFF if dtype == "bfloat16" else values) == 0
 
 
 def widened(values: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 of values of an image's dtype; bfloat16 comes as uint16."""
+    """float32 of values of an image dtype; bfloat16 comes as uint16."""
     if dtype == "bfloat16":
         return (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float32, copy=False)
 
 
 def widened_tensor(values: Any) -> Any:
-    """float32 of a tensor of any image's dtype; devices know uint16 as int16."""
+    """float32 of a tensor of any image dtype; on devices uint16 is int16."""
     torch = torch_if_loaded()
     if values.dtype == torch.uint16:
         return (as_words(values).to(torch.int32) & 0xFFFF).float()

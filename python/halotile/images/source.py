@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Images that are read by rows, of which no more is held than the current windows need.
+"""Images read by rows; only the rows of the current windows are buffered.
 
-NumPy arrays and tensors are used where they are, and so are memory maps, but for those in foreign byte order, whose
-rows are converted.
+NumPy arrays, tensors and memory maps are used in place, except memory maps in foreign byte order, whose rows are
+converted.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import numpy as np
 
 __all__ = ["ArraySource", "HeldRows", "Source", "as_source", "image_shape", "in_order"]
 
-MARGIN = 4  # a buffer has room for a quarter more rows than were asked for, because windows differ in height
+MARGIN = 4  # the buffer is a quarter larger than requested, because windows differ in height
 
 
 class Source:
-    """An image on disk or elsewhere, or several of one size. Subclasses set shape and dtype, and have `read`.
+    """An image on disk or elsewhere, or several of one size. Subclasses set shape and dtype, and implement `read`.
 
     Attributes:
         shape: of the whole, in the order of its axes.
         dtype: of its rows, in native byte order.
-        step: reads are fastest in multiples of so many rows.
-        layout: the order of its axes where that is certain, as for image files.
+        step: reads are fastest in multiples of this many rows.
+        layout: order of its axes if certain, as for image files.
     """
 
     shape: tuple[int, ...]
@@ -37,18 +37,18 @@ class Source:
         return len(self.shape)
 
     def read(self, start: int, rows: np.ndarray) -> None:
-        """Fills rows, (n, W) or (n, W, C) and contiguous, with those from `start` on; in other layouts, with slices of
-        the first axis. Calls come in any order and from any thread, one at a time. Raises ValueError or OSError."""
+        """Fills rows, (n, W) or (n, W, C) and contiguous, with the rows from `start` on; in other layouts, with slices
+        of the first axis. Calls come in any order and from any thread, one at a time. Raises ValueError or OSError."""
         raise NotImplementedError
 
     def laid(self, layout: str) -> Source | np.ndarray:
-        """The source for a layout; an array where its rows cannot be read. Raises ValueError."""
+        """The source in a layout; an array if its rows cannot be read separately. Raises ValueError."""
         if layout not in ("HW", "HWC"):
             raise ValueError(f"layout must be 'HW' or 'HWC' for an image that is read by rows, not {layout!r}")
         return self
 
     def single(self, layout: str, index: int) -> Source:
-        """One of its images, (H, W) or (H, W, C), in a layout for which `laid` gave a source."""
+        """One image, (H, W) or (H, W, C), in a layout for which `laid` returned a source."""
         return self
 
     def whole(self) -> np.ndarray:
@@ -58,10 +58,10 @@ class Source:
 
 
 class ArraySource(Source):
-    """Rows of anything that is sliced as arrays are: a zarr array, a memory map in foreign byte order.
+    """Rows of an object that slices like an array: a zarr array, a memory map in foreign byte order.
 
     Args:
-        chunks: how many elements of each axis are stored together, if any are.
+        chunks: elements stored together along each axis, if chunked.
     """
 
     def __init__(self, array: Any, chunks: tuple[int, ...] | None = None):
@@ -80,8 +80,6 @@ class ArraySource(Source):
 
 
 class _ArrayImage(Source):
-    """One image of an array in any layout."""
-
     def __init__(self, source: ArraySource, layout: str, index: int):
         self.array, self.axes, self.index = source.array, layout, index
         self.dtype, self.step = source.dtype, source.chunks[layout.index("H")]
@@ -94,20 +92,18 @@ class _ArrayImage(Source):
 
 
 def image_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
-    """(H, W) or (H, W, C) of each image."""
     return tuple(shape[layout.index(axis)] for axis in "HWC" if axis in layout)
 
 
 def in_order(values: np.ndarray, layout: str) -> np.ndarray:
-    """A view (H, W) or (H, W, C) of one image."""
     return values.transpose([layout.index(axis) for axis in "HWC" if axis in layout])
 
 
 def as_source(image: Any) -> Source | None:
-    """A Source for what is read by rows: a Source, a zarr array, a memory map in foreign byte order; else None."""
+    """A Source for a Source, a zarr array or a memory map in foreign byte order; else None."""
     if isinstance(image, Source):
         return image
-    zarr = sys.modules.get("zarr")  # whoever holds one of its arrays has imported it
+    zarr = sys.modules.get("zarr")  # whoever passes a zarr array has imported zarr
     if zarr is not None and isinstance(image, zarr.Array):
         return ArraySource(image, image.chunks)
     if isinstance(image, np.memmap) and not image.dtype.isnative:
@@ -118,17 +114,17 @@ def as_source(image: Any) -> Source | None:
 class HeldRows:
     """The rows of a source that windows need, in a buffer that moves down the image.
 
-    Rows that the next windows share with the last are kept, so a source is decoded once, from top to bottom.
+    Rows shared by consecutive windows stay in the buffer, so a source is decoded once, from top to bottom.
     """
 
     def __init__(self, source: Source):
         self.source, self.height = source, source.shape[0]
         self.buffer = np.empty((0, *source.shape[1:]), source.dtype)
-        self.start = self.stop = 0  # rows held
+        self.start = self.stop = 0  # rows in the buffer
 
     def holding(self, start: int, stop: int) -> tuple[np.ndarray, int]:
-        """What windows over rows [start, stop) see, mirrored where they leave the image: (C, rows, W), and which row
-        of the image is the first. Valid until the next call."""
+        """The rows that windows over [start, stop) see, reflected at the image border: (C, rows, W), and the index of
+        the first. Valid until the next call."""
         low, high = _seen(start, stop, self.height)
         if not self.start <= low < high <= self.stop:
             self._move(low, high)
@@ -136,7 +132,6 @@ class HeldRows:
         return (rows.transpose(2, 0, 1) if rows.ndim == 3 else rows[np.newaxis]), low
 
     def bytes_for(self, rows: int) -> int:
-        """What the buffer allocates for windows of so many rows."""
         row = int(np.prod(self.source.shape[1:], dtype=object)) * self.source.dtype.itemsize
         wanted = min(rows + self.source.step, self.height)
         return (wanted + wanted // MARGIN) * row
@@ -145,20 +140,20 @@ class HeldRows:
         step = self.source.step
         down = low - self.start
         kept = self.buffer[down : self.stop - self.start] if down >= 0 else self.buffer[:0]
-        self.start = self.stop = 0  # nothing is held if reading fails
+        self.start = self.stop = 0  # the buffer is empty if reading fails
         wanted = min(-(-high // step) * step, self.height) - low
         if wanted > len(self.buffer):
             self.buffer = np.empty((wanted + wanted // MARGIN, *self.source.shape[1:]), self.source.dtype)
         into, count = self.buffer[: len(kept)], down or len(kept) or 1
-        for y in range(0, len(kept), count):  # piecewise: NumPy would copy what overlaps first
+        for y in range(0, len(kept), count):  # in pieces: NumPy would copy overlapping memory first
             into[y : y + count] = kept[y : y + count]
         self.source.read(low + len(kept), self.buffer[len(kept) : wanted])
         self.start, self.stop = low, low + wanted
 
 
 def _seen(start: int, stop: int, height: int) -> tuple[int, int]:
-    """The rows of the image that rows [start, stop) of the mirrored image need. Where these pass an edge, those end at
-    it, so that they mirror as the image does."""
+    """The image rows needed for rows [start, stop) of the reflected image. A range that crosses the border ends at the
+    border, so that it reflects like the image."""
     low, high = max(start, 0), min(stop, height)
     if start < 0:
         low, high = 0, max(high, 1 - start)

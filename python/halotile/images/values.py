@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How image values and model values correspond."""
+"""Maps image values to model values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Values:
 
     Attributes:
         dtype: of the image.
-        value_range: the range the model works in, as the user gave it.
+        value_range: range of the model's values, as the user gave it.
     """
 
     dtype: str
@@ -28,7 +28,6 @@ class Values:
 
     @cached_property
     def numbers(self) -> tuple[float, float, float, bool]:
-        """(peak, gain, offset, clamp) as the verbs take them."""
         low, high = self.value_range or (0.0, 1.0)
         clamp = self.value_range is not None or peak_of(self.dtype) > 1
         return float(peak_of(self.dtype)), high - low, low, clamp
@@ -39,7 +38,6 @@ class Values:
 
 
 def as_floats(output: Any) -> np.ndarray:
-    """A model's output, an array or tensor of any of its dtypes, as a float32 array."""
     if not isinstance(output, np.ndarray):
         return output.float().cpu().numpy()
     if output.dtype == np.uint16:  # bfloat16

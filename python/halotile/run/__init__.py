@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""An image's windows through a model, and its tiles into finished rows: nothing here decides what an option is."""
+"""Runs an image's windows through a model and blends the tiles into finished rows; all options are decided before."""

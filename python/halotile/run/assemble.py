@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A prepared image becomes rows. Nothing is decided here, but that memory which ran out is met by smaller tiles."""
+"""Turns a prepared image into rows. The only decision left is the out-of-memory fallback to smaller tiles."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ End = TypeVar("End")
 def assemble(
     prepared: Prepared, index: int, sink: Sink, first: First, progress: Progress
 ) -> Generator[tuple[int, int], None, Prepared]:
-    """Makes the rows of image `index`, from the top, and yields (start, stop) when rows are finished.
+    """Produces the rows of image `index`, from the top, and yields (start, stop) when rows are finished.
 
     Args:
-        first: outputs of the first batch, where there are any.
+        first: outputs of the first batch, if any.
 
     Returns:
-        `prepared`; with smaller tiles where memory ran out.
+        `prepared`, with smaller tiles if memory ran out.
 
     Raises:
-        TileError: the model failed; `rows_done` says how much was finished before.
+        TileError: the model failed; `rows_done` counts the finished rows.
     """
     rows_done, rows = 0, _rows(prepared, index, sink, 0, first, progress)
     while True:
@@ -70,11 +70,10 @@ def _with_smaller_tiles(
 
 
 def hold_statistics(prepared: Prepared, index: int, first: First, progress: Progress) -> None:
-    """Measures what the model takes of the whole of image `index`, where that is to be held fixed."""
     windows, report = prepared.windows, prepared.report
     if not report.holds or windows.held_for == index:
         return
-    from .global_stats import GlobalStats  # needs torch
+    from .global_stats import GlobalStats
 
     first.clear()
     windows.held.clear()
@@ -88,7 +87,6 @@ def hold_statistics(prepared: Prepared, index: int, first: First, progress: Prog
 
 
 def drained(steps: Generator[Any, None, End]) -> End:
-    """Makes all the steps, and returns what they end with."""
     while True:
         try:
             next(steps)

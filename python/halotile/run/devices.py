@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Several devices for one run: each takes the next batch when it has a slot free; outputs come in the plan's order.
+"""Several devices in one run: each takes the next batch when it has a free slot; outputs come in plan order.
 
-    windows, read in order by the run's thread -> models, a thread for each device -> outputs, on the run's device
+    run's thread          threads of the devices        run's thread
+    read windows   ->     device 0: slot a, slot b  ->  outputs in plan order, on the run's device
+                          device 1: slot a, slot b
 
-What is added up, and in which order, is as on one device: so are the bits, where the devices compute the same. A device
-has two slots, each with windows of its own: while the outputs of one are added up, the other is at work.
+Sums are added in the same order as on one device, so results are bit-identical if the devices compute alike. Of the two
+slots of a device, one computes while the outputs of the other are added.
 """
 
 from __future__ import annotations
@@ -23,19 +25,17 @@ from .windows import Windows
 
 __all__ = ["SLOTS", "Devices"]
 
-SLOTS = 2  # of each device
+SLOTS = 2  # per device
 
 
 class Member:
-    """A device: slots that are free, and the thread in which its model runs."""
-
     def __init__(self, slots: list[Windows]):
         self.free, self.thread = list(slots), ThreadPoolExecutor(1, "halotile")
 
 
 @dataclass
 class Task:
-    """A batch on its way through a device. Its outputs by part, on the run's device, when `done`."""
+    """A batch on a device. When `done`, `outputs` has its outputs by part, on the run's device."""
 
     member: Member
     slot: Windows
@@ -48,23 +48,23 @@ class Devices:
 
     Args:
         slots: for each device, Windows that share its model and image.
-        home: the run's engine, on whose device outputs are wanted.
+        home: the run's engine; outputs are moved to its device.
     """
 
     def __init__(self, slots: list[list[Windows]], home: Any):
         self.slots, self.home = slots, home
-        self.outputs: dict[Part, Any] = {}  # of the batch that was yielded last
+        self.outputs: dict[Part, Any] = {}  # of the batch yielded last
 
     def ahead(
         self, index: int, plan: TilePlan, parts: list[Part], batches: Iterator[tuple[list[Tile], list[Tile]]]
     ) -> Iterator[list[Tile]]:
-        """Yields the tiles of each batch of image `index` when its outputs are there; the next ones are at work
-        meanwhile.
+        """Yields the tiles of each batch of image `index` when its outputs are ready, while the next batches run.
 
-        batches: (tiles, these and those before them that make the batch a full one).
+        batches: (tiles, those tiles preceded by earlier ones that fill the batch).
 
-        Raises: what reading or a model raised, when the batch's turn comes. Then, and when the iterator is closed,
-        no device is at work any more."""
+        Raises: what reading or a model raised, when the batch's turn comes. After that, and after closing the iterator,
+        no device is running.
+        """
         members = [Member(slots) for slots in self.slots]
         under_way: deque[Task] = deque()
         try:
@@ -79,14 +79,13 @@ class Devices:
                 yield task.tiles
                 self.outputs = {}
                 task.member.free.append(task.slot)
-                del task  # and its outputs
+                del task  # frees its outputs
         finally:
             self.outputs = {}
             for member in members:
                 member.thread.shutdown(cancel_futures=True)
 
     def forget(self) -> None:
-        """Lets go of windows."""
         for slots in self.slots:
             for slot in slots:
                 slot.buffers.clear()
@@ -103,7 +102,8 @@ class Devices:
         return {part: self._brought(slot, part, index, of_part, tiles) for part, of_part in windows.items()}
 
     def _brought(self, slot: Windows, part: Part, index: int, windows: Any, tiles: list[Tile]) -> Any:
-        """The outputs, when they are there: devices work on after a call, and one that does has no slot free."""
+        """Waits for the outputs and returns them: a device may still be running after a call, and its slot is in use
+        until it ends."""
         device, home = slot.model.device, self.home.device
         with turn(device):
             outputs = slot.outputs(part, index, windows, tiles)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What errors say: which tile failed, and the likely cure where the model takes no window of the image."""
+"""Error messages: the tile that failed, and a likely cure if the model rejects the first window."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..texts import full_text
 __all__ = ["explained", "tile_error"]
 
 ABOUT_CHANNELS = re.compile(r"channel|shape|dimension 1\b|broadcast|should contain", re.IGNORECASE)
-# The same words, about rows and columns: parts of a network that do not meet.
+# Similar messages about rows and columns: branches of a network whose sizes do not match.
 ABOUT_SIDES = re.compile(r"dimension [23]\b|except in dimension 1\b", re.IGNORECASE)
 
 
@@ -32,9 +32,10 @@ def tile_error(
 
 
 def explained(failure: TileError, image: Image, options: Options, takes: int | None) -> TileError:
-    """A failure of the first window, with what would help if its cause speaks of channels.
+    """Adds a hint to a failure of the first window if its cause mentions channels.
 
-    takes: channels that the model takes, as far as that is known."""
+    takes: channels that the model expects, if known.
+    """
     said = "" if failure.__cause__ is None else full_text(failure.__cause__)
     if not said or isinstance(failure, ValueError) or ABOUT_SIDES.search(said):
         return failure
@@ -72,7 +73,6 @@ def _channels(count: int) -> str:
 
 
 def _first_channels(layout: str, count: int) -> str:
-    """How to write that, for the axes of the user's image."""
     before = layout.index("C")
     return f"image[..., :{count}]" if before == len(layout) - 1 else f"image[{':, ' * before}:{count}]"
 

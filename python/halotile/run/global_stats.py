@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""global_stats=: what a model takes of the whole image, measured over the whole image and held fixed in every tile.
+"""global_stats=: measure the statistics that a model takes over the whole image, and fix them in every tile.
 
-    survey -> which calls take all of the image together, where in their operands the image lies, which need which
-    "frozen" -> the model runs once, on the image reduced to a window's size
-    "exact"  -> for each level of calls that need one another: every tile adds its part of the image
+    survey     three small windows (h, w), (H, w), (h, W) -> which calls reduce over an operand that grows with the
+               window, how image pixels map to its elements, which calls depend on which (levels)
+    "frozen"   one run on the image, subsampled to a window's size
+    "exact"    one sweep over all tiles for each level; each tile adds its own part, cut halfway through the overlaps:
+
+                   tile 0  [##########|....]           # counts for tile 0
+                   tile 1        [....|##########]     # counts for tile 1
+
+               each sweep runs with the statistics of the lower levels already fixed
 
 Imports torch.
 """
@@ -32,14 +38,14 @@ from .windows import Windows
 
 __all__ = ["GlobalStats", "Held"]
 
-ROUNDING = {"float16": 2e-2, "bfloat16": 1e-1}  # relative differences that are no more; float32: 1e-4
-CHUNK = 512  # input pixels along the sides of what is read at a time for the reduced image
+ROUNDING = {"float16": 2e-2, "bfloat16": 1e-1}  # relative tolerance; 1e-4 for float32
+CHUNK = 512  # input pixels per side that are read at once for subsampling
 
 Pair = tuple[int, int]
 
 
 class Held:
-    """Statistics of one image for one model: inside `with held:` the model's calls give what they would for it."""
+    """Fixed statistics of one image: inside `with held():` the model uses them in place of its own."""
 
     def __init__(self, statistics: dict[int, Statistic], calls: int):
         self.statistics, self.calls = statistics, calls
@@ -65,7 +71,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Side:
-    """A dimension of an operand along which the image lies: index = rate * pixel - cut."""
+    """Maps image pixels to elements along one dimension of an operand: index = rate * pixel - cut."""
 
     rate: Fraction
     cut: int
@@ -79,10 +85,10 @@ class Side:
 
 @dataclass(frozen=True)
 class Lie:
-    """Where the image lies in an operand: its rows and columns in dimensions of their own, or one after the other.
+    """Where the image lies in an operand: in two dimensions, or flattened into one.
 
     Attributes:
-        dims: of rows and columns; the same one twice if they are one.
+        dims: dimensions of rows and columns; equal if flattened.
     """
 
     dims: Pair
@@ -90,7 +96,6 @@ class Lie:
     columns: Side
 
     def part(self, x: torch.Tensor, window: Pair, rows: Cut, columns: Cut) -> torch.Tensor:
-        """The part of a window's operand that lies between two cuts each way."""
         row, column = self.dims
         flat = row == column
         if flat:
@@ -105,16 +110,15 @@ class Lie:
         return x.flatten(row, column) if flat else x
 
 
-Cut = tuple[int | None, int | None]  # input pixels of a window; None: as far as there is anything
+Cut = tuple[int | None, int | None]  # (start, stop) in input pixels of a window; None: up to its border
 
 
 @dataclass(frozen=True)
 class Found:
-    """A call that takes the whole image together.
+    """A call that reduces over the whole image.
 
     Attributes:
-        level: how many others, one after the other, it needs.
-        lies: of each operand.
+        level: length of the longest chain of such calls that it depends on.
     """
 
     name: str
@@ -125,8 +129,8 @@ class Found:
 @dataclass(frozen=True)
 class Survey:
     """Attributes:
-    found: by the call's number.
-    calls: of the table's operators, in all.
+    found: global calls by call number.
+    calls: number of all calls of watched operators.
     """
 
     found: dict[int, Found]
@@ -141,14 +145,13 @@ Shapes = list[tuple[str, list[tuple[tuple[int, ...], tuple[int, ...]]], tuple[in
 
 
 def surveyed(run: Callable[[Pair], None], size: Pair, larger: Pair) -> Survey:
-    """Looks at the calls of a model.
-
-    Args:
-        run: runs it on a window of the size.
-        size, larger: two windows that it takes, (rows, columns); so must be one with a side of each.
+    """Args:
+        run: runs the model on a window of a given size.
+        size, larger: two window sizes (rows, columns) that the model accepts, also with their sides mixed.
 
     Raises:
-        ValueError: a call takes whole rows, or what it gives is as large as the image, or calls depend on the size.
+        ValueError: a call reduces over whole rows or returns something as large as the image, or the calls depend on
+            the window size.
     """
     looks = [_shapes(run, one) for one in (size, (larger[0], size[1]), (size[0], larger[1]))]
     if len({tuple(name for name, *_ in look) for look in looks}) > 1:
@@ -176,7 +179,6 @@ def _shapes(run: Callable[[Pair], None], size: Pair) -> Shapes:
 
 
 def _lies(one: Any, taller: Any, wider: Any, size: Pair, larger: Pair) -> tuple[Lie, ...] | None:
-    """Where the image lies in the operands of a call; None if it takes nothing together that grows with it."""
     name, operands, sizes = one
     grows = [
         {dim for dim in dims if shape[dim] != other[1][i][0][dim]}
@@ -221,9 +223,9 @@ def _flat(name: str, dim: int, length: int, size: Pair) -> Lie:
 
 
 def _levels(run: Callable[[Pair], None], size: Pair, numbers: set[int]) -> dict[int, int]:
-    """For each of these calls: the most of them that it needs, one after the other."""
+    """The level of each call: the longest chain of earlier global calls among its inputs."""
     levels: dict[int, int] = {}
-    known: dict[int, tuple[StorageWeakRef, int]] = {}  # by storage; the reference keeps the address from new use
+    known: dict[int, tuple[StorageWeakRef, int]] = {}  # by storage; the reference prevents reuse of the address
 
     def level_of(values: Any) -> int:
         storages = (one.untyped_storage()._cdata for one in tree_iter(values) if isinstance(one, torch.Tensor))
@@ -252,15 +254,15 @@ def _levels(run: Callable[[Pair], None], size: Pair, numbers: set[int]) -> dict[
 
 
 class Enough(BaseException):
-    """All that was wanted of a run was seen. No Exception, so that no model swallows it."""
+    """Stops a run after its last wanted call. A BaseException, so that no model swallows it."""
 
 
 class GlobalStats:
-    """Measures statistics of images for a way through the model.
+    """Measures global statistics of images.
 
     Args:
         how: "frozen" or "exact".
-        info: what is known of the model, a ModelInfo with global operations.
+        info: a ModelInfo with global operations.
     """
 
     def __init__(self, windows: Windows, how: str, info: Any):
@@ -268,7 +270,7 @@ class GlobalStats:
         self.surveys: dict[Any, Survey] = {}
 
     def survey(self, part: Any, index: int, plan: TilePlan) -> Survey:
-        """Raises ValueError: the model looks at the whole image in ways that cannot be held fixed."""
+        """Surveys the model. Raises ValueError if its global operations cannot be fixed."""
         if part not in self.surveys:
             size = [self._legal(axis, 32, plan) for axis in (0, 1)]
             larger = [self._legal(axis, side + 1, plan) for axis, side in enumerate(size)]
@@ -285,7 +287,8 @@ class GlobalStats:
         return self.surveys[part]
 
     def _check_sizes(self, part: Any, index: int, plan: TilePlan) -> None:
-        """With statistics held, windows of two sizes must agree inside: nothing else may depend on the window."""
+        """With fixed statistics, windows of two sizes must agree inside: otherwise something else depends on the
+        window."""
         field = self.info.local_field
         if field is None:
             return
@@ -329,19 +332,14 @@ class GlobalStats:
         )
 
     def _legal(self, axis: int, least: int, plan: TilePlan) -> int:
-        """The smallest window side from `least` on that the model takes, a multiple of the phase."""
         step = math.lcm(self.info.multiple[axis], self.info.phase[axis] or 1, plan.phase[axis])
         return -(-max(least, self.info.minimum_size[axis]) // step) * step
 
     def sweeps(self, part: Any, index: int, plan: TilePlan) -> int:
-        """How often all tiles are run to measure."""
         return self.survey(part, index, plan).levels if self.how == "exact" else 0
 
     def measured(self, part: Any, index: int, plan: TilePlan, advance: Callable[[int], None]) -> Held:
-        """The statistics of image `index`.
-
-        advance: is told of every tile that was run.
-        """
+        """advance: called with the number of tiles run."""
         survey = self.survey(part, index, plan)
         if self.how == "frozen":
             return Held(self._frozen(survey, part, index, plan), survey.calls)
@@ -376,7 +374,7 @@ class GlobalStats:
         try:
             with Watching(handle):
                 self._run(part, windows, plan, tile)
-        except (Enough, TileError):  # TorchScript makes another error of it
+        except (Enough, TileError):  # TorchScript turns Enough into another error
             if len(sums) < len(wanted):
                 raise
         return sums
@@ -389,15 +387,15 @@ class GlobalStats:
             if number not in survey.found:
                 return NotImplemented
             statistics[number] = call.measured().of_as_many(1 / share)
-            return call.result(statistics[number])  # what comes after sees a whole image's
+            return call.result(statistics[number])  # later layers see whole-image statistics
 
         with Watching(handle):
             self._run(part, image, plan)
         return statistics
 
     def _reduced(self, part: Any, index: int, plan: TilePlan) -> tuple[Any, float]:
-        """Every step-th pixel of the image both ways, as many as a window has at most; and their share of all. Pixels
-        are left out, not averaged: averages have other statistics, of noise above all."""
+        """The image subsampled to at most a window's pixels, and the share of pixels used. Averaging would change the
+        statistics, noise above all."""
         height, width = plan.image_size
         room, step = plan.window[0] * plan.window[1], 1
         while -(-height // step) * -(-width // step) > room:
@@ -428,11 +426,10 @@ class GlobalStats:
 
 
 def _cut(plan: TilePlan, axis: int, at: int) -> Cut:
-    """The part of window row (column) `at` that counts there, input pixels of the window: windows meet in the middle
-    of what they share."""
+    """The part of window row (column) `at` that counts, in pixels of the window: neighbours meet in mid-overlap."""
 
     def between(first: int) -> int:
-        """Where windows `first` and the next one meet, in the next one's pixels."""
+        """Where window `first` meets the next, in the next one's pixels."""
         shared = starts[first] + plan.window[axis] - starts[first + 1]
         return shared // 2 // plan.phase[axis] * plan.phase[axis]
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The heap kept during a run: what a model frees stays with the process, and is not mapped anew for the next layer.
+"""Keeps the heap during a run: memory that a model frees stays with the process, ready for the next layer.
 
-glibc maps blocks above 32 MiB (128 KiB, before it has adapted) anew each time. Every page of such a block costs a
-fault, which makes models with large activations up to three times slower. While a run keeps the heap the process stays
-at its high-water mark; afterwards it is given back. On other C libraries nothing is done. See docs/speed.md.
+glibc maps blocks above 32 MiB (128 KiB before it adapts) anew for each allocation. Every page then costs a page fault,
+which makes models with large activations up to three times slower. While a run keeps the heap, the process stays at its
+high-water mark; afterwards the memory is returned. Other C libraries are left alone. See docs/speed.md.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .. import _core
 
 __all__ = ["aside", "is_kept", "kept", "stepwise"]
 
-# Who has set glibc's thresholds keeps them.
+# The user's own glibc thresholds take precedence.
 SET_BY_HAND = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
 
 
 class _Runs:
-    """Those that keep the heap at the moment."""
+    """Counts the runs that keep the heap."""
 
     def __init__(self) -> None:
         self.lock, self.count = threading.Lock(), 0
@@ -38,7 +38,7 @@ class _Runs:
         with self.lock:
             if self.count == 1:
                 _core.heap_release()
-            self.count = max(0, self.count - 1)  # a child process that was forked inside comes here too
+            self.count = max(0, self.count - 1)  # also reached by a child process forked inside
 
     def pause(self) -> None:
         with self.lock:
@@ -51,7 +51,7 @@ class _Runs:
                 _core.heap_keep()
 
     def forget(self) -> None:
-        """In a child process, which the runs of its parent are not in."""
+        """Resets the count in a child process, which takes no part in its parent's runs."""
         self.lock = threading.Lock()
         if self.count > 0:
             self.count = 0
@@ -66,15 +66,15 @@ _END = object()
 
 @contextlib.contextmanager
 def kept(asked: bool = True) -> Iterator[bool]:
-    """Keeps the heap inside, for the whole process. Runs at the same time share it: the last one gives it back, also
-    when it fails.
+    """Keeps the heap inside the context, for the whole process. Concurrent runs share it; the last to leave returns the
+    memory, also on errors.
 
     Args:
-        asked: whether to do so; the environment variable HALOTILE_KEEP_HEAP=0 says no for all.
+        asked: whether to keep it; the environment variable HALOTILE_KEEP_HEAP=0 overrides this.
 
     Yields:
-        Whether it is kept: False where it is not asked for, on other C libraries than glibc, and where malloc was set
-        by environment variables (MALLOC_..., GLIBC_TUNABLES).
+        Whether the heap is kept: False if not asked for, without glibc, or if environment variables set malloc's
+        thresholds (MALLOC_..., GLIBC_TUNABLES).
     """
     held = asked and _allowed() and _runs.enter()
     try:
@@ -85,14 +85,13 @@ def kept(asked: bool = True) -> Iterator[bool]:
 
 
 def is_kept() -> bool:
-    """Whether anybody keeps it at the moment."""
     return _runs.count > 0
 
 
 @contextlib.contextmanager
 def aside() -> Iterator[None]:
-    """What is allocated inside goes back when it is freed, even while the heap is kept: for what outlives windows, and
-    would lie between their blocks."""
+    """Allocations inside bypass the kept heap and are returned when freed: for arrays that outlive windows and would
+    fragment it."""
     _runs.pause()
     try:
         yield
@@ -109,8 +108,8 @@ def _allowed() -> bool:
 
 
 def stepwise(steps: Iterator[Any], asked: bool) -> Iterator[Any]:
-    """The same steps. The heap is kept while one is made, and not while whoever asked for it works with it: who never
-    asks for the next one leaves nothing behind."""
+    """The same steps, with the heap kept only while a step runs, not while the caller uses its result. An abandoned
+    iterator leaves nothing behind."""
     while True:
         with kept(asked):
             step = next(steps, _END)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""NaN and infinity in what the model returned: an error or a warning that says where."""
+"""NaN and infinity in model outputs: an error or a warning with the position."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["check_bands", "check_finite", "check_first_tile"]
 
 
 def check_first_tile(prepared: Prepared, first: First) -> None:
-    """A model that returns NaN mostly does so everywhere: on a device that is looked for before the first band, since
-    nothing there waits for the device."""
+    """Checks the first tile on devices, where bands report only at the end: a model that returns NaN mostly does so
+    everywhere."""
     if prepared.options.on_nonfinite != "raise":
         return
     tile = prepared.plan[0]
@@ -27,7 +27,6 @@ def check_first_tile(prepared: Prepared, first: First) -> None:
 
 
 def check_bands(prepared: Prepared, index: int, bands: Sequence[Band]) -> None:
-    """What bands know only at their end."""
     if prepared.options.on_nonfinite == "ignore":
         return
     for band in bands:
@@ -38,7 +37,6 @@ def check_bands(prepared: Prepared, index: int, bands: Sequence[Band]) -> None:
 
 
 def check_finite(prepared: Prepared, index: int, tile: Tile, position: Position | None, rows_done: int) -> None:
-    """Tells of one that was found. Raises NonFiniteError."""
     asked = prepared.options.on_nonfinite
     if position is None or asked == "ignore":
         return

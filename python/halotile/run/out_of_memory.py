@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where memory runs out, a run goes on with half the batch, then with half the tile."""
+"""The out-of-memory fallback: half the batch, then half the tile."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .prepared import First, Opened, Prepared
 
 __all__ = ["SMALLEST_TILE", "let_go", "next_smaller", "smaller"]
 
-SMALLEST_TILE = 16  # that is tried when memory runs out: below it a window is nearly all halo
+SMALLEST_TILE = 16  # smaller windows would be nearly all halo
 
 Pair = tuple[int, int]
 Stage = TypeVar("Stage", bound=Opened)
 
 
 def smaller(stage: Stage, error: Exception, first: First, rows_done: int = 0) -> Stage:
-    """The same run with smaller tiles or batches, and a warning. What the failed one held is let go.
+    """Returns the run with smaller tiles or batches, frees memory and warns.
 
     Raises:
-        OutOfMemoryError: there are no smaller ones.
+        OutOfMemoryError: there are none.
     """
     let_go(stage, error, first)
     found = next_smaller(stage)
@@ -45,7 +45,6 @@ def smaller(stage: Stage, error: Exception, first: First, rows_done: int = 0) ->
 
 
 def let_go(stage: Opened, error: Exception, first: First) -> None:
-    """Frees what a failed run holds: windows, outputs, and what the error's frames refer to."""
     stage.windows.buffers.clear()
     first.clear()
     if isinstance(stage, Prepared) and stage.devices is not None:
@@ -55,7 +54,6 @@ def let_go(stage: Opened, error: Exception, first: First) -> None:
 
 
 def next_smaller(stage: Opened) -> tuple[Pair, int] | None:
-    """The next smaller tile and batch; None if there is none."""
     plan = stage.plan
     batch = plan.batch(stage.options.batch_size)
     smallest = [

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What a run is, before and after its first batch: frozen values, which say what is done and why.
+"""A run before and after its first batch: frozen values that say what is done and why.
 
-Opened     an image and a model that wait for each other: halo and phase are numbers
-Prepared   the same with all that the first batch taught: from here on nothing is decided
-Schedule   how a prepared image becomes finished rows
-Sink       where those go
+Opened     an image and its model, with numbers for halo and phase
+Prepared   the same with the traits from the first batch; everything is decided
+Schedule   turns a prepared image into finished rows
+Sink       receives the rows
 """
 
 from __future__ import annotations
@@ -30,44 +30,41 @@ from .windows import Windows
 __all__ = ["Delivery", "First", "Opened", "Prepared", "Schedule", "Sink"]
 
 Pair = tuple[int, int]
-First = dict[Part, Any]  # outputs of the first batch that were made to learn from them; whoever uses one takes it out
+First = dict[Part, Any]  # outputs of the first batch, reused by the run: whoever uses one removes it
 
 
 class Sink(Protocol):
-    """Where finished rows go."""
-
     def rows(self, index: int, start: int, stop: int) -> Any:
-        """The array or tensor (C, rows, W) for rows [start, stop) of image `index`. They are asked for in order, once
-        each; again only where they were given up because memory ran out."""
+        """The array or tensor (C, rows, W) for rows [start, stop) of image `index`. Rows are requested in order and
+        once, again only after memory ran out."""
 
     def done(self, index: int, start: int, stop: int) -> None:
-        """Those rows are finished."""
+        """Marks the rows as finished."""
 
 
 class Schedule(Protocol):
-    """A way to turn a prepared image into finished rows, from the top."""
-
     def rows(
         self, prepared: Prepared, index: int, sink: Sink, rows_done: int, first: First, progress: Progress
     ) -> Iterator[int]:
-        """Yields how many rows of image `index` are finished, each time when there are more; the first `rows_done` are.
+        """Yields the number of finished rows of image `index` whenever it grows, starting from `rows_done`.
 
         Raises:
-            TileError: the model failed. RuntimeError, MemoryError: memory ran out, and a smaller `prepared` may go on.
+            TileError: the model failed. RuntimeError, MemoryError: memory ran out; a smaller `prepared` can continue.
         """
 
     def tiles_from(self, prepared: Prepared, rows_done: int) -> int:
-        """How many tiles of an image remain, for progress."""
+        """Number of remaining tiles of an image, for progress."""
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """Where the result goes, as far as its memory is the run's.
+    """Memory needed to deliver the result.
 
     Attributes:
-        holds_result: whether all of it is held in memory that the run allocates.
-        bands_waiting: at most so many finished bands wait, besides those in work; None: rows are made where they stay.
-        bytes_beside: that whatever takes the rows holds, for a result of shape (height, width, channels).
+        holds_result: whether the run allocates the whole result.
+        bands_waiting: maximum number of finished bands in the queue, besides those in progress; None if rows are
+            written in place.
+        bytes_beside: bytes that the consumer of rows holds, for a result of shape (height, width, channels).
     """
 
     holds_result: bool = False
@@ -78,11 +75,11 @@ class Delivery:
 @dataclass(frozen=True)
 class Opened:
     """Attributes:
-    image: one, or several of one size.
-    out_dtype: of the result.
-    options: with numbers for halo and phase.
+    image: one image, or several of one size.
+    out_dtype: dtype of the result.
+    options: options with numbers for halo and phase.
     report: how they were chosen.
-    windows: the way of the image's windows through the model.
+    windows: runs the image's windows through the model.
     """
 
     image: Image
@@ -100,21 +97,21 @@ class Opened:
 
     @property
     def keeps_heap(self) -> bool:
-        """Whether the heap is to be kept: the model's activations must be in memory that malloc gives out."""
+        """Whether to keep the heap: only if malloc allocates the model's activations."""
         return self.options.keep_heap and self.windows.on_cpu
 
     @property
     def batch_shape(self) -> tuple[int, int, int, int]:
-        """(windows, channels, height, width) of a call of the model."""
+        """(windows, channels, height, width) of a model call."""
         return (self.plan.batch(self.options.batch_size), self.windows.channels, *self.plan.window)
 
 
 @dataclass(frozen=True)
 class Prepared(Opened):
     """Attributes:
-    traits: what the first batch taught about the model.
-    schedule: how rows are made.
-    devices: those that share the work; None for one.
+    traits: what the first batch revealed about the model.
+    schedule: produces the rows.
+    devices: None for one device.
     """
 
     traits: Traits = field(kw_only=True)
@@ -133,12 +130,10 @@ class Prepared(Opened):
 
     @property
     def batch(self) -> int:
-        """Windows in a call of the model."""
         return self.plan.batch(self.options.batch_size)
 
     @property
     def channels(self) -> int:
-        """Of the result."""
         return sum(self.traits.out_channels)
 
     @property
@@ -149,7 +144,7 @@ class Prepared(Opened):
         return replace(self, options=self.options.with_tiles(tile, batch, self.plan.phase))
 
     def parts_of(self, index: int) -> tuple[Part, ...]:
-        """Those of image `index`: alpha that is the same everywhere stays as it is, and nothing is run for it."""
+        """The parts of image `index`. A constant alpha channel bypasses the model."""
         parts = self.traits.parts
         if not parts[-1].alpha or parts[-1].how == "constant":
             return parts
@@ -157,6 +152,6 @@ class Prepared(Opened):
         return parts if constant is None else (*parts[:-1], replace(parts[-1], how="constant", value=constant))
 
     def full(self, tiles: list[Tile]) -> list[Tile]:
-        """A batch that is not full sees some tiles again: every call gets one shape."""
+        """Fills up an incomplete batch with earlier tiles, so that every call has the same shape."""
         stop = tiles[-1].index + 1
         return self.plan[max(0, stop - self.batch) : stop]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Progress: nothing, a tqdm bar, or the user's callable."""
+"""Progress: none, a tqdm bar, or the user's callable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ __all__ = ["Progress"]
 
 
 class Cancelled(BaseException):
-    """The user's callable raised `error`. No Exception, so that nobody on the way takes it for the model's."""
+    """Carries an `error` raised by the user's callable. A BaseException, so that it is not mistaken for a model
+    failure."""
 
     def __init__(self, error: Exception):
         super().__init__()
@@ -18,8 +19,8 @@ class Cancelled(BaseException):
 
 
 class Progress:
-    """A context in which tiles are counted. `wanted` is None, True or a callable (done, total), which may end the run:
-    what it raises leaves the context as it is."""
+    """Counts tiles. `wanted` is None, True or a callable (done, total), whose exceptions end the run and propagate
+    unwrapped."""
 
     def __init__(self, wanted: Any):
         self.wanted, self.bar = wanted, None
@@ -37,7 +38,7 @@ class Progress:
         return self
 
     def begin(self, total: int) -> None:
-        """Starts the clock; called again if the total turns out to be another."""
+        """Starts the clock; may be called again with a new total."""
         self.total = total
         if self.bar is not None:
             self.bar.total = total

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Windows of a restored image made again with a much larger halo, and compared.
+"""Recomputes windows of a restored image with a much larger halo and compares.
 
-A window here covers a region that its halo is cropped down to, as a tile's does. Regions lie across tile edges or
-anywhere; what is near a tile edge and what is not are counted apart.
+A window covers a region plus its halo, like a tile. Regions lie across tile edges or anywhere; pixels near tile edges
+and elsewhere are counted separately.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ __all__ = ["Remade", "beyond_rounding", "opened_result", "verified"]
 
 Pair = tuple[int, int]
 
-REGION = 64  # input pixels along each side of what is compared, at least
-NEAR = 8  # input pixels from a tile edge that count as near
-HALF_STEP = {"uint8": 0.5, "uint16": 0.5}  # what rounding takes at most, in units of the dtype
-RELATIVE = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # the same, relative to the value
+REGION = 64  # smallest side of a compared region, input pixels
+NEAR = 8  # distance in input pixels that counts as near a tile edge
+HALF_STEP = {"uint8": 0.5, "uint16": 0.5}  # largest rounding error, in steps of the dtype
+RELATIVE = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # largest rounding error, relative to the value
 
 
 def verified(prepared: Prepared, result: Any, places: int, info: ModelInfo | None) -> RunInfo:
-    """The report of a run, with so many places of its result made again; a warning where they differ.
+    """Recomputes `places` windows and returns the report with the comparison; warns above the tolerance.
 
-    result: as the user gets it. info: what is known of the model."""
+    result: as returned to the user. info: inspection of the model, if any.
+    """
     remade = Remade(prepared, opened_result(result, prepared), info)
     found = remade.compared(remade.places(places, 0))
     report, tolerance = replace(prepared.report, verified=found), prepared.options.within(found.white)
@@ -57,7 +58,7 @@ def verified(prepared: Prepared, result: Any, places: int, info: ModelInfo | Non
 
 
 class Place(NamedTuple):
-    """Along one axis: the window [start, stop), and what is kept of it [first, last), all input pixels."""
+    """One axis of a window [start, stop) and the region [first, last) kept of it, input pixels."""
 
     start: int
     stop: int
@@ -66,20 +67,17 @@ class Place(NamedTuple):
 
 
 class Window(NamedTuple):
-    """One of several images, counted from 0, and the place (rows, columns) in it."""
+    """The index of an image and a place (rows, columns) in it."""
 
     image: int
     place: tuple[Place, Place]
 
 
 class Remade:
-    """A restored image, and its run's way through the model for windows anywhere."""
-
     def __init__(self, prepared: Prepared, result: Image, info: ModelInfo | None):
-        """info: what is known of the model."""
         model = copy.copy(prepared.windows.model)
         if isinstance(model, TensorModel):
-            model.compiled = None  # which would take seconds for every new size
+            model.compiled = None  # would recompile for every new size
         self.prepared, self.result, self.info = prepared, result, info
         self.image, self.plan, self.windows = prepared.image, prepared.plan, prepared.windows.through(model)
         self._see(0, holds=True)
@@ -100,8 +98,7 @@ class Remade:
     # ---- where -------------------------------------------------------------------------------------------------------
 
     def places(self, count: int, seed: int) -> list[Window]:
-        """Windows, all different, spread over all images: every other one across a tile edge if there is any, the rest
-        anywhere."""
+        """Distinct windows: alternately across a tile edge, if there is one, and anywhere."""
         random, images = np.random.default_rng(seed), self.image.count
         shares = [(index + 1) * count // images - index * count // images for index in range(images)]
         return [window for index, share in enumerate(shares) for window in self._places_in(index, share, random)]
@@ -121,7 +118,7 @@ class Remade:
         return y, x
 
     def _across(self, random: np.random.Generator) -> tuple[Place, Place]:
-        """A tile edge runs through the middle half of the region."""
+        """A place with a tile edge in the middle half of its region."""
         anywhere = self._anywhere(random)
         lines = [(axis, int(edge)) for axis in (0, 1) for edge in self.edges[axis]]
         if not lines:
@@ -133,13 +130,12 @@ class Remade:
         return (across, anywhere[1]) if axis == 0 else (anywhere[0], across)
 
     def _side(self, axis: int) -> int:
-        """The side of a region, a multiple of the phase: four of them, so that an edge stays inside when its start is
-        rounded down."""
+        """The side of a region: a multiple of the phase, and at least four times it, so that rounding its start down
+        keeps the edge inside."""
         step = self.step[axis]
         return max(-(-REGION // step), 4) * step
 
     def _place(self, axis: int, start: int) -> Place:
-        """A region that starts about there, and its window."""
         step, size, side, halo = self.step[axis], self.image.size[axis], self._side(axis), self.halo[axis]
         last_start = max(0, -(-(size - side) // step) * step)
         first = min(max(0, start // step * step), last_start)
@@ -153,19 +149,19 @@ class Remade:
         return Place(low, low + window, low and low + halo, low + window - halo)
 
     def whole(self) -> tuple[Place, Place]:
-        """One window for all of the image, with the run's own halo: whole-image inference."""
+        """One window for the whole image with the run's halo: whole-image inference."""
         y, x = (Place(start, stop, 0, size) for (start, stop), size in zip(self.domain, self.image.size, strict=True))
         return y, x
 
     # ---- what is there -----------------------------------------------------------------------------------------------
 
     def compared_with_whole(self) -> Verification:
-        """The differences from whole-image inference, for which no statistics are held fixed."""
+        """Compares with whole-image inference, without fixed statistics."""
         found = self.compared([Window(index, self.whole()) for index in range(self.image.count)], halo=self.plan.halo)
         return replace(found, whole=self.named_whole())
 
     def named_whole(self) -> str:
-        """What the model is given as a whole. Sides that are no multiple of the phase are completed by reflection."""
+        """The whole-image call in words. Sides are padded to a multiple of the phase."""
         (top, bottom), (left, right) = (
             (-start, stop - size) for (start, stop), size in zip(self.domain, self.image.size, strict=True)
         )
@@ -177,8 +173,8 @@ class Remade:
         return f"crop(model(reflect_pad(image, {sides})))"
 
     def compared(self, windows: list[Window], halo: Pair | None = None) -> Verification:
-        """The differences in some windows. halo: what they have, if not the larger one: they are whole images then, for
-        which no statistics are held."""
+        """Compares some windows. halo: the halo of whole-image windows, which run without fixed statistics; None for
+        the larger halo."""
         tally = Tally()
         for index, place in windows:
             self._see(index, holds=halo is None)
@@ -202,7 +198,7 @@ class Remade:
         )
 
     def _see(self, index: int, holds: bool) -> None:
-        """Goes on with one of several images. holds: whether its statistics are held fixed, if the run's are."""
+        """Switches to another image. holds: fix its statistics, if the run does."""
         self.index = index
         if holds:
             hold_statistics(replace(self.prepared, windows=self.windows), index, First(), Progress(None))
@@ -216,7 +212,7 @@ class Remade:
         return Values(self.result.dtype, self.prepared.options.value_range)
 
     def _box(self, place: tuple[Place, Place]) -> Box:
-        """What is kept, output pixels."""
+        """The region of a place in output pixels."""
         starts = [int(axis.first * self.plan.scale) for axis in place]
         stops = [
             min(math.ceil(axis.last * self.plan.scale), size)
@@ -225,7 +221,7 @@ class Remade:
         return Box(*starts, *(stop - start for start, stop in zip(starts, stops, strict=True)))
 
     def _apart(self, index: int, place: tuple[Place, Place], box: Box) -> np.ndarray | None:
-        """Differences (channels, height, width) of a part that the model makes; None for others."""
+        """Differences (channels, height, width) of a part; None if the part bypasses the model."""
         part, channels = self.parts[index], self.prepared.traits.out_channels
         if part.how != "model":
             return None
@@ -237,7 +233,7 @@ class Remade:
         return beyond_rounding(got.astype(np.float64), want.astype(np.float64), self.result.dtype)
 
     def _made(self, part: Any, place: tuple[Place, Place], box: Box) -> np.ndarray:
-        """A window's result, cropped to the box, as an unrounded image."""
+        """A window's result, cropped to the box, before rounding."""
         sides = [axis.stop - axis.start for axis in place]
         tile = replace(self.plan[0], window=Box(place[0].start, place[1].start, *sides))
         with turn(self.windows.engine.device):
@@ -256,7 +252,6 @@ class Remade:
         return np.clip(np.nan_to_num(pixels, nan=0.0, posinf=np.inf, neginf=-np.inf), 0, peak) if clamp else pixels
 
     def _near(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Which pixels of a box are near a tile edge, and which count as elsewhere."""
         ranges = np.arange(box.y, box.y_stop), np.arange(box.x, box.x_stop)
         sides = [np.array([0, size]) for size in self.plan.output_size]
 
@@ -270,7 +265,7 @@ class Remade:
         return near, ~near
 
     def _result_channel(self, channel: int) -> int:
-        """Of the result, for one among those that were compared."""
+        """Converts an index among compared channels to one of the result."""
         channels, compared = self.prepared.traits.out_channels, []
         for part, count, first in zip(self.parts, channels, np.cumsum([0, *channels])[:-1], strict=True):
             compared += range(first, first + count) if part.how == "model" else []
@@ -278,15 +273,13 @@ class Remade:
 
 
 class Tally:
-    """Differences, as they come in."""
-
     def __init__(self) -> None:
         self.all: list[np.ndarray] = []
         self.sums = {True: [0.0, 0], False: [0.0, 0]}  # near tile edges, and elsewhere: sum, count
         self.largest, self.worst, self.image = -1.0, (0, 0, 0), 0
 
     def add(self, apart: np.ndarray, box: Box, near: np.ndarray, elsewhere: np.ndarray, image: int) -> None:
-        """apart: (channels, height, width) of a box of an image."""
+        """apart: differences (channels, height, width) of a box."""
         self.all.append(apart.ravel())
         for which, mask in ((True, near), (False, elsewhere)):
             self.sums[which][0] += float(apart[:, mask].sum())
@@ -298,7 +291,7 @@ class Tally:
 
     def numbers(self) -> dict[str, float]:
         apart = np.concatenate(self.all)
-        at = min(apart.size - 1, math.ceil(0.999 * (apart.size - 1)))  # no interpolation: it would mix infinities
+        at = min(apart.size - 1, math.ceil(0.999 * (apart.size - 1)))  # not interpolated, because of infinities
         p999 = float(np.partition(apart, at)[at])
         return {"largest": self.largest, "p999": p999, "mean": float(apart.mean()), "edge_ratio": self._ratio()}
 
@@ -306,13 +299,13 @@ class Tally:
         if not (self.sums[True][1] and self.sums[False][1]):
             return 1.0
         near, elsewhere = (total / count for total, count in (self.sums[True], self.sums[False]))
-        if near == elsewhere:  # both 0, both infinite
+        if near == elsewhere:  # both 0 or both infinite
             return 1.0
         return near / elsewhere if elsewhere > 0 else math.inf
 
 
 def beyond_rounding(got: np.ndarray, want: np.ndarray, dtype: str) -> np.ndarray:
-    """How far `want` is from the values that round to `got` in a dtype; infinite where one of them is NaN."""
+    """Distance of `want` from the values that round to `got` in a dtype; infinite if only one is NaN."""
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.abs(got - want)
         rounding = HALF_STEP.get(dtype, 0.0) + np.abs(got) * RELATIVE.get(dtype, 0.0)
@@ -322,7 +315,7 @@ def beyond_rounding(got: np.ndarray, want: np.ndarray, dtype: str) -> np.ndarray
 
 
 def opened_result(result: Any, prepared: Prepared) -> Image:
-    """A result of a run, as an Image. Raises ValueError or TypeError for what is none."""
+    """Raises ValueError or TypeError if the result does not match the run."""
     source = prepared.image
     layout, shape = shape_of_result(source, prepared.channels, prepared.plan.output_size)
     if tuple(result.shape) != shape:
@@ -333,7 +326,8 @@ def opened_result(result: Any, prepared: Prepared) -> Image:
 
 
 def _edges(plan: TilePlan, axis: int) -> np.ndarray:
-    """Where keep boxes start and stop inside the image, sorted; output pixels, between pixel e - 1 and pixel e."""
+    """Sorted tile edges (ends of keep boxes) inside the image, output pixels: edge e lies between pixels e - 1 and
+    e."""
     ends: Iterable[int] = (end for i in range(plan.grid[axis]) for end in plan.core.keep(axis, i))
     return np.array(sorted({end for end in ends if 0 < end < plan.output_size[axis]}), np.int64)
 
@@ -342,7 +336,7 @@ def _distance(edges: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Pixels between each position and the nearest edge: 0 on either side of it; infinite without edges."""
     if not edges.size:
         return np.full(at.shape, np.inf)
-    after = np.searchsorted(edges, at, side="right")  # the first edge beyond each position
+    after = np.searchsorted(edges, at, side="right")
     left = np.where(after > 0, at - edges[after - 1], np.inf)
     right = np.where(after < edges.size, edges[np.minimum(after, edges.size - 1)] - 1 - at, np.inf)
     return np.minimum(left, right)

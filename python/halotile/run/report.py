@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a run did, and why: `RunInfo`, which is `TiledRestorer.last_run`, and what it is made of."""
+"""The report of a run: `RunInfo`, available as `TiledRestorer.last_run`, and its parts."""
 
 from __future__ import annotations
 
@@ -15,33 +15,31 @@ __all__ = ["HOLDING", "Precision", "RunInfo", "Tuning", "Verification", "by", "s
 
 Pair = tuple[int, int]
 
-HOLDING = ("frozen", "exact")  # ways of global_stats that give every tile the same statistics
+HOLDING = ("frozen", "exact")  # values of global_stats that give all tiles the same statistics
 
 
 def short(pair: tuple[Any, Any]) -> str:
-    """A pair, or the number that it consists of."""
     return str(pair[0] if pair[0] == pair[1] else pair)
 
 
 def by(pair: Pair) -> str:
-    """A pair of sides."""
     return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]}x{pair[1]}"
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was chosen, and why.
+    """The choice of tiles and the reason.
 
     Attributes:
-        tile_size: (rows, columns), input pixels, as the balanced plan has it.
-        batch_size: windows per call of the model.
-        memory_format: how windows lie in memory: "channels_last" or "contiguous".
-        bytes: what the run was predicted to take beyond what the process held; None where nothing is known.
-        limit: what it might take, bytes; None where nothing is known.
-        seconds: predicted for one image; None if nothing was timed.
-        probed: seconds that went to windows whose results were not used.
-        costs: seconds a pixel by window, as measured now or before.
-        why: a sentence.
+        tile_size: (rows, columns), input pixels, after balancing.
+        batch_size: windows per model call.
+        memory_format: memory format of windows: "channels_last" or "contiguous".
+        bytes: predicted memory of the run beyond that of the process at its start; None if unknown.
+        limit: memory available to the run, bytes; None if unknown.
+        seconds: predicted time for one image; None if nothing was timed.
+        probed: seconds spent on windows whose results were not used.
+        costs: seconds per pixel for each window size, measured now or earlier.
+        why: the reason, a sentence.
     """
 
     tile_size: Pair
@@ -60,12 +58,12 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Precision:
-    """What dtype="auto" came to.
+    """The outcome of dtype="auto".
 
     Attributes:
-        dtype: of the model: "float32", "bfloat16" or "float16".
-        error: the largest difference from float32 that was measured, in units of the image's dtype; 0 for float32.
-        why: a sentence.
+        dtype: dtype of the model: "float32", "bfloat16" or "float16".
+        error: largest measured difference from float32, in units of the image's dtype; 0 for float32.
+        why: the reason, a sentence.
     """
 
     dtype: str
@@ -78,28 +76,27 @@ class Precision:
 
 @dataclass(frozen=True)
 class Verification:
-    """How far a restored image is from windows made again with a much larger halo.
+    """Differences between a restored image and windows recomputed with a much larger halo.
 
-    Differences are in units of the result's dtype (grey levels for integers, `white` is the value of white), and what
-    rounding to that dtype explains is taken off: half a step for integers, half of the last place for float16 and
-    bfloat16. So 0 means that the result is the rounded value of what was made again. NaN beside a number is infinitely
-    far; NaN in both is no difference.
+    They are in units of the result's dtype (grey levels for integers; `white` is white), less the rounding to that
+    dtype: half a step for integers, half a unit in the last place for float16 and bfloat16. So 0 means that the result
+    is the correctly rounded recomputation. NaN in only one of them counts as infinite, NaN in both as equal.
 
     Attributes:
-        largest, p999, mean: of all differences: the largest, their 99.9th percentile, their mean.
-        worst: where the largest is: (row, column, channel) of the result, output pixels.
-        edge_distance: output pixels between the worst position and the nearest tile edge, where a tile's keep box
-            starts or stops inside the image; 0 touches it. None if there is one tile.
-        edge_ratio: mean difference nearer to a tile edge than 8 input pixels, over the mean difference elsewhere. With
-            boundary="reflect" pixels as near to the image's own sides, where halos end too, are in neither. 1.0 where
-            both are 0 or there are no pixels to compare; inf where only the edges differ.
-        white: the value that stands for white.
-        windows: how many were made again; fewer than asked for where the image has no more different places.
-        halo, phase: of the run, (rows, columns), input pixels.
-        reference: the halo of the windows made again, (rows, columns), input pixels.
-        image: of several images, the one with the largest difference, counted from 0; None where there is one.
-        whole: what was compared with, where all of the image was made again at once: "model(image)" with
-            boundary="native", "crop(model(reflect_pad(image, 18)))" with "reflect". None for windows.
+        largest, p999, mean: maximum, 99.9th percentile and mean of all differences.
+        worst: (row, column, channel) of the maximum in the result, output pixels.
+        edge_distance: output pixels from there to the nearest tile edge, where a tile's keep box starts or stops inside
+            the image; 0 touches it. None for a single tile.
+        edge_ratio: mean difference within 8 input pixels of a tile edge, divided by the mean elsewhere. With
+            boundary="reflect" pixels that close to the image border, where halos also end, are excluded. 1.0 if both
+            means are 0 or there are no pixels to compare; inf if only pixels near edges differ.
+        white: the value of white.
+        windows: number of recomputed windows; fewer than requested if the image has no more distinct places.
+        halo, phase: those of the run, (rows, columns), input pixels.
+        reference: halo of the recomputed windows, (rows, columns), input pixels.
+        image: index of the image with the largest difference, from 0; None for a single image.
+        whole: for a comparison with whole-image inference, its call: "model(image)" with boundary="native",
+            "crop(model(reflect_pad(image, 18)))" with "reflect". None for windows.
     """
 
     largest: float
@@ -117,7 +114,7 @@ class Verification:
     image: int | None = None
 
     def seamless(self, tolerance: float) -> bool:
-        """Whether no difference is above `tolerance`, in units of the result's dtype."""
+        """Whether no difference exceeds `tolerance`, in units of the result's dtype."""
         return self.largest <= tolerance
 
     def __str__(self) -> str:
@@ -143,21 +140,21 @@ class Verification:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a run did, and why. Pairs are (rows, columns), input pixels.
+    """What a run did and why. Pairs are (rows, columns), input pixels.
 
     Attributes:
-        how: "exact" (equals whole-image inference), "unverified" (should, but the model could only be measured by
-            noise, gives another output each time, pads with the opposite edge where boundary="native", or differed when
-            verified), "measured" (the halo is below the receptive field, but within the tolerance), "frozen" (global
-            statistics of a reduced image), "tile" (every tile has its own) or "given".
-        bound: the largest difference from an exact result that was measured, in units of the image's dtype, 0 where
-            exact; for "tile" how far neighbouring tiles are apart; None where nothing was measured.
-        why: a sentence.
-        model: what is known of the model: a ModelInfo, or None.
-        global_stats: as asked for, if the model looks at the whole image; else None.
-        verified: with verify=: a Verification.
-        tuning: where tile_size or batch_size was "auto", or memory limited: what was chosen, and why; a Tuning.
-        precision: for dtype="auto": what was chosen, and why; a Precision.
+        how: "exact" (equals whole-image inference), "unverified" (should be exact, but the model could only be probed
+            with noise, is not deterministic, pads circularly with boundary="native", or failed verification),
+            "measured" (halo below the receptive field, error within the tolerance), "frozen" (global statistics of a
+            subsampled image), "tile" (separate statistics for every tile) or "given".
+        bound: largest measured difference from an exact result, in units of the image's dtype; 0 if exact; for "tile"
+            the difference between neighbouring tiles; None if not measured.
+        why: the reason, a sentence.
+        model: the inspection, a ModelInfo, or None.
+        global_stats: the option, if the model uses global statistics; else None.
+        verified: with verify=, a Verification.
+        tuning: a Tuning, if tile_size or batch_size was "auto" or memory was limited.
+        precision: for dtype="auto", a Precision.
     """
 
     halo: Pair
@@ -173,7 +170,6 @@ class RunInfo:
 
     @classmethod
     def given(cls, options: Options, model: ModelInfo | None = None) -> RunInfo:
-        """Of options with numbers for halo and phase, about which nothing is found out."""
         global_stats = options.global_stats if model is not None and model.global_operations else None
         why = "as given" if model is not None else "as given; the model was not inspected"
         return cls(options.halo, options.phase, "given", None, why, model, global_stats)
@@ -185,5 +181,5 @@ class RunInfo:
 
     @property
     def holds(self) -> bool:
-        """Whether statistics are measured and held fixed."""
+        """Whether the run uses fixed global statistics."""
         return self.global_stats in HOLDING

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Sinks in memory: all of the result, or new rows for whoever iterates."""
+"""In-memory sinks: the whole result, or new rows for an iterator."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ __all__ = ["ArraySink", "NewRows"]
 
 
 class ArraySink:
-    """All of the result, in the user's ``out`` or in a new array or tensor of the image's kind."""
+    """The whole result: the user's ``out``, or a new array or tensor of the image's type."""
 
     def __init__(self, asked: Any):
-        """asked: the user's ``out``, or None."""
         self.asked = asked
         self.prepared: Prepared | None = None
         self.result: Image | None = None
 
     def opened(self, prepared: Prepared) -> ArraySink:
-        """When the result's size is known. The result is the user's: it is allocated beside the kept heap."""
+        """Called when the size of the result is known. The result outlives the run, so it bypasses the kept heap."""
         source, engine, size = prepared.image, prepared.windows.engine, prepared.plan.output_size
         with turn(engine.device), kept_heap.aside():
             if self.asked is None:
@@ -37,15 +36,16 @@ class ArraySink:
         return self.pixels[index][:, start:stop]
 
     def done(self, index: int, start: int, stop: int) -> None:
-        """They are where they stay."""
+        """Does nothing: rows are written in place."""
 
     @property
     def original(self) -> Any:
-        """What rows are written to, where they lie on the run's device; ``out`` before that is known."""
+        """The array or tensor that rows are written to, if it is on the run's device; ``out`` before the result is
+        opened."""
         return self.asked if self.result is None else self.result.original
 
     def delivered(self) -> Any:
-        """The result as the user gets it; None where there is none yet."""
+        """The result for the user; None before it is opened."""
         if self.prepared is None or self.result is None:
             return None
         with turn(self.prepared.windows.engine.device):
@@ -53,10 +53,10 @@ class ArraySink:
 
 
 class NewRows:
-    """New arrays or tensors for the rows of one image, to be taken when they are finished."""
+    """New arrays or tensors for the rows of one image, taken by the caller when finished."""
 
     def __init__(self) -> None:
-        self.made: dict[int, Image] = {}  # by first row
+        self.made: dict[int, Image] = {}
 
     def opened(self, prepared: Prepared) -> NewRows:
         self.prepared = prepared
@@ -69,9 +69,8 @@ class NewRows:
         return engine.pixels_of(self.made[start])[0]
 
     def done(self, index: int, start: int, stop: int) -> None:
-        """They wait to be taken."""
+        """Does nothing: rows wait for `taken`."""
 
     def taken(self, start: int) -> Any:
-        """The finished rows from there on, as the user gets them."""
         with turn(self.prepared.windows.engine.device):
             return delivered(self.made.pop(start), self.prepared.image, None)

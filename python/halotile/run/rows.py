@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where finished rows go."""
+"""Destinations of finished rows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ __all__ = ["Rows", "bytes_of_bands"]
 
 
 class Rows:
-    """Where the finished rows of the tile rows in progress go.
+    """Destinations of the tile rows in progress.
 
-    After a restart with smaller tiles the first ones reach above the rows that are done: those go nowhere."""
+    After a restart with smaller tiles the first ones overlap finished rows; those go to scratch memory.
+    """
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class Rows:
 
 
 def bytes_of_bands(plan: TilePlan, batch: int, pixel_bytes: int, waiting: int) -> int:
-    """Of finished rows that belong to no result: those in work, and bands that wait for whoever takes them."""
+    """Bytes of finished bands in progress and in the queue."""
     bands = min(plan.rows_at_once(batch) + waiting, plan.grid[0])
     return bands * plan.tallest_band() * plan.output_size[1] * pixel_bytes
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Operators that take an image together, seen as they run: what they take, and what they give with other numbers.
+"""Intercepts operators that compute global statistics while a model runs, to record or replace them.
 
-Which these are stands in the table of operators (inspection/operators), with what each takes. `Watching` is a torch
-dispatch mode, so nothing is changed in the model, and it makes no difference how the operator was called.
-Imports torch.
+The table of operators (inspection/operators) lists them, with the operands they reduce. `Watching` is a torch dispatch
+mode: it leaves the model unchanged and sees an operator however it is called. Imports torch.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ __all__ = ["Call", "Statistic", "Watching", "measured"]
 
 
 class Watching(TorchDispatchMode):
-    """Counts calls of the table's operators in a run of a model, and lets `handle` give results of its own.
+    """Counts calls of the table's operators and lets `handle` replace their results.
 
-    handle(number, call): the result in place of the operator's own; NotImplemented for that one.
-    made(inputs, outputs): every other operator's tensors; None: nobody wants to know.
+    handle(number, call): the replacement, or NotImplemented for the operator's own result.
+    made(inputs, outputs): called with the tensors of every other operator; None to skip this.
     """
 
     def __init__(self, handle: Callable[[int, Call], Any], made: Callable[[Any, Any], None] | None = None):
@@ -43,7 +42,7 @@ class Watching(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         builder = entry(func._schema.name.removeprefix("aten::")).statistic
-        if builder is None and func._can_decompose():  # inference mode leaves the parts that it consists of to us
+        if builder is None and func._can_decompose():  # in inference mode, composite operators arrive undecomposed
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -61,7 +60,7 @@ class Watching(TorchDispatchMode):
 
 
 def _given(func: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """Arguments by name, defaults included."""
+    """Arguments by name, with defaults."""
     schema = func._schema.arguments
     given = {one.name: one.default_value for one in schema if one.has_default_value()}
     return given | {one.name: value for one, value in zip(schema, args, strict=False)} | kwargs

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The schedule of tiles: each batch is read, goes through the model, and is added to the rows still being made.
+"""The schedule of tiles: read a batch, run the model, add the outputs to the open bands.
 
-batches -> windows -> model -> outputs -> bands -> rows, when the last tile of a tile row was added
+tile row 0   [ 0 ][ 1 ][ 2 ]   tile 2 closes the row: rows above tile row 1 are complete and go to the sink
+tile row 1   [ 3 ][ 4 ][ 5 ]   its upper rows overlap tile row 0 and are still open in the band
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ __all__ = ["TILES", "Tiles"]
 
 
 class Tiles:
-    """The schedule: see `Schedule` in prepared.py. It holds nothing."""
+    """The stateless implementation of `Schedule` in prepared.py."""
 
     def rows(
         self, prepared: Prepared, index: int, sink: Sink, rows_done: int, first: First, progress: Progress
@@ -53,7 +54,7 @@ class Tiles:
                             yield stop
                     progress.advance(len(tiles))
         except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):  # smaller tiles go on below: these bands are not seen again
+            if is_out_of_memory(error):  # the run continues below with smaller tiles, so check these bands now
                 with turn(device):
                     let_go(prepared, error, first)
                     check_bands(prepared, index, bands)
@@ -70,7 +71,6 @@ TILES = Tiles()
 
 
 def _first_row(plan: TilePlan, rows_done: int) -> int:
-    """The first tile row that adds to rows which are not done."""
     keeps = (plan.core.keep(0, row) for row in range(plan.grid[0]))
     return next(row for row, (_, stop) in enumerate(keeps) if stop > rows_done)
 
@@ -90,7 +90,7 @@ def _new_bands(prepared: Prepared, parts: tuple[Part, ...], first_row: int) -> l
 
 
 def _scratch(prepared: Prepared, rows: int) -> Any:
-    """Rows that nobody wants: those above the ones to be made, after a restart with smaller tiles."""
+    """Discarded rows: after a restart with smaller tiles, those above the unfinished ones."""
     size, engine = (rows, prepared.plan.output_size[1]), prepared.windows.engine
     image = new_image(prepared.image, prepared.channels, size, prepared.out_dtype, engine.device)
     return engine.pixels_of(image)[0]
@@ -99,7 +99,7 @@ def _scratch(prepared: Prepared, rows: int) -> Any:
 def _batches(
     prepared: Prepared, parts: tuple[Part, ...], index: int, first_row: int, first: First
 ) -> Iterator[list[Tile]]:
-    """From a tile row on. Where there are several devices, they are at work ahead of what is yielded."""
+    """Several devices work ahead of the batch yielded."""
     plan, devices = prepared.plan, prepared.devices
     batches = plan.batches(prepared.batch, first_row * plan.grid[1])
     if devices is None:
@@ -121,7 +121,6 @@ def _add(
     first: First,
     rows_done: int,
 ) -> None:
-    """Makes the outputs of a batch, and adds them to the bands."""
     for tile in tiles:
         if tile.column == 0:
             rows.open(tile.row)
@@ -131,7 +130,7 @@ def _add(
         for tile, position in band.add(tiles, outputs, rows.channels(channel, channels)):
             check_finite(prepared, index, tile, position, rows_done)
         channel += channels
-        del outputs  # before the next ones are made
+        del outputs  # frees memory before the next part runs
     for tile in tiles:
         if _ends_row(prepared.plan, tile):
             rows.close(tile.row)

@@ -1,5 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""What the first window teaches about a model: channels, scale, and what its valid convolutions take."""
+"""What the first window reveals about a model: channels, scale and trim (border pixels lost to valid convolutions).
+
+    output side = scale * window side - 2 * trim
+
+One window is not enough: 64 -> 120 is scale 2 with trim 4, or scale 15/8. Windows of other sizes rule readings out:
+
+    window   output   scale 2, trim 4   scale 15/8, trim 0
+        64      120          fits             fits
+        32       56          fits             60: ruled out
+"""
 
 from __future__ import annotations
 
@@ -26,20 +35,20 @@ from .windows import Windows, lacks_pixels
 
 __all__ = ["Sizes", "Traits", "learn"]
 
-FORMAT = ("channels_last", "may_choose", "format_checked")  # of a TensorModel
+FORMAT = ("channels_last", "may_choose", "format_checked")  # attributes of a TensorModel
 
-# What models say when they are given the wrong number of channels; anything else is a failure of another kind.
+# How models report a wrong number of channels; other messages mean another kind of failure.
 ABOUT_CHANNELS = re.compile(r"channel|shape|dimension|size of tensor|broadcast|should contain", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Traits:
     """Attributes:
-    parts: which channels go through the model together, in the order of the result's channels.
-    out_channels: of each part.
+    parts: groups of channels that go through the model together, in the order of the result.
+    out_channels: output channels of each part.
     scale: output pixels per input pixel.
     trim: output pixels missing at each end of a window (rows, columns).
-    colourful: how far the channels that it makes of a grey picture are apart, on average, as a share of white.
+    colourful: mean spread of the output channels for a grey input, as a share of white.
     """
 
     parts: tuple[Part, ...]
@@ -53,13 +62,13 @@ Planner = Callable[[Fraction | None, tuple[int, int]], TilePlan]
 
 
 def learn(windows: Windows, options: Options, planned: Planner, known: Sizes | None = None) -> tuple[Traits, Any]:
-    """Runs the model on the first batch. Returns the facts and the first part's outputs for that batch.
+    """Runs the model on the first batch. Returns its traits and the first part's outputs for that batch.
 
     Args:
-        known: scale and trim, as far as anybody looked at the model; they are used where the first window agrees.
+        known: scale and trim from an inspection, used if the first window agrees.
 
     Raises:
-        TileError: the model fails on it. ValueError: the halo is smaller than what valid convolutions take.
+        TileError: the model fails on it. ValueError: the halo is smaller than the trim of valid convolutions.
     """
     failure: TileError | None = None
     ways = list(routes(windows.image.channels, options.alpha, windows.model.in_channels))
@@ -69,7 +78,7 @@ def learn(windows: Windows, options: Options, planned: Planner, known: Sizes | N
                 return _learn_route(parts, windows, options, planned, known)
         except TileError as error:
             only_tried = parts[0].feed == 3 and windows.model.in_channels == 1 and parts is not ways[-1]
-            if only_tried and not is_out_of_memory(error):  # the model's first convolution has said so
+            if only_tried and not is_out_of_memory(error):  # a guess from the model's first convolution
                 windows.buffers.clear()
                 continue
             failure = failure or error
@@ -82,12 +91,12 @@ def learn(windows: Windows, options: Options, planned: Planner, known: Sizes | N
     try:
         raise failure
     finally:
-        del failure  # or the error and this frame, with all it holds, would keep each other
+        del failure  # breaks the reference cycle between the error and this frame
 
 
 @contextlib.contextmanager
 def _format_kept(windows: Windows) -> Iterator[None]:
-    """What was found out about how windows lie in memory says nothing where the model takes no such windows."""
+    """Restores the detected memory format if the model rejects the windows."""
     model = windows.model
     before = {name: getattr(model, name) for name in FORMAT if hasattr(model, name)}
     try:
@@ -106,20 +115,19 @@ def _learn_route(
     output = finder.first_batch(options.batch_size)
     found = finder.sizes(output.shape[2:], options.scale, known)
     scaled = planned(found.scale, (0, 0))
-    if _windows_of(scaled, options) != _windows_of(finder.plan, options):  # the denominator has changed the phase
+    if _windows_of(scaled, options) != _windows_of(finder.plan, options):  # the scale's denominator changed the phase
         finder = TraitFinder(windows, parts[0], scaled, options.needs)
         output = finder.first_batch(options.batch_size)
         found = finder.sizes(output.shape[2:], found.scale, found)
     parts, out_channels = _arranged(parts, options, scaled, output)
-    windows.buffers.clear()  # some were for windows of another size
-    if parts[0].count != finder.part.count:  # not the grey of one colour, but of all
+    windows.buffers.clear()  # they may have another size
+    if parts[0].count != finder.part.count:  # the grey of all colours instead of one channel
         output = TraitFinder(windows, parts[0], scaled, options.needs).first_batch(options.batch_size)
     colourful = apart(output) / windows.values.numbers[1] if parts[0].averaged else 0.0
     return Traits(parts, out_channels, found.scale, found.trim, colourful), parts[0].reduced(output)
 
 
 def _windows_of(plan: TilePlan, options: Options) -> list[Box]:
-    """Those of the first batch."""
     return [tile.window for tile in plan[: plan.batch(options.batch_size)]]
 
 
@@ -135,17 +143,16 @@ def _arranged(
 # ---- scale and trim --------------------------------------------------------------------------------------------------
 
 Size = tuple[int, int]
-LARGEST_GUESS = 16  # of numerators, relative to the denominator, and of denominators
-SMALLER = (24, 48, 96)  # sides of windows that are looked at beside the first, in pixels
-GROWTHS = (16, 48, 37, 77, 157)  # of larger ones: near fractions part only over many pixels
-ALIKE = 16  # sides that differ by multiples of it leave the same rest over in strides
-SAME = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}  # of the largest value: no more apart than rounding
+LARGEST_GUESS = 16  # of denominators, and of numerator / denominator
+SMALLER = (24, 48, 96)  # sides of smaller windows to try, pixels
+GROWTHS = (16, 48, 37, 77, 157)  # increments of larger windows: close fractions differ only over many pixels
+ALIKE = 16  # sides equal modulo this leave the same remainder for strides
+SAME = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}  # tolerance for rounding, relative to the largest value
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large a model's output is: scale * window - 2 * trim, rows and columns; rounded either way where that is no
-    whole number."""
+    """Output size of a model: scale * window - 2 * trim per axis; a fractional size rounds either way."""
 
     scale: Fraction
     trim: Size = (0, 0)
@@ -156,8 +163,8 @@ class Sizes:
 
     @classmethod
     def with_scale(cls, scale: Fraction, window: Size, output: Size) -> Sizes | None:
-        """Those of a scale that fit; None where an output lacks less than nothing, or an odd number of pixels. Of what
-        would be no whole number a model makes the next one below or above, whichever leaves an even number."""
+        """The trim that fits a scale; None if the output is too large or an odd number of pixels is missing. A
+        fractional size is rounded up or down, to whichever leaves an even number missing."""
         missing = [side * scale - got for side, got in zip(window, output, strict=True)]
         even = [math.floor(side) if math.floor(side) % 2 == 0 else math.ceil(side) for side in missing]
         if any(side < 0 or side % 2 for side in even):
@@ -166,7 +173,7 @@ class Sizes:
 
 
 def _readings(window: Size, output: Size) -> list[Sizes]:
-    """All that one window allows: whole scales with what they lose, and fractions that lose nothing, simplest first."""
+    """All readings of one window: integer scales with a trim, then fractions without one, simplest first."""
     whole = [Sizes.with_scale(Fraction(scale), window, output) for scale in range(1, LARGEST_GUESS + 1)]
     fractions = [
         Sizes(Fraction(numerator, denominator))
@@ -178,8 +185,6 @@ def _readings(window: Size, output: Size) -> list[Sizes]:
 
 
 class TraitFinder:
-    """What a model makes of windows, as far as their size goes."""
-
     def __init__(self, windows: Windows, part: Part, plan: TilePlan, needs: Needs):
         self.windows, self.part, self.plan, self.needs = windows, part, plan, needs
 
@@ -187,13 +192,13 @@ class TraitFinder:
         return self.windows(self.part, 0, self.plan, self.plan[: self.plan.batch(batch_size)])
 
     def size_of(self, window: Size) -> Size:
-        """The size of what the model makes of a window of any size. Raises TileError."""
+        """Output size for a window of any size. Raises TileError."""
         model = self.windows.model
         if not isinstance(model, TensorModel):
             return self.windows(self.part, 0, self.plan, [self._tile(window)]).shape[2:]
         try:
             return model.probed(self._windows(window)).shape[2:]
-        except Exception as error:  # whatever a model raises about windows that it does not take
+        except Exception as error:  # models raise anything for windows they reject
             text = f"the model raised {named(error)}"
             raise tile_error(TileError, [self._tile(window)], text) from error
 
@@ -201,15 +206,14 @@ class TraitFinder:
         return self.windows.read(self.part, 0, self.plan, [self._tile(window)])
 
     def _tile(self, window: Size) -> Tile:
-        """One at the image's first corner."""
         tile = self.plan[0]
         return replace(tile, window=tile.window._replace(height=window[0], width=window[1]))
 
     # ---- how windows lie in memory
 
     def check_format(self) -> None:
-        """Windows lie in channels_last only where the model gives the same for one that lies so and one that does not:
-        what reads memory as it lies would make another picture of it, without a word."""
+        """Keeps channels_last only if both memory formats give the same output: a model that reads raw memory would
+        silently scramble the image."""
         model = self.windows.model
         if not (getattr(model, "may_choose", False) and model.channels_last) or model.format_checked:
             return
@@ -224,22 +228,21 @@ class TraitFinder:
     def _keeps_format(self, model: TensorModel) -> bool:
         for window in (*self._smaller(1), self.plan.window):
             keeps = model.keeps_format(self._windows(window), SAME[model.dtype])
-            if keeps is not None:  # or it takes no such window
+            if keeps is not None:  # None: the model rejects this window
                 return keeps
         return False
 
     # ---- scale and trim
 
     def sizes(self, output: Size, scale: Fraction | None, known: Sizes | None) -> Sizes:
-        """Scale and trim. Only the scale makes an output grow with its window, what valid convolutions take stays: so
-        one window never tells, be its output a whole multiple or not. What is known of the model decides where the
-        window agrees; else more windows are looked at until one reading is left.
+        """Scale and trim, from more windows until one reading is left (see the top of this file).
 
         Args:
-            output: of the plan's window. scale: as the user gave it, or None. known: of the model, or None.
+            output: size of the output for the plan's window. scale: the user's, or None. known: from an inspection, or
+                None; used if the window agrees.
 
         Raises:
-            TileError: none is left.
+            TileError: no reading fits.
         """
         seen = [(self.plan.window, output)]
         given = None if scale is None else self._given(scale, seen)
@@ -267,7 +270,7 @@ class TraitFinder:
                 continue
             guesses = readings if scale is not None else list(dict.fromkeys((*readings, *_by_growth(seen))))
             left = [one for one in guesses if one.fit(*seen[-1])]
-            if not left and min(window) < min(self.plan.window):  # small ones may be completed inside the model
+            if not left and min(window) < min(self.plan.window):  # the model may pad small windows itself
                 seen.pop()
                 continue
             readings = left
@@ -278,7 +281,7 @@ class TraitFinder:
         raise self.failed("no scale fits", seen)
 
     def _others(self, denominator: int) -> Iterator[Size]:
-        """Windows beside the plan's that the model may take: smaller ones first, which cost little."""
+        """Yields cheap small windows first."""
         yield from self._smaller(denominator)
         for growth in GROWTHS:
             height, width = self.plan.window
@@ -292,7 +295,7 @@ class TraitFinder:
                 yield window
 
     def _legal(self, least: Size, denominator: int) -> Size:
-        """The smallest window from a size on that keeps the phase and what the model's file says."""
+        """The smallest window of at least this size that respects the phase and the model file's constraints."""
         height, width = (
             -(-max(side, lowest) // step) * step
             for side, lowest, step in zip(
@@ -304,7 +307,7 @@ class TraitFinder:
     def _plainest(
         self, readings: list[Sizes], seen: list[tuple[Size, Size]], refused: TileError | None = None
     ) -> Sizes:
-        """Of a model that takes windows of one size: that which loses nothing, or the one that there is."""
+        """For models with one window size: the reading without trim, or the only one."""
         window, output = seen[0]
         exact = [tuple(side * one.scale for side in window) == tuple(output) for one in readings]
         lossless = [one for one, is_exact in zip(readings, exact, strict=True) if is_exact]
@@ -320,7 +323,7 @@ class TraitFinder:
 
 
 def _by_growth(seen: list[tuple[Size, Size]]) -> list[Sizes]:
-    """A fraction with a trim, by how outputs grow from the first window to the second."""
+    """A fractional scale with trim, from the growth between two windows."""
     if len(seen) != 2:
         return []
     (window, output), (larger, grown) = sorted(seen)

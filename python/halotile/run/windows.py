@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One batch of tiles: read, then the model. A failure names the tile."""
+"""Reads a batch of tiles and runs the model. Failures name the tile."""
 
 from __future__ import annotations
 
@@ -28,23 +28,22 @@ from .failures import tile_error
 
 __all__ = ["Resize", "Windows", "lacks_pixels"]
 
-# What torch says of windows in which a layer leaves nothing, or of which it needs more than there is.
+# torch's messages for windows too small for a layer.
 TOO_SMALL = re.compile(r"kernel size can't be greater|padding size should be less|(output|input) .*too small", re.I)
 
 
 def lacks_pixels(error: TileError) -> bool:
-    """Whether the model failed because its window is too small."""
     return error.__cause__ is not None and TOO_SMALL.search(full_text(error.__cause__)) is not None
 
 
 class Windows:
-    """The way of an image's windows through the model. What it holds are buffers, made once for each part and shape and
-    used again, and the image as the engine takes it.
+    """Runs an image's windows through the model. It reuses a buffer for each part and shape, and the image as the
+    engine takes it.
 
     Attributes:
-        opened: the model; one of two kinds until the first batch has shown which of them takes windows.
-        models: parts with a model of their own.
-        held: statistics of image `held_for`, for the parts where some are held fixed.
+        opened: the model; two variants until the first batch has shown which of them accepts windows.
+        models: models of individual parts.
+        held: fixed statistics of image `held_for`, by part.
     """
 
     def __init__(self, image: Image, opened: Model, engine: Engine, value_range: tuple[float, float] | None):
@@ -54,7 +53,7 @@ class Windows:
         self.held: dict[Part, Any] = {}
         self.held_for: int | None = None
         self.buffers: dict[tuple[Part, tuple[int, ...]], Any] = {}
-        self.sources: dict[tuple[int, bool], Any] = {}  # by index, and whether pixels got colours under alpha
+        self.sources: dict[tuple[int, bool], Any] = {}  # by index, and whether hidden pixels were filled
 
     @property
     def model(self) -> Model:
@@ -62,38 +61,37 @@ class Windows:
 
     @property
     def modules(self) -> Sequence[Any]:
-        """The torch modules that the model is, or carries."""
+        """The torch modules of the model, also those inside a callable."""
         return self.opened.modules
 
     @property
     def channels(self) -> int:
-        """That the model sees, as far as that can be told without running it."""
+        """Channels that the model sees, as far as known without running it."""
         return self.model.in_channels or self.image.channels
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the model's activations are in the CPU's memory."""
+        """Whether the model's activations are in CPU memory."""
         where = self.model.device or self.engine.device
         return where is None or where.type == "cpu"
 
     def through(self, model: Model, engine: Engine | None = None) -> Windows:
-        """The same image's windows through another model, in buffers of their own."""
+        """The same windows through another model, with separate buffers."""
         other = Windows(self.image, model, engine or self.engine, self.values.value_range)
         other.models, other.held, other.held_for = self.models, dict(self.held), self.held_for
         other.sources = self.sources if engine in (None, self.engine) else {}
         return other
 
     def resize_by(self, parts: tuple[Part, ...], scale: Fraction, trim: tuple[int, int]) -> None:
-        """How alpha is resized that does not go through the model."""
+        """Sets up bilinear resizing of alpha that bypasses the model."""
         resize = Resize(scale, trim)
         self.models = {part: resize for part in parts if part.how == "resize"}
 
     def __call__(self, part: Part, index: int, plan: TilePlan, tiles: list[Tile]) -> Any:
-        """Outputs (len(tiles), channels, height, width) of a part of image `index`, as the engine has them."""
+        """Outputs (len(tiles), channels, height, width) of a part of image `index`, as the engine's arrays."""
         return self.outputs(part, index, self.read(part, index, plan, tiles), tiles)
 
     def outputs(self, part: Part, index: int, windows: Any, tiles: list[Tile]) -> Any:
-        """The same for windows that were read."""
         try:
             with self.held.get(part, contextlib.nullcontext)():
                 return part.reduced(self.engine.call(self.model_of(part), windows))
@@ -107,13 +105,12 @@ class Windows:
         return self.models.get(part, self.model)
 
     def read(self, part: Part, index: int, plan: TilePlan, tiles: list[Tile]) -> Any:
-        """The tiles' windows of a part of image `index`, in a buffer that the next ones of their shape will be in."""
+        """The windows, in a buffer that the next read of this shape reuses."""
         windows = self._buffer(part, self.model_of(part), tiles)
         self.engine.read(windows, self._source(part, index), part, plan, tiles, self.values)
         return part.mixed(windows)
 
     def which(self, index: int) -> str:
-        """Says which image a tile is of, where there are several."""
         return f" of image {index}" if self.image.count > 1 else ""
 
     def _source(self, part: Part, index: int) -> Any:
@@ -125,7 +122,6 @@ class Windows:
         return self.sources[key]
 
     def fills(self, part: Part, index: int) -> bool:
-        """Whether pixels of image `index` get colours because alpha hides their own."""
         return part.beside_alpha and alpha_of(self.image, index).hidden
 
     def _buffer(self, part: Part, model: Model, tiles: list[Tile]) -> Any:
@@ -145,9 +141,10 @@ def _described(error: Exception) -> str:
 
 
 class Resize(Model):
-    """A model that enlarges or reduces windows, bilinear; exact with a halo of one pixel of the coarser grid.
+    """Bilinear resizing as a model; exact with a halo of one pixel of the coarser grid.
 
-    For arrays and tensors alike: positions are computed in whole numbers, where the windows are."""
+    It works on arrays and tensors; positions are computed in integers.
+    """
 
     def __init__(self, scale: Fraction, trim: tuple[int, int]):
         super().__init__(self.run)
@@ -162,9 +159,10 @@ class Resize(Model):
         return rows[..., x0] * (1 - fx) + rows[..., x1] * fx
 
     def _weights(self, windows: Any, axis: int) -> tuple[Any, Any, Any]:
-        """Neighbours of every output pixel along an axis, and how far it is from the first to the second.
+        """Both neighbours of every output pixel along an axis, and its fractional position between them.
 
-        Output pixel i lies at (i + 1/2) / scale - 1/2 = at / (2 * numerator)."""
+        Output pixel i lies at (i + 1/2) / scale - 1/2 = at / (2 * numerator).
+        """
         size, cut, numerator = windows.shape[axis], self.trim[axis - 2], self.scale.numerator
         stop = int(size * self.scale) - cut
         if isinstance(windows, np.ndarray):
