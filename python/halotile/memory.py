@@ -7,10 +7,13 @@ import os
 import re
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .optional import torch_if_loaded
 from .texts import full_text
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["available_bytes", "forget_frames", "free_bytes", "is_out_of_memory", "resident_bytes"]
 
@@ -90,7 +93,7 @@ def resident_bytes() -> int | None:
         return None
 
 
-def free_bytes(device: Any) -> int | None:
+def free_bytes(device: torch.device | None) -> int | None:
     """Free memory of a device, bytes; None if unknown."""
     module = getattr(torch_if_loaded(), device.type, None) if device is not None else None
     if hasattr(module, "recommended_max_memory"):

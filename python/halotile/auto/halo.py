@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..images.image import Image, peak_of
 from ..inspection.info import STATISTICS
@@ -54,7 +54,7 @@ def _quick_phase(options: Options, knowledge: Knowledge, info: ModelInfo | None)
     return options.needs.phase((rows or 1, columns or 1))
 
 
-def _refuse_unheld(options: Options, info: Any) -> None:
+def _refuse_unheld(options: Options, info: ModelInfo) -> None:
     """Raises ValueError if the global operations cannot be fixed."""
     if options.global_stats not in HOLDING or info.local_field is not None:
         return
@@ -68,7 +68,7 @@ def _refuse_unheld(options: Options, info: Any) -> None:
     raise ValueError(f"{text}: how it looks at the whole image was not found. {' '.join(info.doubts)}")
 
 
-def _phase(options: Options, info: Any) -> Pair:
+def _phase(options: Options, info: ModelInfo) -> Pair:
     given = options.phase or (1, 1)
     for step, own in zip(info.phase, given, strict=True):
         if step is None and (options.phase is None or (isinstance(options.halo, str) and own == 1)):

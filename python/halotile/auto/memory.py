@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..memory import free_bytes
 from ..models.activations import is_doubtful
@@ -14,6 +14,9 @@ from ..options import DEFAULT_TILE
 from ..run.out_of_memory import next_smaller
 from ..run.prepared import Opened
 from ..run.report import Tuning
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["auto_tile_size", "tiles_by_free_memory"]
 
@@ -55,7 +58,7 @@ def _tuning(opened: Opened, side: int) -> Tuning:
     return Tuning(plan.tile, plan.batch(opened.options.batch_size), kind, None, limit, None, 0.0, {}, why)
 
 
-def auto_tile_size(device: Any, limit: int | None = None) -> int:
+def auto_tile_size(device: torch.device | None, limit: int | None = None) -> int:
     """The largest tile for tile_size="auto", from the device's free memory, at most `limit` bytes; 512 if unknown."""
     free = min((one for one in (free_bytes(device), limit) if one is not None), default=None)
     return DEFAULT_TILE if free is None else tile_size_for(free)

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["FRAGILE", "is_fragile", "turn"]
 
@@ -14,10 +17,10 @@ FRAGILE = {"mps"}  # device types limited to one thread and small tensors: see d
 _one_at_a_time = threading.RLock()
 
 
-def is_fragile(device: Any) -> bool:
+def is_fragile(device: torch.device | None) -> bool:
     return device is not None and device.type in FRAGILE
 
 
-def turn(device: Any = "unknown") -> contextlib.AbstractContextManager[Any]:
+def turn(device: torch.device | str | None = "unknown") -> contextlib.AbstractContextManager[Any]:
     """The lock to hold while using a device. An unknown device is treated as fragile."""
     return _one_at_a_time if device == "unknown" or is_fragile(device) else contextlib.nullcontext()

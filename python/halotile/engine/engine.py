@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..images.channels import Part
-from ..images.image import Image
+from ..images.image import Image, Pixels
 from ..images.values import Values
 from ..models.model import Model
 from ..plan import Tile, TilePlan
@@ -29,7 +29,7 @@ Found = Iterator[tuple[Tile, Position | None]]  # each tile with its first NaN o
 
 
 class Band(Protocol):
-    def add(self, tiles: list[Tile], outputs: Any, rows: dict[int, Any]) -> Found:
+    def add(self, tiles: list[Tile], outputs: Pixels, rows: dict[int, Pixels]) -> Found:
         """Adds outputs (k, C, height, width) of consecutive tiles, in plan order.
 
         rows: for each tile row, the destination (C, rows, W) of its finished rows, in the output dtype. They are
@@ -60,13 +60,13 @@ class Engine(Protocol):
     def new_windows(self, model: Model, shape: tuple[int, int, int, int]) -> Any:
         """An array for a batch of windows, in the model's dtype and memory format."""
 
-    def read(self, windows: Any, source: Any, part: Part, plan: TilePlan, tiles: list[Tile], values: Values) -> None:
+    def read(self, windows: Pixels, source: Any, part: Part, plan: TilePlan, tiles: list[Tile], values: Values) -> None:
         """Fills windows[k] with the window of tile k: the part's channels, padded by reflection."""
 
-    def call(self, model: Model, windows: Any) -> Any:
+    def call(self, model: Model, windows: Pixels) -> Pixels:
         """Returns outputs (k, C, height, width)."""
 
-    def first_nonfinite(self, output: Any) -> Position | None:
+    def first_nonfinite(self, output: Pixels) -> Position | None:
         """The first NaN or infinity of an output (C, height, width), if bands do not report it at once. May wait."""
 
     def new_band(self, plan: TilePlan, channels: int, values: Values, batch: int, first_row: int) -> Band:

@@ -52,11 +52,11 @@ class Comparison:
         return self.worst <= self.tolerance
 
 
-def differing(verbs: Any, device: Any) -> list[str]:
+def differing(verbs: Any, device: torch.device) -> list[str]:
     return [result.kernel for result in compare(verbs, device) if not result.fine]
 
 
-def compare(verbs: Any, device: Any) -> Iterator[Comparison]:
+def compare(verbs: Any, device: torch.device) -> Iterator[Comparison]:
     generator = torch.Generator(device="cpu").manual_seed(0)
     for image in IMAGES:
         for window in WINDOWS:
@@ -71,7 +71,7 @@ def compare(verbs: Any, device: Any) -> Iterator[Comparison]:
 Case = tuple[Callable[[Any, Any], list[Tensor]], int]
 
 
-def _result(kernel: str, cases: Iterator[Case], verbs: Any, device: Any) -> Comparison:
+def _result(kernel: str, cases: Iterator[Case], verbs: Any, device: torch.device) -> Comparison:
     result = Comparison(kernel, 0)
     for case, tolerance in cases:
         pairs = zip(case(verbs, device), case(torch_verbs, CPU), strict=True)
@@ -114,7 +114,7 @@ def _read(
     whole = _pixels(IMAGES[image], (*size, channels), generator)
     pixels = _strided(whole)[:, strip[0] : strip[1]]
 
-    def run(verbs: Any, device: Any) -> list[Tensor]:
+    def run(verbs: Any, device: torch.device) -> list[Tensor]:
         windows = torch.zeros((batch, channels, 27, 30), dtype=WINDOWS[window], device=device)
         verbs.read_tiles(windows, _moved(pixels, device), size, strip, *starts, first, across, *values)
         return [windows.cpu()]
@@ -144,7 +144,7 @@ def _sum(
     wy, wx = (_dyadic((tiles, 40), generator).abs() + 0.5 for tiles in (3, 2))
     sums = _dyadic((3, 40, 41 - band_x), generator)
 
-    def run(verbs: Any, device: Any) -> list[Tensor]:
+    def run(verbs: Any, device: torch.device) -> list[Tensor]:
         band = sums.clone().to(device)
         tables = wy.to(device), wx.to(device)
         verbs.accumulate(band, _moved(outputs, device), *tables, box, band_x, *kept, first)
@@ -175,7 +175,7 @@ def _end(
     sums[2, 10, 9] = torch.inf
     ny, nx = (2.0 ** torch.randint(-2, 2, (side,), generator=generator, device="cpu") for side in (96, 41))
 
-    def run(verbs: Any, device: Any) -> list[Tensor]:
+    def run(verbs: Any, device: torch.device) -> list[Tensor]:
         band, bad = sums.clone().to(device), torch.tensor([0, -1], dtype=torch.int32, device="cpu").to(device)
         target = torch.zeros((30, 41 - x, 3), dtype=IMAGES[rows], device=device).permute(2, 0, 1)
         verbs.finish_rows(target, band, ny.to(device), nx.to(device), bad, *where, *values)
@@ -209,7 +209,7 @@ def _strided(pixels: Tensor) -> Tensor:
     return room[2:-1, 1:-1, 1:].permute(2, 0, 1)
 
 
-def _moved(tensor: Tensor, device: Any) -> Tensor:
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     whole = torch.empty(0, dtype=tensor.dtype, device="cpu").set_(tensor.untyped_storage()).to(device)
     return whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 

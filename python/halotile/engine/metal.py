@@ -41,11 +41,11 @@ _failures: dict[str, str] = {}  # device type -> reason why the kernels failed; 
 _warned: set[str] = set()
 
 
-def serves(device: Any) -> bool:
+def serves(device: torch.device) -> bool:
     return device.type in LIBRARIES
 
 
-def operators(device: Any, asked_by: str | None) -> Any:
+def operators(device: torch.device, asked_by: str | None) -> Any:
     """An object with read_tiles, accumulate and finish_rows for a device, or None if they do not work (warned once).
 
     asked_by: name of the option that requires them, if any.
@@ -69,7 +69,7 @@ def operators(device: Any, asked_by: str | None) -> Any:
     return None
 
 
-def prepare(device: Any) -> None:
+def prepare(device: torch.device) -> None:
     """Compiles the kernels and registers the operators. Raises RuntimeError."""
     key, library = LIBRARIES[device.type]
     _torch.open(_libtorch())
@@ -83,7 +83,7 @@ def _describe_operators() -> None:
         torch.library.register_fake(f"halotile::{name}", lambda *arguments: None)
 
 
-def _failure(device: Any) -> str:
+def _failure(device: torch.device) -> str:
     """Why the kernels cannot be used; empty if they can."""
     from .kernel_check import differing
 

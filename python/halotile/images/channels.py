@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from ..layouts import PICTURES
 from ..optional import torch_if_loaded
+from .image import Pixels
 
 __all__ = ["KINDS", "Part", "Unfit", "apart", "arranged", "routes"]
 
@@ -58,7 +58,7 @@ class Part:
     def reads(self) -> int:
         return max(self.feed, self.count)
 
-    def view(self, pixels: Any) -> Any:
+    def view(self, pixels: Pixels) -> Pixels:
         """(C, H, W) of the image, an array or tensor -> (reads, H, W), without a copy."""
         mine = pixels[self.first : self.first + self.count]
         if not self.repeated:
@@ -67,11 +67,11 @@ class Part:
             return np.broadcast_to(mine, (self.feed, *mine.shape[1:]))
         return mine.expand(self.feed, -1, -1)
 
-    def mixed(self, windows: Any) -> Any:
+    def mixed(self, windows: Pixels) -> Pixels:
         """Windows (N, reads, h, w) as read, an array or tensor -> as fed to the model."""
         return _grey(windows) if self.feed < self.count else windows
 
-    def reduced(self, outputs: Any) -> Any:
+    def reduced(self, outputs: Pixels) -> Pixels:
         """Outputs (N, C, h, w), an array or tensor -> their float32 mean (N, 1, h, w) if they are averaged."""
         if not self.averaged:
             return outputs
@@ -83,7 +83,7 @@ class Part:
         return total
 
 
-def apart(outputs: Any) -> float:
+def apart(outputs: Pixels) -> float:
     """The mean over pixels of the spread (maximum - minimum) of three channels (N, 3, h, w), an array or tensor. Waits
     for the device."""
     values = _as_float32(outputs)
@@ -91,7 +91,7 @@ def apart(outputs: Any) -> float:
     return float((abs(first - second) + abs(second - third) + abs(third - first)).mean()) / 2
 
 
-def _as_float32(values: Any) -> Any:
+def _as_float32(values: Pixels) -> Pixels:
     """In arrays, uint16 stands for bfloat16."""
     if not isinstance(values, np.ndarray):
         return values.float()
@@ -100,7 +100,7 @@ def _as_float32(values: Any) -> Any:
     return values.astype(np.float32, copy=False)
 
 
-def _grey(windows: Any) -> Any:
+def _grey(windows: Pixels) -> Pixels:
     """Grey of RGB windows (N, 3, h, w), in their dtype; grey inputs stay bit-identical.
 
     Every operation is rounded to float32, so that NumPy and torch agree bit for bit.

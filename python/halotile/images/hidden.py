@@ -13,14 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..optional import torch_if_loaded
-from .image import Image, as_words, peak_of
+from .image import Image, Pixels, as_words, peak_of
 from .scan import is_zero, widened, widened_tensor
 from .source import HeldRows, Source
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["REACH", "FilledSource", "with_colours"]
 
@@ -112,7 +115,7 @@ def _narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
 # ---- on a device -----------------------------------------------------------------------------------------------------
 
 
-def _filled_tensor(tensor: Any, dtype: str) -> Any:
+def _filled_tensor(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
     torch = torch_if_loaded()
     filled, words = torch.empty_like(tensor), as_words(tensor)
     as_words(filled).copy_(words)
@@ -135,7 +138,7 @@ def _pieces(size: int, length: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + length, size)
 
 
-def _narrowed_tensor(values: Any, dtype: str, word: Any) -> Any:
+def _narrowed_tensor(values: torch.Tensor, dtype: str, word: torch.Tensor) -> torch.Tensor:
     """Rounds half to even."""
     if dtype.startswith("uint"):
         values = values.round().clamp(0, peak_of(dtype)).to(torch_if_loaded().int32)
@@ -145,7 +148,7 @@ def _narrowed_tensor(values: Any, dtype: str, word: Any) -> Any:
 # ---- the same for both -----------------------------------------------------------------------------------------------
 
 
-def _on_grid(block: Any, xp: ModuleType) -> Any:
+def _on_grid(block: Pixels, xp: ModuleType) -> Pixels:
     """Zero-pads (C, h, w) at the bottom and right to whole blocks."""
     channels, height, width = block.shape
     shape = (channels, -(-height // REACH) * REACH, -(-width // REACH) * REACH)
@@ -156,7 +159,7 @@ def _on_grid(block: Any, xp: ModuleType) -> Any:
     return full
 
 
-def _surroundings(colours: Any, alpha: Any, grey: float, xp: ModuleType) -> Any:
+def _surroundings(colours: Pixels, alpha: Pixels, grey: float, xp: ModuleType) -> Pixels:
     """The mean colour of the smallest visible neighbourhood of every pixel: float32 (C, h, w).
 
     colours: (C, h, w), alpha: (h, w), float32, sides multiples of REACH. Exact at least REACH pixels from the sides.
@@ -176,18 +179,18 @@ def _surroundings(colours: Any, alpha: Any, grey: float, xp: ModuleType) -> Any:
     return found
 
 
-def _halved(values: Any) -> Any:
+def _halved(values: Pixels) -> Pixels:
     rows = values[..., 0::2, :] + values[..., 1::2, :]
     return rows[..., 0::2] + rows[..., 1::2]
 
 
-def _doubled(values: Any, xp: ModuleType) -> Any:
+def _doubled(values: Pixels, xp: ModuleType) -> Pixels:
     channels, height, width = values.shape
     spread = xp.broadcast_to(values[:, :, None, :, None], (channels, height, 2, width, 2))
     return spread.reshape(channels, 2 * height, 2 * width)
 
 
-def _with_neighbours(values: Any) -> Any:
+def _with_neighbours(values: Pixels) -> Pixels:
     """Sums of 3 x 3 elements, with zeros outside."""
     rows = values + 0
     rows[..., 1:, :] += values[..., :-1, :]

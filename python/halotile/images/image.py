@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -20,9 +20,13 @@ from ..optional import torch_if_loaded
 from ..options import IMAGE_DTYPES
 from .source import HeldRows, Source, as_source
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = [
     "Alpha",
     "Image",
+    "Pixels",
     "as_words",
     "bfloat16_bits",
     "check_output_dtype",
@@ -36,12 +40,14 @@ __all__ = [
     "shape_of_result",
 ]
 
+Pixels: TypeAlias = "np.ndarray | torch.Tensor"
+
 ALLOWED = "image must be a NumPy array, a torch tensor or a zarr array"
 INTEGER_PEAK = {"uint8": 255, "uint16": 65535}
 AXES = "NCHW"
 
 
-def is_tensor(value: Any) -> bool:
+def is_tensor(value: object) -> bool:
     torch = torch_if_loaded()
     return torch is not None and isinstance(value, torch.Tensor)
 
@@ -73,7 +79,7 @@ class Image:
     original: Any
     dtype: str
     layout: str
-    device: Any = None
+    device: torch.device | None = None
     by_model: bool = False
 
     @property
@@ -140,7 +146,7 @@ class Image:
         return self.device is None or self.device.type == "cpu"
 
 
-def as_words(tensor: Any) -> Any:
+def as_words(tensor: torch.Tensor) -> torch.Tensor:
     """uint16 as int16, which devices support better."""
     torch = torch_if_loaded()
     return tensor.view(torch.int16) if tensor.dtype == torch.uint16 else tensor
@@ -228,7 +234,7 @@ def _layout(image: Any, asked: str | None, channels_first: bool, channels_of_mod
     return standard
 
 
-def _refuse_tensor_without_memory(name: str, tensor: Any) -> None:
+def _refuse_tensor_without_memory(name: str, tensor: torch.Tensor) -> None:
     if tensor.layout != torch_if_loaded().strided:
         raise TypeError(f"{name} must be a dense tensor, not {tensor.layout}")
     if tensor.device.type == "meta":
@@ -266,7 +272,7 @@ def shape_of_result(source: Image, channels: int, size: tuple[int, int]) -> tupl
     return layout, tuple(sides[axis] for axis in layout)
 
 
-def new_image(source: Image, channels: int, size: tuple[int, int], dtype: str, device: Any) -> Image:
+def new_image(source: Image, channels: int, size: tuple[int, int], dtype: str, device: torch.device | None) -> Image:
     """An uninitialised result of the source's type: on `device` if the source is there, else in host memory, from where
     `delivered` copies it."""
     layout, shape = shape_of_result(source, channels, size)
@@ -317,7 +323,7 @@ def _share_memory(a: np.ndarray, b: np.ndarray) -> bool:
         return True
 
 
-def _tensors_share_memory(a: Any, b: Any) -> bool:
+def _tensors_share_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
     if a.device != b.device:
         return False
     if a.device.type == "cpu":
@@ -328,14 +334,14 @@ def _tensors_share_memory(a: Any, b: Any) -> bool:
     return start_a < stop_b and start_b < stop_a
 
 
-def _extent(tensor: Any) -> tuple[int, int]:
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     """Byte range of its elements in its storage."""
     last = sum((side - 1) * stride for side, stride in zip(tensor.shape, tensor.stride(), strict=True))
     start = tensor.storage_offset()
     return start * tensor.element_size(), (start + last + 1) * tensor.element_size()
 
 
-def open_output(out: Any, source: Image, channels: int, size: tuple[int, int], device: Any) -> Image:
+def open_output(out: Any, source: Image, channels: int, size: tuple[int, int], device: torch.device | None) -> Image:
     """Views the user's `out`, already checked by `check_output_kind`, as an Image to write to. A tensor neither in host
     memory nor on `device` is copied, so that rows the run does not reach keep their values."""
     layout, shape = shape_of_result(source, channels, size)

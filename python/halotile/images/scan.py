@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..optional import torch_if_loaded
 from .image import Alpha, Image, as_words
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["alpha_of", "is_grey", "is_zero", "widened", "widened_tensor"]
 
@@ -93,7 +96,7 @@ def widened(values: np.ndarray, dtype: str) -> np.ndarray:
     return values.astype(np.float32, copy=False)
 
 
-def widened_tensor(values: Any) -> Any:
+def widened_tensor(values: torch.Tensor) -> torch.Tensor:
     """float32 of a tensor of any image dtype; on devices uint16 is int16."""
     torch = torch_if_loaded()
     if values.dtype == torch.uint16:

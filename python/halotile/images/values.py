@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from .image import peak_of
+from .image import Pixels, peak_of
 
 __all__ = ["Values", "as_floats"]
 
@@ -37,7 +36,7 @@ class Values:
         return self.dtype == "bfloat16"
 
 
-def as_floats(output: Any) -> np.ndarray:
+def as_floats(output: Pixels) -> np.ndarray:
     if not isinstance(output, np.ndarray):
         return output.float().cpu().numpy()
     if output.dtype == np.uint16:  # bfloat16

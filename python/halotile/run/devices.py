@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engine.device_lock import turn
+from ..engine.engine import Engine
 from ..images.channels import Part
 from ..optional import torch_if_loaded
 from ..plan import Tile, TilePlan
@@ -51,7 +52,7 @@ class Devices:
         home: the run's engine; outputs are moved to its device.
     """
 
-    def __init__(self, slots: list[list[Windows]], home: Any):
+    def __init__(self, slots: list[list[Windows]], home: Engine):
         self.slots, self.home = slots, home
         self.outputs: dict[Part, Any] = {}  # of the batch yielded last
 

@@ -29,7 +29,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_iter
 
 from ..errors import TileError
+from ..images.channels import Part
 from ..images.values import as_floats
+from ..inspection.info import ModelInfo
 from ..plan import Box, Tile, TilePlan
 from ..texts import quoted
 from .failures import tile_error
@@ -227,11 +229,11 @@ def _levels(run: Callable[[Pair], None], size: Pair, numbers: set[int]) -> dict[
     levels: dict[int, int] = {}
     known: dict[int, tuple[StorageWeakRef, int]] = {}  # by storage; the reference prevents reuse of the address
 
-    def level_of(values: Any) -> int:
+    def level_of(values: object) -> int:
         storages = (one.untyped_storage()._cdata for one in tree_iter(values) if isinstance(one, torch.Tensor))
         return max((known[one][1] for one in storages if one in known), default=0)
 
-    def note(values: Any, level: int) -> None:
+    def note(values: object, level: int) -> None:
         for one in tree_iter(values):
             if isinstance(one, torch.Tensor) and level:
                 reference = StorageWeakRef(one.untyped_storage())
@@ -265,11 +267,11 @@ class GlobalStats:
         info: a ModelInfo with global operations.
     """
 
-    def __init__(self, windows: Windows, how: str, info: Any):
+    def __init__(self, windows: Windows, how: str, info: ModelInfo):
         self.windows, self.how, self.info = windows, how, info
         self.surveys: dict[Any, Survey] = {}
 
-    def survey(self, part: Any, index: int, plan: TilePlan) -> Survey:
+    def survey(self, part: Part, index: int, plan: TilePlan) -> Survey:
         """Surveys the model. Raises ValueError if its global operations cannot be fixed."""
         if part not in self.surveys:
             size = [self._legal(axis, 32, plan) for axis in (0, 1)]
@@ -286,7 +288,7 @@ class GlobalStats:
             self._check_sizes(part, index, plan)
         return self.surveys[part]
 
-    def _check_sizes(self, part: Any, index: int, plan: TilePlan) -> None:
+    def _check_sizes(self, part: Part, index: int, plan: TilePlan) -> None:
         """With fixed statistics, windows of two sizes must agree inside: otherwise something else depends on the
         window."""
         field = self.info.local_field
@@ -335,10 +337,10 @@ class GlobalStats:
         step = math.lcm(self.info.multiple[axis], self.info.phase[axis] or 1, plan.phase[axis])
         return -(-max(least, self.info.minimum_size[axis]) // step) * step
 
-    def sweeps(self, part: Any, index: int, plan: TilePlan) -> int:
+    def sweeps(self, part: Part, index: int, plan: TilePlan) -> int:
         return self.survey(part, index, plan).levels if self.how == "exact" else 0
 
-    def measured(self, part: Any, index: int, plan: TilePlan, advance: Callable[[int], None]) -> Held:
+    def measured(self, part: Part, index: int, plan: TilePlan, advance: Callable[[int], None]) -> Held:
         """advance: called with the number of tiles run."""
         survey = self.survey(part, index, plan)
         if self.how == "frozen":
@@ -355,7 +357,7 @@ class GlobalStats:
         return Held(statistics, survey.calls)
 
     def _of_tile(
-        self, tile: Tile, known: dict[int, Statistic], wanted: dict[int, Found], part: Any, index: int, plan: TilePlan
+        self, tile: Tile, known: dict[int, Statistic], wanted: dict[int, Found], part: Part, index: int, plan: TilePlan
     ) -> dict[int, Statistic]:
         cuts = [_cut(plan, axis, at) for axis, at in enumerate((tile.row, tile.column))]
         size = (tile.window.height, tile.window.width)
@@ -379,7 +381,7 @@ class GlobalStats:
                 raise
         return sums
 
-    def _frozen(self, survey: Survey, part: Any, index: int, plan: TilePlan) -> dict[int, Statistic]:
+    def _frozen(self, survey: Survey, part: Part, index: int, plan: TilePlan) -> dict[int, Statistic]:
         image, share = self._reduced(part, index, plan)
         statistics: dict[int, Statistic] = {}
 
@@ -393,7 +395,7 @@ class GlobalStats:
             self._run(part, image, plan)
         return statistics
 
-    def _reduced(self, part: Any, index: int, plan: TilePlan) -> tuple[Any, float]:
+    def _reduced(self, part: Part, index: int, plan: TilePlan) -> tuple[Any, float]:
         """The image subsampled to at most a window's pixels, and the share of pixels used. Averaging would change the
         statistics, noise above all."""
         height, width = plan.image_size
@@ -412,13 +414,13 @@ class GlobalStats:
 
     # ---- the model
 
-    def _new(self, part: Any, size: Pair) -> Any:
+    def _new(self, part: Part, size: Pair) -> Any:
         return self.windows.engine.new_windows(self.windows.model_of(part), (1, part.feed, *size))
 
-    def _read(self, part: Any, index: int, plan: TilePlan, window: Box) -> Any:
+    def _read(self, part: Part, index: int, plan: TilePlan, window: Box) -> Any:
         return self.windows.read(part, index, plan, [replace(plan[0], window=window)])
 
-    def _run(self, part: Any, windows: Any, plan: TilePlan, tile: Tile | None = None) -> Any:
+    def _run(self, part: Part, windows: torch.Tensor | np.ndarray, plan: TilePlan, tile: Tile | None = None) -> Any:
         try:
             return self.windows.engine.call(self.windows.model_of(part), windows)
         except Exception as error:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..engine.device_lock import turn
 from ..errors import ModelOutputError, SeamWarning, frames_inside
+from ..images.channels import Part
 from ..images.image import Image, is_tensor, open_image, shape_of_result
 from ..images.values import Values, as_floats
 from ..models.model import TensorModel
@@ -232,7 +233,7 @@ class Remade:
             got = as_floats(got)
         return beyond_rounding(got.astype(np.float64), want.astype(np.float64), self.result.dtype)
 
-    def _made(self, part: Any, place: tuple[Place, Place], box: Box) -> np.ndarray:
+    def _made(self, part: Part, place: tuple[Place, Place], box: Box) -> np.ndarray:
         """A window's result, cropped to the box, before rounding."""
         sides = [axis.stop - axis.start for axis in place]
         tile = replace(self.plan[0], window=Box(place[0].start, place[1].start, *sides))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..images.image import as_words
+from ..images.image import Pixels, as_words
 from ..plan import TilePlan
 
 __all__ = ["Rows", "bytes_of_bands"]
@@ -64,6 +64,6 @@ def bytes_of_bands(plan: TilePlan, batch: int, pixel_bytes: int, waiting: int) -
     return bands * plan.tallest_band() * plan.output_size[1] * pixel_bytes
 
 
-def _empty_like(rows: Any, height: int) -> Any:
+def _empty_like(rows: Pixels, height: int) -> Pixels:
     shape = (rows.shape[0], height, rows.shape[2])
     return np.empty(shape, rows.dtype) if isinstance(rows, np.ndarray) else rows.new_empty(shape)

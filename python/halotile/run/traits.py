@@ -22,6 +22,7 @@ from typing import Any
 
 from ..errors import ModelOutputError, TileError
 from ..images.channels import Part, Unfit, apart, arranged, routes
+from ..images.image import Pixels
 from ..inspection.known import FORMATS
 from ..memory import is_out_of_memory
 from ..models.kinds import channels_of
@@ -132,7 +133,7 @@ def _windows_of(plan: TilePlan, options: Options) -> list[Box]:
 
 
 def _arranged(
-    parts: tuple[Part, ...], options: Options, plan: TilePlan, output: Any
+    parts: tuple[Part, ...], options: Options, plan: TilePlan, output: Pixels
 ) -> tuple[tuple[Part, ...], tuple[int, ...]]:
     try:
         return arranged(parts, output.shape[1], options.alpha)

@@ -15,7 +15,7 @@ from ..engine.engine import Engine
 from ..errors import ModelOutputError, TileError
 from ..images.channels import Part
 from ..images.hidden import with_colours
-from ..images.image import Image
+from ..images.image import Image, Pixels
 from ..images.scan import alpha_of
 from ..images.values import Values
 from ..memory import is_out_of_memory
@@ -91,7 +91,7 @@ class Windows:
         """Outputs (len(tiles), channels, height, width) of a part of image `index`, as the engine's arrays."""
         return self.outputs(part, index, self.read(part, index, plan, tiles), tiles)
 
-    def outputs(self, part: Part, index: int, windows: Any, tiles: list[Tile]) -> Any:
+    def outputs(self, part: Part, index: int, windows: Pixels, tiles: list[Tile]) -> Any:
         try:
             with self.held.get(part, contextlib.nullcontext)():
                 return part.reduced(self.engine.call(self.model_of(part), windows))
@@ -150,7 +150,7 @@ class Resize(Model):
         super().__init__(self.run)
         self.scale, self.trim = scale, trim
 
-    def run(self, windows: Any) -> Any:
+    def run(self, windows: Pixels) -> Pixels:
         on_host = isinstance(windows, np.ndarray)
         windows = windows.astype(np.float32, copy=False) if on_host else windows.float()
         y0, y1, fy = self._weights(windows, 2)
@@ -158,7 +158,7 @@ class Resize(Model):
         rows = windows[:, :, y0] * (1 - fy)[:, None] + windows[:, :, y1] * fy[:, None]
         return rows[..., x0] * (1 - fx) + rows[..., x1] * fx
 
-    def _weights(self, windows: Any, axis: int) -> tuple[Any, Any, Any]:
+    def _weights(self, windows: Pixels, axis: int) -> tuple[Any, Any, Any]:
         """Both neighbours of every output pixel along an axis, and its fractional position between them.
 
         Output pixel i lies at (i + 1/2) / scale - 1/2 = at / (2 * numerator).
