@@ -3,13 +3,14 @@
 
 import dataclasses
 import inspect
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import halotile
-from halotile.options import Options
+from halotile.options import Options, RestoreOptions
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,3 +81,13 @@ def test_c_files_stay_small():
         lines = file.read_text().splitlines()
         assert len(lines) <= 400, file
         assert max(map(len, lines), default=0) <= 120, file
+
+
+def test_every_option_has_a_type_a_check_and_a_paragraph():
+    """A new option is a field of Options, a type for checkers and a paragraph of the docstring: none is forgotten."""
+    options = {one.name: one for one in dataclasses.fields(Options) if one.name != "needs"}
+    assert set(RestoreOptions.__annotations__) == set(options)
+    paragraphs = re.findall(r"^        (\w+): ", halotile.restore_tiled.__doc__, re.MULTILINE)
+    assert [name for name in options if name not in paragraphs] == []
+    assert all(callable(one.metadata["check"]) for one in options.values())
+    assert list(inspect.signature(halotile.restore_tiled).parameters)[2:] == list(options)
