@@ -229,8 +229,8 @@ def test_models_out_of_modules(place, model):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("models", "there is no such file, and it is not of the form module:callable"),
-        ("nothing.pt", "there is no such file"),
+        ("models", "no such file, and not of the form module:callable"),
+        ("nothing.pt", "no such file"),
         ("models:", "not of the form module:callable"),
         (":brighten", "not of the form module:callable"),
         ("modells:brighten", "No module named 'modells'"),
@@ -316,7 +316,7 @@ def test_exported_for_one_size(place, network, batch, asked, boundary):
         ),
         (("--phase", 7), "phase must divide 40 for this model, which takes windows of 40 rows only, not 7"),
         (("--overlap", 32), "overlap must be at most 31 for this model, which takes windows of 40 rows only"),
-        (("--verify", 1), "verify must be 0 for this model, which takes no windows of other sizes"),
+        (("--verify", 1), "verify must be 0 for this model, as comparing needs windows of other sizes"),
     ],
 )
 def test_exported_for_one_size_what_does_not_fit_is_explained(place, network, capsys, options, message):
@@ -347,7 +347,7 @@ def test_other_torch_files_are_explained(place, network, capsys):
 
     torch.save(network.state_dict(), "weights.pth")
     assert restore(model="weights.pth") == 1
-    assert_one_error(capsys, "it is a checkpoint: weights without the network")
+    assert_one_error(capsys, "it is a state dict, without its network")
     export(network, "model.pt2", sides=(2, 3))
     data = (place / "model.pt2").read_bytes()
     (place / "cut.pt2").write_bytes(data[: len(data) // 2])
