@@ -53,7 +53,7 @@ class Statistic:
         return self.second / max(self.count - less, 0) if self.count > less else torch.full_like(self.second, math.nan)
 
     def repeated(self, like: Sequence[int]) -> Statistic:
-        """For several images at once, side by side in a dimension of an operand's statistic of the sizes `like`."""
+        """The statistic for several images in one dimension of an operand whose statistic has the sizes `like`."""
         return Statistic(self.kind, self.count, *(_repeated(one, like) for one in (self.first, self.second)))
 
 
@@ -64,7 +64,7 @@ def _repeated(one: torch.Tensor | None, like: Sequence[int]) -> torch.Tensor | N
 
 
 def measured(kind: str, operands: Sequence[tuple[torch.Tensor, tuple[int, ...]]], power: float = 2) -> Statistic:
-    """Of the operands' elements; of two operands' products for the kind "product"."""
+    """The statistic of the operands' elements, or of two operands' products for the kind "product"."""
     x, dims = operands[0]
     count = float(math.prod(x.shape[dim] for dim in dims))
     x = x.float()
@@ -83,10 +83,10 @@ class Call:
     """One call of an operator.
 
     Attributes:
-        name: of the operator.
+        name: the operator's name.
         kind, power: see Statistic.
-        operands: (tensor, dimensions that are taken together); two matrices for "product".
-        result: what the operator gives for a statistic of its operands.
+        operands: (tensor, reduced dimensions); two matrices for "product".
+        result: maps a statistic of the operands to the operator's result.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Call:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of the statistic."""
+        """The shape of the statistic."""
         x, dims = self.operands[0]
         if self.kind == "product":
             return (*x.shape[:-1], self.operands[1][0].shape[-1])
