@@ -430,9 +430,9 @@ def test_onnx_providers_chosen():
         ({"dtype": "BFLOAT16", "op": "Identity"}, r"tensor\(bfloat16\) .*, but must take float or float16"),
         (
             {"shape": (1, "h", "w", 3), "op": "Identity"},
-            r"is \(batch, height, width, channels\), and channels must come",
+            r"is \(batch, height, width, channels\), but channels must come",
         ),
-        ({"shape": (1, 64, 64, 3), "op": "Identity"}, r"is \(batch, height, width, channels\), and channels must come"),
+        ({"shape": (1, 64, 64, 3), "op": "Identity"}, r"is \(batch, height, width, channels\), but channels must come"),
         ({"shape": (3, "h", "w"), "op": "Identity"}, r"not images \(batch, channels, height, width\)"),
         ({"shape": (), "op": "Identity"}, r"not images \(batch, channels, height, width\)"),
         ({"more_inputs": ["sigma", "mask"]}, "has 3 inputs and must have one: x, sigma, mask"),
