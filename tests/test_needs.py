@@ -100,8 +100,12 @@ def test_the_scale_is_what_the_file_says():
     ("needs", "options", "message"),
     [
         ({"scale": 4}, {"scale": 2}, "scale must be 4 or None for this model, not 2"),
-        ({"window": (64, 64)}, {"verify": 3}, "verify must be 0 for this model, which takes no windows of other sizes"),
-        ({"square": True}, {"verify": 1}, "verify must be 0 for this model, which takes no windows of other sizes"),
+        (
+            {"window": (64, 64)},
+            {"verify": 3},
+            "verify must be 0 for this model, as comparing needs windows of other sizes",
+        ),
+        ({"square": True}, {"verify": 1}, "verify must be 0 for this model, as comparing needs windows of other sizes"),
         (
             {"window": (64, 48)},
             {"halo": 24},
@@ -137,7 +141,7 @@ def test_needs_are_needs():
     ):
         with pytest.raises(ValueError, match="needs must be whole numbers from 1 on"):
             Needs(**wrong)
-    with pytest.raises(ValueError, match="square must be False where window says"):
+    with pytest.raises(ValueError, match="square must be False for a model with fixed"):
         Needs(square=True, window=(8, 8))
 
 

@@ -19,7 +19,7 @@ def test_every_entry_says_something():
 
 
 def test_an_operator_has_one_entry():
-    with pytest.raises(ValueError, match="convolution has an entry already"):
+    with pytest.raises(ValueError, match="convolution already has an entry"):
         operator("convolution")
 
 

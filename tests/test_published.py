@@ -70,7 +70,7 @@ def test_what_takes_a_mask_is_refused(descriptor):
 
     mask = object.__new__(spandrel.MaskedImageModelDescriptor)
     mask._architecture = type("A", (), {"name": "LaMa", "id": "LaMa"})()
-    with pytest.raises(ValueError, match="takes a mask beside the image"):
+    with pytest.raises(ValueError, match="needs a mask in addition to the image"):
         restore_tiled(IMAGE, mask)
 
 

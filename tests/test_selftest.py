@@ -21,12 +21,12 @@ def run(device):
 def test_the_command_on_a_machine_without_metal():
     done = subprocess.run([sys.executable, "-m", "halotile", "selftest"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for text in ("halotile ", "torch ", "MPS: built", "engine: host on cpu", "1920x1080 x2", "all is right on cpu"):
+    for text in ("halotile ", "torch ", "MPS: built", "engine: host on cpu", "1920x1080 x2", "PASS (cpu)"):
         assert text in done.stdout
     bad = [sys.executable, "-m", "halotile", "selftest", "--device", "moon"]
     done = subprocess.run(bad, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "device must be one that torch can use here, not 'moon'" in done.stderr
+    assert "device 'moon' is not available" in done.stderr
 
 
 def test_the_report_on_the_device(fake_mps):
@@ -57,7 +57,7 @@ def test_a_kernel_that_is_wrong_is_named(fake_mps, monkeypatch):
     fine, text = run("fakemps")
     assert not fine
     assert any("finish_bf16" in line and "700 units" in line and "<--" in line for line in text.split("\n"))
-    assert "result: NOT RIGHT on fakemps" in text
+    assert "result: FAIL (fakemps" in text
 
 
 def test_missing_functions_and_failures_are_reported(fake_mps, monkeypatch):
@@ -69,7 +69,7 @@ def test_missing_functions_and_failures_are_reported(fake_mps, monkeypatch):
     assert "the Metal kernels cannot be used: halotile: this torch has no function aoti_torch_mps_" in text
     assert "engine: torch on fakemps" in text
     assert "warning: the Metal kernels are not used" in text
-    assert "engine torch, average: from whole-image inference" in text
+    assert "engine torch, average: max abs diff" in text
 
     monkeypatch.setattr("halotile.cli.selftest._whole", lambda *args: 1 / 0)
     assert "runs: ZeroDivisionError" in run("cpu")[1]

@@ -282,12 +282,12 @@ def test_a_module_that_cannot_be_copied_says_so_in_a_sentence():
 @pytest.mark.parametrize(
     "device, why",
     [
-        ("mps", "this torch sees no Apple GPU"),
-        ("mps:0", "this torch sees no Apple GPU"),
-        (torch.device("cuda"), "this torch sees no NVIDIA or AMD GPU"),
-        ("cuda:3", "this torch sees no NVIDIA or AMD GPU"),
-        ("xpu", "this torch sees no Intel GPU"),
-        ("mtia", "this torch sees no mtia device"),
+        ("mps", "this PyTorch finds no Apple GPU"),
+        ("mps:0", "this PyTorch finds no Apple GPU"),
+        (torch.device("cuda"), "this PyTorch finds no NVIDIA or AMD GPU"),
+        ("cuda:3", "this PyTorch finds no NVIDIA or AMD GPU"),
+        ("xpu", "this PyTorch finds no Intel GPU"),
+        ("mtia", "this PyTorch finds no mtia device"),
         ("meta", "meta tensors hold no values"),
         ("warp", "torch has no such device"),
         ("cpu:x", "torch has no such device"),
@@ -300,7 +300,7 @@ def test_a_module_that_cannot_be_copied_says_so_in_a_sentence():
 def test_devices_that_are_not_there(monkeypatch, device, why):
     for backend in (torch.backends.mps, torch.cuda, torch.xpu):
         monkeypatch.setattr(backend, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=f"device must be one that torch can use here, not .*: {why}") as error:
+    with pytest.raises(ValueError, match=f"device .* is not available: {why}") as error:
         restore_tiled(IMAGE, nn.Identity(), device=device)
     assert len(str(error.value)) < 400 and "\n" not in str(error.value)
 
@@ -308,7 +308,9 @@ def test_devices_that_are_not_there(monkeypatch, device, why):
 def test_more_devices_than_there_are(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ValueError, match="not 'cuda:2': this torch sees 2 NVIDIA or AMD GPUs, counted from 0"):
+    with pytest.raises(
+        ValueError, match="device 'cuda:2' is not available: this PyTorch finds 2 NVIDIA or AMD GPUs, counted from 0"
+    ):
         usable_device("cuda:2")
 
 
@@ -318,7 +320,9 @@ def test_a_driver_that_fails_is_quoted_by_its_first_sentence(monkeypatch):
 
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch, "empty", empty)
-    with pytest.raises(ValueError, match=r"not 'mps': Could not run 'aten::empty.memory_format' .*'MPS' backend$"):
+    with pytest.raises(
+        ValueError, match=r"'mps' is not available: Could not run 'aten::empty.memory_format' .*'MPS' backend$"
+    ):
         usable_device("mps")
 
 
@@ -332,7 +336,7 @@ def test_the_command_line_says_it_in_one_short_line(tmp_path, capsys):
     if torch.backends.mps.is_available():
         pytest.skip("there is one")
     assert cli.main(arguments) == 2
-    text = "device must be one that torch can use here, not 'mps': this torch sees no Apple GPU"
+    text = "device 'mps' is not available: this PyTorch finds no Apple GPU"
     assert capsys.readouterr().err == f"halotile: error: {text}\n"
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""How far apart two images are: PSNR, SSIM, differences, seams, and a picture of the differences.
+"""Image comparison: PSNR, SSIM, differences, seam score, and a heatmap of the differences.
 
-For NumPy arrays and torch tensors in the layouts and dtypes that `restore_tiled` takes; computed in float64 on the CPU,
-with copies of the images, so of what fits in memory several times. All channels count alike, alpha among them.
+The functions take NumPy arrays and torch tensors in the layouts and dtypes of `restore_tiled`. They compute in float64
+on the CPU and copy the images, which must fit in memory several times. All channels, including alpha, weigh the same.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .plan import TilePlan
 
 __all__ = ["Comparison", "Largest", "compare", "heatmap", "largest_difference", "mae", "psnr", "seam_score", "ssim"]
 
-SSIM_WINDOW = 11  # pixels along each side, what sigma 1.5 comes to
+SSIM_WINDOW = 11  # window side in pixels for sigma 1.5
 UNKNOWN = f"not known: needs scikit-image, and {SSIM_WINDOW} pixels a side"
-NEAR, BESIDE = 1, 16  # lines around a tile edge: what the edge itself touches, and what it is compared with
+NEAR, BESIDE = 1, 16  # lines around a tile edge: those that the edge affects, and those that it is compared with
 
-VIRIDIS = (  # nine of its colours at equal distances; between them it is nearly linear
+VIRIDIS = (  # nine equidistant colours of the map; it is nearly linear between them
     (68, 1, 84),
     (71, 45, 123),
     (59, 82, 139),
@@ -40,7 +40,7 @@ VIRIDIS = (  # nine of its colours at equal distances; between them it is nearly
 
 
 class Largest(NamedTuple):
-    """The largest difference of two images and where it is: image of a batch, row, column, channel."""
+    """The largest difference of two images and its position: image of a batch, row, column, channel."""
 
     value: float
     image: int
@@ -51,14 +51,15 @@ class Largest(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found; differences in units of the images; white has the value `data_range`.
+    """The result of `compare`. Differences are in units of the images, whose white is `data_range`.
 
     Attributes:
-        psnr: dB, infinite for equal images.
-        ssim: None where scikit-image is not installed, or the images are too small.
+        psnr: in dB, infinite for equal images.
+        ssim: None if scikit-image is not installed or the images are too small.
         mae: the mean absolute difference.
-        largest: a Largest.
-        seams: seam_score of the first and of the second image; None without a plan.
+        largest: the largest difference, a Largest.
+        data_range: the value of white.
+        seams: `seam_score` of the first and the second image; None without a plan.
     """
 
     psnr: float
@@ -81,7 +82,7 @@ class Comparison:
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
-        """For json.dumps. What is not finite is None: with "equal" a PSNR of None is infinite."""
+        """A dict for json.dumps. Non-finite numbers become None: if "equal" is true, a PSNR of None is infinite."""
         seams = None if self.seams is None else {"a": _finite(self.seams[0]), "b": _finite(self.seams[1])}
         return {
             "equal": self.largest.value == 0,
@@ -105,14 +106,14 @@ def psnr(a: Any, b: Any, data_range: float | None = None) -> float:
     """Peak signal-to-noise ratio: ``10 log10(data_range**2 / mean((a - b)**2))``, dB, over all pixels and channels.
 
     Args:
-        a, b: images of one shape and dtype, arrays or tensors, as for `restore_tiled`.
+        a, b: images of the same shape and dtype, arrays or tensors, as for `restore_tiled`.
         data_range: the value of white. None: 255 for uint8, 65535 for uint16, 1 for floats.
 
     Returns:
-        Infinity for equal images, NaN if there is NaN anywhere.
+        The PSNR; infinity for equal images, NaN if either contains NaN.
 
     Raises:
-        ValueError: shapes or dtypes differ, or data_range is not above 0. TypeError: no image.
+        ValueError: shapes or dtypes differ, or data_range is not above 0. TypeError: an argument is not an image.
     """
     first, second, data_range = _both(a, b, data_range, _any_layout(a))
     error = float(np.mean(np.square(first - second)))
@@ -131,7 +132,7 @@ def mae(a: Any, b: Any) -> float:
 
 
 def largest_difference(a: Any, b: Any, *, layout: str | None = None) -> Largest:
-    """The largest absolute difference, in units of the images, and where it is first; NaN counts as largest.
+    """The largest absolute difference, in units of the images, and its first position; NaN counts as the largest.
 
     Args:
         a, b: as for `psnr`.
@@ -148,7 +149,7 @@ def largest_difference(a: Any, b: Any, *, layout: str | None = None) -> Largest:
 
 def ssim(a: Any, b: Any, data_range: float | None = None, *, layout: str | None = None) -> float:
     """Structural similarity as in Wang et al. 2004: Gaussian windows of 11 pixels with sigma 1.5, K1 0.01, K2 0.03,
-    without the sample covariance; the mean over channels, and over images of a batch.
+    without sample covariance, averaged over channels and over the images of a batch.
 
     Args:
         a, b, data_range: as for `psnr`.
@@ -174,11 +175,11 @@ def ssim(a: Any, b: Any, data_range: float | None = None, *, layout: str | None 
 def compare(
     a: Any, b: Any, *, data_range: float | None = None, plan: TilePlan | None = None, layout: str | None = None
 ) -> Comparison:
-    """All of it.
+    """All metrics of this module.
 
     Args:
-        a, b, data_range: as for `psnr`; `a` is what should be.
-        plan: of the run that made `b`, for its seam score.
+        a, b, data_range: as for `psnr`; `a` is the reference.
+        plan: the plan of the run that made `b`, for the seam score.
         layout: the order of their axes, as for `restore_tiled`.
 
     Raises:
@@ -186,7 +187,7 @@ def compare(
     """
     _, _, value = _both(a, b, data_range, layout)
     similarity = None
-    with contextlib.suppress(ImportError, ValueError):  # not installed, too small
+    with contextlib.suppress(ImportError, ValueError):  # scikit-image is missing, or the images are too small
         similarity = ssim(a, b, value, layout=layout)
     seams = None if plan is None else (seam_score(a, plan, layout=layout), seam_score(b, plan, layout=layout))
     largest = largest_difference(a, b, layout=layout)
@@ -199,29 +200,29 @@ def compare(
 def seam_score(
     image: Any, edges: TilePlan | tuple[Sequence[int], Sequence[int]], *, layout: str | None = None
 ) -> float:
-    """How much more an image changes at tile edges than beside them; 1.0: no more.
+    """The change of an image at tile edges relative to the change beside them; 1.0 means no seams.
 
     With the step ``s[y] = a[y] - a[y - 1]`` between two rows, the gradient difference at row y is
-    ``g[y] = |s[y] - (s[y - 1] + s[y + 1]) / 2|``: what a step has that its neighbours do not have, 0 on a slope. It is
-    averaged along the row and over channels. A tile edge at y lies between rows y - 1 and y. It is compared with the
-    mean of g over rows 2 to 16 away from it that are at least 2 away from any other edge. Likewise for columns. The
-    score is the sum of g over all edges, each times its length, divided by the sum of what they are compared with, also
-    times their lengths.
+    ``g[y] = |s[y] - (s[y - 1] + s[y + 1]) / 2|``, the deviation of a step from its neighbours, which is 0 on a slope.
+    It is averaged along the row and over channels. A tile edge at y lies between rows y - 1 and y. It is compared with
+    the mean of g over rows 2 to 16 away from it that are at least 2 away from any other edge. Columns are treated
+    likewise. The score is the sum of g over all edges, weighted by their lengths, divided by the equally weighted sum
+    of the means that they are compared with.
 
-    Edges nearer than 2 to a side of the image, or with nothing to be compared with, are left out. 1.0 where both sums
-    are 0 or no edge is left; infinity where only the edges differ.
+    Edges less than 2 pixels from a side of the image, or with no rows to compare with, are skipped. The score is 1.0 if
+    both sums are 0 or no edge is left, and infinity if only the edges differ.
 
-    Where edges are few, chance makes it differ from 1 by some per cent: look at the score of an image without seams,
-    too. Steps smaller than the image's own noise show little.
+    With few edges the score deviates from 1 by some per cent by chance: compare it with the score of an image without
+    seams. Steps smaller than the image's own noise hardly affect it.
 
     Args:
         image: array or tensor, as for `restore_tiled`.
-        edges: the plan of the run that made the image, or (rows, columns) at which tiles begin or end, output pixels.
+        edges: the plan of the run that made the image, or the (rows, columns) of tile edges in output pixels.
         layout: the order of the image's axes, as for `restore_tiled`.
 
     Raises:
         ValueError: the layout is ambiguous, the plan is for an image of another size, or an edge lies outside.
-        TypeError: no image.
+        TypeError: the argument is not an image.
     """
     pixels = _floats(open_image(image, checked_layout(layout)))
     size = pixels.shape[2], pixels.shape[3]
@@ -253,7 +254,7 @@ def _edges_of(plan: TilePlan, size: tuple[int, int]) -> tuple[set[int], set[int]
 
 
 def _gradient_differences(pixels: np.ndarray, axis: int) -> np.ndarray:
-    """g for every row (axis 2) or column (axis 3); NaN at the image's sides, where a neighbour is missing."""
+    """g for every row (axis 2) or column (axis 3); NaN at the image border, where neighbours are missing."""
     steps = np.diff(pixels, axis=axis)
     lines = np.moveaxis(steps, axis, 0)
     found = np.full(pixels.shape[axis], np.nan)
@@ -264,7 +265,7 @@ def _gradient_differences(pixels: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _at_and_beside(found: np.ndarray, edges: set[int]) -> tuple[float, float]:
-    """(sum of g at edges, sum of what each is compared with)."""
+    """(sum of g at edges, sum of the means that they are compared with)."""
     lines = np.arange(len(found))
     inner = (lines >= 2) & (lines < len(found) - 1)
     near = np.zeros(len(found), bool)
@@ -279,26 +280,26 @@ def _at_and_beside(found: np.ndarray, edges: set[int]) -> tuple[float, float]:
     return at, beside
 
 
-# ---- a picture of them -----------------------------------------------------------------------------------------------
+# ---- heatmap ---------------------------------------------------------------------------------------------------------
 
 
 def heatmap(a: Any, b: Any, scale: float | None = None, *, layout: str | None = None) -> tuple[np.ndarray, float]:
-    """A picture of the differences: of each pixel the largest over its channels, from dark blue to yellow (viridis).
+    """A heatmap of the differences: the largest over channels at each pixel, from dark blue to yellow (viridis).
 
     Args:
         a, b: as for `psnr`, single images.
-        scale: the difference that is yellow. None: the largest.
+        scale: the difference shown as yellow. None: the largest.
         layout: the order of their axes, as for `restore_tiled`.
 
     Returns:
-        The picture, uint8 of shape (H, W, 3), and the scale.
+        The heatmap, uint8 of shape (H, W, 3), and the scale.
 
     Raises:
-        ValueError: also for several images, or a scale that is not above 0.
+        ValueError, TypeError: as for `largest_difference`; ValueError also for several images, or a scale not above 0.
     """
     first, second, _ = _both(a, b, None, layout)
     if len(first) != 1:
-        raise ValueError(f"images must be single ones for a picture, not {len(first)}")
+        raise ValueError(f"images must be single ones for a heatmap, not batches of {len(first)}")
     if scale is not None and not 0 < scale < math.inf:
         raise ValueError(f"scale must be a number above 0, not {scale!r}")
     difference = np.nan_to_num(np.abs(first - second).max(axis=1)[0], nan=np.inf, posinf=np.inf)
@@ -309,7 +310,6 @@ def heatmap(a: Any, b: Any, scale: float | None = None, *, layout: str | None = 
 
 
 def _viridis() -> np.ndarray:
-    """256 colours."""
     anchors = np.array(VIRIDIS, float)
     at = np.linspace(0, len(anchors) - 1, 256)
     channels = [np.interp(at, np.arange(len(anchors)), anchors[:, channel]) for channel in range(3)]
@@ -320,12 +320,12 @@ def _viridis() -> np.ndarray:
 
 
 def _any_layout(image: Any) -> str | None:
-    """For what does not depend on the order of axes: one with as many."""
+    """Any layout with as many axes, for metrics that do not depend on their order."""
     return {2: "HW", 3: "HWC", 4: "NHWC"}.get(getattr(image, "ndim", 0))
 
 
 def _both(a: Any, b: Any, data_range: float | None, layout: str | None) -> tuple[np.ndarray, np.ndarray, float]:
-    """Both images as float64 (N, C, H, W), and the value of white."""
+    """Both images as float64 (N, C, H, W), and the data range."""
     layout = checked_layout(layout)
     first, second = _opened("a", a, layout), _opened("b", b, layout)
     if is_tensor(a) != is_tensor(b):
@@ -341,7 +341,7 @@ def _both(a: Any, b: Any, data_range: float | None, layout: str | None) -> tuple
 
 
 def _opened(name: str, image: Any, layout: str | None) -> Image:
-    """Raises TypeError or ValueError, in which the image has the name of an argument."""
+    """Opens an image. Errors call it by the name of its argument."""
     try:
         return open_image(image, layout)
     except (TypeError, ValueError) as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""For the test suites of those who use halotile: is a model exact in tiles, with these options?
+"""Assertions for your own test suite: does a model give the same result in tiles, with these options?
 
 def test_no_seams():
     halotile.testing.assert_seamless(model, image, halo=18, tile_size=64)
@@ -18,9 +18,9 @@ from .run.report import Verification
 
 __all__ = ["assert_exact", "assert_seamless"]
 
-TOLERANCE = 1e-4  # of white
-OWN = ("out", "out_dtype")  # options that are chosen here
-CLEARLY = 3  # times as large near tile edges as elsewhere: there is a seam
+TOLERANCE = 1e-4  # as a fraction of white
+OWN = ("out", "out_dtype")  # options that the assertions set
+CLEARLY = 3  # ratio of differences near tile edges to those elsewhere that means a seam
 
 
 def assert_seamless(
@@ -32,24 +32,24 @@ def assert_seamless(
     seed: int = 0,
     **options: Unpack[JudgedOptions],
 ) -> Verification:
-    """Asserts that tiles do not show: restores the image in float32 and verifies random windows of it (see `verify`).
+    """Asserts that there are no seams: restores the image in float32 and verifies random windows of it (see `verify`).
 
     Args:
         model, image: as for `restore_tiled`. The image must need more than one tile: pass a small ``tile_size``.
 
     Keyword Args:
         tolerance: the largest difference that passes, as a fraction of white, whatever the image's dtype. None: 1e-4,
-            which leaves room for float32 rounding in deep models; models in float16 or bfloat16 need more.
-        windows, seed: how many places are looked at, and which.
+            which allows for float32 rounding in deep models; models in float16 or bfloat16 need more.
+        windows, seed: the number of windows, and the seed of their positions.
         options: as for `restore_tiled`, except for out and out_dtype.
 
     Returns:
         The verification.
 
     Raises:
-        AssertionError: with the worst position, its distance to the nearest tile edge, the differences near tile edges
-            over those elsewhere, halo and phase of the run, and what would help. ValueError, TypeError, TileError: as
-            `restore_tiled`; ValueError also if the image is one tile.
+        AssertionError: a difference exceeds the tolerance. The message has its position and distance to the nearest
+            tile edge, the ratio of differences near tile edges to those elsewhere, the run's halo and phase, and a
+            remedy. ValueError, TypeError, TileError: as `restore_tiled`; ValueError also if the image is one tile.
     """
     count, seed, allowed = integer("windows", windows, 1), integer("seed", seed, 0), _allowed(tolerance)
     remade, knowledge = _remade(model, image, options)
@@ -59,11 +59,11 @@ def assert_seamless(
 def assert_exact(
     model: Callable[..., Any], image: Any, *, tolerance: float | None = None, **options: Unpack[JudgedOptions]
 ) -> Verification:
-    """Asserts that tiles equal whole-image inference: the model sees the image once as a whole, every pixel is
-    compared; of several images every one. For small images.
+    """Asserts that tiles equal whole-image inference: runs the model on the whole image, or on each of several, and
+    compares every pixel. For small images.
 
-    With boundary="reflect" the whole is ``crop(model(reflect_pad(image, halo)))``, with "native" it is
-    ``model(image)``; a side that is no multiple of the phase is completed by reflection.
+    The reference is ``crop(model(reflect_pad(image, halo)))`` for boundary="reflect" and ``model(image)`` for "native";
+    sides are padded by reflection to a multiple of the phase.
 
     Args:
         model, image: as for `restore_tiled`. The image must need more than one tile: pass a small ``tile_size``.
@@ -73,7 +73,7 @@ def assert_exact(
         options: as for `restore_tiled`, except for out and out_dtype.
 
     Returns:
-        The verification, of one window; its attribute `whole` and its text say which whole image was compared.
+        The verification, of one window; its attribute `whole` and its text name the reference.
 
     Raises:
         AssertionError, ValueError, TypeError, TileError: as `assert_seamless`.
@@ -88,7 +88,7 @@ def assert_exact(
 def _remade(model: Any, image: Any, options: JudgedOptions) -> tuple[Remade, Knowledge]:
     for name in OWN:
         if name in options:
-            raise TypeError(f"{name} must not be given: the result that is judged is made here, in float32")
+            raise TypeError(f"{name} must not be given: the assertion restores the image itself, in float32")
     knowledge = knowledge_of(model, {**options, "out_dtype": "float32"})
     remade = remake(image, knowledge)
     if len(remade.plan) == 1:
@@ -113,26 +113,26 @@ def _judged(knowledge: Knowledge, found: Verification, tolerance: float, claim: 
 
 
 def _what_would_help(knowledge: Knowledge, found: Verification) -> str:
-    """From what inspection finds; where it finds nothing, from where the differences are."""
+    """A remedy, from inspecting the model, or else from the position of the differences."""
     try:
         info = knowledge.inspected()
-    except Exception:  # whatever it is, the failure to report is another
+    except Exception:  # the failed assertion matters, not this
         return _by_place(found)
     if info.global_operations:
         names = ", ".join(f"{one.path or 'the model'} ({one.kind})" for one in info.global_operations)
-        return f"no halo helps: the model looks at the whole image in {names}"
+        return f"no halo helps: the model sees the whole image in {names}"
     if not info.deterministic:
-        return "no halo helps: the model gives another output each time"
+        return "no halo helps: the model is not deterministic"
     advice = []
     if info.receptive_field is None:
         return _by_place(found)
     if any(step is None for step in info.phase):
-        return "no halo helps: the model gives something else at every place of the image"
+        return "no halo helps: the model depends on the position in the image"
     if any(have % need for have, need in zip(found.phase, info.phase, strict=True)):
         advice.append(f"phase={_option(info.phase)}, the model's")
     if info.halo is not None and any(have < need for have, need in zip(found.halo, info.halo, strict=True)):
         advice.append(f"halo={_option(info.halo)}, the model's receptive field")
-    return "what would help: " + " and ".join(advice) if advice else _by_place(found)
+    return "remedy: " + " and ".join(advice) if advice else _by_place(found)
 
 
 def _option(pair: tuple[int, int]) -> str:
@@ -141,9 +141,9 @@ def _option(pair: tuple[int, int]) -> str:
 
 def _by_place(found: Verification) -> str:
     if found.edge_ratio > CLEARLY:
-        return "differences gather at tile edges: a larger halo would help, or more overlap would hide them"
+        return "differences are concentrated at tile edges: use a larger halo, or hide them with more overlap"
     return (
         "differences are everywhere: the phase may be too small (it must be the model's total stride or attention "
-        "window), or the model looks at the whole image, gives another output each time, or rounds more than the "
-        "tolerance allows (float16, bfloat16)"
+        "window), or the model sees the whole image, is not deterministic, or rounds more than the tolerance allows "
+        "(float16, bfloat16)"
     )

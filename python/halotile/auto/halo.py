@@ -174,7 +174,7 @@ class HaloChoice:
             return self._at_field("the receptive field: no smaller halo can be tried on windows of one size")
         cost = self._pixels(self.field) / self._pixels((USUAL, USUAL))
         if max(self.field) <= USUAL or cost <= CHEAP:
-            why = f"the receptive field; it costs {cost:.2f} times the pixels that a halo of {USUAL} would"
+            why = f"the receptive field; {cost:.2f}x the pixels of halo {USUAL}"
             return self._at_field(why)
         tolerance = self.options.within(self.white)
         tried = tuple(halo for halo in TRIED if halo < max(self.field))

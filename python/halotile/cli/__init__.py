@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
 """The command line: ``halotile restore``, ``compare``, ``plan``, ``inspect``, ``models``, ``selftest``, ``--version``.
 
-    arguments.py   what can be written, and which command it is for
-    restore.py     the restore command; reports.py: what it says
-    commands.py    the others
-    common.py      what they share
+    arguments.py   the arguments of each command
+    restore.py     the restore command; batch.py: its files; output.py: its output
+    commands.py    the other commands
+    selftest.py    the report of selftest
+    common.py      shared code
 
-Exit status: 0, 1 if something failed, 2 if the command line is wrong, 130 after Ctrl-C. Errors are one line; the
-environment variable HALOTILE_DEBUG=1 adds the traceback. Of several files one that fails stops no other. torch and
-pyvips are imported when they are needed.
+The exit status is 0, 1 if something failed, 2 if the command line is wrong, 130 after Ctrl-C. Errors are one line; the
+environment variable HALOTILE_DEBUG=1 adds the traceback. A file that fails does not stop the others. torch and pyvips
+are imported only when needed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line, sys.argv's by default. Returns the exit status."""
+    """Runs the command line (default: sys.argv) and returns the exit status."""
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         with suppress(ValueError):  # not in the main thread

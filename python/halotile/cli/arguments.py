@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command line's arguments, and which command each is for."""
+"""The arguments of each command."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .restore import restore
 
 __all__ = ["new_parser"]
 
-DESCRIPTION = "Restores images too large for their model, tile by tile."
+DESCRIPTION = "Runs image-restoration models tile by tile, on images of any size."
 MODEL_HELP = (
     "a file (checkpoint, ONNX, ncnn .param, torch.export .pt2, TorchScript), a name that `halotile models` lists, "
-    "module:callable (used as it is) or module:factory() (called first); modules are also looked for in the current "
+    "module:callable (used as it is) or module:factory() (called first); modules are also searched for in the current "
     "directory. Modules, .pt2 and TorchScript files are code: run only what you trust"
 )
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class _Versions(argparse.Action):
-    """--version: found out only when asked."""
+    """--version, whose text takes time to collect."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
         commands.show_versions()
@@ -45,86 +45,93 @@ def new_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Versions, nargs=0, help="show versions and exit")
     add_parser = parser.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
     _add_restore(add_parser("restore", help="restore image files, or folders of them", allow_abbrev=False))
-    _add_compare(add_parser("compare", help="how far are two images apart?", allow_abbrev=False))
-    _add_plan(add_parser("plan", help="show the tiles and the memory that a run takes", allow_abbrev=False))
-    _add_inspect(add_parser("inspect", help="what does a model need? halo, phase, scale", allow_abbrev=False))
-    _add_models(add_parser("models", help="the models that come by name", allow_abbrev=False))
-    _add_selftest(add_parser("selftest", help="is the device right? prints a report", allow_abbrev=False))
+    _add_compare(add_parser("compare", help="compare two images: PSNR, SSIM, seams", allow_abbrev=False))
+    _add_plan(add_parser("plan", help="preview tiles and memory use without running a model", allow_abbrev=False))
+    _add_inspect(add_parser("inspect", help="determine the halo, phase and scale of a model", allow_abbrev=False))
+    _add_models(add_parser("models", help="list the models that --model takes by name", allow_abbrev=False))
+    _add_selftest(add_parser("selftest", help="check this device, print a report", allow_abbrev=False))
     return parser
 
 
 def _add_restore(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=restore)
     add = parser.add_argument
-    text = "PNG, JPEG, WebP or TIFF file, or a folder: all such files below it; a .npy file or .zarr array"
+    text = "PNG, JPEG, WebP or TIFF file, .npy file or .zarr array; or a folder, searched recursively for image files"
     add("inputs", metavar="INPUT", nargs="+", help=text)
     suffixes = ", ".join(FORMATS)
-    add("-o", "--output", required=True, metavar="FILE|FOLDER", help=f"what to write: {suffixes}, or a folder of them")
-    add("-m", "--model", help=f"{MODEL_HELP} (default: the one that comes with halotile)")
+    add("-o", "--output", required=True, metavar="FILE|FOLDER", help=f"output: a file ({suffixes}) or a folder")
+    add("-m", "--model", help=f"{MODEL_HELP} (default: the included model)")
     _add_tiling(parser, asks_model=True)
     _add_speed(parser)
     add = parser.add_argument_group("model").add_argument
-    text = "cpu, cuda, mps, ..., or several as in cuda:0,cuda:1 (default: where the model is)"
+    text = "cpu, cuda, mps, ..., or several, such as cuda:0,cuda:1 (default: the model's device)"
     add("--device", type=_devices, metavar="DEVICE", help=text)
-    add("--engine", choices=ENGINES, help="who cuts and assembles (default: what fits the device)")
-    add(
-        "--strength",
-        type=_share,
-        metavar="X",
-        help="how much the model that comes with halotile changes, 0 to 1",
-    )
-    add("--value-range", type=float, nargs=2, metavar=("LO", "HI"), help="its black and white (default: 0 1)")
-    add("--global-stats", choices=GLOBAL_STATS, help="where it pools or normalises over the whole image")
-    add("--tolerance", type=float, metavar="X", help="for --halo auto and --verify (default: half an 8-bit step)")
-    text = "what becomes of an alpha channel: through the model, bilinear, white, or it is none (default: restore)"
+    add("--engine", choices=ENGINES, help="tiling backend (default: the one for the device)")
+    text = "strength of the included model, 0 to 1"
+    add("--strength", type=_share, metavar="X", help=text)
+    text = "values the model uses for black and white (default: 0 1)"
+    add("--value-range", type=float, nargs=2, metavar=("LO", "HI"), help=text)
+    text = "how to handle pooling and normalisation over the whole image (default: not at all)"
+    add("--global-stats", choices=GLOBAL_STATS, help=text)
+    text = "largest error for --halo auto and --verify (default: half an 8-bit step)"
+    add("--tolerance", type=float, metavar="X", help=text)
+    text = "alpha: run it through the model, resize it, make it opaque, or treat it as data (default: restore)"
     add("--alpha", choices=ALPHAS, default="restore", help=text)
-    add("--on-nonfinite", choices=NONFINITE, default="raise", help="at NaN or infinity (default: raise)")
+    text = "what to do if the model returns NaN or Inf (default: raise)"
+    add("--on-nonfinite", choices=NONFINITE, default="raise", help=text)
     add = parser.add_argument_group("files").add_argument
-    add("--quality", type=_number(1, 100), default=95, metavar="N", help="of JPEG and WebP, 1 to 100 (default: 95)")
-    add("--compression", type=_number(0, 9), default=6, metavar="N", help="of PNG and TIFF, 0 to 9 (default: 6)")
+    text = "quality of JPEG and WebP, 1 to 100 (default: 95)"
+    add("--quality", type=_number(1, 100), default=95, metavar="N", help=text)
+    text = "compression level of PNG and TIFF, 0 to 9 (default: 6)"
+    add("--compression", type=_number(0, 9), default=6, metavar="N", help=text)
     _add_max_pixels(add)
-    add("--layout", metavar="AXES", help="of .npy files and zarr arrays, as HWC or CYX (default: the usual one)")
-    add("--page", type=_number(1), metavar="N", help="of TIFFs with several pages, from 1 on (default: all)")
-    add("--format", choices=SUFFIXES, help="of what goes into a folder (default: each file's own)")
+    text = "axes of .npy files and zarr arrays, such as HWC or CYX (default: the usual ones)"
+    add("--layout", metavar="AXES", help=text)
+    add("--page", type=_number(1), metavar="N", help="page of a TIFF with several pages, counted from 1 (default: all)")
+    add("--format", choices=SUFFIXES, help="format of files written into a folder (default: each file's own)")
     add("--force", action="store_true", help="overwrite existing outputs")
-    add("--skip-existing", action="store_true", help="leave existing outputs alone, and go on with the others")
-    add("--json", action="store_true", help="print nothing but one JSON document at the end")
-    add("--verify", type=_number(0), default=0, metavar="K", help="make K places again with a larger halo, compare")
-    add("--quiet", action="store_true", help="print nothing but warnings and errors")
+    add("--skip-existing", action="store_true", help="keep existing outputs, restore the others")
+    add("--json", action="store_true", help="print only one JSON document, at the end")
+    text = "recompute K random windows with a larger halo and compare"
+    add("--verify", type=_number(0), default=0, metavar="K", help=text)
+    add("--quiet", action="store_true", help="print only warnings and errors")
 
 
 def _add_speed(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("speed and memory").add_argument
-    text = "bytes that a run may take, as 2000000000, 700M or 2G (default: most of what is free, with --tile-size auto)"
+    text = "memory limit in bytes, such as 700M or 2G (default: none; with --tile-size auto, most of the free memory)"
     add("--memory-limit", type=_bytes, metavar="N", help=text)
-    text = "how windows lie in memory (default: auto, channels_last for convolutions on a CPU)"
+    text = "memory format of windows (default: auto, which is channels_last for convolutions on a CPU)"
     add("--memory-format", choices=MEMORY_FORMATS, default="auto", help=text)
-    text = "let malloc hand back what the model frees, while it runs: slower, and less memory"
+    text = "let malloc return freed memory to the system during the run: slower, uses less memory"
     add("--no-keep-heap", dest="keep_heap", action="store_false", help=text)
-    add("--compile", action="store_true", help="torch.compile: takes seconds once, pays for many windows only")
+    add("--compile", action="store_true", help="use torch.compile: costs seconds once, pays off only for many windows")
 
 
 def _add_max_pixels(add: Callable[..., Any]) -> None:
-    add("--max-pixels", type=_number(1), default=MAX_PIXELS, metavar="N", help="of image files (default: 2**28)")
+    text = "largest image file, pixels (default: 2**28)"
+    add("--max-pixels", type=_number(1), default=MAX_PIXELS, metavar="N", help=text)
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=commands.compare)
     add = parser.add_argument
-    add("a", metavar="A", help="an image file: what should be")
-    add("b", metavar="B", help="an image file of the same size: what is")
+    add("a", metavar="REFERENCE", help="reference image file")
+    add("b", metavar="TEST", help="image file of the same size, to be compared with it")
     add("--json", action="store_true", help="print JSON")
-    add("--heatmap", metavar="FILE", help="write a picture of the differences")
-    add("--force", action="store_true", help="overwrite an existing one")
+    add("--heatmap", metavar="FILE", help="write a heatmap of the differences")
+    add("--force", action="store_true", help="overwrite an existing heatmap")
     add("--fail-below", type=float, metavar="PSNR", help="exit with status 1 if the PSNR is below")
     _add_max_pixels(add)
-    add = parser.add_argument_group("how B was made, in input pixels: also compares at tile edges").add_argument
+    add = parser.add_argument_group("tiling used for TEST, in input pixels (adds a seam score)").add_argument
     add("--tile-size", "--tile", type=int, metavar="N", help="largest tile")
-    add("--halo", type=int, default=32, metavar="N", help="context (default: 32)")
-    add("--overlap", type=_or("auto"), default="auto", metavar="N", help="what neighbours share (default: auto)")
-    add("--boundary", choices=BOUNDARIES, default="reflect", help="what lies beyond the image (default: reflect)")
-    add("--phase", type=int, default=1, metavar="N", help="multiple that windows keep (default: 1)")
-    add("--scale", default="1", metavar="S", help="output pixels per input pixel: 4, 3/2 (default: 1)")
+    add("--halo", type=int, default=32, metavar="N", help="context around each tile (default: 32)")
+    text = "pixels shared by neighbouring tiles (default: auto)"
+    add("--overlap", type=_or("auto"), default="auto", metavar="N", help=text)
+    text = "padding at the image border: reflection, or the model's own (default: reflect)"
+    add("--boundary", choices=BOUNDARIES, default="reflect", help=text)
+    add("--phase", type=int, default=1, metavar="N", help="alignment of window origins (default: 1)")
+    add("--scale", default="1", metavar="S", help="output pixels per input pixel, such as 4 or 3/2 (default: 1)")
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
@@ -134,19 +141,19 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=commands.show_plan)
     add = parser.add_argument
-    add("image", metavar="WIDTHxHEIGHT|FILE", help="size of an image, or an image file, .npy file or .zarr array")
-    add("--channels", type=_number(1), metavar="N", help="channels of the image (default: the file's, or 3)")
+    add("image", metavar="WIDTHxHEIGHT|FILE", help="image size, or an image file, .npy file or .zarr array")
+    add("--channels", type=_number(1), metavar="N", help="channel count of the image (default: the file's, or 3)")
     _add_tiling(parser)
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=commands.inspect)
     add = parser.add_argument
-    add("-m", "--model", help=f"{MODEL_HELP} (default: the one that comes with halotile)")
-    add("--device", help="cpu, cuda, mps, ... (default: where the model is)")
-    add("--dtype", choices=MODEL_DTYPES, help="number type of the model (default: its own)")
+    add("-m", "--model", help=f"{MODEL_HELP} (default: the included model)")
+    add("--device", help="cpu, cuda, mps, ... (default: the model's device)")
+    add("--dtype", choices=MODEL_DTYPES, help="dtype of the model (default: its own)")
     add("--json", action="store_true", help="print JSON")
-    add("--image", metavar="FILE", help="an image: also print how far halos are from exact there")
+    add("--image", metavar="FILE", help="image on which the error of smaller halos is measured")
 
 
 def _add_selftest(parser: argparse.ArgumentParser) -> None:
@@ -155,30 +162,35 @@ def _add_selftest(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_tiling(parser: argparse.ArgumentParser, asks_model: bool = False) -> None:
-    """asks_model: whether words such as auto can be, and halo and phase are not set unless they are given."""
+    """asks_model: allow words such as auto, and leave halo and phase unset unless they are given."""
     halo, phase = (argparse.SUPPRESS, argparse.SUPPRESS) if asks_model else (32, 1)
-    halo_default, phase_default = ("auto for networks in torch, else 32", "likewise, else 1") if asks_model else (32, 1)
+    halo_default, phase_default = (
+        ("auto for torch modules, else 32", "as for --halo, else 1") if asks_model else (32, 1)
+    )
     number_or = _or if asks_model else _no_word
     group = parser.add_argument_group("tiling, in input pixels")
     add = group.add_argument
     text = f"largest tile{', or auto' if asks_model else ''} (default: 512)"
     add("--tile-size", "--tile", type=number_or("auto"), default=512, metavar="N", help=text)
-    text = f"context: N{', exact or auto' if asks_model else ''} (default: {halo_default})"
+    text = f"context around each tile: N{', exact or auto' if asks_model else ''} (default: {halo_default})"
     add("--halo", type=number_or("exact", "auto"), default=halo, metavar="N", help=text)
-    add("--overlap", type=_or("auto"), default="auto", metavar="N", help="what neighbours share (default: auto)")
-    add("--blend", choices=BLENDS, default="average", help="how shared pixels are weighted (default: average)")
-    add("--boundary", choices=BOUNDARIES, default="reflect", help="what lies beyond the image (default: reflect)")
-    text = f"multiple that windows keep{', or auto' if asks_model else ''} (default: {phase_default})"
+    text = "pixels shared by neighbouring tiles (default: auto)"
+    add("--overlap", type=_or("auto"), default="auto", metavar="N", help=text)
+    add("--blend", choices=BLENDS, default="average", help="weighting of overlapping tiles (default: average)")
+    text = "padding at the image border: reflection, or the model's own (default: reflect)"
+    add("--boundary", choices=BOUNDARIES, default="reflect", help=text)
+    text = f"alignment of window origins{', or auto' if asks_model else ''} (default: {phase_default})"
     add("--phase", type=_phase(number_or("auto")), default=phase, metavar="N", help=text)
-    add("--scale", metavar="S", help="output pixels per input pixel: 4, 3/2 (default: restore finds it, plan takes 1)")
+    text = "output pixels per input pixel, such as 4 or 3/2 (default: detected by restore, 1 for plan)"
+    add("--scale", metavar="S", help=text)
     text = f"windows per call of the model{', or auto' if asks_model else ''} (default: 1)"
     add("--batch-size", type=number_or("auto"), default=1, metavar="N", help=text)
     either = group.add_mutually_exclusive_group().add_argument
     dtypes = ("auto", *MODEL_DTYPES) if asks_model else MODEL_DTYPES
-    either("--dtype", choices=dtypes, help="number type of the model (default: its own)")
+    either("--dtype", choices=dtypes, help="dtype of the model (default: its own)")
     if asks_model:
-        either("--half", action="store_true", help="--dtype float16; bfloat16 for a network on a CPU")
-    add("--bits", type=int, choices=BIT_DTYPES, help="per channel of the output (default: the input's)")
+        either("--half", action="store_true", help="--dtype float16, or bfloat16 for a torch module on a CPU")
+    add("--bits", type=int, choices=BIT_DTYPES, help="bits per channel of the output (default: the input's)")
 
 
 def _or(*words: str) -> Callable[[str], int | str]:
@@ -189,11 +201,9 @@ def _or(*words: str) -> Callable[[str], int | str]:
 
 
 def _no_word(*words: str) -> Callable[[str], int]:
-    """For what others find out with the model."""
-
     def number(text: str) -> int:
         if text in words:
-            raise argparse.ArgumentTypeError(f"must be a whole number here, where no model is asked, not {text!r}")
+            raise argparse.ArgumentTypeError(f"must be a whole number, as plan runs no model, not {text!r}")
         return _whole(text, "a whole number")
 
     return number
@@ -224,7 +234,7 @@ def _bytes(text: str) -> int:
 def _devices(text: str) -> str | list[str]:
     devices = text.split(",")
     if "" in devices:
-        raise argparse.ArgumentTypeError(f"must be a device, or several with commas between them, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a device, or several separated by commas, not {text!r}")
     return devices if len(devices) > 1 else text
 
 

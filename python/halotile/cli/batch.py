@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Image files restored by one restorer: which there are, what becomes of each, and how far the work is.
+"""Restores many image files with one restorer: finds them, checks their outputs, and reports outcomes and progress.
 
-`halotile restore` with everything that is not about words on a command line. One TiledRestorer takes all files, so that
-its model is opened and inspected once; files are read and written by rows, and one that fails stops no other.
+This is `halotile restore` without its arguments and output. One TiledRestorer serves all files, so that its model is
+loaded and inspected once. Files are streamed, and a file that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Job:
-    """One file to read, and one to write."""
+    """An input file and its output file."""
 
     input: str
     output: str
@@ -58,7 +58,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Work:
-    """What was found below the inputs: jobs in the order of their names, and how many other files there were."""
+    """The jobs found among the inputs, in the order of their names, and the number of other files."""
 
     jobs: tuple[Job, ...]
     ignored: int
@@ -68,16 +68,16 @@ class Work:
 
 
 def find_work(inputs: Sequence[str], folder: str, suffix: str | None = None) -> Work:
-    """The files and arrays among the inputs, the image files below the folders among them, and where each goes.
+    """Finds the files and arrays among the inputs and the image files in the folders among them, and their outputs.
 
-    A file goes into `folder` under its own name, what is below an input folder under its path from there; of several
-    inputs, each folder keeps its own name. Below folders files count as images by their suffix; hidden files and
-    folders, and `folder` itself, are left out, links to folders not followed.
+    A file goes into `folder` under its own name; a file in an input folder goes there under its path relative to the
+    input folder, preceded by that folder's name if there are several inputs. Folders are searched recursively for image
+    suffixes. Hidden files and folders, `folder` itself and links to folders are skipped.
 
     Args:
         inputs: image files, arrays (.npy, .zarr) and folders.
-        folder: where outputs go; need not exist.
-        suffix: of the outputs, such as ".png"; None: each keeps its own.
+        folder: the output folder; need not exist.
+        suffix: suffix of the outputs, such as ".png"; None keeps each file's own.
 
     Raises:
         FileNotFoundError: an input does not exist.
@@ -122,7 +122,7 @@ def _files_below(top: str, leave_out: str) -> Iterator[str]:
 
 
 def _say_unreadable(error: OSError) -> None:
-    warnings.warn(f"{error.filename}: {error.strerror or quoted(error)}: what is below it is left out", stacklevel=3)
+    warnings.warn(f"{error.filename}: {error.strerror or quoted(error)}: its content is skipped", stacklevel=3)
 
 
 def _is_image(path: str) -> bool:
@@ -131,17 +131,18 @@ def _is_image(path: str) -> bool:
 
 
 def suffix_of(path: str) -> str:
-    """In small letters, with its dot."""
+    """The suffix in lower case, with its dot."""
     return os.path.splitext(path)[1].lower()
 
 
 def is_array(path: str) -> bool:
-    """Whether it is a .npy file or a zarr array's folder: by its name, or as an array of a group by what is in it."""
+    """Whether the path is a .npy file or the folder of a zarr array, by its suffix or, within a zarr group, its
+    content."""
     return array_suffix(path) is not None
 
 
 def array_suffix(path: str) -> str | None:
-    """What an array is named by, or should be; None for what is no array."""
+    """The suffix that an array has or should have; None if the path is not an array."""
     suffix = suffix_of(os.path.normpath(path))
     if suffix in FORMATS and FORMATS[suffix].stack:
         return suffix
@@ -149,13 +150,13 @@ def array_suffix(path: str) -> str | None:
 
 
 def is_folder(path: str) -> bool:
-    """Whether image files are to be looked for below it."""
+    """Whether the path is a folder to be searched for image files."""
     return os.path.isdir(path) and not is_array(path)
 
 
 def read_header(path: str, *, max_pixels: int | None, page: int | None, layout: str | None = None) -> Header:
-    """What an image file or an array, in that layout, holds; nothing is decoded. Raises OSError, ValueError, or
-    ImportError for what reads it."""
+    """The header of an image file or an array in the given layout, without decoding pixels. Raises OSError, ValueError,
+    or ImportError if a package for reading it is missing."""
     if not is_array(path):
         return files.read_header(path, max_pixels=max_pixels, page=page)
     if page not in (None, 1):
@@ -167,7 +168,7 @@ def read_header(path: str, *, max_pixels: int | None, page: int | None, layout: 
         raise ValueError(f"{path}: {error}") from error
     if "N" in image.layout:
         text = f"{path}: image must be (H, W) or (H, W, C), not of shape {tuple(source.shape)} in layout"
-        raise ValueError(f"{text} {image.layout!r}; several images are for halotile.restore_to")
+        raise ValueError(f"{text} {image.layout!r}; for several images, use halotile.restore_to")
     return Header(_shape_of(image), image.dtype)
 
 
@@ -177,7 +178,7 @@ def _shape_of(image: Image) -> tuple[int, ...]:
 
 
 def _as_result(rows: np.ndarray, image: Image) -> np.ndarray:
-    """A result (H, W) or (H, W, C), as `restore_tiled` would have returned it for the image."""
+    """Transposes a result (H, W) or (H, W, C) to the axes that `restore_tiled` would return for the image."""
     layout, _ = shape_of_result(image, (*rows.shape, 1)[2], image.size)
     return rows.transpose(["HWC".index(axis) for axis in layout])
 
@@ -187,7 +188,7 @@ def _open_array(path: str) -> Any:
 
 
 def check_folder(folder: str) -> None:
-    """Whether outputs can go into a folder that may not be there yet. Raises OSError if they cannot."""
+    """Checks that a folder, which need not exist, can take outputs. Raises OSError if it cannot."""
     here = os.path.realpath(folder)
     while not os.path.lexists(here):
         here = os.path.dirname(here)
@@ -198,21 +199,21 @@ def check_folder(folder: str) -> None:
 
 
 def split_existing(jobs: Sequence[Job], *, force: bool = False, skip: bool = False) -> tuple[list[Job], list[Job]]:
-    """(to do, to skip), once it is certain that nothing is lost by doing them.
+    """(to do, to skip), after checking that no file would be lost.
 
     Args:
-        force: existing outputs are overwritten. skip: they are left alone.
+        force: overwrite existing outputs. skip: keep them.
 
     Raises:
-        ValueError: two inputs have one output, an output is one of the inputs, an output exists, or has a suffix that
-            no format has.
+        ValueError: two inputs share an output, an output is one of the inputs, an output exists, or its suffix
+            belongs to no format.
     """
     by_output: dict[str, Job] = {}
     sources = {_identity(job.input) for job in jobs}
     for job in jobs:
         if suffix_of(job.output) not in FORMATS:
             text = f"{job.output}: unknown suffix {os.path.splitext(job.output)[1]!r}"
-            raise ValueError(f"{text}; must be one of {', '.join(FORMATS)}, or choose --format")
+            raise ValueError(f"{text}; must be one of {', '.join(FORMATS)}, or use --format")
         other = by_output.setdefault(os.path.realpath(job.output), job)
         if other is not job:
             raise ValueError(f"{other.input} and {job.input} would both become {job.output}")
@@ -228,7 +229,8 @@ def split_existing(jobs: Sequence[Job], *, force: bool = False, skip: bool = Fal
 
 
 def _identity(path: str) -> Any:
-    """Equal for two names of one file, also where letter case is ignored; for what is not there, its path."""
+    """A key that is equal for two names of the same file, also if letter case is ignored; the path of a missing
+    file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -237,11 +239,10 @@ def _identity(path: str) -> Any:
 
 
 def check_holds(output: str, header: Header, *, out_dtype: str | None, alpha: str) -> None:
-    """Whether a file of the output's kind can hold what becomes of an input, as far as that is known before its model
-    runs.
+    """Checks that the output's format can hold the result, as far as that is known before the model runs.
 
     Raises:
-        ValueError: it cannot, and why. OSError: nothing can be written there.
+        ValueError: it cannot. OSError: the output cannot be written.
     """
     kind = check_output(output, dtype=out_dtype)
     if out_dtype is None and header.dtype not in kind.dtypes:
@@ -258,15 +259,14 @@ def check_holds(output: str, header: Header, *, out_dtype: str | None, alpha: st
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """The outcome of a job.
 
     Attributes:
         status: "restored", "skipped" or "failed".
-        input_shape, output_shape: (height, width) or (height, width, channels) of a page; None if it did not come to
-            that.
-        run: the RunInfo of its page that is farthest from exact.
-        verified: a Verification, of the page where differences were largest.
-        error: one line.
+        input_shape, output_shape: (height, width) or (height, width, channels) of a page; None if unknown.
+        run: the RunInfo of the page with the largest error bound.
+        verified: the Verification of the page with the largest difference.
+        error: the error message, one line.
     """
 
     job: Job
@@ -282,8 +282,8 @@ class Outcome:
     error: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """For json.dumps; sizes are [width, height], halo and phase [rows, columns]. "tuning" and "precision" are null
-        where nothing was left to be chosen."""
+        """A dict for json.dumps. Sizes are [width, height], halo and phase [rows, columns]. "tuning" and "precision"
+        are null if nothing was chosen automatically."""
         run = self.run
         content: dict[str, Any] = {
             "input": self.job.input,
@@ -329,14 +329,14 @@ def _number(value: float | None) -> float | None:
 
 
 class FileRestorer:
-    """Restores files by one TiledRestorer.
+    """Restores files with one TiledRestorer.
 
     Args:
         restorer: without `verify`.
-        page: of inputs with several: which, from 1 on. None: all of a TIFF, into a TIFF; the first of an animation.
-        max_pixels: bounds the input, all its pages together.
+        page: the page of inputs with several, from 1 on. None: all pages of a TIFF, the first of an animation.
+        max_pixels: limit on the pixels of an input, all pages together.
         quality, compression: as for `write_image`.
-        verify: so many places of each page are made again and compared.
+        verify: number of random windows of each page that are recomputed and compared.
     """
 
     def __init__(
@@ -353,15 +353,15 @@ class FileRestorer:
         self.saved = {"quality": quality, "compression": compression}
 
     def header(self, job: Job) -> Header:
-        """What the input holds. Raises OSError or ValueError."""
+        """The input's header. Raises OSError or ValueError."""
         layout = self.restorer.options.layout
         return read_header(job.input, max_pixels=self.max_pixels, page=self.page, layout=layout)
 
     def __call__(self, job: Job, *, force: bool = False, bar: Bar | None = None) -> Outcome:
-        """Restores one file, into a folder that is made if it is not there.
+        """Restores one file; creates its output folder if necessary.
 
         Raises:
-            FileExistsError: the output appeared meanwhile, and `force` is not set. OSError, ValueError: the files.
+            FileExistsError: the output exists, and `force` is not set. OSError, ValueError: a file is unsuitable.
             TileError: the model failed.
         """
         started = time.monotonic()
@@ -385,7 +385,7 @@ class FileRestorer:
         return range(1, header.pages + 1) if header.pages > 1 or header.pyramid else [None]
 
     def _restore_page(self, made: _Made, number: int | None) -> None:
-        """By rows; of an image file as a whole where the result is to be verified."""
+        """Streams the page, except for image files that are verified, which are read as a whole."""
         if is_array(made.job.input):
             image = _open_array(made.job.input)
         elif self.verify:
@@ -407,7 +407,7 @@ class FileRestorer:
 
 
 class _Made:
-    """What is made of a file: pages into one sink, and what is known of their runs.
+    """The output of one file: the sink for all its pages, and the worst of their runs.
 
     Attributes:
         like: the first page's metadata.
@@ -422,13 +422,14 @@ class _Made:
         self.verified: Any = None
 
     def check_like_first(self, shape: tuple[int, ...], number: int | None) -> None:
-        """Pages may be turned differently, which their sizes do not tell."""
+        """Raises ValueError if the page's shape differs: EXIF orientation may differ between pages of equal size."""
         if shape != self.header.shape:
             shapes = f"page {number} is {_by(shape)}, the first {_by(self.header.shape)}"
             raise ValueError(f"{self.job.input}: {shapes}: choose one with --page")
 
     def sink_for(self, shape: tuple[int, ...], dtype: str) -> FileSink:
-        """The sink for all pages, when the first one's shape is known, and whether the file can hold them."""
+        """The sink for all pages, which is opened for the first one. Raises ValueError if the format cannot hold
+        them."""
         if self.sink is None:
             self.shape, self.dtype = shape, dtype
             whole = (shape[0] * self.header.pages, *shape[1:])
@@ -437,7 +438,7 @@ class _Made:
         return self.sink
 
     def kept_for(self, shape: tuple[int, ...], dtype: str) -> FileSink:
-        """The same, by way of an array for one page."""
+        """`sink_for`, with a copy of the page in an array."""
         self.kept = _Kept(self.sink_for(shape, dtype), np.empty(shape, dtype))
         return self.kept
 
@@ -455,7 +456,7 @@ class _Made:
 
 
 class _Kept:
-    """Passes rows on to another sink, and keeps those of a page in an array."""
+    """Passes rows on to another sink and copies those of a page to an array."""
 
     overlaps = False
 
@@ -482,7 +483,7 @@ def _by(shape: Sequence[int]) -> str:
 
 
 class Bar:
-    """One progress bar over the pixels of all files; none where tqdm is missing. Pass it as `progress` to the restorer.
+    """A progress bar over the pixels of all files, or none if tqdm is missing. Pass it as `progress` to the restorer.
 
     Args:
         total: pixels of all files.
@@ -500,12 +501,12 @@ class Bar:
             self.bar = tqdm(total=total, unit="px", unit_scale=True)
 
     def begin_page(self, pixels: int) -> None:
-        """The next page has so many."""
+        """Starts the next page, which has that many pixels."""
         self._before, self._page = self._before + self._page, pixels
         self._show(0)
 
     def end_file(self, pixels: int, before: int) -> None:
-        """A file of so many pixels, `before` so many, is done with, restored or not."""
+        """Ends a file of `pixels` pixels after `before` pixels in earlier files, whether or not it was restored."""
         self._before, self._page = before + pixels, 0
         self._show(0)
 
@@ -529,7 +530,7 @@ class Bar:
 
 
 def peak_memory() -> int | None:
-    """The most memory that this process had at a time, bytes; None where that cannot be asked."""
+    """The peak memory of this process in bytes; None if unknown."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The commands beside restore: compare, plan, inspect, models, selftest, and --version."""
+"""The commands compare, plan, inspect, models, selftest, and --version."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def compare(asked: argparse.Namespace) -> int:
 
 
 def _comparable(asked: argparse.Namespace, first: Any, second: Any) -> tuple[Any, Any, float]:
-    """The pixels and what is white; of files of several depths as floats."""
+    """Both images and their data range; as floats if their bit depths differ."""
     if first.shape != second.shape:
         of = [
             f"{path} is {size_text(image.shape)} with {(*image.shape, 1)[2]} channels"
             for path, image in ((asked.a, first), (asked.b, second))
         ]
-        raise ValueError(f"{of[0]}, {of[1]}: they must agree")
+        raise ValueError(f"{of[0]}, {of[1]}: both must be the same")
     whites = [peak_of(image.dtype.name) for image in (first, second)]
     if first.dtype == second.dtype:
         return first, second, whites[0]
@@ -88,7 +88,7 @@ def _compared_plan(asked: argparse.Namespace, size: tuple[int, int]) -> TilePlan
         scale = Options(scale=asked.scale or 1).scale
         plan = plan_tiles([round(side / scale) for side in size], **options)
     if plan.output_size != size:
-        raise UsageError(f"--scale {asked.scale}: no image becomes {size_text(size)} by it")
+        raise UsageError(f"--scale {asked.scale}: no input size gives {size_text(size)}")
     return plan
 
 
@@ -112,20 +112,20 @@ def show_plan(asked: argparse.Namespace) -> None:
         ("halo", size_text(plan.halo)),
         ("overlap", size_text(plan.overlap)),
         ("phase", size_text(plan.phase)),
-        ("processed", f"{_megapixels(plan.processed_pixels)} for {_megapixels(plan.ideal_pixels)}: {ratio:.2f} times"),
+        ("processed", f"{_megapixels(plan.processed_pixels)} for {_megapixels(plan.ideal_pixels)}: {ratio:.2f}x"),
         *((f"memory: {part}", bytes_text(count)) for part, count in memory.items()),
     ]
-    print("sizes are width x height, in pixels; memory is without the model's own")
+    print("sizes are width x height, in pixels; memory excludes the model's own")
     for name, value in rows:
         print(f"{name:<21}{value}")
 
 
 def _planned_image(asked: argparse.Namespace) -> tuple[tuple[int, int], int, str]:
-    """(height, width), channels and dtype of WIDTHxHEIGHT, or of an image file or array."""
+    """(height, width), channels and dtype of the image argument: a size, an image file or an array."""
     if not os.path.exists(asked.image):
         match = re.fullmatch(r"(\d+)x(\d+)", asked.image)
         if match is None:
-            text = f"{os.strerror(errno.ENOENT)}, and no size WIDTHxHEIGHT, such as 3840x2160"
+            text = f"{os.strerror(errno.ENOENT)}, and not a size WIDTHxHEIGHT such as 3840x2160"
             raise FileNotFoundError(errno.ENOENT, text, asked.image)
         width, height = int(match[1]), int(match[2])
         if min(width, height) < 1:
@@ -169,11 +169,11 @@ def show_models(asked: argparse.Namespace) -> None:
     comes = importlib.util.find_spec("halotile.models.embedded") is not None
     rows = [
         ("name", "what", "licence", "installed"),
-        ("(none)", "the model that comes with halotile, taken without --model", "MIT", "yes" if comes else "no"),
+        ("(none)", "the included model, used without --model", "MIT", "yes" if comes else "no"),
         *((name, what, licence, "yes" if there else "no") for name, what, licence, there in catalog.listed()),
     ]
     _print_table(rows)
-    print("\nfiles of models, and what reads them")
+    print("\nmodel files, and the packages that read them")
     _print_table([(what, f"{package} {_version(package)}") for what, package in READERS])
 
 
@@ -207,7 +207,7 @@ def selftest(asked: argparse.Namespace) -> int:
 
 
 def show_versions() -> None:
-    """What matters in a bug report."""
+    """Prints the versions that belong in a bug report."""
     print(f"halotile {__version__} ({_core.rows_name()} row kernels)")
     print(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     for package in ("numpy", "torch", "pyvips", "zarr", "tqdm", "spandrel", "onnxruntime", "scikit-image"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the commands have in common: what is wrong with a command line, options, and how things are written."""
+"""Code shared by the commands: usage errors, options, and texts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 BIT_DTYPES = {8: "uint8", 16: "uint16"}
-SUFFIXES = {kind.key: kind.suffixes[0] for kind in TABLE}  # by what --format says
+SUFFIXES = {kind.key: kind.suffixes[0] for kind in TABLE}  # by the value of --format
 
 
 class UsageError(Exception):
@@ -41,7 +41,7 @@ class UsageError(Exception):
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """What is wrong with a value in here is wrong with the command line."""
+    """Turns ValueError and TypeError of its block into UsageError."""
     try:
         yield
     except (ValueError, TypeError) as error:
@@ -49,7 +49,7 @@ def usage_errors() -> Iterator[None]:
 
 
 def checked_options(asked: argparse.Namespace) -> dict[str, Any]:
-    """Those of the arguments that are options of `restore_tiled`, checked."""
+    """The arguments that are options of `restore_tiled`, validated."""
     names = {field.name for field in dataclasses.fields(Options)}
     options = {name: value for name, value in vars(asked).items() if name in names}
     with usage_errors():
@@ -67,15 +67,15 @@ def debugging() -> bool:
 
 
 def shown(path: str) -> str:
-    """A path that any terminal can print: bytes that are no text as \\x.."""
+    """A path that any terminal can print; undecodable bytes become \\x.."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-# What halotile raises itself, with advice in several sentences; of anything else the first is shown.
+# Errors that halotile raises itself are shown in full, as they may give advice; of others, the first sentence.
 OURS = (UsageError, ValueError, TypeError, ImportError, OSError, TileError)
 
 
-# Options of `restore_tiled` that the command line has, too, as texts name them: with a value, or with none after them.
+# Options of `restore_tiled` that the command line has, too, as messages write them: name=value, or name= alone.
 NAMED = ("tile_size", "halo", "overlap", "blend", "boundary", "phase", "scale", "batch_size", "dtype", "layout")
 NAMED += ("device", "global_stats", "tolerance", "alpha", "on_nonfinite", "engine", "verify")
 NAMED += ("memory_format", "value_range")
@@ -83,7 +83,7 @@ OPTION = re.compile(rf"(?<![\w.-])({'|'.join(NAMED)})=(?:'([^']*)'|(\d+)(?![\w.]
 
 
 def as_written(text: str) -> str:
-    """A text with options as a command line has them: --layout CHW for layout='CHW', --phase for phase=."""
+    """Rewrites options in a message for the command line: layout='CHW' to --layout CHW, phase= to --phase."""
 
     def written(found: re.Match[str]) -> str:
         name, word, number = found.groups()
@@ -94,7 +94,7 @@ def as_written(text: str) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """What a command line says of an error."""
+    """The message of an error, for the command line."""
     return as_written(_one_line(error)) if isinstance(error, OURS) else _one_line(error)
 
 
@@ -108,5 +108,5 @@ def _one_line(error: Exception) -> str:
 
 
 def size_text(shape: Any) -> str:
-    """Width x height of a (height, width, ...) shape: files, screens and command lines give the width first."""
+    """Width x height of a (height, width, ...) shape."""
     return f"{shape[1]}x{shape[0]}"

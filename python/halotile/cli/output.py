@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What `halotile restore` says: lines as files are done, or one JSON document."""
+"""The output of `halotile restore`: lines as files are finished, or one JSON document."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .common import as_written, shown, size_text
 
 __all__ = ["Reports"]
 
-NAMED = 10  # of the files that failed, in the summary
+NAMED = 10  # failed files that the summary lists
 
 
 class Reports:
-    """Lines as files are done, or one JSON document at the end."""
+    """Prints lines as files are finished, or one JSON document at the end."""
 
     def __init__(self, asked: argparse.Namespace, alone: bool, work: batch.Work):
         self.asked, self.alone, self.work = asked, alone, work
         self.outcomes: list[batch.Outcome] = []
         self.bar = batch.Bar(0, wanted=False)
         self.started = time.monotonic()
-        self._said: list[str] = []  # of the last file's run
+        self._said: list[str] = []  # lines about the previous file's run
         self._talks = not (asked.quiet or asked.json)
 
     def count(self, status: str) -> int:
@@ -47,7 +47,7 @@ class Reports:
         pages = f", {outcome.pages} pages" if outcome.pages > 1 else ""
         yield f"{shown(outcome.job.output)}: {sizes}{pages}, {outcome.dtype}, {outcome.seconds:.1f} s"
         said, self._said = self._said, list(_about(outcome.run))
-        new = (line for line in self._said if line not in said)  # once for all files that have it in common
+        new = (line for line in self._said if line not in said)  # lines that consecutive files share are printed once
         yield from map(as_written, new)
         if outcome.verified is not None:
             yield str(outcome.verified)
@@ -86,7 +86,7 @@ class Reports:
 
 
 def _about(run: Any) -> Iterator[str]:
-    """What was found out about the model, and what was chosen where that was left open."""
+    """Lines about the inspected model, and about tiles and dtype that were chosen automatically."""
     if run.model is not None:
         yield str(dataclasses.replace(run, tuning=None, precision=None))
     chosen = []

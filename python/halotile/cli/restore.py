@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`halotile restore`: what is to be done, the restorer that does it, and file after file."""
+"""`halotile restore`: finds the files, makes the restorer, and restores file by file."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = ["restore"]
 
 
 def restore(asked: argparse.Namespace) -> int:
-    """Everything that can be checked is checked before the model runs; the output's size and channels, which the first
-    tiles tell, as soon as those are done."""
+    """Validates everything before the model runs, except for the output's size and channels, which the first tiles
+    give."""
     options = checked_options(asked)
     if asked.force and asked.skip_existing:
-        raise UsageError("--force and --skip-existing exclude each other")
+        raise UsageError("--force and --skip-existing cannot be combined")
     if asked.strength is not None and asked.model is not None:
-        raise UsageError(f"--strength is for the model that comes with halotile, and --model says {asked.model}")
+        raise UsageError(f"--strength is only for the included model, not for --model {asked.model}")
     alone = _is_alone(asked)
     work = _work(asked, alone)
     todo, skipped = _split(asked, work, alone)
@@ -54,7 +54,7 @@ def restore(asked: argparse.Namespace) -> int:
 
 
 def _is_alone(asked: argparse.Namespace) -> bool:
-    """Whether one file is to become one file that was named; else all go into a folder."""
+    """Whether there is one input file and -o names one output file, not a folder."""
     one_file = len(asked.inputs) == 1 and not batch.is_folder(asked.inputs[0])
     into_folder = os.path.isdir(asked.output) and not _has_suffix(asked.output)
     return one_file and not (asked.output.endswith("/") or into_folder)
@@ -68,21 +68,21 @@ def _work(asked: argparse.Namespace, alone: bool) -> batch.Work:
     if alone:
         kinds = {FORMATS.get(suffix) for suffix in (batch.suffix_of(asked.output), SUFFIXES.get(asked.format))}
         if asked.format and len(kinds) > 1:
-            raise UsageError(f"--format {asked.format} is not what {asked.output} says; leave one out")
+            raise UsageError(f"--format {asked.format} contradicts {asked.output}; leave one out")
         return batch.Work((batch.Job(asked.inputs[0], asked.output),), 0)
     is_folder = os.path.isdir(asked.output) and batch.suffix_of(asked.output) != ".zarr"
     if not is_folder and (os.path.lexists(asked.output) or _has_suffix(asked.output)):
-        raise UsageError(f"-o must be a folder for several inputs or a folder, not {asked.output}")
+        raise UsageError(f"with several inputs (or a folder), -o must be a folder, not {asked.output}")
     batch.check_folder(asked.output)
     work = batch.find_work(asked.inputs, asked.output, SUFFIXES.get(asked.format))
     if not work.jobs:
         others = f"; {work.ignored} other files" if work.ignored else ""
-        raise UsageError(f"{', '.join(map(shown, asked.inputs))}: no image files there{others}")
+        raise UsageError(f"{', '.join(map(shown, asked.inputs))}: no image files found{others}")
     return work
 
 
 def _split(asked: argparse.Namespace, work: batch.Work, alone: bool) -> tuple[list[batch.Job], list[batch.Job]]:
-    """(to do, to skip). A file that is named twice, with --force, is overwritten; one of many never."""
+    """(to do, to skip). With --force, a single file may overwrite its own input; one of several never does."""
     with usage_errors():
         if not alone:
             return batch.split_existing(work.jobs, force=asked.force, skip=asked.skip_existing)
@@ -103,7 +103,7 @@ def _check_alone(asked: argparse.Namespace, job: batch.Job, options: dict[str, A
 
 
 def _restore_all(asked: argparse.Namespace, options: dict[str, Any], todo: list[batch.Job], reports: Reports) -> None:
-    """One restorer for all: its model is opened and inspected once."""
+    """Uses one restorer for all files, so that the model is loaded and inspected once."""
     many = _shows_progress(asked) and not reports.alone
     pixels = [_pixels_of(asked, job) if many else 0 for job in todo]
     restorer = _restorer(asked, options)
@@ -125,7 +125,7 @@ def _restore_all(asked: argparse.Namespace, options: dict[str, Any], todo: list[
 
 
 def _pixels_of(asked: argparse.Namespace, job: batch.Job) -> int:
-    """For the progress bar: of a file that cannot be read, which is said when its turn comes, none."""
+    """Pixels for the progress bar; 0 for an unreadable file, which is reported when its turn comes."""
     with suppress(OSError, ValueError):
         header = batch.read_header(job.input, max_pixels=asked.max_pixels, page=asked.page, layout=asked.layout)
         return header.shape[0] * header.shape[1] * header.pages
@@ -157,7 +157,7 @@ def _restorer(asked: argparse.Namespace, options: dict[str, Any]) -> TiledRestor
             for device in Options(device=asked.device).devices:
                 usable_device(device)
     if asked.compile and not _is_network(model):
-        raise UsageError(f"--compile needs a torch module, and {asked.model} is a {type(model).__name__}")
+        raise UsageError(f"--compile needs a torch module, but {asked.model} is a {type(model).__name__}")
     if asked.half:
         options = options | {"dtype": half(model, asked.device)}
     options = options | {"verify": 0, "out_dtype": BIT_DTYPES.get(asked.bits), "progress": _shows_progress(asked)}
@@ -172,7 +172,7 @@ def _shows_progress(asked: argparse.Namespace) -> bool:
 
 
 def half(model: Any, device: str | list[str] | None) -> str:
-    """float16; bfloat16 for a network on a CPU, which is slow at float16 or lacks it."""
+    """float16, or bfloat16 for a torch module on a CPU, where float16 is slow or missing."""
     if not _is_network(model):
         return "float16"
     first = next(model.parameters(), None)
@@ -187,17 +187,17 @@ def _is_network(model: Any) -> bool:
 
 
 def _settled(asked: argparse.Namespace, restorer: TiledRestorer) -> TiledRestorer:
-    """The restorer with what --halo and --phase are where they were not given: for a network auto, as far as it can be
-    understood; for others, which would have to be run many times, 32 and 1."""
+    """The restorer with defaults for --halo and --phase: auto for torch modules that inspection understands, else 32
+    and 1, as inspecting other models would take many runs."""
     missing = {"halo", "phase"} - vars(asked).keys()
     if not missing or not _is_network(restorer.model):
         return restorer
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is tried; doubts are in what it returns
+            warnings.simplefilter("ignore")  # from trial runs; the result has its own list of doubts
             info = restorer.inspected()
     except Exception as error:
-        warnings.warn(f"the model could not be inspected, halo and phase are 32 and 1: {one_line(error)}", stacklevel=2)
+        warnings.warn(f"inspecting the model failed, so halo is 32 and phase is 1: {one_line(error)}", stacklevel=2)
         return restorer
     found: dict[str, Any] = {}
     if "phase" in missing:
@@ -214,5 +214,5 @@ def _settled(asked: argparse.Namespace, restorer: TiledRestorer) -> TiledRestore
 def _why_unknown(info: Any) -> str:
     names = ", ".join(one.path or "the model" for one in info.global_operations)
     if names:
-        return f"the model looks at the whole image in {names}; see --global-stats"
+        return f"the model sees the whole image in {names}; see --global-stats"
     return "the model's receptive field was not found. " + " ".join(info.doubts)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`python -m halotile selftest`: a report that its reader can paste into an issue, from a Mac above all."""
+"""`python -m halotile selftest`: checks a device and prints a report that can be pasted into an issue."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ HALO = 10
 
 
 def checked_device(name: str | None) -> Any:
-    """The device of that name; by default MPS, else the CPU. Raises ValueError."""
+    """The device of that name; by default MPS if available, else the CPU. Raises ValueError."""
     if name is None:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     return usable_device(name)
 
 
 def report(device: Any, show: Callable[[str], Any] = print) -> bool:
-    """Shows the report line by line. Returns whether all is right."""
+    """Shows the report line by line. Returns whether all checks pass."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fine = True
@@ -49,7 +49,7 @@ def report(device: Any, show: Callable[[str], Any] = print) -> bool:
             show(line)
     for warning in caught:
         show(f"warning: {_said(warning.message)}")
-    show(f"result: {'all is right' if fine else 'NOT RIGHT'} on {device}")
+    show(f"result: {'PASS' if fine else 'FAIL'} ({device})")
     return fine
 
 
@@ -65,7 +65,7 @@ def _lines(device: Any) -> Iterator[Line]:
         try:
             for line in section(device):
                 yield line if isinstance(line, tuple) else (line, True)
-        except Exception as error:  # the rest of the report is wanted all the more
+        except Exception as error:  # the rest of the report is needed even more
             yield f"{section.__name__.removeprefix('_')}: {named(error)}", False
 
 
@@ -102,7 +102,7 @@ def _engine(device: Any) -> Iterator[Line]:
 
 
 def _kernels(device: Any) -> Iterator[Line]:
-    """Kernel by kernel, beside torch operations on the CPU: units in the last place. What is found is kept."""
+    """Compares each kernel with torch operations on the CPU, in units in the last place, and caches the outcome."""
     if device.type == "cpu":
         return
     yield f"{'kernel, against the CPU':<24}{'Metal':>12}{'torch':>12}", True
@@ -131,7 +131,7 @@ def _units(result: Any) -> str:
 
 
 class Network(torch.nn.Module):
-    """A stand-in for a restoration model: sees less than HALO pixels far; stride 2, scale 2, fixed weights."""
+    """A stand-in for a restoration model: receptive-field radius below HALO, stride 2, scale 2, fixed weights."""
 
     phase, scale = 2, 2
 
@@ -159,7 +159,7 @@ class Network(torch.nn.Module):
 
 
 def _runs(device: Any) -> Iterator[Line]:
-    """Tiles beside the whole image on the same device, and beside the host engine."""
+    """Compares tiles with whole-image inference on the same device, and with the host engine."""
     network = Network().eval()
     on_device = Network().eval().to(device)
     image = np.random.default_rng(0).integers(0, 256, (217, 263, 3), np.uint8)
@@ -178,7 +178,7 @@ def _runs(device: Any) -> Iterator[Line]:
             beside_whole = float(np.abs(got - want).max())
             reference = restore_tiled(image, network, engine="host", device="cpu", blend=blend, **options)
             beside_host = float(np.abs(got - reference).max())
-            text = f"{name}: from whole-image inference {beside_whole:.2g}, from the CPU {beside_host:.2g}"
+            text = f"{name}: max abs diff {beside_whole:.2g} from whole-image inference, {beside_host:.2g} from the CPU"
             yield text, beside_whole < 1e-4 and beside_host < 1e-3
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Pixels on disk: what is read, what is written, and how files are replaced."""
+"""Image files and arrays on disk: reading, writing and atomic replacement."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Files and folders that appear whole or not at all.
+"""Atomic replacement of files and folders.
 
-Each is made beside its path under a temporary name, and takes the path's place when it is complete. An error or Ctrl-C
-removes it and leaves what was there.
+Each is written beside its path under a temporary name and renamed when it is complete. An error or Ctrl-C removes it
+and leaves the old one in place.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def replacing_folder(path: str) -> Iterator[str]:
     try:
         os.mkdir(name)
         yield name
-        if os.path.lexists(target):  # no system replaces a folder that is not empty
+        if os.path.lexists(target):  # no system can replace a non-empty folder
             os.rename(target, before)
         try:
             os.rename(name, target)
@@ -68,7 +68,7 @@ def _temporary_name(target: str) -> str:
 
 @contextmanager
 def writing(path: str) -> Iterator[None]:
-    """Makes the system's errors say that `path` cannot be written."""
+    """Makes OSErrors say that `path` cannot be written."""
     try:
         yield
     except OSError as error:

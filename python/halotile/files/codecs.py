@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How libvips' codecs for PNG, JPEG, WebP and TIFF differ."""
+"""Properties of libvips' codecs for PNG, JPEG, WebP and TIFF."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from .tiff_tags import TIFF_MAGIC
 
 __all__ = ["CODECS", "JPEG", "PNG", "TIFF", "WEBP", "Codec", "check_options", "page_options", "recognised"]
 
-SMALL_JPEG_BYTES = 2**26  # of pixels; to optimise its Huffman tables, libjpeg holds four times as much
-CLASSIC_TIFF_BYTES = 2**32 - 2**26  # of pixels; offsets have 32 bits, and deflate and metadata may add a little
+SMALL_JPEG_BYTES = 2**26  # of pixels; libjpeg needs four times as much memory to optimise its Huffman tables
+CLASSIC_TIFF_BYTES = 2**32 - 2**26  # of pixels; offsets have 32 bits, and deflate and metadata add a little
 
 Options = dict[str, int | str | bool]  # keyword arguments of libvips' writers
 
 
 @dataclass(frozen=True, eq=False)
 class Codec:
-    """What libvips does for one kind of image file.
+    """A format of image files and its support in libvips.
 
     Attributes:
-        name: in errors.
-        vips: what libvips' functions for it begin with, as in `pngload_source`.
-        start: matches the first bytes of its files.
+        name: its name in errors.
+        vips: prefix of libvips' functions for it, as in `pngload_source`.
+        start: pattern for the first bytes of its files.
         options: the writer's keyword arguments, from (bytes of pixels, dtype, quality, compression).
-        unwritten: metadata that libvips 8.18 does not write, or writes a quarter of: field name and label.
-        unread: metadata fields that it does not read completely.
-        deep: whether 16 bits are stored; if not, they are rounded to 8.
-        grey: whether grey is stored as such; if not, as RGB.
-        pages: whether one file may hold several.
-        held: what the writer allocates beyond a few rows, from bytes of pixels; as measured.
+        unwritten: metadata of which libvips 8.18 writes nothing or only a quarter: field name and label.
+        unread: metadata fields that libvips does not read completely.
+        deep: whether it stores 16 bits; if not, they are rounded to 8.
+        grey: whether it stores grey; if not, grey becomes RGB.
+        pages: whether one file may hold several pages.
+        held: measured bytes that the writer allocates beyond a few rows, from bytes of pixels.
     """
 
     name: str
@@ -50,7 +50,10 @@ class Codec:
 
 
 def _png_options(size: int, dtype: np.dtype, quality: int, compression: int) -> Options:
-    return {"compression": compression, "filter": "up"}  # photos take half of what libvips' default, no filter, does
+    return {
+        "compression": compression,
+        "filter": "up",
+    }  # halves the size of photos compared with libvips' default, no filter
 
 
 def _jpeg_options(size: int, dtype: np.dtype, quality: int, compression: int) -> Options:
@@ -103,21 +106,21 @@ CODECS = (PNG, JPEG, WEBP, TIFF)
 
 
 def recognised(start: bytes, path: str) -> Codec:
-    """The codec of a file, by its first 12 bytes. Raises ValueError where there is none."""
+    """The codec of a file, by its first 12 bytes. Raises ValueError if there is none."""
     codec = next((one for one in CODECS if one.start.match(start)), None)
     if codec is not None:
         return codec
     other = kind_of(start)
     what = "it is empty" if not start else f"it starts with {start[:12]!r}"
     if other is not None:
-        what = f"it is {other}: convert it first, into PNG or TIFF"
+        what = f"it is {other}: convert it to PNG or TIFF first"
     elif start.startswith(b"\x93NUMPY"):
         what = "it is a NumPy array: its name must end in .npy"
     raise ValueError(f"{path}: not a PNG, JPEG, WebP or TIFF file ({what})")
 
 
 def check_options(quality: int, compression: int) -> None:
-    """Raises ValueError where one is out of range."""
+    """Raises ValueError if one is out of range."""
     if not 1 <= quality <= 100:
         raise ValueError(f"quality={quality!r}; must be 1 to 100")
     if not 0 <= compression <= 9:
@@ -125,7 +128,7 @@ def check_options(quality: int, compression: int) -> None:
 
 
 def page_options(path: str, codec: Codec, rows: int, pages: int) -> Options:
-    """The writer's keyword arguments that cut the rows into pages of one height. Raises ValueError."""
+    """The writer's keyword arguments that split the rows into pages of equal height. Raises ValueError."""
     if pages == 1:
         return {}
     if not codec.pages:

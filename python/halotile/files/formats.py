@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The formats in which results are written: a table, and what goes through it.
+"""The table of output formats, and the functions that use it.
 
-A new format is a file beside `npy.py` with a sink, and a row in TABLE.
+To add a format, write a file like `npy.py` with a sink, and add a row to TABLE.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ __all__ = ["FORMATS", "PICTURES", "TABLE", "FileSink", "Format", "check_output",
 
 
 class FileSink(Protocol):
-    """Takes the rows of a result from the top, until all are there.
+    """Writes the rows of a result from top to bottom.
 
     Attributes:
-        overlaps: whether writing takes so long that it should happen while the model makes the next rows.
+        overlaps: whether writing is so slow that it should run in parallel with the model.
     """
 
     overlaps: bool
 
     def write(self, rows: np.ndarray) -> None:
-        """The next rows, (n, W) or (n, W, C), which may be changed once this returns. Raises OSError."""
+        """Writes the next rows, (n, W) or (n, W, C), which the caller may reuse afterwards. Raises OSError."""
 
     def close(self) -> None:
-        """All rows were written: completes the file. Raises OSError."""
+        """Completes the file after the last row. Raises OSError."""
 
     def abandon(self) -> None:
-        """Stops what still works on the file, whether it is complete or not."""
+        """Stops all work on the file, whether or not it is complete."""
 
 
 class SinkOpener(Protocol):
-    """Makes a sink for an image (H, W) or (H, W, C). The file takes its path's place when the context ends.
+    """Opens a sink for an image (H, W) or (H, W, C). The file replaces `path` when the context ends.
 
-    Each format uses those keyword arguments of `open_sink` that it knows and ignores the others."""
+    Each format uses the keyword arguments of `open_sink` that it supports and ignores the others."""
 
     def __call__(
         self,
@@ -65,22 +65,22 @@ class SinkOpener(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Format:
-    """What a kind of file can hold, and how it is written.
+    """An output format: what it can hold, and its writer.
 
     Attributes:
-        name: in errors.
-        key: on the command line, after --format.
-        suffixes: in small letters, the usual one first.
+        name: its name in errors.
+        key: its name for --format.
+        suffixes: in lower case, the usual one first.
         max_side: the largest height and width.
-        channels: which numbers of them; None: any.
-        dtypes: by name.
-        open_sink: makes its sinks.
-        held_bytes: about what a sink allocates for an image of (shape, dtype), beyond the rows that it is given.
-        overlaps: that of its sinks.
-        stack: whether there is room for several images of one size.
-        library: imports what writes it. Raises ImportError.
-        replaces: what may be overwritten: in words, and the test of a path.
-        codec: libvips' codec, of an image file.
+        channels: the supported channel counts; None: any.
+        dtypes: names of the supported dtypes.
+        open_sink: opens a sink.
+        held_bytes: approximate bytes that a sink allocates for an image of (shape, dtype), beyond the rows it is given.
+        overlaps: `overlaps` of its sinks.
+        stack: whether a file can hold several images of one size.
+        library: imports the package that writes it. Raises ImportError.
+        replaces: what may be overwritten: a description, and a test for a path.
+        codec: libvips' codec, for an image file.
     """
 
     name: str
@@ -163,8 +163,8 @@ PICTURES = {suffix: kind for suffix, kind in FORMATS.items() if kind.codec is no
 
 
 def check_output(path: Path, shape: Sequence[int] | None = None, dtype: DTypeLike | None = None) -> Format:
-    """Checks, before any work, that `open_sink` can write `path`: as `check_output_path` does, in any format. Raises
-    ImportError as well, if what writes it is not installed."""
+    """Checks, before any work, that `open_sink` can write `path`: `check_output_path` for all formats. Also raises
+    ImportError if the package that writes it is not installed."""
     kind = check_output_path(path, shape, dtype, FORMATS)
     kind.library()
     return kind
@@ -176,14 +176,14 @@ def check_output_path(
     dtype: DTypeLike | None = None,
     formats: Mapping[str, Format] = PICTURES,
 ) -> Format:
-    """Checks, before any work, that a file can be written; with a shape and dtype, also that it can hold them.
+    """Checks, before any work, that a file can be written, and that its format can hold the shape and dtype, if given.
 
     Args:
-        formats: those allowed, by suffix; usually those of `write_image`.
+        formats: the allowed formats, by suffix; by default those of `write_image`.
 
     Raises:
-        ValueError: its suffix is unknown, or the format cannot hold the image. OSError: its directory is missing or not
-            writable, or what exists there must not be replaced.
+        ValueError: the suffix is unknown, or the format cannot hold the image. OSError: the directory is missing or not
+            writable, or the path exists and must not be replaced.
     """
     path = os.fspath(path)
     suffix = os.path.splitext(path)[1]
@@ -233,18 +233,18 @@ def open_sink(
     compression: int = 6,
     pages: int = 1,
 ) -> Iterator[FileSink]:
-    """A sink for an image (H, W) or (H, W, C), in the format that the suffix names.
+    """Opens a sink for an image (H, W) or (H, W, C), in the format of the suffix.
 
-    The file is made beside `path` under a temporary name. It takes the path's place when the context ends; an error or
-    Ctrl-C removes it and leaves what was there.
+    The file is written beside `path` under a temporary name and replaces `path` when the context ends. An error or
+    Ctrl-C removes it and leaves the old file in place.
 
     Args:
-        images: how many of that shape come, one after the other, into a file with an axis for them, where the format
-            is a `stack`; None: one image, and no such axis.
-        like, quality, compression, pages: as for `write_image`; for image files alone.
+        images: the number of images of that shape, one after the other, for a file with an image axis, if the format
+            is a `stack`; None: one image without such an axis.
+        like, quality, compression, pages: as for `write_image`; only for image files.
 
     Raises:
-        ValueError: the format cannot hold it. OSError: it cannot be written, or there is too little room.
+        ValueError: the format cannot hold the image. OSError: it cannot be written, or disk space is too small.
     """
     path = os.fspath(path)
     kind = check_output(path, shape, dtype)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Metadata of image files, from the file that is read to the one that is written."""
+"""Copies metadata from the image file that is read to the one that is written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Picture", "picture_of", "with_metadata"]
 
 Fields = Mapping[str, bytes | str]
 
-MAX_RES = 1e6  # pixels per millimetre, libvips' own limit; damaged files claim more
+MAX_RES = 1e6  # pixels per millimetre, the limit of libvips; damaged files may state more
 METADATA = ("icc-profile-data", "exif-", "xmp-data", "iptc-data", "png-comment-", "resolution-unit")
 
 
@@ -46,7 +46,7 @@ def picture_of(image: pyvips.Image, codec: Codec, pixels: np.ndarray) -> Picture
 
 
 def _metadata(image: pyvips.Image, codec: Codec) -> dict[str, bytes | str]:
-    """The fields to keep. EXIF is there as a blob and as a text field per entry; libvips merges them when it writes."""
+    """The fields to keep. EXIF occurs as a blob and as a text field per entry; libvips merges them when it writes."""
     fields = {}
     for name in image.get_fields():
         if name.startswith(METADATA) and name not in codec.unread:
@@ -56,8 +56,8 @@ def _metadata(image: pyvips.Image, codec: Codec) -> dict[str, bytes | str]:
 
 
 def with_metadata(image: pyvips.Image, like: Picture | None, codec: Codec, path: str) -> pyvips.Image:
-    """The image with the metadata of `like`. What libvips cannot write, such as a damaged profile, is left out with a
-    warning; a profile for another number of colours without one."""
+    """The image with the metadata of `like`. Metadata that libvips cannot write, such as a damaged profile, are dropped
+    with a warning; a profile for another number of colours is dropped without one."""
     if like is None:
         return image
     fields = dict(like.metadata)
@@ -78,12 +78,12 @@ def _set_fields(image: pyvips.Image, fields: Fields) -> pyvips.Image:
     types = import_pyvips().GValue
     for name, value in fields.items():
         image.set_type(types.gstr_type if isinstance(value, str) else types.blob_type, name, value)
-    image.set_type(types.gint_type, "orientation", 1)  # pixels are upright, and the EXIF blob may say otherwise
+    image.set_type(types.gint_type, "orientation", 1)  # pixels are upright; the EXIF blob may differ
     return image
 
 
 def _can_store(image: pyvips.Image, fields: Fields, codec: Codec) -> bool:
-    """Tries the fields on one black pixel: libvips notices bad ones only while it writes."""
+    """Tries the fields on one black pixel: libvips detects bad ones only when it writes."""
     vips = import_pyvips()
     black = vips.Image.black(1, 1, bands=image.bands).cast(image.format)
     pixel = _set_fields(black.copy(interpretation=image.interpretation), fields)
@@ -95,6 +95,6 @@ def _can_store(image: pyvips.Image, fields: Fields, codec: Codec) -> bool:
 
 
 def _profile_fits(profile: bytes | str, bands: int, codec: Codec) -> bool:
-    """Whether an ICC profile is for as many colours: bytes 16 to 20 name its colour space."""
+    """Whether an ICC profile has the right number of colours: bytes 16 to 20 name its colour space."""
     grey = bands < 3 and codec.grey
     return profile[16:20] == (b"GRAY" if grey else b"RGB ")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-""".npy files, read and written by rows."""
+"""Streams .npy files by rows."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ __all__ = ["NpySink", "NpySource", "held_bytes", "open_sink"]
 
 
 class NpySource(Source):
-    """A .npy file in C order. It is read, not mapped, so that pages which were read do not count as the process's
-    memory. Raises ValueError where it is no such file or was cut short."""
+    """A .npy file in C order. It is read, not mapped, so that its pages do not count as memory of the process. Raises
+    ValueError if it is not such a file or is truncated."""
 
     def __init__(self, path: str):
         self.path, self.file = path, open(path, "rb", buffering=0)  # noqa: SIM115
@@ -44,7 +44,7 @@ class NpySource(Source):
         self.read_at(self.offset + start * rows[0].nbytes, rows)
 
     def read_at(self, offset: int, values: np.ndarray) -> None:
-        """Fills contiguous values with the bytes of the file from `offset` on."""
+        """Fills contiguous values with the bytes of the file from `offset` on. Raises ValueError at its end."""
         self.file.seek(offset)
         left = values.data.cast("B")
         while left:
@@ -56,7 +56,7 @@ class NpySource(Source):
             values.byteswap(inplace=True)
 
     def laid(self, layout: str) -> Source | np.ndarray:
-        """The file itself where rows lie together, of an image or of each of its channels; else a memory map."""
+        """The file itself if the rows of an image, or of each of its channels, are contiguous; else a memory map."""
         below_rows = layout[layout.index("H") + 1 :]
         if "W" in below_rows and "N" not in below_rows and not self.fortran:
             return self
@@ -74,7 +74,7 @@ def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 class _NpyImage(Source):
-    """One image of a .npy file, in a layout for which `NpySource.laid` gave the file itself."""
+    """One image of a .npy file, in a layout for which `NpySource.laid` returned the file itself."""
 
     def __init__(self, file: NpySource, layout: str, index: int):
         self.file, self.axes, self.index = file, layout, index
@@ -113,7 +113,7 @@ class _NpyImage(Source):
 def open_sink(
     path: str, shape: Sequence[int], dtype: DTypeLike, *, images: int | None = None, **_: object
 ) -> Iterator[NpySink]:
-    """Raises OSError, with what was there left in place, where there is too little room."""
+    """Raises OSError if disk space is too small, and leaves the old file in place."""
     shape = tuple(shape) if images is None else (images, *shape)
     _check_room(path, int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize)
     with replacing(path) as descriptor:
@@ -121,7 +121,7 @@ def open_sink(
 
 
 def held_bytes(shape: Sequence[int], dtype: DTypeLike) -> int:
-    """What a sink allocates: nothing."""
+    """Bytes that a sink allocates: none."""
     return 0
 
 
@@ -133,7 +133,7 @@ def _check_room(path: str, size: int) -> None:
 
 
 class NpySink:
-    """A .npy file that is written from start to end. Whoever opened the descriptor closes it."""
+    """Writes a .npy file from start to end. The caller closes the descriptor."""
 
     overlaps = False
 
@@ -150,7 +150,7 @@ class NpySink:
                 left = left[self.file.write(left) :]
 
     def close(self) -> None:
-        """Every row has been written already."""
+        """Does nothing: all rows are already written."""
 
     def abandon(self) -> None:
-        """Nothing needs to be stopped."""
+        """Does nothing: there is no background work."""

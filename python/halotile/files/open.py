@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Opens the image at a path, by its suffix, and finds the path of an image."""
+"""Opens the image at a path by its suffix, and finds the path of an open image."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["file_of", "open_source"]
 
 
 def open_source(path: str, layout: str | None, max_pixels: int | None) -> Source | np.ndarray:
-    """The image in a .npy file, a zarr array's folder or an image file; a memory map where the rows of a .npy file
-    cannot be read in the layout, if there is one.
+    """Opens a .npy file, the folder of a zarr array, or an image file. Returns a memory map if the rows of a .npy file
+    cannot be streamed in the given layout.
 
     Raises:
-        OSError: it cannot be opened. ValueError: it is no image. ImportError: what reads it is not installed.
+        OSError: it cannot be opened. ValueError: it is not an image. ImportError: a package to read it is missing.
     """
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".npy":
@@ -36,7 +36,7 @@ def open_source(path: str, layout: str | None, max_pixels: int | None) -> Source
 
 
 def file_of(image: Any) -> str | None:
-    """The path of the file that an array or a source reads; None where there is none or it is not known."""
+    """The path of the file behind an array or source; None if there is none or it is unknown."""
     if isinstance(image, ArraySource):
         image = image.array
     if hasattr(image, "store"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whole image files: PNG, JPEG, WebP and TIFF into arrays, and back."""
+"""Reads and writes whole image files as arrays: PNG, JPEG, WebP and TIFF."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ __all__ = ["MAX_PIXELS", "Header", "Picture", "read_header", "read_image", "read
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a file before anything is decoded.
+    """Properties of a file that are known before decoding.
 
     Attributes:
-        shape, dtype: of the page that was asked for, or the first, as `read_image` would give it.
-        pages: how many images of this shape and dtype there are. Levels of a pyramid, thumbnails, masks and frames of
-            an animation do not count.
-        pyramid: whether the other pages are the first one reduced, or masks of it.
+        shape, dtype: those that `read_image` would return for the requested or the first page.
+        pages: the number of images of this shape and dtype, without pyramid levels, thumbnails, masks and frames of an
+            animation.
+        pyramid: whether the other pages are reduced versions of the first one, or masks.
     """
 
     shape: tuple[int, ...]
@@ -56,40 +56,40 @@ class Header:
 def read_image(path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | None = None) -> Picture:
     """Reads a PNG, JPEG, WebP or TIFF file, recognised by its content.
 
-    The EXIF orientation is applied and dropped. 16-bit files give uint16, float TIFFs float32. Palettes and 1 bit are
-    expanded to 8 bits; CMYK and 32-bit Lab become sRGB.
+    The EXIF orientation is applied and removed. 16-bit files become uint16, float TIFFs float32. Palettes and 1-bit
+    images are expanded to 8 bits; CMYK and 32-bit Lab become sRGB.
 
     Args:
-        max_pixels: bounds height x width, before anything is decoded; None lifts the bound.
-        page: which page of a TIFF or frame of a WebP, from 1 on. None: the first, with a warning if there are more.
+        max_pixels: limit on height x width, checked before decoding; None: no limit.
+        page: page of a TIFF or frame of a WebP, from 1 on. None: the first, with a warning if there are more.
 
     Raises:
         OSError: the file cannot be opened. ValueError: it cannot be decoded, has no such page, is a camera raw file,
-            or a stack of images under one directory.
+            or a stack of images under one TIFF directory.
     """
     with opened(path, max_pixels, page) as (stored, codec):
-        # To rotate, libvips reads columns, which a file that is decoded in order cannot give.
+        # To rotate, libvips reads columns, which is impossible for a file that is decoded row by row.
         image = as_rgb((stored.copy_memory() if is_turned(stored) else stored).autorot())
         array = np.ndarray(shape_of(image), DTYPES[image.format], interruptible(image, image.write_to_memory))
         return picture_of(image, codec, array)
 
 
 def read_shape(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> tuple[tuple[int, ...], str]:
-    """The shape and dtype name that `read_image` would give, without decoding. Raises as it does."""
+    """The shape and dtype name that `read_image` would return, without decoding. Raises the same errors."""
     with opened(path, max_pixels) as (stored, _):
         image = as_rgb(stored.autorot())
         return shape_of(image), DTYPES[image.format]
 
 
 def read_header(path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | None = None) -> Header:
-    """What a file, or the page asked for, holds, without decoding.
+    """The header of a file or of one of its pages, without decoding.
 
     Args:
-        max_pixels, page: as for `read_image`; without a page, all of them together are bounded.
+        max_pixels, page: as for `read_image`; without a page, the limit applies to all pages together.
 
     Raises:
-        OSError: the file cannot be opened. ValueError: it is no such file, or its pages differ in size or kind and are
-            no pyramid.
+        OSError: the file cannot be opened. ValueError: it is not such a file, or its pages differ in size or kind and
+            are not a pyramid.
     """
     if page is None:
         with opened(path, max_pixels, 1) as (stored, codec):
@@ -116,7 +116,8 @@ def _header_of_pages(path: Path, count: int, max_pixels: int | None) -> Header:
 
 
 def _all_alike(path: Path, max_pixels: int | None) -> bool:
-    """Whether the pages have one size, sample format and colour space, for only then libvips loads them as one."""
+    """Whether the pages have the same size, sample format and colour space: libvips loads only such pages as one
+    image."""
     with opened(path, max_pixels, 1) as (_, codec), open(path, "rb", buffering=0) as file:
         try:
             loaded(file, codec, n=-1)
@@ -131,7 +132,7 @@ def _says_one_image(path: Path, count: int) -> bool:
 
 
 def _is_pyramid(path: Path, count: int, size: tuple[int, int], max_pixels: int | None) -> bool:
-    """Whether each page has half the sides of the one before, rounded up or down."""
+    """Whether each page has half the sides of the previous one, rounded up or down."""
     for page in range(2, count + 1):
         with opened(path, max_pixels, page) as (stored, _):
             upright = shape_of(stored.autorot())[:2]
@@ -153,19 +154,19 @@ def write_image(
     compression: int = 6,
     pages: int = 1,
 ) -> None:
-    """Writes pixels to a PNG, JPEG, WebP or TIFF file, as its suffix says.
+    """Writes pixels to a PNG, JPEG, WebP or TIFF file, depending on the suffix.
 
-    The file appears whole or not at all: an error or Ctrl-C leaves what was there. A TIFF of nearly 4 GiB or more is a
-    BigTIFF. WebP stores grey as RGB.
+    The file is replaced atomically: an error or Ctrl-C leaves the old one in place. A TIFF of nearly 4 GiB or more
+    becomes a BigTIFF. WebP stores grey as RGB.
 
     Args:
-        pixels: (H, W) or (H, W, C); two channels are grey with alpha, four RGB with alpha. Every format takes uint8 and
-            uint16, which JPEG and WebP round to 8 bits. TIFF alone takes floats, as float32.
-        like: a Picture whose metadata and resolution are kept, but for a profile for another number of colours. What
-            libvips cannot write, EXIF into TIFF and IPTC into anything but JPEG, is lost with a warning.
-        quality: 1 to 100, of JPEG and WebP; a WebP of quality 100 is lossless.
-        compression: 0 (none) to 9 (smallest), of PNG and TIFF, which are always lossless.
-        pages: into how many pages of one height a TIFF's rows are cut.
+        pixels: (H, W) or (H, W, C); two channels are grey with alpha, four RGB with alpha. All formats take uint8 and
+            uint16, which JPEG and WebP round to 8 bits. Only TIFF takes floats, and stores them as float32.
+        like: a Picture whose metadata and resolution are kept, except for a profile for another number of colours.
+            Metadata that libvips cannot write (EXIF to TIFF, IPTC to anything but JPEG) are dropped with a warning.
+        quality: 1 to 100, for JPEG and WebP; a WebP of quality 100 is lossless.
+        compression: 0 (none) to 9 (smallest), for PNG and TIFF, which are always lossless.
+        pages: number of pages of equal height into which the rows of a TIFF are split.
 
     Raises:
         ValueError: the format cannot hold the pixels, or an option is out of range. OSError: writing fails.
@@ -174,7 +175,7 @@ def write_image(
     path = os.fspath(path)
     pixels = np.asarray(pixels)
     codec = check_output_path(path, pixels.shape, pixels.dtype).codec
-    assert codec is not None  # as of all image files
+    assert codec is not None  # all image files have one
     check_options(quality, compression)
     options = codec.options(pixels.nbytes, pixels.dtype, quality, compression)
     options |= page_options(path, codec, len(pixels), pages)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Files whose first image can be read but is not what they are about: camera raw files, stacks, animations.
+"""Detects files whose first image is readable but is not their main content: camera raw files, stacks, animations.
 
-What else they hold gives them away: `refusal` names camera raw files and the like, `planes_of_tiff` and `frames_of_png`
-count the images of stacks and animations.
+`refusal` names camera raw files and similar ones; `planes_of_tiff` and `frames_of_png` count the images of stacks and
+animations.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ START = 16  # bytes of a file that `refusal` needs
 
 # ---- camera raw files ------------------------------------------------------------------------------------------------
 
-# Told by their first bytes: (offset, bytes, name).
+# Recognised by their first bytes: (offset, bytes, name).
 RAW_STARTS = (
     (0, b"FUJIFILMCCD-RAW", "RAF"),
     (0, b"FOVb", "X3F"),
@@ -43,7 +43,7 @@ RAW_STARTS = (
     (4, b"ftypcrx ", "CR3"),
     (6, b"HEAPCCDR", "CRW"),
 )
-RAW_TIFF_STARTS = (  # these follow a TIFF's first bytes, where other files may have pixels: so they are long
+RAW_TIFF_STARTS = (  # after a TIFF's first bytes, where other files may have pixels; hence long patterns
     (re.compile(rb".{4}(\x10\0\0\0|\0\0\0\x10)CR\x02", re.DOTALL), "CR2"),
     (re.compile(rb".{8}(IIII.waR|MMMMRaw)", re.DOTALL), "IIQ"),
 )
@@ -52,7 +52,7 @@ RAW_SUFFIXES = {
     *(".k25", ".kdc", ".mdc", ".mef", ".mos", ".nef", ".nrw", ".orf", ".pef", ".ptx", ".raw", ".rw2", ".rwl", ".sr2"),
     *(".srf", ".srw"),
 }
-NAMES_OF_MAKES = (  # how a camera's Make begins, and the name of its files
+NAMES_OF_MAKES = (  # prefix of a camera's Make tag, and the name of its files
     ("nikon", "NEF"),
     ("sony", "ARW"),
     ("canon", "CR2"),
@@ -84,16 +84,16 @@ RAW_COMPRESSIONS = (262, 32767, 32769, 32770, 34713, 34892, 65000, 65535)  # of 
 PRIVATE_DATA = 50740  # Sony's, for its raw data
 
 DEVELOP = (
-    "what can be read of it is a preview; develop it first, into a TIFF file of 16 bits, with a raw developer such as "
-    "darktable or RawTherapee"
+    "only its preview can be read; develop it first, to a 16-bit TIFF file, with a raw developer such as darktable or "
+    "RawTherapee"
 )
 
 
 def refusal(path: str, start: bytes, read_at: ReadAt) -> str | None:
-    """Why a file's first image must not stand for the file; None where it may.
+    """The reason not to read a file's first image as the file's content; None if there is none.
 
     Args:
-        path: its suffix is a second hint.
+        path: the file, whose suffix is a second hint.
         start: the first START bytes.
         read_at: reads the file.
     """
@@ -107,7 +107,7 @@ def refusal(path: str, start: bytes, read_at: ReadAt) -> str | None:
 
 
 def _name_by_tags(found: Sequence[Directory], suffix: str) -> str | None:
-    """The kind of camera raw file, where a TIFF is one; else None."""
+    """The kind of camera raw file that a TIFF is, or None."""
     everything = [inner for one in found for inner in one.with_children()]
     if any(tag in one.counts for one in everything for tag in DNG_TAGS):
         return "DNG"
@@ -121,7 +121,7 @@ def _name_by_tags(found: Sequence[Directory], suffix: str) -> str | None:
 
 
 def _hides_more(found: Sequence[Directory]) -> bool:
-    """Whether there is a larger image below a smaller one, or a camera's private data."""
+    """Whether there is a larger image in a SubIFD of a smaller one, or a camera's private data."""
     larger = any(_pixels(child) > _pixels(one) for one in found for child in one.children)
     return larger or any(PRIVATE_DATA in one.counts for one in found)
 
@@ -148,12 +148,12 @@ def _pixels(one: Directory) -> int:
 
 
 def _hidden_in_tree(found: Sequence[Directory]) -> str | None:
-    """Why not to read the first image: a larger one lies below it. The levels of a pyramid are smaller."""
+    """The reason not to read the first image if a SubIFD has a larger one. The levels of a pyramid are smaller."""
     for one in found:
         for child in one.children:
             if _pixels(child) > _pixels(one) > 0:
-                text = f"its image of {_size(child)} lies in a SubIFD, which is not read, under one of {_size(one)}"
-                return f"{text}; convert it first, into a TIFF file with the larger image alone"
+                text = f"its image of {_size(child)} is in a SubIFD, which is not read, below one of {_size(one)}"
+                return f"{text}; convert it first, to a TIFF file with only the larger image"
     return None
 
 
@@ -184,7 +184,7 @@ OTHER_STARTS = (  # (offset, bytes, name)
 
 
 def kind_of(start: bytes) -> str | None:
-    """The name of a format that is not read here, by a file's first bytes."""
+    """The name of an unsupported format, by a file's first bytes."""
     return next((name for offset, magic, name in OTHER_STARTS if start[offset:].startswith(magic)), None)
 
 
@@ -197,10 +197,10 @@ MOST_PLANES = 2**32
 
 
 def planes_of_tiff(read_at: ReadAt) -> tuple[int, str]:
-    """How many images a TIFF file says that it holds, 1 where it does not say, and what kind of stack it is.
+    """The number of images that a TIFF file states, by default 1, and its kind of stack.
 
-    ImageJ, MetaMorph and tifffile may store a stack under one directory: ImageJ from 4 GiB on, tifffile when asked to.
-    Volumes of voxels are stored like that, too."""
+    ImageJ, MetaMorph and tifffile may store a stack under one directory: ImageJ from 4 GiB on, tifffile on request.
+    Voxel volumes are stored that way, too."""
     first = next(iter(directories(read_at, most=1)), Directory())
     description = first.texts.get(DESCRIPTION, "")
     match = IMAGEJ.match(description + "\n")
@@ -219,7 +219,8 @@ def bits_of_tiff(read_at: ReadAt) -> int:
 
 
 def _planes_of_shape(first: Directory, description: str) -> int:
-    """By the shape that tifffile writes as JSON, with a mark where only the first image has a directory."""
+    """The number of images by the shape that tifffile writes as JSON, marked if only the first image has a
+    directory."""
     if not description.startswith('{"shape":'):
         return 1
     try:
@@ -247,13 +248,13 @@ def one_image_of_tiff(read_at: ReadAt, pages: int) -> bool:
 
 # ---- animations ------------------------------------------------------------------------------------------------------
 
-PNG_CHUNKS = 4096  # at most so many are looked at
+PNG_CHUNKS = 4096  # largest number to examine
 
 
 def frames_of_png(read_at: ReadAt) -> tuple[int, bool]:
-    """The frames of an animated PNG, and whether the image that is read is the first; (1, True) without animation.
+    """The frame count of an animated PNG, and whether its still image is the first frame; (1, True) without animation.
 
-    The chunk with their number comes before the pixels, and so does the frame control of an image that is a frame."""
+    The chunk with the count comes before the pixels, and so does the frame control of a still image that is a frame."""
     frames, is_frame, offset = 0, False, 8
     for _ in range(PNG_CHUNKS):
         head = read_at(offset, 12)

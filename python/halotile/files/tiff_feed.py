@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A TIFF file that libvips reads while its rows are still being made.
+"""A virtual TIFF file that libvips reads while its rows are still being computed.
 
-libvips writes by asking for pixels, and a run has rows to give. So a Feed looks to libvips like an uncompressed
-BigTIFF, of which only a few rows exist at a time: the loader reads its strips once, in order.
+libvips writers pull pixels, but a run pushes rows. So a Feed appears to libvips as an uncompressed BigTIFF of which
+only a few rows exist at a time: the loader reads its strips once, in order.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ import numpy as np
 
 __all__ = ["STRIP_BYTES", "Feed"]
 
-STRIP_BYTES = 2**20  # a strip has at least a row
+STRIP_BYTES = 2**20  # a strip has at least one row
 UNSIGNED, FLOATS = 1, 3  # TIFF's sample formats
-SHORT, LONG, LONG8 = "H", "I", "Q"  # TIFF's types, as struct calls them
-TYPES = {SHORT: 3, LONG: 4, LONG8: 16}  # and as TIFF numbers them
+SHORT, LONG, LONG8 = "H", "I", "Q"  # TIFF's types as struct codes
+TYPES = {SHORT: 3, LONG: 4, LONG8: 16}  # and as TIFF codes
 STRIP_OFFSETS = 273
 
 Entry = tuple[int, str, list[int]]  # tag, type, values
 
 
 class Feed:
-    """Gives libvips a header, then rows that another thread hands over.
+    """Gives libvips a header, then rows that another thread pushes.
 
     Args:
-        shape, dtype: of the whole image.
+        shape, dtype: those of the whole image.
     """
 
     def __init__(self, shape: Sequence[int], dtype: np.dtype):
         self.header = _header(shape, dtype)
         self.size = len(self.header) + int(np.prod(shape, dtype=object)) * dtype.itemsize
-        self.position = 0  # where libvips reads
-        self.given = len(self.header)  # up to where it was given pixels
+        self.position = 0  # read position of libvips
+        self.given = len(self.header)  # end of the delivered pixels
         self.rows = memoryview(b"")
         self.changed, self.ended = threading.Condition(), False
 
     def push(self, rows: np.ndarray) -> None:
-        """Hands rows over, and waits until they are taken or the feed ends."""
+        """Pushes rows, and waits until they are read or the feed ends."""
         with self.changed:
             self.rows = rows.data.cast("B")
             self.changed.notify_all()
             self.changed.wait_for(lambda: self.ended or not self.rows)
 
     def end(self, *_: object) -> None:
-        """There are no more rows, or nobody wants them."""
+        """Ends the feed after the last row, or when the reader stops."""
         with self.changed:
             self.ended, self.rows = True, memoryview(b"")
             self.changed.notify_all()
@@ -58,7 +58,7 @@ class Feed:
         return self.position
 
     def read(self, count: int) -> bytes:
-        """Up to `count` bytes; none at the end, or where pixels are not asked for in order."""
+        """Up to `count` bytes; none at the end, or if pixels are not read in order."""
         if self.position < len(self.header):
             part = self.header[self.position : self.position + count]
         else:
@@ -77,7 +77,7 @@ class Feed:
 
 
 def _header(shape: Sequence[int], dtype: np.dtype) -> bytes:
-    """Everything before the pixels of an uncompressed BigTIFF in strips, in native byte order."""
+    """The part before the pixels of an uncompressed BigTIFF in strips, in native byte order."""
     height, width, channels = (*shape, 1)[:3]
     row = width * channels * dtype.itemsize
     strip = max(1, min(height, STRIP_BYTES // row))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The directories of a TIFF or BigTIFF file, in either byte order.
+"""Parses the directories of a TIFF or BigTIFF file, in either byte order.
 
-The parser is bounded, for files that lie: it looks at DIRECTORIES directories at most and at each of them once, and
-reads ENTRIES entries of each, and VALUES numbers or TEXT bytes of an entry. Entries that point outside the file or have
-an unexpected type are empty.
+The parser is bounded, for malicious files: it reads at most DIRECTORIES directories, each once, ENTRIES entries of
+each, and VALUES numbers or TEXT bytes of an entry. Entries that point outside the file or have an unexpected type are
+empty.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ NUMBER_TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # BYTE, SHOR
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 SUB_DIRECTORIES = 330
 
-ReadAt = Callable[[int, int], bytes]  # (offset, size) -> the bytes there; fewer where the file ends
+ReadAt = Callable[[int, int], bytes]  # (offset, size) -> bytes; fewer at the end of the file
 
 
 @dataclass(frozen=True)
 class Directory:
-    """One image's tags.
+    """The tags of one image.
 
     Attributes:
-        numbers: by tag; the first of a long list.
-        texts: by tag; the beginning of a long one.
-        counts: by tag, how many values there should be.
+        numbers: values by tag; the first ones of a long list.
+        texts: strings by tag; the beginning of a long one.
+        counts: the stated number of values, by tag.
         children: the directories in its SubIFDs tag.
     """
 
@@ -46,7 +46,7 @@ class Directory:
     children: tuple[Directory, ...] = ()
 
     def number(self, tag: int) -> int:
-        """The first value of a tag; 0 where there is none."""
+        """The first value of a tag, or 0."""
         return (self.numbers.get(tag) or (0,))[0]
 
     def with_children(self) -> Iterator[Directory]:
@@ -56,10 +56,10 @@ class Directory:
 
 
 def directories(read_at: ReadAt, most: int = DIRECTORIES) -> list[Directory]:
-    """The first directories of a TIFF file, in order, each with its children; none where it is damaged.
+    """The first directories of a TIFF file, in order, each with its children; none if it is damaged.
 
     Args:
-        most: how many, children included.
+        most: the largest number, including children.
     """
     layout = _Layout.of(read_at(0, 16))
     return [] if layout is None else _Walk(read_at, layout, most).chain()
@@ -67,11 +67,11 @@ def directories(read_at: ReadAt, most: int = DIRECTORIES) -> list[Directory]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a file stores its numbers.
+    """The number formats of a file.
 
     Attributes:
         order: "<" or ">".
-        count, offset: formats of a directory's number of entries and of offsets, as `struct` names them.
+        count, offset: struct codes of entry counts and of offsets.
         entry: bytes of an entry.
         first: offset of the first directory.
     """
@@ -98,7 +98,7 @@ class _Layout:
 
 
 def _numbers(data: bytes, order: str, kind: str) -> tuple[int, ...]:
-    """The numbers that are there completely."""
+    """The complete numbers in the data."""
     count = len(data) // struct.calcsize(kind)
     return struct.unpack(f"{order}{count}{kind}", data[: count * struct.calcsize(kind)])
 
@@ -122,13 +122,13 @@ class _Walk:
         return True
 
     def _count(self, offset: int) -> int:
-        """How many entries the directory at an offset should have; 0 where there is none."""
+        """The stated number of entries of the directory at an offset; 0 if there is none."""
         layout = self.layout
         claimed = _numbers(self.read_at(offset, struct.calcsize(layout.count)), layout.order, layout.count)
         return claimed[0] if claimed else 0
 
     def _directory(self, offset: int, with_children: bool) -> tuple[Directory, int]:
-        """The directory at an offset, and the offset of the next; 0 where there is none."""
+        """The directory at an offset, and the offset of the next one, or 0."""
         layout = self.layout
         head, claimed = struct.calcsize(layout.count), self._count(offset)
         count = min(claimed, ENTRIES)
@@ -163,7 +163,7 @@ class _Walk:
             directory.counts.setdefault(tag, count)
 
     def _value(self, inline: bytes, size: int, wanted: int) -> bytes:
-        """The first bytes of a value: from its entry if they fit there, else from where the entry points."""
+        """The first bytes of a value: inline if it fits in the entry, else at the offset in the entry."""
         if size <= len(inline):
             return inline[:wanted]
         return self.read_at(_numbers(inline, self.layout.order, self.layout.offset)[0], wanted)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Image files as libvips opens them, checked before anything is decoded.
+"""Opens image files with libvips, and checks them before decoding.
 
-libvips reads and writes 8 and 16 bits in every format here, keeps ICC profiles and EXIF, and works by rows; Pillow has
-no 16-bit RGB. pyvips, its binding, is optional: `pip install 'halotile[cli]'`.
+libvips reads and writes 8 and 16 bits in all these formats, keeps ICC profiles and EXIF, and streams rows; Pillow has
+no 16-bit RGB. Its binding pyvips is optional: `pip install 'halotile[cli]'`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
 Path = str | os.PathLike[str]
 T = TypeVar("T")
 
-MAX_PIXELS = 2**28  # 16384 x 16384: a header that claims more is more often a decompression bomb than a picture
+MAX_PIXELS = 2**28  # 16384 x 16384: larger sizes are more likely decompression bombs than pictures
 TRUST = "raise it for a file you trust"
 
 DTYPES = {"uchar": "uint8", "ushort": "uint16", "float": "float32"}  # libvips -> NumPy
@@ -54,7 +54,7 @@ VIPS_FORMATS = {dtype: name for name, dtype in DTYPES.items()}
 INTERPRETATIONS = {"uint8": ("b-w", "srgb"), "uint16": ("grey16", "rgb16"), "float32": ("b-w", "scrgb")}
 AS_STORED = {"b-w", "grey16", "srgb", "rgb16", "rgb", "scrgb", "multiband"}  # interpretations that need no conversion
 
-LARGEST_BITS = 32  # per sample of a TIFF: libvips reads no more
+LARGEST_BITS = 32  # per sample of a TIFF: the limit of libvips
 SAMPLES = {
     "char": "8-bit signed integers",
     "short": "16-bit signed integers",
@@ -73,7 +73,7 @@ SAMPLES_READ = (
 def import_pyvips() -> ModuleType:
     try:
         import pyvips
-    except (ImportError, OSError) as error:  # OSError: pyvips is there and libvips is not
+    except (ImportError, OSError) as error:  # OSError: pyvips is installed but libvips is not
         message = f"image files need pyvips: pip install 'halotile[cli]' ({quoted(error)})"
         raise ImportError(message) from error
     return pyvips
@@ -84,10 +84,10 @@ def import_pyvips() -> ModuleType:
 
 @contextmanager
 def opened(path: Path, max_pixels: int | None, page: int | None = None) -> Iterator[tuple[pyvips.Image, Codec]]:
-    """A file's image, which is decoded as it is read, and its codec. Errors of libvips in the body become ValueErrors.
+    """A file's image, which is decoded lazily, and its codec. Errors of libvips in the body become ValueErrors.
 
     Raises:
-        OSError: the file cannot be opened. ValueError: it must not or cannot be read, or has no such page.
+        OSError: the file cannot be opened. ValueError: it is refused or unreadable, or has no such page.
     """
     vips = import_pyvips()
     path = os.fspath(path)
@@ -118,8 +118,8 @@ def opened(path: Path, max_pixels: int | None, page: int | None = None) -> Itera
 
 
 def loaded(file: BinaryIO, codec: Codec, **options: int) -> pyvips.Image:
-    """The image in a file, by the loader that is named: left to itself, libvips would also try formats that it does not
-    trust. With fail_on a damaged file is an error, instead of grey rows."""
+    """Loads a file with the codec's own loader: by itself, libvips would also try formats that it marks as untrusted.
+    With fail_on, a damaged file raises an error instead of giving grey rows."""
     vips = import_pyvips()
     file.seek(0)
     source = vips.Source.new_from_descriptor(file.fileno())
@@ -143,7 +143,7 @@ def _refuse_stack(path: str, pages: int, read_at: ReadAt) -> None:
     if planes > pages:
         held = f"only the first {pages} can be read" if pages > 1 else "only the first can be read"
         text = f"{what} of {planes} images, of which {held}: the others have no directory of their own"
-        advice = "save it with one for each, for example: tifffile.imwrite(new, tifffile.imread(old), metadata=None)"
+        advice = "save it with a directory for each: tifffile.imwrite(new, tifffile.imread(old), metadata=None)"
         raise ValueError(f"{path}: {text}; {advice}")
 
 
@@ -159,12 +159,12 @@ def _warn_of_others(path: str, codec: Codec, pages: int, read_at: ReadAt) -> Non
 
 
 def is_turned(image: pyvips.Image) -> bool:
-    """Whether EXIF says that the image must be rotated or mirrored."""
+    """Whether EXIF orientation requires rotating or mirroring the image."""
     return image.get_typeof("orientation") != 0 and image.get("orientation") != 1
 
 
 def as_rgb(image: pyvips.Image) -> pyvips.Image:
-    """Converts CMYK, Lab and the like to sRGB of the same depth."""
+    """Converts CMYK, Lab and similar colour spaces to sRGB of the same depth."""
     if image.interpretation in AS_STORED:
         return image
     deep = image.format != "uchar"
@@ -184,7 +184,7 @@ def shape_of(image: pyvips.Image) -> tuple[int, ...]:
 
 
 def to_vips(pixels: np.ndarray, codec: Codec) -> pyvips.Image:
-    """A libvips image of the pixels, without a copy where they are contiguous."""
+    """A libvips image of the pixels, without a copy if they are contiguous."""
     dtype = "float32" if pixels.dtype.kind == "f" else pixels.dtype.name
     pixels = np.ascontiguousarray(pixels, dtype)
     height, width, bands = (*pixels.shape, 1)[:3]
@@ -193,10 +193,10 @@ def to_vips(pixels: np.ndarray, codec: Codec) -> pyvips.Image:
 
 
 def as_held(image: pyvips.Image, codec: Codec) -> pyvips.Image:
-    """The image in the samples and the colour space that a file of this codec holds."""
+    """Converts an image to the sample format and colour space of the codec's files."""
     dtype = DTYPES[image.format]
     if dtype == "uint16" and not codec.deep:
-        image, dtype = image.linear(1 / 257, 0.5).cast("uchar"), "uint8"  # rounded, because cast drops the fraction
+        image, dtype = image.linear(1 / 257, 0.5).cast("uchar"), "uint8"  # cast truncates, so 0.5 is added
     grey, colour = INTERPRETATIONS[dtype]
     return image.copy(interpretation=grey if image.bands < 3 else colour)
 
@@ -205,7 +205,7 @@ def as_held(image: pyvips.Image, codec: Codec) -> pyvips.Image:
 
 
 def interruptible(image: pyvips.Image, call: Callable[[], T]) -> T:
-    """Makes a long call of libvips in a thread, so that Ctrl-C is noticed at once and stops the image's pipeline."""
+    """Runs a long libvips call in a thread, so that Ctrl-C stops the image's pipeline at once."""
     with ThreadPoolExecutor(1) as thread:
         job = thread.submit(call)
         try:
@@ -214,10 +214,10 @@ def interruptible(image: pyvips.Image, call: Callable[[], T]) -> T:
             image.set_kill(True)
             raise
         finally:
-            del job  # it refers to the error, the error to this frame: that cycle would keep the image open
+            del job  # breaks a reference cycle through the error and this frame, which would keep the image open
 
 
 def reason(error: Exception) -> str:
-    """What libvips says, on one line, without pyvips' 'unable to call ...'."""
+    """The error message of libvips on one line, without pyvips' 'unable to call ...'."""
     lines = [line.strip() for line in full_text(error).splitlines() if line.strip()]
     return shortened("; ".join(dict.fromkeys(lines[1:]))) or "it is damaged or was cut short"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Image files read and written by rows, through libvips."""
+"""Streams image files by rows, with libvips."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 
 __all__ = ["PictureSink", "PictureSource", "held_bytes", "open_sink"]
 
-SLAB_BYTES = 2**22  # decoded at a time
-ROWS, ROWS_OF_A_THREAD = 1024, 128  # that libvips holds between its operations
+SLAB_BYTES = 2**22  # pixels decoded at a time
+ROWS, ROWS_OF_A_THREAD = 1024, 128  # rows that libvips buffers between its operations
 BYTES_OF_A_THREAD = 2**23
 FIELDS_OF_PIXELS = {"width", "height", "bands", "format", "coding", "interpretation", "xoffset", "yoffset"}
 FIELDS_OF_PIXELS |= {"xres", "yres"}
 
 
 class PictureSource(Source):
-    """An image file, decoded from top to bottom; reading rows further up starts again. Files that EXIF turns are
-    decoded as a whole; so, by libvips, are interlaced files and WebP.
+    """An image file, decoded from top to bottom; reading earlier rows starts again. Files with an EXIF rotation are
+    decoded as a whole, and libvips does the same with interlaced files and WebP.
 
     Attributes:
         like: the file's metadata, as a Picture without pixels.
     """
 
     def __init__(self, path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | None = None):
-        """Arguments and errors are those of `read_image`; damage further down shows when it is read."""
+        """Arguments and errors are those of `read_image`; damage in later rows is reported when they are read."""
         self.path, self.max_pixels, self.page = os.fspath(path), max_pixels, page
         self._open()
         self.shape = shape_of(self.image)
         self.layout = "HWC"[: len(self.shape)]
         self.dtype = np.dtype(DTYPES[self.image.format])
         self.like = picture_of(self.image, self.codec, np.empty(0))
-        self.page = page or 1  # opened again, it does not warn again of further pages
+        self.page = page or 1  # so that opening it again does not repeat the warning about other pages
 
     def _open(self) -> None:
         with opened(self.path, self.max_pixels, self.page) as (stored, self.codec):
@@ -89,7 +89,7 @@ def open_sink(
 
 
 def held_bytes(codec: Codec, shape: Sequence[int], dtype: DTypeLike) -> int:
-    """What a sink allocates beyond the rows that it is given, about; as measured."""
+    """Approximate bytes that a sink allocates beyond the rows that it is given, as measured."""
     threads = import_pyvips().concurrency_get()
     row = int(np.prod(shape[1:], dtype=object)) * min(np.dtype(dtype).itemsize, 4)
     rows = min(shape[0], ROWS + ROWS_OF_A_THREAD * threads)
@@ -97,13 +97,13 @@ def held_bytes(codec: Codec, shape: Sequence[int], dtype: DTypeLike) -> int:
 
 
 class PictureSink:
-    """An image file that threads of libvips write from top to bottom, to the byte as `write_image` does. PNG, TIFF and
-    JPEG are written while rows come; libvips holds a WebP as a whole.
+    """Writes an image file from top to bottom in threads of libvips, byte for byte as `write_image` does. PNG, TIFF and
+    JPEG are streamed; libvips holds a WebP as a whole.
 
     Args:
-        path: for messages.
-        descriptor: of the file, open for reading and writing.
-        shape, dtype: of the whole image.
+        path: the path for messages.
+        descriptor: the file, open for reading and writing.
+        shape, dtype: those of the whole image.
         like, quality, compression, pages: as for `write_image`.
     """
 
@@ -152,14 +152,14 @@ class PictureSink:
             raise OSError(f"{self.path}: cannot be written: {reason(error)}") from error
 
     def abandon(self) -> None:
-        """Ends the thread, in whatever state the file is."""
+        """Ends the thread, whatever the state of the file."""
         self.feed.end()
         self.image.set_kill(True)
         self.thread.shutdown()
 
 
 def _plain(source: pyvips.SourceCustom) -> pyvips.Image:
-    """The image in a Feed, without what the TIFF loader adds to its pixels."""
+    """The image in a Feed, without the fields that the TIFF loader adds."""
     image = import_pyvips().Operation.call("tiffload_source", source, access="sequential", fail_on="error")
     plain = image.copy(xres=1, yres=1)
     for name in image.get_fields():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Zarr arrays, read and written by rows. zarr is optional: `pip install 'halotile[zarr]'`."""
+"""Streams zarr arrays by rows. zarr is optional: `pip install 'halotile[zarr]'`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ZarrSink", "held_bytes", "is_zarr_array", "open_sink", "zarr_source"]
 
-CHUNK = 256  # rows and columns that are compressed together
-SHARD_COLUMNS = 4096  # of a file, which has CHUNK rows
-ROWS_OF_CHUNKS = 4  # that wait or are being compressed
+CHUNK = 256  # rows and columns of a chunk
+SHARD_COLUMNS = 4096  # a shard, which is one file, has CHUNK rows
+ROWS_OF_CHUNKS = 4  # waiting or being compressed
 
 
 def is_zarr_array(folder: str) -> bool:
-    """Whether a folder holds one zarr array; a group holds several."""
+    """Whether a folder is a zarr array; a group has several arrays."""
     if os.path.isfile(os.path.join(folder, ".zarray")):
         return True
     with suppress(OSError, ValueError, AttributeError), open(os.path.join(folder, "zarr.json"), "rb") as file:
@@ -41,7 +41,7 @@ def is_zarr_array(folder: str) -> bool:
 
 
 def zarr_source(path: str) -> ArraySource:
-    """The array in a folder. Raises OSError, ValueError where there is none."""
+    """The array in a folder. Raises OSError or ValueError if there is none."""
     array = _opened(path)
     return ArraySource(array, array.chunks)
 
@@ -61,8 +61,8 @@ def _opened(path: str) -> zarr.Array:
 
 
 def _arrays_of_group(library: ModuleType, path: str) -> list[str]:
-    """The paths of its arrays, sorted; none where it is no group."""
-    with suppress(Exception):  # zarr raises errors of many kinds where there is no zarr
+    """The sorted paths of a group's arrays; none if it is not a group."""
+    with suppress(Exception):  # zarr raises many kinds of errors for other folders
         members = library.open_group(path, mode="r").members(max_depth=2)
         return sorted(name for name, member in members if isinstance(member, library.Array))
     return []
@@ -80,16 +80,16 @@ def open_sink(
 
 
 def held_bytes(shape: Sequence[int], dtype: DTypeLike) -> int:
-    """What a sink allocates, about."""
+    """Approximate bytes that a sink allocates."""
     rows = min(shape[0], ROWS_OF_CHUNKS * CHUNK)
     return rows * int(np.prod(shape[1:], dtype=object)) * np.dtype(dtype).itemsize
 
 
 class ZarrSink:
-    """A zarr v3 array of one image, or of several, which come one after the other.
+    """Writes a zarr v3 array of one image, or of several images one after the other.
 
-    Its chunks have 256x256 pixels and its shards 256x4096. Each shard is written once, so rows wait in memory until a
-    row of shards is complete."""
+    Chunks have 256x256 pixels, shards 256x4096. Each shard is written once, so rows are buffered until a row of shards
+    is complete."""
 
     overlaps = True
 
@@ -107,7 +107,7 @@ class ZarrSink:
         )
         self.waiting = np.empty((CHUNK, *shape[1:]), dtype)
         self.held = self.written = 0  # rows of the current image
-        self.image: tuple[int, ...] = (0,) * len(one)  # its index, where there are several
+        self.image: tuple[int, ...] = (0,) * len(one)  # its index, if there are several
 
     def write(self, rows: np.ndarray) -> None:
         while len(rows):
@@ -123,7 +123,7 @@ class ZarrSink:
                 self.close()
 
     def close(self) -> None:
-        """Writes the rows that wait."""
+        """Writes the buffered rows."""
         if self.held:
             self._store(self.waiting[: self.held])
             self.held = 0
@@ -136,4 +136,4 @@ class ZarrSink:
             self.image, self.written = tuple(index + 1 for index in self.image), 0
 
     def abandon(self) -> None:
-        """Nothing needs to be stopped."""
+        """Does nothing: there is no background work."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a model needs and does, found by measurement: `inspect_model`."""
+"""Inspection of models, `inspect_model`: receptive field, phase, scale and behaviour."""
 
 from typing import TYPE_CHECKING
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A copy of a model to look at, in one thread, so that the model stays as it was."""
+"""Copies of models for inspection, which leave the models unchanged, and single-threaded runs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["float_copy", "modules_in", "one_thread", "own_copy"]
 
 @contextlib.contextmanager
 def own_copy(model: Any) -> Iterator[Any]:
-    """A copy to run, so that counters and caches of the model stay as they are; itself where it cannot be copied, which
-    gets all back."""
+    """A copy to run, so that counters and caches of the model do not change; if it cannot be copied, the model itself,
+    which is restored afterwards."""
     own = _own(uncompiled(model))
     with preserved(modules_in(own), values=own is uncompiled(model)):
         yield own
@@ -33,12 +33,12 @@ def _own(model: Any) -> Any:
         return model
     try:
         return copied(model)
-    except Exception:  # whatever its parts say
+    except Exception:  # its parts may raise anything
         return model
 
 
 def modules_in(model: Any) -> list[Any]:
-    """The torch modules that a model is, or carries."""
+    """The torch modules that a model is or holds."""
     torch = sys.modules.get("torch")
     if torch is None:
         return []
@@ -47,11 +47,11 @@ def modules_in(model: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def float_copy(model: Any, torch: Any, dtype: str = "float32") -> Iterator[tuple[Callable, list]]:
-    """A copy in that dtype on the CPU, in eval mode; the callable itself where there is no module to copy."""
+    """A copy in that dtype on the CPU, in eval mode; if the model is not a module, the callable itself."""
     if isinstance(model, torch.nn.Module):
         fixed = type(model).__name__ == "FixedShape"
         module = copied(model.program if fixed else model).to(device="cpu", dtype=getattr(torch, dtype))
-        with contextlib.suppress(NotImplementedError):  # exported programs have no modes
+        with contextlib.suppress(NotImplementedError):  # exported programs have no mode
             module.eval()
         batch = fixed and model.batch
         with evaluating(roots_of(module)):
@@ -73,11 +73,12 @@ _threads = Shared(_found_threads)
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Thousands of tiny operations gain little from more, and lose very much where cores are busy."""
+    """A context with a single thread: thousands of tiny operations gain little from more, and lose much on busy
+    cores."""
     torch = sys.modules.get("torch")
     with _threads:
         if torch is not None:
-            torch.set_num_threads(1)  # of this thread, and of those that have no number yet
+            torch.set_num_threads(1)  # for this thread, and for threads without a setting
         try:
             yield
         finally:

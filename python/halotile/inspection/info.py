@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is known about a model: `ModelInfo`, its report and its JSON."""
+"""The result of inspecting a model: `ModelInfo`, its report and its JSON."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Field", "GlobalOperation", "ModelInfo"]
 
 FORMAT = "halotile.ModelInfo"
 VERSION = 2
-AGAINST = ("contradicted", "receptive field could not be confirmed")  # doubts about the field itself
+AGAINST = ("contradicted", "receptive field could not be confirmed")  # in doubts about the field itself
 
-# Kinds of operations that take a few numbers of the whole image, which can be held fixed.
+# Kinds of operations that reduce the whole image to a few numbers, which can be held fixed.
 STATISTICS = ("global pooling", "squeeze-and-excite", "instance norm", "group norm", "norm over space")
 STATISTICS += ("matrix product over space",)
 
@@ -26,10 +26,10 @@ Pair = tuple[int, int]
 
 
 class Field(NamedTuple):
-    """How far an output pixel sees, in input pixels.
+    """A receptive field: how far the inputs of an output pixel extend to each side, in input pixels.
 
-    With scale ``s``, output pixel ``o`` depends on input pixels from ``floor(o / s) - left`` to
-    ``floor(o / s) + right`` (rows: top, bottom), the largest over all ``o``; the least such numbers, never below 0.
+    With scale ``s``, output pixel ``o`` depends only on input pixels from ``floor(o / s) - left`` to
+    ``floor(o / s) + right`` (rows: top, bottom). The numbers are the smallest that hold for all ``o``, at least 0.
     """
 
     left: int
@@ -43,17 +43,17 @@ class Field(NamedTuple):
         return max(self.top, self.bottom), max(self.left, self.right)
 
     def union(self, other: Field) -> Field:
-        """The larger of both, side by side."""
+        """The larger of both fields on each side."""
         return Field(*map(max, self, other))
 
 
 class GlobalOperation(NamedTuple):
-    """An operation that looks at the whole image.
+    """An operation that depends on the whole image.
 
     Attributes:
-        path: of the module that does it, as in ``named_modules()``; empty for the model itself or where unknown.
+        path: path of its module, as in ``named_modules()``; empty for the model itself or if unknown.
         kind: "global pooling", "norm over space", "attention", "Fourier transform", ...
-        how: by which method it was found.
+        how: the method that found it.
     """
 
     path: str
@@ -63,28 +63,28 @@ class GlobalOperation(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model needs and does. Pairs are (rows, columns).
+    """Requirements and behaviour of a model. Pairs are (rows, columns).
 
     Attributes:
         scale: output pixels per input pixel.
-        in_channels, out_channels: None where unknown.
-        receptive_field: radius in input pixels, exact; None if unbounded or unknown.
-        phase: input pixels after which the model repeats itself: total stride or attention window; None if it never
-            does (it knows where a pixel is) or that is unknown.
-        minimum_size: of windows, input pixels.
-        multiple: that sizes of windows must keep, input pixels.
-        trim: output pixels that valid convolutions take at each end of a window.
-        global_operations: what looks at the whole image.
-        local_field: the radius that is left when statistics of global operations are held fixed; the receptive field
-            where there are none. None if unbounded or unknown.
-        value_range: (low, high) to which outputs are clamped; None if they are not.
+        in_channels, out_channels: None if unknown.
+        receptive_field: exact radius in input pixels; None if unbounded or unknown.
+        phase: shift in input pixels with which the output shifts too: total stride or attention window; None if there
+            is none (the model depends on absolute position) or it is unknown.
+        minimum_size: smallest window, input pixels.
+        multiple: step between valid window sizes, input pixels.
+        trim: output pixels that valid convolutions trim at each end of a window.
+        global_operations: operations that depend on the whole image.
+        local_field: the receptive field with the statistics of global operations held fixed; equal to receptive_field
+            if there are none. None if unbounded or unknown.
+        value_range: (low, high) to which outputs are clamped; None if they are not clamped.
         clamps: whether outputs stay in a range; None if unknown.
-        deterministic: the same input gave the same output twice.
-        batch_invariant: an image gives the same alone and beside another one.
-        edges_local: what comes out near a window's edge depends on what is near it only; not so with circular padding,
-            where boundary="native" is not exact.
-        how: by which method a field was established.
-        doubts: sentences about what is not certain.
+        deterministic: whether the same input gave the same output twice.
+        batch_invariant: whether an image gives the same output alone and in a batch.
+        edges_local: whether outputs near a window's edge depend only on inputs near it. This is false for circular
+            padding, with which boundary="native" is not exact.
+        how: the method that established each attribute.
+        doubts: sentences about what is uncertain.
     """
 
     scale: Fraction
@@ -112,7 +112,7 @@ class ModelInfo:
 
     @property
     def certain(self) -> bool:
-        """Whether the field does not rest on noise alone, and nothing contradicted it."""
+        """Whether the field rests on more than noise, and nothing contradicted it."""
         established = self.how.get("receptive_field") or self.how.get("local_field") or ""
         shown = any(method in established for method in ("structure", "propagation"))
         return shown and self.deterministic and not any(word in one for one in self.doubts for word in AGAINST)
@@ -133,7 +133,7 @@ class ModelInfo:
         return f"<table>{head}{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
     def _lines(self) -> Iterator[tuple[str, str, str]]:
-        """(name, value, how) of what is printed."""
+        """(name, value, how) of the printed lines."""
 
         def line(name: str, value: str, key: str) -> tuple[str, str, str]:
             return name, value, self.how.get(key, "")
@@ -154,17 +154,17 @@ class ModelInfo:
         yield line("batch-invariant", "yes" if self.batch_invariant else "no", "batch_invariant")
 
     def to_json(self) -> str:
-        """All of it as JSON, with format and version."""
+        """The whole record as JSON, with format and version."""
         content = {one.name: getattr(self, one.name) for one in fields(self)}
         content |= {"scale": str(self.scale), "how": dict(self.how)}
         return json.dumps({"format": FORMAT, "version": VERSION} | content, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> ModelInfo:
-        """What `to_json` wrote.
+        """Reads what `to_json` wrote.
 
         Raises:
-            ValueError: it is something else, or of another version.
+            ValueError: the text is something else, or of another version.
         """
         content = json.loads(text)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -179,7 +179,7 @@ class ModelInfo:
 
 
 def restored(name: str, value: Any) -> Any:
-    """A field's value from what JSON made of it, which may be anything. Raises ValueError."""
+    """An attribute's value from untrusted JSON data. Raises ValueError."""
     try:
         found = RESTORED[name](value)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
@@ -187,7 +187,7 @@ def restored(name: str, value: Any) -> Any:
     return found
 
 
-LARGEST = 1 << 20  # of any number of pixels or channels
+LARGEST = 1 << 20  # for any number of pixels or channels
 
 
 def _whole(value: Any, least: int = 0) -> int:

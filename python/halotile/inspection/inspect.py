@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""inspect_model(): what a model needs, by methods that must agree."""
+"""inspect_model(): inspects a model by independent methods and compares their results."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from .measure import Measured, measured
 
 __all__ = ["inspect_model"]
 
-STRUCTURE_SIDE = 64  # of images for the structural pass, input pixels: smaller ones are a single window of attention
+STRUCTURE_SIDE = 64  # image side for graph analysis, input pixels; smaller images are a single attention window
 
 
 def inspect_model(model: Any, *, device: Any = None, dtype: Any = None, sample: Any = None) -> ModelInfo:
-    """Finds out what a model needs to be run on tiles, and what it does.
+    """Determines what a model needs to run on tiles, and how it behaves.
 
-    Its operators are looked at (structure), positions are propagated through a copy of it (propagation), and the model
-    itself is run on noise that differs where it should not matter (perturbation). Where they disagree, the larger claim
-    wins and ``doubts`` says so.
+    Three methods are compared: analysis of its operators ("structure" in ``how``), propagation of positions through a
+    copy ("propagation"), and runs of the model on noise that differs only outside the claimed field ("perturbation").
+    If they disagree, the larger claim wins and ``doubts`` says so.
 
     Args:
-        model: torch module (TorchScript, exported programs), or callable on batches ``(N, C, H, W)`` of tensors or
-            arrays. It is left as it was.
+        model: a torch module (including TorchScript and exported programs), or a callable on batches ``(N, C, H, W)``
+            of tensors or arrays. It is left unchanged.
 
     Keyword Args:
-        device: where it runs. None: where it is. A module that is elsewhere is copied.
+        device: the device to run on. None: the model's. A module on another device is copied.
         dtype: "float32", "float16" or "bfloat16" for the model. None: its own.
-        sample: an input ``(N, C, H, W)`` that the model takes. None: sizes and channels are tried out.
+        sample: an input ``(N, C, H, W)`` that the model takes. None: sizes and channel counts are tried.
 
     Returns:
         A `ModelInfo`.
 
     Raises:
-        ValueError, TypeError: a bad option; or no window was found that the model takes.
+        ValueError, TypeError: an option is invalid, or the model accepts none of the windows that are tried.
     """
     asked = unwrapped(model)
     model = opened(asked)
@@ -71,7 +71,7 @@ def inspect_model(model: Any, *, device: Any = None, dtype: Any = None, sample: 
 
 
 def opened(model: Any) -> Any:
-    """An exported program as the module that it is."""
+    """Converts an exported program to a module; returns any other model unchanged."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.export.ExportedProgram):
         from ..models.exported import open_exported
@@ -81,17 +81,17 @@ def opened(model: Any) -> Any:
 
 
 class Structural:
-    """The structural pass of a model.
+    """Graph analysis of a model.
 
     Attributes:
-        found: what it says; None if there is none, or it says nothing.
+        found: its result; None if the model is not a torch module, or the analysis failed.
     """
 
     def __init__(self, model: Any):
         self.model, self.found = model, None
 
     def expected(self, result: Measured) -> int:
-        """Makes the pass. Returns how far the model sees, so that windows of the right length are tried first."""
+        """Analyses the model. Returns the radius of its field, so that windows of the right length are tried first."""
         torch = sys.modules.get("torch")
         if torch is None or not isinstance(self.model, torch.nn.Module):
             return 0
@@ -102,18 +102,18 @@ class Structural:
         try:
             self.found = analyse(self.model, channels=shapes.channels, size=size)
         except Exception as error:  # a second opinion only
-            result.doubts.append(f"the structural pass failed ({named(error)})")
+            result.doubts.append(f"graph analysis failed ({named(error)})")
             return 0
         return max(self.found.receptive_field or (0,))
 
 
 def _compare(structure: Any, result: Measured) -> None:
-    """Agreement goes to `how`, disagreement to `doubts`; the larger claim wins."""
+    """Records agreement in `how` and disagreement in `doubts`; the larger claim wins."""
     if structure is None:
         return
     if structure.unknown:
         names = ", ".join(": ".join(part for part in map(str, one) if part) for one in structure.unknown[:3])
-        result.doubts.append(f"the structural pass does not know everything ({names}); it was not used")
+        result.doubts.append(f"graph analysis met unknown operators ({names}) and was not used")
         return
     _agree(result, "scale", result.shapes.scale, structure.scale)
     _agree(result, "trim", result.shapes.trim, structure.trim)
@@ -128,13 +128,13 @@ def _compare(structure: Any, result: Measured) -> None:
             for one in result.global_operations
         )
     else:
-        result.doubts.append(f"the structural pass sees other global operations: {_paths(told)}")
+        result.doubts.append(f"graph analysis finds other global operations: {_paths(told)}")
         result.global_operations += tuple(one for one in told if one.path not in paths)
     _compare_fields(structure.receptive_field, result, bool(told))
 
 
 def _kind(one: GlobalOperation, told: tuple[GlobalOperation, ...], own: tuple[GlobalOperation, ...]) -> str:
-    """The name that structure has for an operation; of several in one module, one of its sort, if there is any."""
+    """The name that graph analysis gives an operation; if its module has several, one of the same sort."""
     there = [other.kind for other in told if other.path == one.path]
     if len(there) == 1 == sum(other.path == one.path for other in own):
         return there[0]
@@ -160,7 +160,7 @@ def _agree(result: Measured, name: str, own: Any, told: Any) -> None:
     if own == told or (isinstance(own, tuple) and own is not None and tuple(own) == tuple(told)):
         _add(result, name)
     else:
-        text = f"{name.replace('_', ' ')}: the structural pass says {_plain(told)}, running the model {_plain(own)}"
+        text = f"{name.replace('_', ' ')}: {_plain(told)} by graph analysis, {_plain(own)} by running the model"
         result.doubts.append(text)
 
 

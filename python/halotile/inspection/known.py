@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What inspection found out about a model, kept on disk by what the model is."""
+"""A cache on disk for inspection results, keyed by a model's weights, settings and code."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "about", "known_model", "known_quick"]
 
-WORTH_KEEPING = 0.3  # seconds that a quick look took, from which on a file is read faster
-# What a quick look told, and about which structure.
+WORTH_KEEPING = 0.3  # seconds; shorter quick checks are not worth a file
+# The structure at the last quick check, and its result.
 _looked_at: weakref.WeakKeyDictionary[Any, tuple[Any, Quick]] = weakref.WeakKeyDictionary()
 
 
 def known_model(model: Any, device: Any = None, dtype: Any = None) -> Any:
-    """`inspect_model`, or what it found before about a module of the same structure and weights."""
+    """`inspect_model`, or its cached result for a module with the same structure and weights."""
     from . import ModelInfo, inspect_model
 
     model = unwrapped(model)
@@ -44,19 +44,19 @@ def known_model(model: Any, device: Any = None, dtype: Any = None) -> Any:
             info = ModelInfo.from_json(kept("model", what))
             remember(model, info)
             return info
-        except Exception:  # nothing, or something else, was kept
+        except Exception:  # nothing valid is cached
             pass
     info = inspect_model(model, device=device, dtype=dtype)
-    if what is not None and info.certain:  # what failed here may succeed elsewhere
+    if what is not None and info.certain:  # uncertain results may improve elsewhere
         keep("model", what, info.to_json())
     return info
 
 
 def known_quick(model: Any, channels: tuple[int, ...]) -> Quick | None:
-    """`quick_look`, or what it found before about a module of the same structure; None for what is no torch module.
+    """`quick_look`, or its cached result for a module with the same structure; None unless it is a torch module.
 
     Args:
-        channels: that it may take, likeliest first.
+        channels: possible input channels, likeliest first.
     """
     torch = torch_if_loaded()
     model = uncompiled(model)
@@ -70,13 +70,13 @@ def known_quick(model: Any, channels: tuple[int, ...]) -> Quick | None:
         return seen[1]
     try:
         found = Quick.from_json(kept("quick", what)) if what is not None else None
-    except Exception:  # nothing, or something else, was kept
+    except Exception:  # nothing valid is cached
         found = None
     if found is None:
         start = time.monotonic()
         try:
             found = quick_look(model, channels)
-        except Exception:  # a second opinion only, of a model that may be anything
+        except Exception:  # optional; a model may raise anything
             found = Quick()
         if what is not None and found.phase is not None and time.monotonic() - start > WORTH_KEEPING:
             keep("quick", what, found.to_json())
@@ -85,14 +85,14 @@ def known_quick(model: Any, channels: tuple[int, ...]) -> Quick | None:
 
 
 class Formats:
-    """Which modules give the same for windows in channels_last, in this process: each is tried once, while it is what
-    it was."""
+    """Which modules give the same output for channels_last windows, in this process. Each is tried once, until it
+    changes."""
 
     def __init__(self) -> None:
         self.tried: weakref.WeakKeyDictionary[Any, tuple[Any, bool]] = weakref.WeakKeyDictionary()
 
     def recall(self, module: Any) -> bool | None:
-        """None: it was not tried, or has changed since."""
+        """The result for a module; None if it was not tried or has changed since."""
         what, keeps = self.tried.get(module, (None, False))
         return keeps if what is not None and what == _shape_of(module, (), torch_if_loaded()) else None
 
@@ -104,14 +104,14 @@ FORMATS = Formats()
 
 
 def _shape_of(model: Any, channels: tuple[int, ...], torch: Any) -> tuple[object, ...] | None:
-    """What the operators of a module depend on: all that `about` looks at but the values of tensors, which may be far
-    away, on a device. None for what `about` cannot tell."""
+    """A key of everything that a module's operators depend on: that of `about` without the values of tensors, which may
+    be on a device. None if there is no such key."""
     digest = None if isinstance(model, torch.jit.ScriptModule) else _structure(model, torch)
     if digest is None:
         return None
     try:
         shapes = [(name, value.dtype, tuple(value.shape)) for name, value in _tensors(model)]
-    except RuntimeError:  # of tensors without a shape
+    except RuntimeError:  # tensors without a shape
         return None
     return __version__, torch.__version__, channels, digest.hexdigest(), repr(shapes)
 
@@ -122,8 +122,8 @@ def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def about(model: Any, dtype: Any) -> tuple[object, ...] | None:
-    """What tells a module from others: its classes and the files they are written in, settings, weights. None for what
-    is no module, or has hooks. A function that a class calls in yet another file is not looked at."""
+    """A key that identifies a module: its classes, their source files, settings and weights. None if it is not a
+    module, or has hooks. Functions in other files that its classes call are not part of the key."""
     torch = torch_if_loaded()
     if torch is None or not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return None
@@ -134,37 +134,37 @@ def about(model: Any, dtype: Any) -> tuple[object, ...] | None:
         for name, value in _tensors(model):
             digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
             digest.update(_bytes(value, torch))
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # of tensors whose values cannot be had
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # tensors whose values cannot be read
         return None
     return __version__, torch.__version__, str(dtype), digest.hexdigest()
 
 
 def _structure(model: Any, torch: Any) -> Any:
-    """A digest of a module's classes, their files, and settings; None where something does not print what it is."""
+    """A digest of a module's classes, their files and settings; None if something has no complete printed form."""
     digest = hashlib.sha256()
     try:
         for name, inner in model.named_modules():
             digest.update(repr((name, _settings(inner, torch))).encode() + _source(type(inner)))
-    except Exception:  # also what a module's own description raises
+    except Exception:  # includes errors of the module's own description
         return None
     return digest
 
 
 def _bytes(tensor: Any, torch: Any) -> memoryview:
-    """The values of a tensor of any shape and dtype, also of one without dimensions."""
+    """The values of a tensor of any shape and dtype, including scalars."""
     flat = tensor.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
     return memoryview(flat.contiguous().view(torch.uint8).numpy())
 
 
-SETTINGS = {"dtype", "device", "layout", "memory_format", "Size"}  # of torch, which print all that they are
+SETTINGS = {"dtype", "device", "layout", "memory_format", "Size"}  # torch types with a complete printed form
 
 
 class Untold(Exception):
-    """Something does not print what it is."""
+    """Something has no complete printed form."""
 
 
 def _settings(module: Any, torch: Any) -> str:
-    """Everything about a module but its weights and parts. Raises Untold."""
+    """A text of everything about a module except its weights and submodules. Raises Untold."""
     kind, own = type(module), vars(module)
     if module._forward_hooks or module._forward_pre_hooks or "forward" in own:
         raise Untold
@@ -181,7 +181,7 @@ def _settings(module: Any, torch: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A setting, if it is one that prints all that it is. Raises Untold."""
+    """The printed form of a setting. Raises Untold if it is not complete."""
     if isinstance(value, (list, tuple, set, frozenset)):
         return f"{type(value).__name__}({', '.join(map(_plain, value))})"
     if isinstance(value, dict):
@@ -199,15 +199,15 @@ def _plain(value: Any) -> str:
 
 
 def _builtin(function: types.BuiltinFunctionType | types.MethodDescriptorType) -> str:
-    """Its name: what it prints has an address, another one in each process. Raises Untold."""
+    """The name of a builtin, as its printed form has an address that varies between processes. Raises Untold."""
     if not isinstance(getattr(function, "__self__", None), (type, types.ModuleType, type(None))):
-        raise Untold  # bound to something
+        raise Untold  # a bound method
     return f"{getattr(function, '__module__', None)}.{function.__qualname__}"
 
 
 def _function(function: types.FunctionType) -> str:
-    """Its code, defaults and what it closes over; what it takes from its file is told by that file's digest, and a
-    global that is set at run time is not. Raises Untold."""
+    """A digest of a function's code, defaults, closure and simple globals. Other content of its file is part of the
+    file's digest; globals that are set at run time are not covered. Raises Untold."""
     if function.__module__.split(".")[0] == "torch":
         return f"{function.__module__}.{function.__qualname__}"
     closed = [_plain(cell.cell_contents) for cell in function.__closure__ or () if cell.cell_contents is not function]
@@ -219,17 +219,17 @@ def _function(function: types.FunctionType) -> str:
 
 
 def _code(code: types.CodeType) -> bytes:
-    """Without addresses and line numbers."""
+    """A function's code without addresses and line numbers."""
     inner = [_code(one) if isinstance(one, types.CodeType) else repr(one).encode() for one in code.co_consts]
     return b"".join((code.co_code, repr(code.co_names).encode(), *inner))
 
 
 @functools.lru_cache(maxsize=1024)
 def _source(kind: type) -> bytes:
-    """The digest of the file that a class is written in; of none for those of torch."""
+    """The digest of a class's source file; empty for torch's classes."""
     if kind.__module__.split(".")[0] == "torch":
         return b""
     try:
         return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).digest()
-    except (OSError, TypeError):  # written in a notebook, or nowhere
+    except (OSError, TypeError):  # without a source file, as in a notebook
         return b""

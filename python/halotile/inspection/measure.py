@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Everything about a model that is found by running it: sizes, scale, trim, field, phase, behaviour."""
+"""Measures a model by running it: sizes, scale, trim, field, phase, behaviour."""
 
 from __future__ import annotations
 
@@ -38,23 +38,24 @@ def repeatable(run: Runner, shapes: Shapes) -> bool:
 
 
 def alone_or_beside(run: Runner, shapes: Shapes) -> bool | None:
-    """Whether an image gives the same alone and beside another. None: the model takes no two."""
+    """Whether an image gives the same output alone and in a batch of two. None: the model takes no batch of two."""
     windows = random(shapes.channels, *shapes.small, batch=2, seed=2)
     windows[1] *= 0.25
     try:
         both = run(windows)
-    except Exception:  # whatever it raises about two
+    except Exception:  # it may raise anything for a batch of two
         return None
     return all(close(run, run(windows[i : i + 1]), both[i : i + 1]) for i in (0, 1))
 
 
 def range_of(run: Runner, shapes: Shapes) -> tuple[float, float] | None:
-    """What outputs are clamped to: a usual range, of which inputs from -1000 to 1000 reach both ends and no more."""
+    """The range to which outputs are clamped: a usual one whose ends inputs from -1000 to 1000 reach but do not
+    exceed."""
     loud = random(shapes.channels, *shapes.small, seed=3) * 2000 - 1000
     try:
         with np.errstate(all="ignore"):
             outputs = [run(loud * by) for by in (1, -1)] + [run(np.full_like(loud, by)) for by in (-1000, 1000)]
-    except Exception:  # a model that takes no such values
+    except Exception:  # the model rejects such values
         return None
     low, high = min(float(o.min()) for o in outputs), max(float(o.max()) for o in outputs)
     near = [(a, b) for a, b in RANGES if abs(a - low) < 1e-3 * (b - a) and abs(b - high) < 1e-3 * (b - a)]
@@ -66,7 +67,7 @@ def range_of(run: Runner, shapes: Shapes) -> tuple[float, float] | None:
 
 @dataclass
 class Measured:
-    """What running the model told; the fields of ModelInfo."""
+    """The results of running the model; attributes as in ModelInfo."""
 
     shapes: Shapes
     field: Field | None = None
@@ -92,23 +93,23 @@ def measured(
 ) -> Measured:
     """Measures a model: see `inspect_model` for the arguments.
 
-    expected(result), once shapes are known: how far the model may see, input pixels. Only how much is tried first
-    depends on it.
+    expected(result) is called once shapes are known and returns a guess of the receptive-field radius, in input pixels;
+    it only affects which window length is tried first.
 
     Raises:
-        ValueError: no window was found that the model takes.
+        ValueError: the model accepts none of the windows that are tried.
     """
     with one_thread(), looking(), own_copy(model) as own:
         return _measured(uncompiled(model), Runner(own, device, dtype), sample, expected)
 
 
 def multiple_of(model: Any, device: Any = None, dtype: str | None = None) -> Pair:
-    """The multiples (rows, columns) of which a model takes windows, by trying small ones; 1 where that cannot be told.
-    The model is left as it was."""
+    """The multiples (rows, columns) that window sizes must have, found by trying small windows; 1 if unknown. The model
+    is left unchanged."""
     try:
         with one_thread(), looking(), own_copy(model) as own:
             shapes = find_shapes(Runner(own, device, dtype), fixed=fixed_window(model))
-    except Exception:  # nothing that it takes
+    except Exception:  # it accepts no window
         return 1, 1
     return (1, 1) if shapes.fixed else shapes.multiple
 
@@ -120,11 +121,11 @@ def _measured(model: Any, run: Runner, sample: Any, expected: Callable[[Measured
     )
     if result.shapes.fixed:
         sides = "x".join(map(str, result.shapes.window))
-        result.doubts.append(f"the model takes windows of {sides} only: scale and trim cannot be told apart")
+        result.doubts.append(f"the model takes windows of {sides} only: scale and trim cannot be distinguished")
     _behaviour(run, result)
     _propagated(model, result, expected(result))
     if not result.deterministic:
-        result.doubts.append("the model is not deterministic: nothing could be confirmed by perturbation")
+        result.doubts.append("the model is not deterministic, so perturbation could confirm nothing")
         return result
     if result.local_field is None and not result.global_operations:
         with _doubtful(result, "the receptive field could not be measured"):
@@ -138,7 +139,7 @@ def _measured(model: Any, run: Runner, sample: Any, expected: Callable[[Measured
 
 @contextlib.contextmanager
 def _doubtful(result: Measured, what: str) -> Iterator[None]:
-    """What a model raises in windows that it is tried with is a doubt, and no reason to end the run."""
+    """Turns errors that the model raises in test windows into a doubt."""
     try:
         yield
     except MemoryError:
@@ -146,19 +147,19 @@ def _doubtful(result: Measured, what: str) -> Iterator[None]:
     except Exception as error:  # the model's own
         if is_out_of_memory(error):
             raise
-        result.doubts.append(f"{what}: with one of the windows that were tried the model raised {named(error)}")
+        result.doubts.append(f"{what}: in a test window the model raised {named(error)}")
 
 
 def _behaviour(run: Runner, result: Measured) -> None:
     shapes = result.shapes
-    with _doubtful(result, "whether the same input gives the same output twice is not known"):
+    with _doubtful(result, "whether the model is deterministic is unknown"):
         result.deterministic = repeatable(run, shapes)
     result.how |= dict.fromkeys(("deterministic", "batch_invariant", "clamps"), "run")
     if result.deterministic:
         beside = alone_or_beside(run, shapes)
         result.batch_invariant = beside is not False
         if beside is None:
-            result.doubts.append("the model takes no batch of two: whether images affect each other is not known")
+            result.doubts.append("the model takes no batch of two: whether images affect each other is unknown")
     result.value_range = range_of(run, shapes)
 
 
@@ -166,7 +167,7 @@ def _behaviour(run: Runner, result: Measured) -> None:
 
 
 def _propagated(model: Any, result: Measured, expected: int) -> None:
-    """Fills in what propagation tells. Models that cannot be run on positions are left to perturbation."""
+    """Fills in the results of propagation. Models that cannot run on positions are left to perturbation."""
     torch = sys.modules.get("torch")
     if torch is None:
         return
@@ -175,13 +176,13 @@ def _propagated(model: Any, result: Measured, expected: int) -> None:
     try:
         with float_copy(model, torch) as (call, modules):
             found = propagate(call, result.shapes, modules, expected)
-    except Exception as error:  # the model's own, on what it does not expect
+    except Exception as error:  # the model may raise anything on unexpected values
         result.doubts.append(f"positions could not be propagated through the model ({named(error)})")
         return
     result.doubts += found.notes
     result.unknown = tuple(name for name in found.unknown if name != "lost")
     if result.unknown:
-        result.doubts.append(f"operators that are not known: {', '.join(result.unknown)}")
+        result.doubts.append(f"unknown operators: {', '.join(result.unknown)}")
     if found.unknown:
         return
     result.field, result.local_field, result.phase = found.field, found.local_field, found.phase
@@ -193,10 +194,10 @@ def _propagated(model: Any, result: Measured, expected: int) -> None:
 
 
 class Doubled:
-    """A copy of a module in float64: what differs there too is not rounding. See `Runner`.
+    """A copy of a module in float64, to rule out rounding as the cause of a difference. See `Runner`.
 
-    Some models answer noise, which they were not made for, with values of hundreds that cancel: a ten-thousandth of
-    them is lost in float32.
+    Some models respond to noise, on which they were not trained, with values of hundreds that cancel; float32 loses a
+    ten-thousandth of them.
     """
 
     rounding = 1e-9
@@ -210,29 +211,29 @@ class Doubled:
 
 
 def _in_double(model: Any, run: Runner, check: Callable, otherwise: Any) -> Any:
-    """What check(run) gives for the model in float64; `otherwise` where it cannot be run so."""
+    """The result of check(run) for the model in float64, or `otherwise` if it cannot run in float64."""
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(model, torch.nn.Module):
         return otherwise
     try:
         with float_copy(model, torch, "float64") as (call, _):
             return check(Doubled(call, torch, run.seconds))
-    except Exception:  # the model's own: it may insist on float32
+    except Exception:  # the model may require float32
         return otherwise
 
 
 def _perturbed(run: Runner, result: Measured) -> None:
-    """The field by perturbation alone: a lower bound."""
+    """Measures the field by perturbation alone, which is a lower bound."""
     result.field = result.local_field = field_by_perturbation(run, result.shapes)
     result.how["receptive_field"] = "perturbation"
-    text = "the receptive field was measured by noise alone: a dependency that noise did not wake would be missed"
+    text = "the receptive field was measured by noise alone, which misses dependencies that it does not trigger"
     if result.field is None:
         text = "noise reached the end of the longest window: the receptive field is unbounded, or too large to measure"
     result.doubts.append(text)
 
 
 def _confirm_phase(run: Runner, result: Measured) -> None:
-    """The least shift with which the model's output moves: a multiple of what propagation saw."""
+    """Finds the smallest shift with which the output shifts too: a multiple of the phase from propagation."""
     phase: list[int | None] = []
     for axis in (0, 1):
         seen = result.phase[axis]
@@ -259,8 +260,8 @@ def _least_shift(run: Runner, result: Measured, axis: int, seen: int | None) -> 
             result.how["phase"] = f"{how}shifts" if "shifts" not in how else result.how["phase"]
             return candidate
     else:
-        text = f"the output does not move with the input along the {name}, whatever the shift: the model knows where a"
-        result.doubts.append(f"{text} pixel is, or its phase is above {PHASES[-1]}")
+        text = f"the output does not shift with the input along the {name}: the model depends on absolute position"
+        result.doubts.append(f"{text}, or its phase is above {PHASES[-1]}")
         return None
     result.doubts.append(f"the phase of {name} could not be confirmed: windows would be too large")
     return seen
@@ -287,7 +288,7 @@ def _confirm_field(model: Any, run: Runner, result: Measured) -> None:
 
 
 def _confirm_ends(model: Any, run: Runner, result: Measured) -> None:
-    """Windows of two sizes must agree."""
+    """Checks that windows of two sizes agree."""
     if result.shapes.fixed:
         return
 
@@ -303,11 +304,9 @@ def _confirm_ends(model: Any, run: Runner, result: Measured) -> None:
         text = (
             f"the receptive field {tuple(result.field)} was contradicted: windows of two sizes differ inside, so the "
         )
-        result.doubts.append(text + "model acts on its window's size")
+        result.doubts.append(text + "model depends on its window's size")
         result.field = None
     elif not all(at_end for _, at_end in agreed):
         result.edges_local = False
-        text = (
-            "what a window's edge gives depends on the opposite edge, as with circular padding: that is not exact with "
-        )
-        result.doubts.append(text + "boundary='native'")
+        text = "outputs near a window's edge depend on the opposite edge, as with circular padding, which is not exact"
+        result.doubts.append(text + " with boundary='native'")

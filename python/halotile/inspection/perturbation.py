@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Attempts to show that a claim about a model is wrong: the model itself, run on noise that differs where it should not
-matter. And what can be measured in that way alone, of models that can only be called.
+"""Randomised falsification of claims about a model: runs it on noise that differs only where it should not matter.
+The same method measures models that can only be called.
 
-Everything here is on arrays (batch, channels, height, width). What it cannot promise: noise that changed nothing is no
-proof; a dependency may be too faint for it, or asleep.
+All data are arrays (batch, channels, height, width). Noise that changes nothing proves nothing: a dependency may be too
+weak, or inactive on this noise.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ __all__ = ["PHASES", "Runs", "Sizes", "Verdict", "ends_agree", "falsify", "field
 # Candidates for a phase, input pixels.
 PHASES = (*range(1, 11), 12, 14, 15, 16, 18, 20, 24, 28, 30, 32, 36, 40, 48, 56, 64, 96, 128)
 LONGEST = 1536  # window, input pixels
-SECONDS = 0.025  # that a run may take to look for what is farther away than it need be
-LOUD = (1.0, 100.0)  # amplitudes of the noise outside
+SECONDS = 0.025  # limit for a run that searches beyond the necessary distance
+LOUD = (1.0, 100.0)  # amplitudes of the noise outside the field
 Pair = tuple[int, int]
 
 
@@ -46,8 +46,8 @@ class Runs(Protocol):
     """A model on arrays.
 
     Attributes:
-        rounding: relative differences that are no more than rounding.
-        seconds: it takes for an input pixel, roughly.
+        rounding: relative difference that counts as rounding.
+        seconds: approximate time for an input pixel.
     """
 
     rounding: float
@@ -58,12 +58,12 @@ class Runs(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of attempts to falsify a claim.
+    """The outcome of attempts to falsify a claim.
 
     Attributes:
-        held: no run contradicted the claim.
-        how: "bit-equal", "within rounding" or what was wrong.
-        runs: comparisons made.
+        held: whether no run contradicted the claim.
+        how: "bit-equal", "within rounding", or a description of the contradiction.
+        runs: the number of comparisons.
     """
 
     held: bool
@@ -72,18 +72,18 @@ class Verdict:
 
 
 def floor_at(output: np.ndarray | int, sizes: Sizes, axis: int):
-    """The input pixel that belongs to an output pixel of a window."""
+    """The input pixel at an output pixel of a window."""
     return ((output + sizes.trim[axis]) * sizes.scale.denominator) // sizes.scale.numerator
 
 
 def ends(sizes: Sizes, reach: Pair, axis: int) -> Pair:
-    """Input pixels at each end of a window for which there is no output, or one that depends on the window's end."""
+    """Input pixels at each end of a window whose outputs are missing or depend on the window's end."""
     lost = -(-sizes.trim[axis] * sizes.scale.denominator // sizes.scale.numerator)
     return max(reach[0], lost), max(reach[1], lost)
 
 
 def strip(run: Runs, sizes: Sizes, axis: int, length: int, thin: int = 8) -> list[int]:
-    """A window (rows, columns) that is long along the axis, and across it as wide as time allows."""
+    """The size (rows, columns) of a window that is long along the axis and thin across it."""
     size = [0, 0]
     size[axis] = sizes.legal(axis, length)
     across = sizes.legal(1 - axis, thin)
@@ -101,7 +101,7 @@ def falsify(run: Runs, sizes: Sizes, field: Field, phase: Pair, *, seconds: floa
     """Tries to change an output pixel from outside its claimed field, at several phases, by noise and by NaN.
 
     Args:
-        seconds: after which no further run is started; each axis gets two comparisons all the same.
+        seconds: time limit for starting runs; each axis gets at least two comparisons.
     """
     worst, runs, spread = "bit-equal", 0, False
     for axis in (0, 1):
@@ -122,7 +122,7 @@ def _name(axis: int) -> str:
 
 
 def _attempts(run: Runs, sizes: Sizes, field: Field, phase: Pair, axis: int) -> Iterator[str]:
-    """In a short window at several phases; and once in a longer one, for what comes from far away."""
+    """Compares in a short window at several phases, and once in a longer one for distant dependencies."""
     before, after = reach = (field.top, field.bottom) if axis == 0 else (field.left, field.right)
     first, last = ends(sizes, reach, axis)
     size = strip(run, sizes, axis, first + last + 2 * phase[axis] + 4)
@@ -141,18 +141,18 @@ def _attempts(run: Runs, sizes: Sizes, field: Field, phase: Pair, axis: int) -> 
                 changed = _changed_outside(image, axis, (target - before, target + after + 1), 2 + step, loud)
                 try:
                     got = run(changed)
-                except Exception:  # a model that takes no such values
+                except Exception:  # the model rejects such values
                     continue
                 yield _compared(run, output, got, sizes, axis, target, math.isnan(loud))
 
 
 def _affordable(run: Runs, across: int) -> int:
-    """How long a window may be that is looked at for what is farther away than it need be."""
+    """The longest window that is fast enough to search for distant dependencies."""
     return int(SECONDS / (run.seconds * across))
 
 
 def _changed_outside(image: np.ndarray, axis: int, kept: Pair, seed: int, loud: float) -> np.ndarray:
-    """The image with other noise before kept[0] and from kept[1] on, that many times as loud."""
+    """The image with new noise of amplitude `loud` before kept[0] and from kept[1] on."""
     changed = image.copy()
     cut = [slice(None)] * 4
     for part in (slice(0, kept[0]), slice(kept[1], None)):
@@ -174,10 +174,10 @@ def _compared(run: Runs, want: np.ndarray, got: np.ndarray, sizes: Sizes, axis: 
 
 
 def repeats(run: Runs, sizes: Sizes, reach: Pair, period: int, axis: int) -> bool | None:
-    """Whether the output moves with the input, by `period` input pixels along an axis. None: too long to tell.
+    """Whether the output shifts with the input by `period` input pixels along an axis. None: it would take too long.
 
     Args:
-        reach: of the field (before, after) along the axis.
+        reach: the field (before, after) along the axis.
     """
     reach = ends(sizes, reach, axis)
     length = sum(reach) + 1 + 3 * period
@@ -197,16 +197,17 @@ def repeats(run: Runs, sizes: Sizes, reach: Pair, period: int, axis: int) -> boo
 
 
 def ends_agree(run: Runs, sizes: Sizes, field: Field, period: int, axis: int) -> tuple[bool, bool]:
-    """Whether a window and a longer one that starts (then: stops) with it agree: inside, and at the end they share.
+    """Whether a window and a longer one with the same start (then: the same end) agree: inside, and at the shared end.
 
-    Not inside: the model acts on its window's size. Not at their end: its padding is taken from the opposite end, as
-    circular padding is. Both are no question of the field, which is looked at in windows of one size, away from ends.
+    A difference inside means that the model depends on its window's size; a difference at the shared end, that its
+    padding comes from the opposite end, as in circular padding. Tests of the field miss both, as they compare windows
+    of one size, away from their ends.
 
     Args:
-        period: input pixels with which the output moves along the axis.
+        period: input pixels with which the output shifts along the axis.
     """
     reach = ends(sizes, (field.top, field.bottom) if axis == 0 else (field.left, field.right), axis)
-    agreed = _agreeing(run, sizes, reach, period, axis, max(reach))  # all ends, but little to run
+    agreed = _agreeing(run, sizes, reach, period, axis, max(reach))  # covers both ends at low cost
     return agreed if all(agreed) else _agreeing(run, sizes, reach, period, axis, sum(reach))
 
 
@@ -244,8 +245,8 @@ def _part(image: np.ndarray, axis: int, start: int, length: int) -> np.ndarray:
 
 
 def field_by_perturbation(run: Runs, sizes: Sizes, *, seconds: float = 10.0) -> Field | None:
-    """The radius that noise shows: everything on one side of a pixel is changed, and how far outputs change is looked
-    at, for pixels at 16 phases. None if they change to the window's end, however long it is. A lower bound."""
+    """A lower bound of the receptive field: changes everything on one side of a pixel and measures how far outputs
+    change, for pixels at 16 phases. None if they change up to the window's end at every length."""
     sides = [_side(run, sizes, axis, time.monotonic() + seconds / 2) for axis in (0, 1)]
     if sides[0] is None or sides[1] is None:
         return None
@@ -268,7 +269,7 @@ def _reach(run: Runs, sizes: Sizes, axis: int, size: list[int], until: float) ->
     image, other = noise(sizes, size, 4), noise(sizes, size, 5)
     output = run(image)
     position = np.arange(size[axis]).reshape((-1, 1) if axis == 0 else (1, -1))
-    margin = size[axis] // 8  # the ends may be one to the model
+    margin = size[axis] // 8  # with circular padding the ends are neighbours
     inside = (position >= margin) & (position < size[axis] - margin)
     before = after = 0
     for middle in range(size[axis] // 2, min(size[axis] // 2 + 16, size[axis] - 1)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The mode that runs operators on positions instead of values. Imports torch."""
+"""A dispatch mode that runs operators on positions instead of values. Imports torch."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .operators.positions import EDGE, HOW, NOTHING, NotInTable
 
 __all__ = ["Positions"]
 
-# Operators that take no more than the shape of a tensor, or give nothing that depends on it.
+# Operators whose result does not depend on the values of a tensor.
 MAKING = {"new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "empty_like", "zeros_like"}
 MAKING |= {"ones_like", "full_like", "rand_like", "randn_like", "bernoulli"}
-READING = {"_local_scalar_dense", "equal", "is_nonzero"}  # give the model a value that it may act on
+READING = {"_local_scalar_dense", "equal", "is_nonzero"}  # return a value that the model may branch on
 TO_REAL = {"abs", "angle", "view_as_real", "_fft_c2r", "linalg_vector_norm", "norm"}  # also of complex operands
 
 
 class Positions(TorchDispatchMode):
-    """Runs operators on positions. A tensor carries positions if its memory was marked; all others are constants.
+    """Runs operators on positions. Tensors with marked memory carry positions; all others are constants.
 
     Attributes:
-        found: global operations. Their results are held fixed: what comes after is seen as if statistics were known.
+        found: global operations. Their results are held fixed, as if their statistics were known.
         unknown: operators not in the table. Their results depend on everything.
     """
 
@@ -39,7 +39,7 @@ class Positions(TorchDispatchMode):
         self.carried: dict[int, StorageWeakRef] = {}
         self.running: list[tuple[str, str]] = []  # path and class of modules
         self.found: list[GlobalOperation] = []
-        self.taken: list[torch.Tensor] = []  # positions of what these take
+        self.taken: list[torch.Tensor] = []  # positions of the operands of global operations
         self.unknown: list[str] = []
         self.notes: list[str] = []
 
@@ -52,7 +52,7 @@ class Positions(TorchDispatchMode):
 
     def carry(self, tensor: torch.Tensor) -> torch.Tensor:
         reference = StorageWeakRef(tensor.untyped_storage())
-        self.carried[reference.cdata] = reference  # keeps the address from being used again
+        self.carried[reference.cdata] = reference  # keeps the address from being reused
         return tensor
 
     def carries(self, tensor: Any) -> bool:
@@ -67,7 +67,9 @@ class Positions(TorchDispatchMode):
         inputs = [leaf for leaf in tree_iter((args, kwargs)) if self.carries(leaf)]
         if not inputs:
             return func(*args, **kwargs)
-        if torch.is_inference_mode_enabled() and func._can_decompose():  # a model that enters it leaves that to us
+        if (
+            torch.is_inference_mode_enabled() and func._can_decompose()
+        ):  # a model that enters inference mode skips decomposition
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -106,14 +108,14 @@ class Positions(TorchDispatchMode):
         return self.carry(value) if isinstance(value, torch.Tensor) else value
 
     def _reading(self, name: str, func: Any, args: tuple, kwargs: dict) -> Any:
-        self.notes.append(f"the model reads a value ({name}{self.place()}) and may act on it: that was not followed")
+        self.notes.append(f"the model reads a value ({name}{self.place()}) and may branch on it, which was not tracked")
         return func(*args, **kwargs)
 
     def place(self) -> str:
         return f" in {self.running[-1][0] or self.running[-1][1]}" if self.running else ""
 
     def write(self, target: torch.Tensor, result: torch.Tensor) -> None:
-        """An operation in place. Memory that was constant depends on nothing, but for what is written."""
+        """Writes in place. Constant memory depends on nothing except for the written elements."""
         if not self.carries(target):
             if not target.is_floating_point():
                 raise RuntimeError("positions were written to a tensor of whole numbers")
@@ -142,7 +144,7 @@ class Positions(TorchDispatchMode):
         return result.clone(memory_format=torch.contiguous_format) if contiguous else result.clone()
 
     def moved(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        """Elements go elsewhere, by constant indices. Those of constants depend on nothing."""
+        """An operator that only moves elements. Elements of constants depend on nothing."""
 
         def of(leaf: Any) -> Any:
             if not isinstance(leaf, torch.Tensor) or self.carries(leaf):
@@ -152,7 +154,7 @@ class Positions(TorchDispatchMode):
         return func(*tree_map(of, args), **tree_map(of, kwargs))
 
     def everything(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        """An operator that is not in the table: unknown, never local."""
+        """Treats an operator that is not in the table as unknown, never as local."""
         self.unknown.append(func._schema.name)
         blank = tree_map(lambda leaf: torch.ones_like(leaf) if self.carries(leaf) else leaf, (args, kwargs))
         result = func(*blank[0], **blank[1])
@@ -161,9 +163,9 @@ class Positions(TorchDispatchMode):
     def spread(
         self, kind: str, seen: torch.Tensor, result: torch.Tensor, fixed: torch.Tensor, taken: Any = None
     ) -> torch.Tensor:
-        """The result of an operation over several elements; `fixed` instead if it looks at the whole image: nearly
-        all it gives reaches the far end, and most of what it is given does not. taken: what it is given, if `seen` is
-        that in another shape."""
+        """The result of an operation over several elements, or `fixed` if it depends on the whole image: nearly all of
+        its outputs reach the far end, but most of its inputs do not. taken: its inputs, if `seen` is a reshaped form of
+        them."""
         if not self._full(result, 0.9) or self._full(seen, 0.6):
             return result
         path, own = self.running[-1] if self.running else ("", "")
@@ -180,7 +182,7 @@ class Positions(TorchDispatchMode):
     # ---- ends of windows
 
     def ends(self, shape: Sequence[int]) -> list[str]:
-        """How each spatial side of (batch, channels, ...) goes on beyond its end: the longer one is the window's."""
+        """How each spatial side of (batch, channels, ...) continues beyond its end: the longer one is the window's."""
         if len(shape) == 2 and self.wraps:
             if shape[0] != shape[1]:
                 return ["edge", "wrap"] if shape[0] > shape[1] else ["wrap", "edge"]

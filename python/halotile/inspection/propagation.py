@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""What every output pixel depends on, found by running the model on positions instead of values.
+"""Dependency tracking: finds the inputs of every output pixel by running the model on positions instead of values.
 
-Each element carries one number: the farthest input row (or column) that it depends on. Every operation is run as
-"farthest of everything that goes in": a convolution becomes a maximum over the taps whose weight is not exactly zero,
-an activation the identity, a sum the maximum. So no value can hide a dependency (dead ReLUs, losers of max-pooling,
-cancellation, underflow), all phases are seen at once, and one pass in each of the four directions gives the exact
-radius. What lies beyond the window's end carries EDGE; an output that does not carry it was given all it depends on.
+Each element carries one number: the farthest input row (or column) that it depends on. Every operation takes the
+farthest of its inputs: a convolution becomes a maximum over the taps with non-zero weight, an activation the identity,
+a sum the maximum. So no value can hide a dependency (dead ReLUs, max-pooling, cancellation, underflow), one run covers
+all phases, and one pass in each of the four directions gives the exact radius. Padding beyond the window's end carries
+EDGE; an output without EDGE has all its inputs inside the window.
 
-Windows are long along one axis and thin along the other, where convolutions and pooling wrap around: an image without
-ends in that direction. An operation that is not in the table depends on everything and is named.
+Windows are long along one axis and thin along the other. Convolutions and pooling wrap around the thin axis, as in an
+image without ends. An operation that is not in the table depends on everything and is named.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Propagation:
-    """What propagation tells.
+    """The result of propagation.
 
     Attributes:
         field: None if unbounded or unknown.
         local_field: the same with the statistics of global operations held fixed.
-        phase: of the pattern of dependencies (rows, columns), input pixels; the model's is this or a multiple. None:
-            none was found.
+        phase: period of the dependency pattern (rows, columns), input pixels; the model's phase is a multiple of it.
+            None: none was found.
         unknown: operators that are not in the table.
-        notes: sentences about what went wrong.
+        notes: sentences about problems.
     """
 
     field: Field | None
@@ -85,10 +85,10 @@ def propagate(
     """Propagates positions through a model.
 
     Args:
-        call: takes float32 tensors (1, channels, height, width) on the CPU; in eval mode. It is run with positions for
-            values, so it must keep no state.
-        modules: that it consists of, to name places.
-        expected: how far it may see, input pixels: windows that are tried first are long enough for that.
+        call: the model in eval mode, on float32 tensors (1, channels, height, width) on the CPU. It runs on positions
+            instead of values, so it must keep no state.
+        modules: the modules that it consists of, for naming operations.
+        expected: a guess of its radius, input pixels; the first window is long enough for it.
 
     Raises:
         Exception: whatever the model raises when it is run on positions.
@@ -117,7 +117,7 @@ def propagate(
 
 
 class _Axis(NamedTuple):
-    length: int  # of the window that was enough
+    length: int  # of the window that was long enough
     reach: Pair | None  # before, after
     phase: int | None
     global_operations: tuple[GlobalOperation, ...]
@@ -126,7 +126,7 @@ class _Axis(NamedTuple):
 
 
 def _along(axis: int, call: Callable, shapes: Sizes, thin: int, names: dict[int, str], least: int) -> _Axis:
-    """Longer and longer windows, until those outputs in the middle third are given all they depend on."""
+    """Doubles the window until the outputs in its middle third have all their inputs inside it."""
     length = shapes.legal(axis, max(least, 192, 8 * thin, 4 * shapes.multiple[axis]))
     while True:
         passes = []
@@ -164,7 +164,7 @@ def _all(parts: Iterable[Sequence]) -> tuple:
 
 class _Pass(NamedTuple):
     mode: Positions
-    distances: torch.Tensor  # (others, outputs): how far outputs in the middle third see
+    distances: torch.Tensor  # (others, outputs): distance of the farthest inputs, for outputs in the middle third
 
 
 def _pass(call: Callable, shapes: Sizes, axis: int, length: int, thin: int, names: dict, backwards: bool) -> _Pass:
@@ -184,7 +184,7 @@ def _pass(call: Callable, shapes: Sizes, axis: int, length: int, thin: int, name
     if not isinstance(output, torch.Tensor) or output.ndim != 4:
         raise ValueError("the model did not return one tensor (batch, channels, height, width)")
     if not mode.carries(output):
-        mode.notes.append("positions got lost inside the model, which may have left torch on the way")
+        mode.notes.append("positions were lost inside the model, which may use code outside torch")
         mode.unknown.append("lost")
         output = torch.full(output.shape, EDGE)
     outputs = torch.arange(output.shape[2 + axis])
@@ -199,20 +199,20 @@ def _pass(call: Callable, shapes: Sizes, axis: int, length: int, thin: int, name
     return _Pass(mode, distance[:, inner])
 
 
-# ---- what global operations take -------------------------------------------------------------------------------------
+# ---- inputs of global operations -------------------------------------------------------------------------------------
 
 
 def _with_taken(
     reach: Pair, phase: int, passes: list[_Pass], axis: int, size: Pair
 ) -> tuple[tuple[int, ...] | None, int]:
-    """Reach and phase of outputs and of what global operations take together: statistics are measured on tiles, too,
-    cut at multiples of the phase."""
+    """The reach and phase that cover both the outputs and the inputs of global operations, whose statistics are
+    measured on tiles too, cut at multiples of the phase."""
     wide = list(reach)
     for i, one in enumerate(passes):
         for taken in one.mode.taken:
             found = _taken(taken, axis, size, phase, backwards=i == 0)
             if found is None:
-                one.mode.notes.append("how far what global operations take sees could not be told")
+                one.mode.notes.append("the receptive field of a global operation's inputs is unknown")
                 return None, phase
             distance, stride = found
             phase = math.lcm(phase, stride)
@@ -221,8 +221,8 @@ def _with_taken(
 
 
 def _taken(seen: torch.Tensor, axis: int, size: Pair, phase: int, backwards: bool) -> tuple[int, int] | None:
-    """How far elements in the middle third of a feature map see, and input pixels from one to the next; None if that
-    cannot be told. The dimension of the axis is the one along which positions grow evenly, but for steps of a phase."""
+    """The reach of elements in the middle third of a feature map, and its stride in input pixels; None if unknown. The
+    dimension of the axis is the one along which positions grow evenly, up to steps of a phase."""
     length = size[axis]
     for lines in _lines(seen, axis, size):
         count = lines.shape[-1]
@@ -246,7 +246,7 @@ def _taken(seen: torch.Tensor, axis: int, size: Pair, phase: int, backwards: boo
 
 
 def _lines(seen: torch.Tensor, axis: int, size: Pair) -> Iterator[torch.Tensor]:
-    """Every dimension as the last one; then those that may be rows one after the other."""
+    """The feature map with each dimension moved last; then with dimensions that may be flattened images unflattened."""
     for dim in range(seen.ndim):
         if seen.shape[dim] > 12:
             yield seen.movedim(dim, -1)
@@ -257,7 +257,7 @@ def _lines(seen: torch.Tensor, axis: int, size: Pair) -> Iterator[torch.Tensor]:
 
 
 def _period(distances: torch.Tensor, scale: Fraction, length: int) -> int | None:
-    """The least number of input pixels after which the distances (..., outputs) repeat themselves."""
+    """The smallest period of the distances (..., outputs), in input pixels."""
     finite = torch.nan_to_num(distances, neginf=-EDGE)
     count = finite.shape[-1]
     for period in range(1, min(LARGEST_PHASE, length // 6) + 1):
@@ -273,7 +273,7 @@ def _period(distances: torch.Tensor, scale: Fraction, length: int) -> int | None
 
 @contextlib.contextmanager
 def _named(mode: Positions) -> Iterator[None]:
-    """Tells the mode which module is running, and keeps attention from being done by an operator that hides it."""
+    """Tells the mode which module is running, and makes attention run as single operators."""
     thread, hooks = threading.get_ident(), torch.nn.modules.module
 
     def enter(module: torch.nn.Module, _: Any) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What a module's operators tell at one size, in a second or two: the phase of its windows, scale and trim.
+"""A quick check of a module by graph analysis at one size, in a second or two: phase, scale and trim.
 
-Unlike `inspect_model` it confirms nothing by running the model, so a run takes it for what it is: the phase is used,
-for a wrong one is no worse than none; scale and trim only where the first window agrees. Imports torch.
+Unlike `inspect_model` it confirms nothing by running the model. So a run uses the phase, as a wrong one is no worse
+than none, but scale and trim only if the first window agrees. Imports torch.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import nn
 
 __all__ = ["Quick", "plain_look", "quick_look"]
 
-SIZE = (64, 64)  # of the image that is looked at, in pixels
+SIZE = (64, 64)  # of the analysed image, in pixels
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Quick:
     """Attributes:
-    phase: input pixels (rows, columns) after which the model repeats itself; None if that was not found.
+    phase: shift in input pixels (rows, columns) with which the output shifts too; None if unknown.
     scale: output pixels per input pixel; None if unknown.
-    trim: output pixels that valid convolutions take at each end of a window (rows, columns); None if unknown.
+    trim: output pixels that valid convolutions trim at each end of a window (rows, columns); None if unknown.
     """
 
     phase: Pair | None = None
@@ -39,7 +39,7 @@ class Quick:
 
     @classmethod
     def from_json(cls, text: str) -> Quick:
-        """What `to_json` wrote. Raises ValueError, TypeError or KeyError for anything else."""
+        """Reads what `to_json` wrote. Raises ValueError, TypeError or KeyError for anything else."""
         found = json.loads(text)
         phase, trim = (_pair(found[name], least) for name, least in (("phase", 1), ("trim", 0)))
         scale = None if found["scale"] is None else Fraction(found["scale"])
@@ -57,13 +57,13 @@ def _pair(value: Any, least: int) -> Pair | None:
     return rows, columns
 
 
-# Layers that change single elements.
+# Elementwise layers.
 POINTWISE = (nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish)
 POINTWISE += (nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Softplus, nn.BatchNorm2d, nn.Dropout, nn.Dropout2d)
 
 
 def plain_look(module: nn.Module) -> Quick | None:
-    """What a chain of torch's own layers tells without being run; None for any other module, and for strides."""
+    """The result for a chain of torch's own layers, without running it; None for any other module, and for strides."""
     scale, trim = 1, [0, 0]
     for layer in _chain(module):
         kind = type(layer)
@@ -82,7 +82,7 @@ def plain_look(module: nn.Module) -> Quick | None:
 
 
 def _chain(module: nn.Module) -> Iterator[nn.Module]:
-    """The layers of chains within chains, in order."""
+    """The layers of nested chains, in order."""
     if type(module) is nn.Sequential and not module._forward_hooks and not module._forward_pre_hooks:
         for inner in module:
             yield from _chain(inner)
@@ -91,7 +91,7 @@ def _chain(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _taken(layer: nn.Conv2d, axis: int) -> int:
-    """Pixels that a convolution takes along an axis, from both ends together."""
+    """Pixels that a convolution trims along an axis, at both ends together."""
     reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
     if layer.padding == "same":
         return 0
@@ -99,16 +99,16 @@ def _taken(layer: nn.Conv2d, axis: int) -> int:
 
 
 def quick_look(module: torch.nn.Module, channels: tuple[int, ...]) -> Quick:
-    """Looks at the operators of a module.
+    """Analyses the operators of a module.
 
     Args:
-        module: left as it was.
-        channels: that it may take, likeliest first.
+        module: the module, which is left unchanged.
+        channels: possible input channels, likeliest first.
     """
     plain = plain_look(module)
     if plain is not None:
         return plain
-    from .structure import analyse  # and with it torch's compiler: a second, and 70 MiB
+    from .structure import analyse  # imports torch's compiler: a second, and 70 MiB
 
     for count in dict.fromkeys(channels):
         found = analyse(module, channels=count, size=SIZE, looks=1)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Row maps and values: what is known of a tensor's dependencies, and what can be done with that.
+"""Row maps and values, which describe the dependencies of a tensor, and operations on them.
 
-A *row map* says on which input rows each row of a tensor may depend. A *value* is what is known of one tensor: how its
-dimensions are made of rows, columns and everything else, and the row maps of both. Imports torch.
+A *row map* states on which input rows each row of a tensor may depend. A *value* describes one tensor: how its
+dimensions consist of rows, columns and everything else, and the row maps of both axes. Imports torch.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import torch
 __all__ = ["Event", "Part", "RowMap", "TooSmall", "Unknown", "Value"]
 
 INF = math.inf
-LARGEST_PERIOD = 8192  # of a row map; beyond it, strides and windows have nothing sensible in common
+LARGEST_PERIOD = 8192  # of a row map; strides and windows of real models have smaller common multiples
 
 
 class Unknown(Exception):
-    """A rule does not know what its operator does here."""
+    """A rule cannot describe what its operator does in this case."""
 
 
 class TooSmall(Exception):
-    """The image is too small for its rows to be told from a single row."""
+    """The image is so small that its rows become a single row, which hides dependencies."""
 
 
 # ---- row maps --------------------------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ class TooSmall(Exception):
 class RowMap:
     """Row `k * period + r` may depend on input rows `k * shift + lo` to `k * shift + hi`, `(lo, hi) = spans[r]`.
 
-    Rows go on without end: edges are left to the caller. A shift of 0: there are no rows, one value holds everywhere.
+    Rows are unbounded: the caller handles edges. A shift of 0 means no rows: one value for the whole image.
     """
 
     period: int
@@ -49,7 +49,7 @@ class RowMap:
         return lo + block * self.shift, hi + block * self.shift
 
     def pull(self, step_out: int, step_in: int, rows: Callable[[int], Iterable[int]]) -> RowMap:
-        """The map of a tensor whose row `o` is made of `rows(o)` of this one; `rows(o + step_out) = rows(o) + step_in`.
+        """The map of a tensor whose row `o` depends on `rows(o)` of this one; `rows(o + step_out) = rows(o) + step_in`.
 
         Raises:
             Unknown: its period would be too long.
@@ -66,7 +66,7 @@ class RowMap:
             yield min((lo for lo, _ in spans), default=INF), max((hi for _, hi in spans), default=-INF)
 
     def union(self, other: RowMap) -> RowMap:
-        """Depends on what either does. Raises Unknown if their rows are not those of one image."""
+        """The union of both dependencies. Raises Unknown if their scales differ."""
         if other in (self, NOWHERE):
             return self
         if self == NOWHERE:
@@ -74,7 +74,7 @@ class RowMap:
         if not self.shift or not other.shift:
             return (self if self.shift else other).everywhere()
         if self.period * other.shift != other.period * self.shift:
-            raise Unknown("tensors of different scales meet")
+            raise Unknown("it combines tensors of different scales")
         period = _bounded(math.lcm(self.period, other.period))
         pairs = [(self.at(row), other.at(row)) for row in range(period)]
         spans = tuple((min(a[0], b[0]), max(a[1], b[1])) for a, b in pairs)
@@ -102,8 +102,8 @@ EVERYWHERE = RowMap(1, 0, ((-INF, INF),))
 
 
 class Part(NamedTuple):
-    """A digit of a dimension. Of rows (axis 0) or columns (1): `size` values, one step being `step` rows of the map.
-    Of anything else (None): channels, batch, heads."""
+    """A digit of a dimension: `size` values of rows (axis 0) or columns (1), `step` rows of the map apart, or of
+    anything else (axis None), such as channels, batch or heads."""
 
     axis: int | None
     size: int
@@ -116,7 +116,7 @@ Dim = tuple[Part, ...]  # outermost digit first; () has size 1
 class Event(NamedTuple):
     """Attributes:
     what: "global", "unknown", "coordinate", "stochastic", "edge", or "strip" (rows taken from one fixed place).
-    path, operator: where. kind: for "global", one of the documented kinds; else words.
+    path, operator: its module and operator. kind: for "global", one of the documented kinds; else a description.
     """
 
     what: str
@@ -128,9 +128,9 @@ class Event(NamedTuple):
 @dataclass(frozen=True)
 class Value:
     """Attributes:
-    dims: of what each dimension is made.
-    maps: of rows and columns. phase: least common multiple of the shifts of all maps that led here.
-    events: what was met on the way.
+    dims: the parts of each dimension.
+    maps: row maps of rows and columns. phase: least common multiple of the shifts of all maps on the way here.
+    events: the events on the way here.
     """
 
     dims: tuple[Dim, ...]
@@ -170,12 +170,12 @@ def dim_size(dim: Dim) -> int:
 
 
 def opaque(size: int) -> Dim:
-    """A dimension, or a digit of one, that is neither rows nor columns."""
+    """A dimension or digit that is neither rows nor columns."""
     return (Part(None, size),) if size != 1 else ()
 
 
 def coalesced(parts: Iterable[Part]) -> Dim:
-    """Neighbouring digits that are one: channels, or rows that were split and are whole again."""
+    """Merges neighbouring digits that form one: channels, or rows that were split and are whole again."""
     done: list[Part] = []
     for part in parts:
         if part.axis is None and part.size == 1:
@@ -193,7 +193,7 @@ def spatial(dim: Dim) -> list[Part]:
 
 
 def unknown_value(shape: Sequence[int], sources: Sequence[Value], *events: Event) -> Value:
-    """What may depend on everything."""
+    """A value that may depend on everything."""
     dims = tuple(opaque(size) for size in shape)
     phase, met = _history(sources)
     return Value(dims, (EVERYWHERE, EVERYWHERE), phase, met.union(events))
@@ -205,15 +205,15 @@ def _history(sources: Sequence[Value]) -> tuple[tuple[int, int], frozenset[Event
 
 
 def as_axis(value: Value, index: int) -> Value:
-    """Makes a dimension plain rows (or columns) of the map: each index one row, neighbours neighbours.
+    """Makes a dimension plain rows (or columns) of the map: one row for each index, in order.
 
     Raises:
-        Unknown: it is something else.
+        Unknown: the dimension is something else.
     """
     dim = value.dims[index]
     axes = {part.axis for part in dim} - {None}
     if len(axes) != 1 or dim[0].axis is None or not value.is_outermost(dim[0]):
-        raise Unknown("a dimension that is neither rows nor columns is taken for them")
+        raise Unknown("a dimension that is neither rows nor columns is used as such")
     axis: int = axes.pop()  # type: ignore[assignment]
     if len(value.parts(axis)) != len(spatial(dim)):
         raise Unknown("rows or columns are spread over several dimensions")
@@ -231,10 +231,10 @@ def as_axis(value: Value, index: int) -> Value:
 
 
 def mixed(value: Value, dims: Iterable[int], event: Event, *, keep: bool = False) -> Value:
-    """Each element comes to depend on all along these dimensions: sums, norms, attention.
+    """Makes each element depend on all elements along these dimensions, as for sums, norms and attention.
 
     Args:
-        event: what to note if that is all rows or columns.
+        event: recorded if these are all rows or columns.
         keep: whether the dimensions stay; else they become channels of the same size.
     """
     dims = list(dims)
@@ -264,7 +264,7 @@ def _over_window(rows: RowMap, parts: Sequence[Part]) -> RowMap:
 
 
 def moved(value: Value, index: int, size: int, step_out: int, step_in: int, rows: Callable) -> Value:
-    """A dimension of plain rows gets other rows. Raises TooSmall if one is left."""
+    """Replaces the rows of a dimension of plain rows. Raises TooSmall if one is left."""
     value = as_axis(value, index)
     if size < 2:
         raise TooSmall
@@ -329,11 +329,12 @@ def _finer(value: Value, axis: int, times: int) -> Value:
 
 
 def with_constant(value: Value, constant: torch.Tensor, event: Event, *, parameter: bool) -> Value:
-    """Element by element with a constant: what varies inside windows gives a period, along the image a coordinate.
+    """The result of an elementwise operator with a constant. A constant that varies inside windows gives a period; one
+    that varies along the image is a coordinate.
 
     Args:
-        event: where; its kind is not looked at.
-        parameter: whether it is one of the model's own, and could be anything after training.
+        event: the place; its kind is ignored.
+        parameter: whether the constant is a parameter, which training may set to any value.
     """
     if constant.dim() > len(value.dims):
         raise Unknown("a constant adds dimensions")

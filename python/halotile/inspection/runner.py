@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A model of any kind, run on arrays."""
+"""Runs a model of any kind on arrays."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from ..texts import full_text, multiple_told, named
 
 __all__ = ["Runner", "close", "random"]
 
-ROUNDING = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}  # relative differences that are no more than that
+ROUNDING = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}  # relative differences that count as rounding
 
 
 class Runner:
     """A model of any kind on arrays (batch, channels, height, width) of float32.
 
     Attributes:
-        rounding: relative differences that are no more than rounding.
-        seconds: it takes for an input pixel, by the fastest run.
+        rounding: relative difference that counts as rounding.
+        seconds: time for an input pixel in the fastest run.
     """
 
     def __init__(self, model: Any, device: Any = None, dtype: str | None = None, opened: Model | None = None):
-        """opened: the model, where it is open already."""
+        """opened: the model, if it is already open."""
         self.opened = opened or open_model(model, device=device, dtype=dtype, tensors=False)
         self.rounding = ROUNDING[getattr(self.opened, "dtype", "float32")]
         self.seconds = math.inf
         self.in_channels = self.opened.in_channels
-        self.refusal = ""  # what the model said first about a window
-        self.told: int | None = None  # of which sides must be multiples, as far as the model says that
+        self.refusal = ""  # the model's first error about a window
+        self.told: int | None = None  # multiple of window sides that an error of the model names
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         start = time.monotonic()
@@ -57,12 +57,12 @@ class Runner:
             return self(random(channels, height, width)).shape[1:]
         except MemoryError:
             raise
-        except EmptyOutput as error:  # valid convolutions, of a window that is too small for them
+        except EmptyOutput as error:  # the window is too small for valid convolutions
             self.refusal = self.refusal or str(error)
-        except BadOutput as error:  # no image, whatever the window
+        except BadOutput as error:  # not an image, whatever the window
             text = "model must take and return one tensor or array (batch, channels, height, width) of floating-point"
             raise ValueError(f"{text} numbers, but {error}") from error
-        except Exception as error:  # whatever a model raises about sizes it does not take
+        except Exception as error:  # a model may raise anything for sizes that it rejects
             self.refusal = self.refusal or f"it raised {named(error)}"
             self.told = self.told or multiple_told(full_text(error))
         return None

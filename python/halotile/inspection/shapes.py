@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What sizes a model takes and makes, found by trying windows: channels, scale, trim, minimum and multiple."""
+"""Finds a model's window sizes by trying them: channels, scale, trim, minimum and multiple."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .runner import Runner
 
 __all__ = ["Pair", "Shapes", "find_shapes", "fixed_window"]
 
-# Windows that are tried, input pixels: of all factors that strides and windows have.
+# Window sides to try, input pixels: they cover all usual factors of strides and attention windows.
 SIDES = (16, 32, 64, 128, 24, 48, 56, 96, 112, 40, 72, 80, 140, 144, 188, 192, 224, 256, 120, 168, 200, 196, 216, 176)
 SIDES += (208, 180, 240, 336, 384, 512, 572, 400, 392, 432)
 CHANNELS = (3, 1, 4, 2, 6, 8, 12, 16)
@@ -25,15 +25,15 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Shapes:
-    """What sizes a model takes and makes. Pairs are (rows, columns).
+    """Sizes of a model's windows and outputs. Pairs are (rows, columns).
 
     Attributes:
-        channels, out_channels: of input and output.
+        channels, out_channels: channels of input and output.
         scale: output pixels per input pixel.
         trim: output pixels missing at each end.
-        minimum, multiple: of windows, input pixels.
-        window: one that works, input pixels. Others differ from it by multiples.
-        fixed: it is the only one.
+        minimum, multiple: smallest window and step between window sizes, input pixels.
+        window: a size that works, input pixels. Others differ from it by multiples.
+        fixed: whether it is the only size.
     """
 
     channels: int
@@ -61,14 +61,14 @@ class Shapes:
 
 
 def find_shapes(run: Runner, *, sample: Any = None, fixed: Pair | None = None) -> Shapes:
-    """What sizes the model takes and makes.
+    """Finds the sizes of a model's windows and outputs.
 
     Args:
         sample: an input (batch, channels, height, width) that the model takes, or None.
-        fixed: the one window (rows, columns) that it takes, or None.
+        fixed: its fixed window size (rows, columns), or None.
 
     Raises:
-        ValueError: no window was found that the model takes, or no scale that fits.
+        ValueError: the model accepts none of the windows that are tried, or its scales differ.
     """
     window, channels, output = _first(run, sample, fixed)
     if fixed is not None:
@@ -76,12 +76,12 @@ def find_shapes(run: Runner, *, sample: Any = None, fixed: Pair | None = None) -
         return Shapes(channels, output[0], scale, minimum=window, multiple=window, window=window, fixed=True)
     sides = [_Side(run, channels, window, output, axis) for axis in (0, 1)]
     rhythms = [side.rhythm() for side in sides]
-    if rhythms[0] is None or rhythms[1] is None:  # nothing larger is taken
+    if rhythms[0] is None or rhythms[1] is None:  # the model accepts nothing larger
         scale = Fraction(output[1], window[0])
         return Shapes(channels, output[0], scale, minimum=window, multiple=window, window=window, fixed=True)
     scales, multiple = zip(*rhythms, strict=True)
     if scales[0] != scales[1]:
-        raise ValueError(f"the model scales rows by {scales[0]} and columns by {scales[1]}: that cannot be tiled")
+        raise ValueError(f"the model scales rows by {scales[0]} and columns by {scales[1]}, which is not supported")
     window, output = _whole(run, channels, window, output, multiple)
     sides = [_Side(run, channels, window, output, axis) for axis in (0, 1)]
     trim = tuple(math.floor((s * scales[0] - o) / 2) for s, o in zip(window, output[1:], strict=True))
@@ -94,13 +94,13 @@ def find_shapes(run: Runner, *, sample: Any = None, fixed: Pair | None = None) -
 
 
 def fixed_window(model: Any) -> Pair | None:
-    """The only window (rows, columns) that a model takes, if its file says so."""
+    """The fixed window size (rows, columns) of a model according to its file, or None."""
     rows, columns = needs_of(model).window
     return (rows or columns, columns or rows) if rows or columns else None
 
 
 def _whole(run: Runner, channels: int, window: Pair, output: tuple[int, int, int], multiple: Pair):
-    """A window whose sides are multiples, if the model takes one: in others, a stride leaves something over."""
+    """A window whose sides are multiples, if the model accepts one: in others, strides do not divide the sides."""
     whole = tuple(-(-side // step) * step for side, step in zip(window, multiple, strict=True))
     if whole == window:
         return window, output
@@ -126,16 +126,14 @@ def _first(run: Runner, sample: Any, fixed: Pair | None) -> tuple[Pair, int, tup
             if output is not None:
                 return (window, count, output) if fixed else _smaller(run, window, count, output)
     if sample is not None:
-        raise ValueError(
-            f"sample must be an input that the model takes, not one of {tuple(shape)}: it said {run.refusal}"
-        )
-    text = f"the model took no window, of {channels} channels and {SIDES[0]} to {SIDES[-1]} pixels: {run.refusal}; "
+        raise ValueError(f"sample must be an input that the model takes, not one of {tuple(shape)}: {run.refusal}")
+    text = f"the model rejects all windows of {channels} channels and {SIDES[0]} to {SIDES[-1]} pixels: {run.refusal}; "
     text += "it must take one tensor or array (batch, channels, height, width) of floating-point numbers"
-    raise ValueError(f"{text}; sample=, an input that it takes, says which size it needs")
+    raise ValueError(f"{text}; pass an input that it takes as sample=")
 
 
 def _windows_tried(run: Runner) -> Iterator[Pair]:
-    """Those that the model asks for go first, once it has said so."""
+    """Yields the sizes to try; sizes that an error of the model asks for come next."""
     asked = False
     for side in SIDES:
         if run.told is not None and not asked:
@@ -145,7 +143,7 @@ def _windows_tried(run: Runner) -> Iterator[Pair]:
 
 
 def _smaller(run: Runner, window: Pair, channels: int, output: tuple[int, int, int]):
-    """A smaller window, where the output is as many times its size: less to run."""
+    """A smaller window, which runs faster, if its scale is the same."""
     for side in (4, 8):
         small = run.size_of(channels, side, side) if side < min(window) else None
         if small is not None and all(s * w == o * side for s, w, o in zip(small[1:], window, output[1:], strict=True)):
@@ -154,7 +152,7 @@ def _smaller(run: Runner, window: Pair, channels: int, output: tuple[int, int, i
 
 
 class _Side:
-    """One axis: how the output grows with the window."""
+    """The output size along one axis, as a function of the window size."""
 
     def __init__(self, run: Runner, channels: int, window: Pair, output: tuple[int, int, int], axis: int):
         self.run, self.channels, self.window, self.axis = run, channels, window, axis
@@ -174,7 +172,8 @@ class _Side:
         return self.window[self.axis]
 
     def rhythm(self) -> tuple[Fraction, int] | None:
-        """Scale and multiple: the least steps by which the output grows evenly. None: nothing larger is taken."""
+        """Scale and multiple: the smallest step with which the output grows evenly. None: nothing larger is
+        accepted."""
         parts = (step for step in range(1, PHASES[-1]) if self.side % step == 0)
         for step in sorted({*PHASES, *parts}):
             grown = self.output(self.side + step)
@@ -190,7 +189,7 @@ class _Side:
         return output is not None and output - self.output(self.side) == (side - self.side) * scale
 
     def minimum(self, scale: Fraction, multiple: int) -> int:
-        """By bisection: what is too small once is too small from there on."""
+        """The smallest window, by bisection: below a size that is too small, all are."""
         least = self.side % multiple or multiple
         low, high = 0, (self.side - least) // multiple  # in multiples above the least; high works
         while low < high:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whether a model's output moves with its input, found by trying."""
+"""Tests by running a model whether its output shifts with its input."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .shapes import Shapes
 
 __all__ = ["Moves", "moves_of"]
 
-STEPS = (64, 48, 56, 60, 63)  # shifts that are tried, from which smaller ones are found: input pixels
-UNSEEN = 1 / 1020  # of white: a quarter of a step of 8 bits
-CLEARLY = 8  # times less apart than after a shift by less
+STEPS = (64, 48, 56, 60, 63)  # shifts to try, input pixels; then their divisors
+UNSEEN = 1 / 1020  # of white: a quarter of an 8-bit step
+CLEARLY = 8  # factor by which the difference must drop from that of the smallest shift
 
 
 class Moves(NamedTuple):
-    """How the output of a model moves with its input.
+    """How the output of a model shifts with its input.
 
     Attributes:
-        step: the least shift, in input pixels along both axes, after which the output is the same, moved; None: none of
-            those that were tried.
-        apart: how far it is from that, as a share of white, after the least shift that windows can have; where there is
-            no step, after the worst of those that were tried.
+        step: the smallest shift, in input pixels along both axes, with which the output shifts too; None: none of those
+            that were tried.
+        apart: the difference from a shifted output, as a fraction of white, for the smallest shift that windows can
+            have; if there is no step, for the worst shift that was tried.
     """
 
     step: int | None
@@ -37,17 +37,17 @@ class Moves(NamedTuple):
 
 
 def moves_of(opened: Model, shapes: Shapes, values: tuple[float, float]) -> Moves | None:
-    """Finds by trying after which shifts a model's output is the same, moved: what its phase is.
+    """Finds a model's phase by trying with which shifts its output shifts too.
 
-    Two windows of noise, of 64 pixels a side, that differ by the least shift are enough where the output moves with
-    them. Else windows of 192 pixels and other shifts are tried: 15 of them at most, less than two tiles.
+    Two windows of noise of 64 pixels a side, one smallest shift apart, are enough if the output shifts with them.
+    Otherwise windows of 192 pixels and other shifts are tried: at most 15 windows, less than two tiles.
 
     Args:
-        shapes: what is known of the model: channels, scale, trim, least and multiple of windows.
-        values: black and white of the model.
+        shapes: the model's channels, scale, trim, and minimum and multiple of windows.
+        values: the model's black and white.
 
     Returns:
-        None where that cannot be told: the model takes no such windows, or gives another output each time.
+        The result; None if unknown, as the model rejects such windows or is not deterministic.
     """
     base = math.lcm(*shapes.multiple, shapes.scale.denominator)
     if base > 16:
@@ -61,7 +61,7 @@ def moves_of(opened: Model, shapes: Shapes, values: tuple[float, float]) -> Move
             return _moves(_Shifted(run, shapes, values, base, side=192, margin=48, most=max(STEPS)))
     except MemoryError:
         raise
-    except Exception as error:  # a second opinion only, of a model that may be anything
+    except Exception as error:  # optional; a model may raise anything
         if is_out_of_memory(error):
             raise
         return None
@@ -91,12 +91,12 @@ def _least(shifted: _Shifted, step: int, allowed: float) -> int:
 
 
 class _Shifted:
-    """A model on windows that are cut out of one field of noise.
+    """Runs a model on windows of one noise image.
 
     Attributes:
-        side: of the windows, input pixels, a multiple of base.
-        start, stop: what is compared of the window that is not shifted, input pixels: `margin` pixels and more from the
-            edges of both windows, also where the other is shifted by `most`.
+        side: side of the windows, input pixels, a multiple of base.
+        start, stop: compared part of the unshifted window, input pixels: at least `margin` pixels from the edges of
+            both windows, even if the other one is shifted by `most`.
     """
 
     def __init__(
@@ -112,12 +112,13 @@ class _Shifted:
         self.still = self._cut(0)
 
     def apart(self, shift: int) -> float:
-        """The largest difference, as a share of white, between what a window gives and what one gives that starts
+        """The largest difference, as a fraction of white, between the outputs of the window and of one that starts
         `shift` rows and columns later."""
         return float(np.abs(self.still - self._cut(shift)).max()) / self.white
 
     def _cut(self, shift: int) -> np.ndarray:
-        """Raises ValueError for outputs of another size, or that are not finite."""
+        """The compared part of a window's output. Raises ValueError for outputs of unexpected size or with NaN or
+        Inf."""
         scale, part = self.shapes.scale, slice(shift, shift + self.side)
         output = self.run(self.noise[:, :, part, part] * self.white + self.low)
         y, x = (
@@ -126,5 +127,5 @@ class _Shifted:
         cut = output[:, :, y, x]
         expected = tuple(self.side * scale - 2 * lost for lost in self.shapes.trim)
         if output.shape[2:] != expected or not cut.size or not np.isfinite(cut).all():
-            raise ValueError("such windows do not tell")
-        return cut.copy()  # some models write to one buffer again and again
+            raise ValueError("the output has an unexpected size or is not finite")
+        return cut.copy()  # some models reuse one output buffer

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What a model's operators say about it: receptive field, phase, scale, trim, global operations. No pixel is computed.
+"""Graph analysis: a model's receptive field, phase, scale, trim and global operations from its operators alone.
 
-The model runs twice, at two sizes, on tensors without data; constants of its own are computed as usual. Every ATen
-operator that sees the image is looked up in the table of `operators.py`. What is true at one size only is unknown.
+The model runs at two sizes on tensors without data; its own constants are computed as usual. Every ATen operator that
+depends on the image is looked up in the table of `operators/`. Facts that hold at one size only count as unknown.
 Imports torch.
 """
 
@@ -27,7 +27,7 @@ from .tracer import Failure, Look, look_at
 
 __all__ = ["Structure", "analyse"]
 
-LARGEST_SIDE = 1024  # of the images that the model is asked about, in pixels
+LARGEST_SIDE = 1024  # of the analysed images, in pixels
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class Structure:
     """Attributes:
     scale: output pixels per input pixel; None if unknown.
     receptive_field: in input pixels; None if it is the whole image, or unknown.
-    phase: by how many input rows and columns the image may be shifted so that everything inside shifts with it.
-    trim: output pixels (rows, columns) missing at each end, below 0 if there are more; None if unknown, or if the two
+    phase: shift of the image in input rows and columns with which all activations shift too.
+    trim: output pixels (rows, columns) missing at each end, negative for extra ones; None if unknown, or if the two
         ends differ.
-    global_operations: (module path, operator, kind) of what depends on the whole image; kinds are "global pooling",
-        "squeeze-and-excite", "instance norm", "group norm", "attention", "fft", "reduction".
-    unknown: (module path, operator) of what is not understood: nothing is promised then.
-    coordinate_sensitive: (module path, operator) of what depends on the place in the image.
-    stochastic: (module path, operator) of what draws random numbers.
-    notes: what happens at edges, and why something is unknown.
-    sizes: the sizes (height, width) at which the model was looked at; with one alone, what depends on it is not told.
+    global_operations: (module path, operator, kind) of operators that depend on the whole image; kinds are "global
+        pooling", "squeeze-and-excite", "instance norm", "group norm", "attention", "fft", "reduction".
+    unknown: (module path, operator) of operators that are not understood; then nothing is promised.
+    coordinate_sensitive: (module path, operator) of operators that depend on the position in the image.
+    stochastic: (module path, operator) of operators that draw random numbers.
+    notes: effects at edges, and reasons why something is unknown.
+    sizes: the analysed sizes (height, width); a single one cannot reveal dependence on the size.
     """
 
     scale: Fraction | None = None
@@ -67,19 +67,19 @@ def analyse(
     dtype: torch.dtype | None = None,
     looks: int = 3,
 ) -> Structure:
-    """What the operators of a module say about it. It is run on tensors without data, in eval mode, and left as it was.
+    """Analyses a module by its operators. It runs on tensors without data, in eval mode, and is left unchanged.
 
     Args:
-        module: a torch.nn.Module, also TorchScript, or a torch.export.ExportedProgram.
-        channels: of the image. size: the smallest image (height, width) to look at, in pixels.
-        dtype: of the image; by default that of the module's first floating-point parameter, else float32.
-        looks: at how many sizes it is looked at, at most, until two agree. 1: what depends on the size is not told.
+        module: a torch.nn.Module, including TorchScript, or a torch.export.ExportedProgram.
+        channels: channels of the image. size: the smallest image (height, width) to analyse, in pixels.
+        dtype: dtype of the image; by default that of the module's first floating-point parameter, else float32.
+        looks: the largest number of sizes to analyse until two agree. 1 cannot reveal dependence on the size.
 
     Returns:
-        A Structure. A model that cannot be run this way is `unknown`, with the reason.
+        A Structure. For a model that cannot run this way, `unknown` has the reason.
 
     Raises:
-        TypeError: if it is no module. ValueError: if channels or size are not positive.
+        TypeError: it is not a module. ValueError: channels or size are not positive.
     """
     module, fixed = _module_of(uncompiled(module))
     if channels < 1 or min(size) < 1:
@@ -90,10 +90,11 @@ def analyse(
 
 @contextlib.contextmanager
 def _apart(module: torch.nn.Module, hooks: bool) -> Iterator[torch.nn.Module]:
-    """A copy that shares the module's tensors; the module itself where it cannot be copied, which gets all back."""
+    """A copy that shares the module's tensors; if it cannot be copied, the module itself, which is restored after
+    use."""
     own = module
     if not isinstance(module, torch.jit.ScriptModule):
-        with contextlib.suppress(Exception):  # whatever its parts say
+        with contextlib.suppress(Exception):  # its parts may raise anything
             own = shell(module) if hooks else without_hooks(shell(module))
     with preserved([own], values=own is module):
         yield own
@@ -136,18 +137,18 @@ def _analysed(
     return _not_settled(looks, failures)
 
 
-# Sizes to try where a model refuses one: of all factors that windows and strides have, larger ones first.
+# Multiples to try if a model rejects a size: they cover all usual factors of attention windows and strides.
 MULTIPLES = (128, 240, 336, 432, 400, 392, 360, 176, 208)
 
 
 def _not_settled(looks: list[Look], failures: list[Failure]) -> Structure:
-    """The reasons why no two sizes agree."""
-    path, reason = failures[-1][:2] if failures else ("", "its rows become a single one at every size tried")
+    """The result if no two sizes agree, with the reasons."""
+    path, reason = failures[-1][:2] if failures else ("", "at every size tried its rows become a single one")
     if not looks:
         return Structure(unknown=((path, f"the model cannot be run without data: {reason}"),))
     text = "what it does depends on the size of the image"
     if len(looks) == 1:
-        text = f"it runs at {looks[0].size[0]}x{looks[0].size[1]} only: {reason}"
+        text = f"it runs only at {looks[0].size[0]}x{looks[0].size[1]}: {reason}"
     met = sorted(looks[-1].value.events)
     return Structure(
         global_operations=_global_operations(met),
@@ -160,7 +161,7 @@ def _not_settled(looks: list[Look], failures: list[Failure]) -> Structure:
 
 
 def _module_of(module: Any) -> tuple[torch.nn.Module, tuple[int, int] | None]:
-    """The module itself, and the only size that it takes, if there is but one."""
+    """The module itself, and its fixed size or None."""
     if isinstance(module, FixedShape):
         inside, (height, width) = module.program, module.needs.window
         return inside, (height or width, width or height) if height or width else None
@@ -178,11 +179,11 @@ def _rounded_up(size: tuple[int, int], phase: tuple[int, int]) -> tuple[int, int
     return tuple(-(-side // step) * step for side, step in zip(size, phase, strict=True))  # type: ignore[return-value]
 
 
-# ---- what it means ---------------------------------------------------------------------------------------------------
+# ---- the result ------------------------------------------------------------------------------------------------------
 
 
 def _structure(first: Look, last: Look) -> Structure:
-    """What two sizes agree on."""
+    """The result of two sizes that agree."""
     value, looks = last.value, [first] if first is last else [first, last]
     scale, trim, problem = _scale_and_trim(looks, value)
     met = sorted(value.events)
@@ -190,9 +191,11 @@ def _structure(first: Look, last: Look) -> Structure:
     field = _field(value, trim or (0, 0)) if scale is not None and not unknown else None
     notes = _notes([value])
     if first is last:
-        notes += (f"seen at {last.size[0]}x{last.size[1]} only: what depends on the size of the image is not told",)
+        notes += (
+            f"analysed only at {last.size[0]}x{last.size[1]}: dependence on the size of the image is not revealed",
+        )
     if scale is not None and trim is None:
-        notes += ("the output is not the image times the scale less as many pixels at one end as at the other",)
+        notes += ("the output is not the scaled image less the same number of pixels at one end as at the other",)
     return Structure(
         scale=scale,
         receptive_field=field,
@@ -212,7 +215,7 @@ def _places(met: list[Event], what: str) -> tuple[tuple[str, str], ...]:
 
 
 def _global_operations(met: list[Event]) -> tuple[tuple[str, str, str], ...]:
-    """One entry for each place; squeeze-and-excite is also global pooling, and named by the former."""
+    """One entry for each place; squeeze-and-excite takes precedence over the global pooling that it contains."""
     found: dict[tuple[str, str], str] = {}
     for event in met:
         if event.what == "global" and found.get((event.path, event.operator)) != "squeeze-and-excite":
@@ -230,7 +233,7 @@ def _sizes(looks: list[Look]) -> tuple[tuple[int, int], ...]:
 
 
 def _scale_and_trim(looks: list[Look], value: Value) -> tuple[Fraction | None, tuple[int, int] | None, str]:
-    """From the row maps and from how sizes grow, which must agree. The third is what is wrong, in words."""
+    """From the row maps and from the growth of sizes, which must agree. The third item describes a problem, if any."""
     sizes, outputs = [look.size for look in looks], [look.output for look in looks]
     scales = {Fraction(rows.period, rows.shift) for rows in value.maps if rows.shift}
     if len(looks) == 2:
@@ -245,7 +248,7 @@ def _scale_and_trim(looks: list[Look], value: Value) -> tuple[Fraction | None, t
 
 
 def _field(value: Value, trim: tuple[int, int]) -> Field | None:
-    """None if it is everything."""
+    """The receptive field; None if it is the whole image."""
     ends: list[int] = []
     for rows, lost in ((value.maps[1], trim[1]), (value.maps[0], trim[0])):
         if rows.is_global:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One look at a model: it runs at one size on tensors without data, and every operator is looked up. Imports torch."""
+"""Graph analysis at one size: runs a model on tensors without data and looks up every operator. Imports torch."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ __all__ = ["Failure", "Look", "look_at"]
 
 @dataclass(frozen=True)
 class Look:
-    """The model at one size. Attributes: size: of the image. output: of the result. value: of the result. numbers: by
-    what the image was multiplied, and so on: some models take its size for that."""
+    """The analysis at one size. Attributes: size: of the image. output: size of the result. value: of the result.
+    numbers: scalar operands of elementwise operators, which some models derive from the image size."""
 
     size: tuple[int, int]
     output: tuple[int, int]
@@ -56,8 +56,8 @@ class Look:
 
 
 class Failure(NamedTuple):
-    """Attributes: path: of the module. reason: in words. final: whether another size would not help. multiple: of
-    which sides must be multiples, if the reason says so."""
+    """Attributes: path: path of the module. reason: a description. final: whether no other size would help. multiple:
+    the multiple of sides that the reason names, or None."""
 
     path: str
     reason: str
@@ -74,10 +74,10 @@ def look_at(
             output = tracer.run(channels, size, dtype)
         value = _plain(output, tracer.known(output))
     except TooSmall:
-        return Failure(tracer.path, f"{size[0]}x{size[1]} pixels become a single one inside", False)
+        return Failure(tracer.path, f"an image of {size[0]}x{size[1]} becomes a single pixel inside", False)
     except FAKE_ERRORS as error:
         return Failure(tracer.path, named(error), True)
-    except Exception as error:  # whatever a model raises
+    except Exception as error:  # a model may raise anything
         return Failure(tracer.path, named(error), False, multiple_told(full_text(error)))
     return Look(size, tuple(output.shape[2:]), value, tuple(tracer.numbers))
 
@@ -93,12 +93,13 @@ FAKE_ERRORS = (
 
 
 def _plain(output: torch.Tensor, value: Value | None) -> Value:
-    """The value of the result, its rows and columns where those of an image are; else it depends on everything."""
+    """The value of the result with rows and columns in the dimensions of an image; else one that depends on
+    everything."""
     if value is None:
         return Value(tuple(opaque(side) for side in output.shape), (NOWHERE, NOWHERE))
     try:
         if spatial(value.dims[0]):
-            raise Unknown("windows are left in the batch")
+            raise Unknown("the batch dimension still holds windows")
         plain = mixed(value, [1], Event("unknown", "", "the result's channels"))
         for axis in (0, 1):
             if value.maps[axis].shift:
@@ -111,15 +112,15 @@ def _plain(output: torch.Tensor, value: Value | None) -> Value:
 
 
 class Tracer(TorchDispatchMode):
-    """Runs a module on an image without data, and keeps the value of every tensor that depends on it."""
+    """Runs a module on an image without data and records the value of every tensor that depends on it."""
 
     def __init__(self, module: torch.nn.Module, fake: FakeTensorMode):
         super().__init__()
         self.module, self.fake, self.path = module, fake, ""
         self.values: dict[int, Value] = {}
-        self.kept: list[torch.Tensor] = []  # so that no id is used twice
-        self.numbers: list[tuple[Any, ...]] = []  # of element by element operators, where the result is local
-        self.overwritten: set[int] = set()  # storages that were written to behind our back
+        self.kept: list[torch.Tensor] = []  # so that no id is reused
+        self.numbers: list[tuple[Any, ...]] = []  # scalar operands of local elementwise operators
+        self.overwritten: set[int] = set()  # storages written to by untracked operators
         inners = all_modules(module)
         self.parameters = {_storage(tensor) for inner in inners for tensor in inner.parameters(recurse=False)}
         self.own = {_storage(tensor) for inner in inners for tensor in tensors_of(inner)}
@@ -128,7 +129,7 @@ class Tracer(TorchDispatchMode):
         """The module's output, without data.
 
         Raises:
-            TypeError: it is not one tensor (batch, channels, rows, columns). And whatever the module raises.
+            TypeError: it is not one tensor (batch, channels, rows, columns). Also any error of the module.
         """
         like = next((tensor for tensor in self.module.parameters() if tensor.is_floating_point()), torch.empty(0))
         with self.fake:
@@ -144,7 +145,7 @@ class Tracer(TorchDispatchMode):
             without_memory(self.fake) as look,
         ):
             output = torch.func.functionalize(lambda given: call(given.clone()))(image)
-        if look.refused:  # and the model went on in some other way
+        if look.refused:  # the model caught the error
             look.refuse()
         found = [leaf for leaf in _pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
         if len(found) != 1 or found[0].dim() != 4:
@@ -153,7 +154,7 @@ class Tracer(TorchDispatchMode):
 
     @contextlib.contextmanager
     def _following(self) -> Iterator[None]:
-        """Keeps `path` at the submodule that runs."""
+        """Keeps `path` at the running submodule."""
         names = {id(inner): name for name, inner in self.module.named_modules()}
         stack, thread = [""], threading.get_ident()
 
@@ -176,7 +177,7 @@ class Tracer(TorchDispatchMode):
             leaving.remove()
 
     def known(self, tensor: torch.Tensor) -> Value | None:
-        """What is known of a tensor; None if it is a constant."""
+        """The value of a tensor; None if it is a constant."""
         if self.overwritten and _storage(tensor) in self.overwritten:
             return unknown_value(tensor.shape, [], Event("unknown", self.path, "a tensor written to in place"))
         value = self.values.get(id(tensor))
@@ -190,7 +191,9 @@ class Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if torch.is_inference_mode_enabled() and func._can_decompose():  # a model that enters it leaves that to us
+        if (
+            torch.is_inference_mode_enabled() and func._can_decompose()
+        ):  # a model that enters inference mode skips decomposition
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -214,7 +217,7 @@ class Tracer(TorchDispatchMode):
         return result
 
     def _constant(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """What depends on nothing is computed. What the model owns is never written to."""
+        """Computes an operator on constants. Never writes to the model's own tensors."""
         if func._schema.is_mutable and args and isinstance(args[0], torch.Tensor) and _storage(args[0]) in self.own:
             args = (args[0].clone(), *args[1:])
         return func(*args, **kwargs)
@@ -253,9 +256,9 @@ class Tracer(TorchDispatchMode):
         except TooSmall:
             raise
         except Aligned:
-            event = op.event("corners are aligned: it depends on the size of the image", "coordinate")
+            event = op.event("align_corners makes it depend on the size of the image", "coordinate")
             return [unknown_value(output.shape, sources, event) for output in op.outputs]
-        except Exception as error:  # also what a rule did not expect: never taken for local
+        except Exception as error:  # includes bugs of a rule: never treated as local
             words = str(error) if isinstance(error, Unknown) else named(error)
             return [unknown_value(output.shape, sources, op.event(words, "unknown")) for output in op.outputs]
         values = found if isinstance(found, list) else [found] * len(op.outputs)
@@ -267,7 +270,7 @@ class Tracer(TorchDispatchMode):
 
 
 class Followed(torch.fx.Interpreter):
-    """Runs a graph, and tells a tracer the module from which each node came."""
+    """Runs a graph and tells a tracer the module of each node."""
 
     def __init__(self, tracer: Tracer):
         super().__init__(tracer.module)
@@ -300,8 +303,8 @@ _changed_functions = Shared(_change_functions)
 
 @contextlib.contextmanager
 def _plain_functions() -> Iterator[None]:
-    """Lets autograd functions run as what they compute: those that save tensors in ``forward`` take part in none of
-    torch's transforms, such as the one that does away with operations in place."""
+    """A context in which autograd functions run as plain code: those that save tensors in ``forward`` do not support
+    torch's transforms, such as functionalisation."""
     with _changed_functions:
         _here.plain = True
         try:
@@ -327,12 +330,13 @@ _changed_kernels = Shared(_change_kernels)
 
 @contextlib.contextmanager
 def _plain_kernels() -> Iterator[None]:
-    """Attention as its single operators, TorchScript as it is written; what fails at a size is not logged."""
+    """A context in which attention runs as single operators, TorchScript is not optimised, and failures are not
+    logged."""
     with slow_attention, _changed_kernels:
         yield
 
 
-# Operators that take no more than the shape of a tensor, and what makes a constant in their place.
+# Operators that use only the shape of a tensor, and the ones that make a constant in their place.
 BLANK = {
     **{name: name for name in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")},
     "new_empty": "new_zeros",
@@ -345,7 +349,7 @@ def _stand_in(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _same_elements(tensor: torch.Tensor, size: Any, stride: Any, offset: int | None = None) -> bool:
-    """Whether other strides leave every element where it is: they differ along sides of one element."""
+    """Whether other strides leave every element in place: they may differ only along sides of size 1."""
     before = [step for step, side in zip(tensor.stride(), tensor.shape, strict=True) if side > 1]
     after = [step for step, side in zip(stride, size, strict=True) if side > 1]
     return tuple(size) == tuple(tensor.shape) and before == after and offset in (None, tensor.storage_offset())

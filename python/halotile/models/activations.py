@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tensors that a model makes of a batch of windows: how large they are, and whether a device can have them."""
+"""Size of a model's activations for a batch of windows, and whether a device can hold them."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def _watch() -> Any:
     from torch.utils._pytree import tree_iter
 
     class Watch(TorchDispatchMode):
-        """Inside, bytes of tensors that operators make are counted: the largest, and the most that live together."""
+        """A mode that counts bytes of tensors made by operators: the largest tensor, and the peak of all live ones."""
 
         def __init__(self) -> None:
             super().__init__()
             self.largest = self.live = self.most = 0
 
         @classmethod
-        def _should_skip_dynamo(cls) -> bool:  # torch would import its compiler to do so: seconds, and 70 MiB
+        def _should_skip_dynamo(cls) -> bool:  # skipping would import torch's compiler: seconds, and 70 MiB
             return False
 
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -70,8 +70,8 @@ def _watch() -> Any:
 
 @contextlib.contextmanager
 def watching() -> Iterator[Any]:
-    """A context with the attributes largest and most: bytes of the tensors made inside by this thread, the largest, and
-    all that live together; 0 for models that do not run in torch."""
+    """A context that counts bytes of the tensors that this thread makes in it, in the attributes `largest` (one tensor)
+    and `most` (the peak of all live ones); 0 for models that do not run in torch."""
     if torch_if_loaded() is None:
         yield types.SimpleNamespace(largest=0, most=0)
         return
@@ -80,10 +80,9 @@ def watching() -> Iterator[Any]:
 
 
 def largest_activation(model: Model, window: tuple[int, int, int, int]) -> int | None:
-    """Bytes of the largest tensor that the model makes of a batch of windows; None if that cannot be found out.
+    """Bytes of the model's largest activation for a batch of windows; None if unknown.
 
-    A copy of the model runs on tensors without memory: nothing is computed, no device is used, and the model keeps
-    its tensors."""
+    A copy of the model runs on meta tensors: nothing is computed, no device is used, and the model is not changed."""
     torch = torch_if_loaded()
     if not isinstance(model, TensorModel) or not model.alone:
         return None
@@ -94,7 +93,7 @@ def largest_activation(model: Model, window: tuple[int, int, int, int]) -> int |
             windows = torch.empty(window, dtype=getattr(torch, model.dtype), device="meta")
             with evaluating(roots_of(empty)), without_memory(), watching() as watch:
                 empty(windows)
-    except Exception:  # whatever a model does that tensors without values cannot
+    except Exception:  # operations that meta tensors do not support may raise anything
         return None
     return watch.largest
 
@@ -122,7 +121,7 @@ def _doubtful_bytes(model: Model, window: tuple[int, int, int, int], engine: Any
 
 
 def warn_about_device(model: Model, window: tuple[int, int, int, int], engine: Any) -> None:
-    """Warns of what would abort the process or leave an Apple GPU unnoticed, before it happens."""
+    """Warns before a run if it would abort the process, or silently leave an Apple GPU."""
     if not getattr(engine, "fragile", False):
         return
     if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") not in ("", "0"):
@@ -133,8 +132,8 @@ def warn_about_device(model: Model, window: tuple[int, int, int, int], engine: A
         what = "aborts the process" if largest >= ABORTS else "may return wrong values"
         limit = bytes_text(ABORTS if largest >= ABORTS else DOUBTFUL)
         text = (
-            f"{window[0]} windows of {window[2]}x{window[3]} make an activation of {bytes_text(largest)}, and from "
-            f"{limit} on MPS {what}: make tile_size or batch_size smaller"
+            f"{window[0]} windows of {window[2]}x{window[3]} need an activation of {bytes_text(largest)}; from "
+            f"{limit} on, MPS {what}: use a smaller tile_size or batch_size"
         )
         warnings.warn(text, TileSizeWarning, stacklevel=2)
 
@@ -142,16 +141,16 @@ def warn_about_device(model: Model, window: tuple[int, int, int, int], engine: A
 def what_would_fit(
     model: Model, window: tuple[int, int, int, int], halo: tuple[int, int], device: Any, limit: int | None = None
 ) -> str:
-    """For an error's end: the tile that would have fitted, as far as that is known.
+    """A clause for out-of-memory errors: the tile size that would have fitted; empty if unknown.
 
-    device: None for the CPU. limit: bytes that the run may take, if fewer are free or not."""
+    device: None for the CPU. limit: bytes that the run may take, None for no limit."""
     on_cpu = device is None or device.type == "cpu"
     known = available_bytes() if on_cpu else free_bytes(device), limit
     free = min((one for one in known if one is not None), default=None)
     largest = None if free is None else largest_activation(model, window)
     if free is None or not largest:
         return ""
-    side = int((free * window[2] * window[3] / (2 * largest)) ** 0.5)  # a layer's input and output at the least
+    side = int((free * window[2] * window[3] / (2 * largest)) ** 0.5)  # at least a layer's input and output
     tile = side - 2 * max(halo)
     fits = f"a tile of {tile} would fit at most" if tile > 0 else f"no tile fits with a halo of {max(halo)}"
     return f"; {bytes_text(free)} are free on {'the CPU' if device is None else device}: {fits}"

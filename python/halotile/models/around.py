@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""What surrounds a look at a model that nobody asked for: random numbers, warnings and settings of the process are
-afterwards what they were, also where several threads look.
+"""Contexts for running a model internally, such as for inspection. They restore random state, warnings and settings of
+the process, also when several threads use them.
 
-    Shared          a setting of the whole process, for as long as any thread needs it
-    same_luck       a context after which random numbers go on as if none had been drawn
-    silence         a context without warnings
-    eagerly         a context in which what torch compiled runs as it was written
-    slow_attention  a context in which attention consists of single operators
-    looking         a context for inspection, whatever the caller's grad mode is: the first three of these
-    without_memory  a context in which no model reads the memory of tensors that have none
+    Shared          a setting of the whole process that is changed while any thread needs it
+    same_luck       restores the state of random number generators
+    silence         suppresses warnings
+    eagerly         runs compiled torch code uncompiled
+    slow_attention  makes attention run as single operators
+    looking         for inspection: same_luck, silence, eagerly, and a fixed grad mode
+    without_memory  makes a model fail that reads the memory of meta or fake tensors
 
-Nothing here imports torch: where it is not loaded, there is no model of its kind.
+Nothing here imports torch: if it is not loaded, there are no torch models.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ import numpy as np
 
 __all__ = ["Shared", "eagerly", "looking", "same_luck", "silence", "slow_attention", "without_memory"]
 
-# Methods of tensors that lead to their memory.
+# Methods of tensors that give access to their memory.
 ADDRESSES = {"data_ptr", "untyped_storage", "storage", "_typed_storage", "numpy", "__array__", "__dlpack__", "tolist"}
 
 
 class Shared:
-    """A context for a setting of the whole process: changed with the first that needs it, given back with the last.
-    If each gave back what it found, threads would leave one another's settings behind."""
+    """A context for a setting of the whole process: the first user changes it, the last one restores it. If each user
+    restored what it found, threads would leave each other's settings behind."""
 
     def __init__(self, change: Callable[[], Callable[[], object]]):
-        """change: makes the change, and returns what gives back what was there before."""
+        """change: makes the change, and returns a function that undoes it."""
         self.change, self.users, self.lock = change, 0, threading.Lock()
 
     def __enter__(self) -> None:
@@ -60,7 +60,7 @@ def _silence() -> Callable[[], object]:
     return lambda: context.__exit__(None, None, None)
 
 
-silence = Shared(_silence)  # about what nobody asked for; a run gives the same warnings, if they matter
+silence = Shared(_silence)  # for internal runs; the user's own run gives the same warnings if they matter
 
 
 def _slow_attention() -> Callable[[], object]:
@@ -71,7 +71,7 @@ def _slow_attention() -> Callable[[], object]:
     return lambda: torch.backends.mha.set_fastpath_enabled(fast)
 
 
-slow_attention = Shared(_slow_attention)  # by single operators, of which none hides what it does
+slow_attention = Shared(_slow_attention)  # fused operators would hide what they compute
 
 
 def _run_eagerly() -> Callable[[], object]:
@@ -82,7 +82,7 @@ def _run_eagerly() -> Callable[[], object]:
     return lambda: stance.__exit__(None, None, None)
 
 
-# What runs once at each of many sizes, or is watched while it runs, is not worth compiling, or cannot be compiled.
+# Single runs at many sizes are not worth compiling, and runs under a dispatch mode cannot be compiled.
 eagerly = Shared(_run_eagerly)
 
 
@@ -103,7 +103,7 @@ _luck = Shared(_found_luck)
 
 
 def same_luck() -> contextlib.AbstractContextManager[None]:
-    """Random numbers of Python, NumPy and torch, on every device in use, go on afterwards as if none had been drawn."""
+    """A context that restores the random state of Python, NumPy and torch, on every device in use."""
     return _luck
 
 
@@ -112,7 +112,7 @@ def _device_luck(torch: Any) -> Iterator[tuple[Any, Any]]:
         if module.is_available() and module.is_initialized():
             yield module, module.get_rng_state_all()
     if torch.backends.mps.is_available():
-        with contextlib.suppress(RuntimeError, AttributeError):  # a device without random numbers of its own
+        with contextlib.suppress(RuntimeError, AttributeError):  # a device without its own random state
             yield torch.mps, torch.mps.get_rng_state()
 
 
@@ -127,7 +127,7 @@ def _inside(tensor: Any) -> Any:
 
 
 class WithoutMemory:
-    """A look at a model with tensors that have none. Attributes: refused: whether the model has asked where one is."""
+    """An internal run on tensors without memory. `refused`: whether the model tried to access their memory."""
 
     def __init__(self, fake: Any):
         self.fake, self.refused = fake, False
@@ -138,17 +138,17 @@ class WithoutMemory:
         raise RuntimeError("the model reads the memory of a tensor that has none here")
 
     def owns(self, tensor: Any) -> bool:
-        """Whether a tensor in another thread is one of this look: tensors on the device "meta" do not say so."""
+        """Whether a tensor in another thread belongs to this run; meta tensors do not record that."""
         if self.fake is not None:
             return getattr(tensor, "fake_mode", None) is self.fake
         return tensor.device.type == "meta" and threading.current_thread() not in self.others
 
 
-_looks: list[WithoutMemory] = []  # at the moment, in all threads
+_looks: list[WithoutMemory] = []  # current ones of all threads
 
 
 def _check_address(tensor: Any, everywhere: bool = False) -> None:
-    """Raises, if a thread of the model's asks; with `everywhere`, also in the thread that looks."""
+    """Raises if a thread of the model accesses memory; with `everywhere`, also in the thread of the run itself."""
     looks, here = tuple(_looks), threading.get_ident()
     own = [look for look in looks if look.thread == here]
     if own:
@@ -162,7 +162,7 @@ def _check_address(tensor: Any, everywhere: bool = False) -> None:
 
 
 def _guard_addresses() -> Callable[[], object]:
-    """Modes are a thread's own, and a model may have others."""
+    """Patches torch for all threads: function modes cover one thread only, and a model may start others."""
     torch = sys.modules["torch"]
     places = [(torch.Tensor, name) for name in ADDRESSES]
     places += [(torch, "to_dlpack"), (torch._C, "_to_dlpack"), (torch.utils.dlpack, "to_dlpack")]
@@ -191,11 +191,11 @@ _guarded_addresses = Shared(_guard_addresses)
 
 @contextlib.contextmanager
 def without_memory(fake: Any = None) -> Iterator[WithoutMemory]:
-    """A context for tensors that have none: a model that asks where theirs is gets an error, not an address to read,
-    also in threads that it starts.
+    """A context for runs on tensors without memory: a model that asks for their address gets an error, also in threads
+    that it starts.
 
     Args:
-        fake: the FakeTensorMode of the tensors; None for those on the device "meta".
+        fake: the FakeTensorMode of the tensors; None for meta tensors.
     """
     from torch.overrides import TorchFunctionMode
 
@@ -219,8 +219,8 @@ def without_memory(fake: Any = None) -> Iterator[WithoutMemory]:
 
 @contextlib.contextmanager
 def looking() -> Iterator[None]:
-    """Around looks that nobody asked for, without their warnings. Neither gradients nor inference mode: inside it
-    operators consist of others, and tensors count their versions."""
+    """A context for internal runs, without warnings. Gradients and inference mode are off: without inference mode,
+    composite operators are decomposed and tensors count their versions."""
     torch = sys.modules.get("torch")
     if torch is None:
         with same_luck(), silence:

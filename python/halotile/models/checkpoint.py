@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Checkpoints, which hold weights without the network: `load_checkpoint`. spandrel tells the network from the weights.
+"""Checkpoints, which are state dicts without a network: `load_checkpoint`. spandrel infers the network from the
+weights.
 
-Nothing in a file is run: .safetensors holds none but numbers, and pickles (.pth, .pt, .ckpt) are read by torch's
-unpickler for weights only. A file cannot claim more weights than it holds either. Imports torch and, for a file whose
-weights could be read, spandrel.
+No code in a file is run: .safetensors files hold only numbers, and torch's weights-only unpickler reads pickles (.pth,
+.pt, .ckpt). A file that claims more weights than it holds is refused. Imports torch and, once the weights are read,
+spandrel.
 """
 
 from __future__ import annotations
@@ -22,28 +23,28 @@ from .needs import Needs
 
 __all__ = ["Checkpoint", "load_checkpoint", "open_descriptor", "why_not"]
 
-NO_NETWORK = "it is a checkpoint: weights without the network"
+NO_NETWORK = "it is a state dict, without its network"
 INSTALL = "pip install 'halotile[spandrel]'"
-SINGLE = {"SeemoRe"}  # architectures that take one image at a time
-BY_HAND = "Load them in a function and pass module:function()"
+SINGLE = {"SeemoRe"}  # architectures that take only one image at a time
+BY_HAND = "Build and load it in a function of your own and pass module:function()"
 
 
 class Checkpoint(nn.Module):
-    """A network out of a checkpoint, from a float tensor (N, C, H, W), 0 to 1, to (N, C, scale * H, scale * W).
+    """A network from a checkpoint: maps a float tensor (N, C, H, W), 0 to 1, to (N, C, scale * H, scale * W).
 
-    It is what spandrel calls, without what spandrel does around it: values beyond 0 and 1 are not cut off, and sizes
-    that the network does not take are not padded, but told in `needs`.
+    Unlike spandrel's own call, it does not clamp values to 0 and 1, and does not pad sizes that the network rejects:
+    `needs` states them.
 
     Attributes:
         network: the network itself.
         architecture: its name.
         scale: output pixels per input pixel.
-        channels: that it takes.
-        needs: which windows it takes.
+        channels: its input channels.
+        needs: its size constraints.
         purpose: "SR", "FaceSR" or "Restoration".
-        tags: what else spandrel says of it, such as its size.
-        tiling: "supported", or "discouraged" or "internal" for networks that look at the whole image.
-        supports_half, supports_bfloat16: whether it is known to work with dtype="float16" or "bfloat16".
+        tags: other properties according to spandrel, such as its size.
+        tiling: "supported", or "discouraged" or "internal" for networks that see the whole image.
+        supports_half, supports_bfloat16: whether it works with dtype="float16" or "bfloat16", according to spandrel.
     """
 
     def __init__(self, descriptor: Any):
@@ -78,8 +79,7 @@ def _needs(descriptor: Any) -> Needs:
 
 
 def _adapter(descriptor: Any) -> Callable[[nn.Module, Tensor], Tensor] | None:
-    """What spandrel puts between image and network: a noise level that is added, one of several outputs that is taken.
-    It is written for single images. None where there is no such thing."""
+    """spandrel's adapter for single images, if the network has one: it adds a noise level, or selects an output."""
     adapter = getattr(descriptor, "_call_fn", None)
     plain = adapter is None or adapter.__module__ == type(descriptor).__module__
     return None if plain else adapter
@@ -89,15 +89,15 @@ def load_checkpoint(path: str) -> Checkpoint:
     """The network of a .safetensors, .pth, .pt or .ckpt file.
 
     Args:
-        path: the file. Weights may lie in it under the usual names ("params_ema", "state_dict", ...).
+        path: the file. Its weights may be under one of the usual keys ("params_ema", "state_dict", ...).
 
     Returns:
         A module in evaluation mode, without gradients, on the CPU.
 
     Raises:
-        ValueError: the file is damaged, would run code, claims what it does not hold, belongs to no network that
-            spandrel knows, or to one that takes more than an image.
-        ImportError: spandrel, or what it needs, is missing.
+        ValueError: the file is damaged, would run code, claims more than it holds, or its network is unknown to
+            spandrel or takes more than an image.
+        ImportError: spandrel or one of its dependencies is missing.
     """
     weights = _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
     spandrel = _spandrel()
@@ -106,14 +106,14 @@ def load_checkpoint(path: str) -> Checkpoint:
 
 
 def open_descriptor(descriptor: Any) -> Checkpoint:
-    """What spandrel describes as a module, in the mode, dtype and place that it has.
+    """The network of a spandrel descriptor as a module; its mode, dtype and device are unchanged.
 
     Raises:
-        ValueError: it takes more than an image.
+        ValueError: the network takes more than an image.
     """
     if not isinstance(descriptor, _spandrel().ImageModelDescriptor):
         name = descriptor.architecture.name
-        raise ValueError(f"it is a {name} network, which takes a mask beside the image, and only images can be given")
+        raise ValueError(f"it is a {name} network, which needs a mask in addition to the image; that is not supported")
     mode = descriptor.model.training
     opened = Checkpoint(descriptor)
     opened.training = mode
@@ -124,7 +124,7 @@ def open_descriptor(descriptor: Any) -> Checkpoint:
 
 
 def _is_safetensors(path: str) -> bool:
-    """By the first bytes: a length, and the brace that opens a JSON object."""
+    """Recognises the first bytes: a length, and the opening brace of a JSON object."""
     with open(path, "rb") as file:
         head = file.read(9)
     return path.lower().endswith(".safetensors") or (head[8:] == b"{" and head[:1] != b"\x80")
@@ -134,11 +134,11 @@ def _read_safetensors(path: str) -> dict[str, Any]:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ImportError(f"{NO_NETWORK}. safetensors, which reads it, is missing: {INSTALL}") from error
+        raise ImportError(f"{NO_NETWORK}, and safetensors is needed to read it: {INSTALL}") from error
     try:
         return load_file(path)
-    except Exception as error:  # SafetensorError, and whatever a header makes of torch
-        raise ValueError(f"it is no readable .safetensors file: {quoted(error)}") from error
+    except Exception as error:  # SafetensorError, or any error of torch from a bad header
+        raise ValueError(f"it is not a readable .safetensors file: {quoted(error)}") from error
 
 
 def _read_pickle(path: str) -> Any:
@@ -151,17 +151,17 @@ def _read_pickle(path: str) -> Any:
 
 
 def why_not(message: str, what: str = "checkpoint") -> str:
-    """What torch said of a pickle, which is long and recommends to run the code."""
+    """A short form of torch's error about a pickle, which is long and recommends running the code."""
     if "legacy .tar" in message:
-        return f"{NO_NETWORK}, in the format of torch before 0.1.10, which is not read; load it and save it again"
+        return f"{NO_NETWORK}, in the format of torch before 0.1.10, which is not supported; load it and save it again"
     wanted = re.search(r"GLOBAL ([\w.]+)", message)
     if wanted:
-        text = f"it is a pickle that would call {shortened(wanted[1])}, and only weights are read"
-        return f"{text}. Save its state_dict() alone"
+        text = f"it is a pickle that would call {shortened(wanted[1])}; only weights are read"
+        return f"{text}. Save only its state_dict()"
     wanted = re.search(r"WeightsUnpickler error:\s*(.+)", message)
     if wanted:
-        return f"it is a pickle of something else than weights, and only weights are read: {shortened(wanted[1])}"
-    return f"it is no readable {what}: {quoted(ValueError(message)) if message else 'it ends early'}"
+        return f"it is a pickle of something other than weights; only weights are read: {shortened(wanted[1])}"
+    return f"it is not a readable {what}: {quoted(ValueError(message)) if message else 'it ends early'}"
 
 
 def _spandrel() -> Any:
@@ -169,7 +169,7 @@ def _spandrel() -> Any:
         import spandrel
     except ModuleNotFoundError as error:
         if error.name == "spandrel":
-            text = f"{NO_NETWORK}. spandrel, which knows many networks, is missing: {INSTALL}"
+            text = f"{NO_NETWORK}; spandrel is needed to rebuild it: {INSTALL}"
             raise ImportError(text) from error
         raise _not_imported(error) from error
     except Exception as error:  # torchvision made for another torch raises RuntimeError
@@ -178,11 +178,12 @@ def _spandrel() -> Any:
 
 
 def _not_imported(error: Exception) -> ImportError:
-    """Of spandrel; where a module lacks only a part, an older or newer one is installed than spandrel knows."""
+    """The error for a failed import of spandrel. If only a submodule is missing, a package has an incompatible
+    version."""
     package = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
     if package and "." not in package:
         command = install_torchvision() if package == "torchvision" else f"pip install {package}"
-        return ImportError(f"{NO_NETWORK}. spandrel, which knows many networks, needs {package}: {command}")
+        return ImportError(f"{NO_NETWORK}; spandrel, which would rebuild it, needs {package}: {command}")
     said = torchvision_advice(error) or named(error)
     return ImportError(f"{NO_NETWORK}, and spandrel cannot be imported: {said}")
 
@@ -191,48 +192,48 @@ def _not_imported(error: Exception) -> ImportError:
 
 
 def _recognised(spandrel: Any, weights: Any) -> Any:
-    """spandrel's descriptor of the network that fits the weights."""
+    """spandrel's descriptor of the network for the weights."""
     if not isinstance(weights, Mapping):
         raise ValueError(f"it holds a {type(weights).__name__}, not weights by name")
     try:
         weights = spandrel.canonicalize_state_dict(weights)
-    except Exception as error:  # names that are no strings
+    except Exception as error:  # names that are not strings
         raise ValueError(f"it does not hold weights by name: {quoted(error)}") from error
     _check(weights)
     try:
-        with torch.random.fork_rng(devices=[]):  # networks start from random numbers
+        with torch.random.fork_rng(devices=[]):  # building a network draws random numbers
             return spandrel.ModelLoader().load_from_state_dict(weights)
     except spandrel.UnsupportedModelError as error:
-        raise ValueError(f"{NO_NETWORK}, and spandrel knows none for them. {BY_HAND}") from error
-    except Exception as error:  # spandrel guesses by a few names; what is missing may raise anything
-        text = f"{NO_NETWORK}, and they do not fit the network that spandrel takes them for"
+        raise ValueError(f"{NO_NETWORK}, and spandrel does not recognise it. {BY_HAND}") from error
+    except Exception as error:  # spandrel decides by a few names; other missing ones may raise anything
+        text = f"{NO_NETWORK}, and it does not fit the one that spandrel takes it for"
         raise ValueError(f"{text}: {named(error)}. {BY_HAND}") from error
 
 
 def _check(weights: Mapping[Any, Any]) -> None:
-    """Raises ValueError for weights that are not there, and for numbers in names that stand for a network far larger
-    than the weights: spandrel builds what names and shapes say before it looks at the rest."""
+    """Raises ValueError for weights that the file does not hold, and for names with numbers that imply a network far
+    larger than the weights: spandrel builds the network from names and shapes before it checks anything else."""
     most = 100 + 4 * len(weights)
     for name, value in weights.items():
         if not isinstance(name, str):
-            raise ValueError(f"it holds weights named {name!r:.80}, and names must be strings")
+            raise ValueError(f"it holds weights named {name!r:.80}, but names must be strings")
         if isinstance(value, Tensor):
             _check_tensor(name, value)
         if any(_number(part) > most for part in name.split(".")):
-            raise ValueError(f"its weight {name[:80]!r} counts further than its {len(weights)} weights can")
+            raise ValueError(f"the number in its weight {name[:80]!r} is too large for {len(weights)} weights")
 
 
 def _check_tensor(name: str, value: Tensor) -> None:
     if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
-        raise ValueError(f"its weight {name[:80]!r} is no plain tensor")
+        raise ValueError(f"its weight {name[:80]!r} is not a plain tensor")
     claimed, held = value.numel() * value.element_size(), value.untyped_storage().nbytes()
     if claimed > held:
         text = f"its weight {name[:80]!r} claims {bytes_text(claimed)}"
-        raise ValueError(f"{text}, and the file holds {bytes_text(held)} of it")
+        raise ValueError(f"{text}, but the file holds {bytes_text(held)} of it")
 
 
 def _number(text: str) -> int:
-    """As spandrel reads it, to which 1_000 is a thousand."""
+    """Parses a number as spandrel does, with underscores."""
     try:
         return int(text)
     except ValueError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""spandrel's descriptors of networks, which are models as they are."""
+"""spandrel's model descriptors, which halotile accepts as models."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _unwrapped: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  #
 
 
 def unwrapped(model: Any) -> Any:
-    """The module of a spandrel descriptor, which says what windows it needs; any other model as it is.
+    """The module of a spandrel descriptor, with its size constraints; any other model unchanged.
 
     Raises:
         ValueError: the descriptor's network takes more than an image.
     """
-    spandrel = sys.modules.get("spandrel")  # nobody holds a descriptor without
+    spandrel = sys.modules.get("spandrel")  # without it there are no descriptors
     if spandrel is None or not isinstance(model, (spandrel.ImageModelDescriptor, spandrel.MaskedImageModelDescriptor)):
         return model
     if model not in _unwrapped:

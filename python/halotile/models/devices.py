@@ -21,7 +21,7 @@ def usable_device(device: Any) -> torch.device | None:
     if device is None:
         return None
     torch = torch_if_loaded()
-    text = f"device must be one that torch can use here, not {device!r:.80}"
+    text = f"device {device!r:.80} is not available"
     try:
         asked = torch.device(device)
     except Exception as error:  # torch raises many kinds
@@ -36,17 +36,17 @@ def usable_device(device: Any) -> torch.device | None:
 
 
 def _why_missing(device: torch.device) -> str | None:
-    """Why torch cannot use a device, if torch says so without using it."""
+    """The reason why torch cannot use a device, if that is known without using it; else None."""
     torch = torch_if_loaded()
     if device.type == "meta":
         return "meta tensors hold no values"
     backend = torch.backends.mps if device.type == "mps" else getattr(torch, device.type, None)
     name = ACCELERATORS.get(device.type, f"{device.type} device")
     if hasattr(backend, "is_available") and not backend.is_available():
-        return f"this torch sees no {name}"
+        return f"this PyTorch finds no {name}"
     count = backend.device_count() if device.index is not None and hasattr(backend, "device_count") else None
     if count is not None and device.index >= count:
-        return f"this torch sees {count} {name}{'' if count == 1 else 's'}, counted from 0"
+        return f"this PyTorch finds {count} {name}{'' if count == 1 else 's'}, counted from 0"
     return None
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The model that comes with halotile: blind removal of camera-like noise and JPEG artefacts.
+"""The included model: blind removal of camera-like noise and JPEG artefacts.
 
-What it was trained on, what it does well and what not: docs/embedded.md. How: training/.
+docs/embedded.md describes its training data, strengths and weaknesses; training/ has the training code.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ BLOCKS = 5
 def load_embedded(strength: float = 1.0) -> Restorer:
     """The embedded model with its weights, in eval mode, on the CPU, in float32.
 
-    It removes noise and JPEG artefacts of colour photos, (N, 3, H, W) with values in [0, 1], H and W even. It is blind:
-    it is not told how much of them there is. For images of any size, of 8 and 16 bits too:
+    It removes noise and JPEG artefacts from colour photos, (N, 3, H, W) with values in [0, 1], H and W even. It is
+    blind: it needs no noise level. For images of any size, including 8 and 16 bits:
 
         restore_tiled(photo, load_embedded())
 
     Args:
-        strength: from 0 to 1: how much of the correction is added. 0 returns the image as it is. The attribute
-            `strength` of the model may be set later.
+        strength: factor of the correction, from 0 to 1. 0 returns the image unchanged. The model's attribute `strength`
+            can be set later.
 
     Raises:
-        ValueError: if strength is no number from 0 to 1.
+        ValueError: strength is not a number from 0 to 1.
     """
     if isinstance(strength, bool) or not isinstance(strength, Real) or not 0 <= strength <= 1:
         raise ValueError(f"strength must be a number from 0 to 1, not {strength!r}")
@@ -50,10 +50,10 @@ def load_embedded(strength: float = 1.0) -> Restorer:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file of half precision, by name, as float32. `load_state_dict` checks their shapes.
+    """The tensors of a half-precision safetensors file, by name, as float32. `load_state_dict` checks their shapes.
 
     Raises:
-        ValueError: if the file is damaged, or holds anything but half precision.
+        ValueError: the file is damaged, or not all of it is in half precision.
     """
     data = path.read_bytes()
     try:
@@ -87,15 +87,15 @@ class Block(nn.Module):
 class Restorer(nn.Module):
     """Restores images (N, 3, H, W) with values in [0, 1]; H and W must be even. The result is not clamped.
 
-    The image is rearranged to half its size (pixel unshuffle by 2, 12 channels), goes through a 3x3 convolution,
-    ``blocks`` residual blocks and a last 3x3 convolution, and is rearranged back. What comes out is the correction:
-    ``image + strength * correction``. No operation sees more than its neighbourhood: no normalisation, no pooling, no
-    attention. Its phase is 2, and it sees 25 pixels to each side: two for each of 12 convolutions, one for the phase.
+    The image is rearranged to half resolution (pixel unshuffle by 2, 12 channels), passes through a 3x3 convolution,
+    ``blocks`` residual blocks and a last 3x3 convolution, and is rearranged back. This gives the correction in
+    ``image + strength * correction``. All operations are local: no normalisation, pooling or attention. The phase is 2
+    and the receptive-field radius 25 pixels: two for each of 12 convolutions, and one for the phase.
     """
 
     needs = Needs(multiple=2, scale=1)
 
-    channels = 3  # that it takes: its first convolution takes those of four pixels
+    channels = 3  # input channels; the first convolution takes those of four pixels
 
     def __init__(self, width: int = WIDTH, blocks: int = BLOCKS):
         super().__init__()

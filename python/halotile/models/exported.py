@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Programs of torch.export as models. Many are exported for one shape only.
+"""torch.export programs as models. Many are exported for one shape only.
 
-Such a file is code, as a module is: its graph may name any function that torch reaches. What it could run while it is
-read is refused all the same: torch itself would unpickle whatever it holds. Imports torch; imported by `loading` when
-such a file is met.
+Such a file is code, as a module is: its graph may call any function that torch can reach. Content that would run code
+while the file is only read is refused: torch itself would unpickle anything. Imports torch.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ from .needs import Needs
 
 __all__ = ["FixedShape", "load_exported", "open_exported"]
 
-# Of members of the archive: libraries that would be loaded, objects that would be unpickled.
+# Prefixes of archive members that hold libraries to load or objects to unpickle.
 RUN = ("data/aotinductor/", "data/constants/opaque_obj", "data/constants/custom_obj")
-WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # what torch.load heeds, whatever it is told
+WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # overrides the arguments of torch.load
 
 
 def load_exported(path: str) -> torch.nn.Module:
     """The program of a .pt2 file as a module on windows (batch, channels, height, width).
 
     Raises:
-        ValueError: the file holds libraries or objects that would be run as it is read, is damaged, or its program
+        ValueError: the file holds libraries or objects that would run while it is read, it is damaged, or its program
             takes anything but one such tensor.
     """
     with zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
             if member.partition("/")[2].lower().startswith(RUN):  # torch finds names in any letter case
-                raise ValueError(f"it holds {member!r}, which would be run as it is read, and only programs are read")
+                raise ValueError(f"it holds {member!r}, which would run while the file is read; only programs are read")
     with _weights_only(), _told_by_torch() as told:
         try:
             program = torch.export.load(path)
@@ -59,7 +58,7 @@ def _weights_only() -> Iterator[None]:
 
 
 class _Told(logging.Filter):
-    """Keeps the error that torch logs and then replaces by another, and lets nothing through."""
+    """Keeps the error that torch logs before raising another one, and blocks the log."""
 
     error: BaseException | None = None
 
@@ -82,7 +81,7 @@ def open_exported(program: torch.export.ExportedProgram) -> torch.nn.Module:
     """The program as a module on windows (batch, channels, height, width).
 
     Raises:
-        ValueError: if it takes anything but one such tensor.
+        ValueError: it takes anything but one such tensor.
     """
     inputs = [
         node.meta["val"]
@@ -97,15 +96,15 @@ def open_exported(program: torch.export.ExportedProgram) -> torch.nn.Module:
 
 
 class FixedShape(torch.nn.Module):
-    """A program for windows of one (height, width), None where any will do, or for one batch size, or both: `needs`
-    says which windows. Batches of other sizes are split, and completed by their last window."""
+    """A program exported for one (height, width), None where variable, or for one batch size, or both. `needs` has the
+    window size. Other batch sizes are split and padded with their last window."""
 
     def __init__(self, program: torch.nn.Module, batch: int | None, window: tuple[int | None, int | None]):
         super().__init__()
         self.program, self.batch, self.needs = program, batch, Needs(window=window)
 
     def train(self, mode: bool = True) -> FixedShape:
-        return self  # exported programs have no modes
+        return self  # exported programs have no mode
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         sides = zip(self.needs.window, windows.shape[2:], strict=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What can be seen of the user's model without running it: which kind it is, and how many channels it takes."""
+"""Properties of a user's model without running it: its kind and channel count."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool, mem
     """Wraps the user's model in a `Model`.
 
     Args:
-        device, dtype: as the user gave them; a module of another device or dtype runs as a converted copy.
+        device, dtype: the user's options; a module on another device or of another dtype runs as a converted copy.
         tensors: whether a callable of unknown kind gets tensors, because the image is one or the engine needs them.
         memory_format: of windows: "channels_last", "contiguous", or "auto": channels_last for modules on the CPU that
             are mostly convolutions and for modules whose weights are stored so, else contiguous.
@@ -77,12 +77,12 @@ def _refuse_lazy(modules: list[torch.nn.Module]) -> None:
     for module in modules:
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             if isinstance(tensor, kind):
-                text = f"model must have its weights, and {name} has no size yet"
-                raise ValueError(f"{text}: run the module on an input of its own once, and load its weights, before")
+                text = f"model must have initialised weights, but {name} has no size yet"
+                raise ValueError(f"{text}: run the module once on some input and load its weights first")
 
 
 def channels_of(model: Any) -> int | None:
-    """How many channels a model takes, by inspection, its file, or else the first convolution; None if unknown."""
+    """A model's input channels, from inspection, its file, or else its first convolution; None if unknown."""
     known, torch = getattr(recalled(model), "in_channels", None), torch_if_loaded()
     if known is None and isinstance(getattr(model, "needs", None), Needs):
         known = getattr(model, "channels", None)

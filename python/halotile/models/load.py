@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Models by name: files of every kind that is understood, known models, ``module:callable``.
+"""Models by name: model files, known models, ``module:callable``.
 
-What a file is, its first bytes say, so that a web page saved as a checkpoint is called a web page. torch, spandrel and
-onnxruntime are imported when a file needs them, and not before.
+A file's type is detected from its first bytes, so that a web page saved as a checkpoint is reported as a web page.
+torch, spandrel and onnxruntime are imported only for files that need them.
 """
 
 from __future__ import annotations
@@ -32,60 +32,60 @@ def load_model(
     providers: Sequence[str | tuple[str, dict[str, Any]]] | None = None,
     strength: float | None = None,
 ) -> Callable[..., Any]:
-    """The model that a name stands for.
+    """Loads a model by name.
 
     Args:
-        name: None for the model that comes with halotile; the name of a known one (`halotile.models.catalog`); a file;
-            or ``module:callable``, used as it is, or ``module:factory()``, called without arguments first. Files are
+        name: None for the included model; the name of a known model (`halotile.models.catalog`); a file; or
+            ``module:callable``, used as it is, or ``module:factory()``, called without arguments first. Files are
 
-            - checkpoints (.safetensors, .pth, .pt, .ckpt) of networks that spandrel knows, read as weights only;
+            - checkpoints (.safetensors, .pth, .pt, .ckpt) of architectures that spandrel supports, weights only;
             - ONNX (.onnx);
             - ncnn: NAME.param, with NAME.bin beside it;
             - torch.export (.pt2) and TorchScript.
 
-            Modules are looked for in the current directory too. Modules, TorchScript and torch.export files are code:
-            they can do whatever a program can. The others are data.
+            Modules are also searched for in the current directory. Modules, TorchScript and torch.export files are
+            code, which can do whatever a program can. The others are data.
         providers: for ONNX files, ONNX Runtime's execution providers; see `halotile.models.onnx.load_onnx`.
-        strength: of the model that comes with halotile: from 0, which changes nothing, to 1. None: 1.
+        strength: strength of the included model, from 0, which changes nothing, to 1. None: 1.
 
     Returns:
-        What `restore_tiled` takes: a torch module, except for ONNX files and callables. Where the file says something
-        about windows, its attribute ``needs`` is a `halotile.models.needs.Needs`.
+        A model for `restore_tiled`: a torch module, except for ONNX files and callables. If the file has size
+        constraints, its attribute ``needs`` is a `halotile.models.needs.Needs`.
 
     Raises:
-        ValueError: the name is of no such kind, the file is damaged or holds something else, a known model is not
-            installed, or the model has no providers or no strength.
+        ValueError: there is no such model, the file is damaged or not a model, a known model is not installed, or the
+            model takes no providers or no strength.
         ImportError: the module cannot be imported or lacks the name, the factory fails, or a package is missing.
-        TypeError: it names a class, or something that cannot be called.
+        TypeError: the name is that of a class, or of something that cannot be called.
     """
     if name is None:
         return _embedded(providers, 1.0 if strength is None else strength)
     name = os.fspath(name)
     if strength is not None:
-        raise ValueError(f"strength must be None for model {name!r}: only the model that comes with halotile has one")
+        raise ValueError(f"strength must be None for model {name!r}: only the included model has one")
     if os.path.isfile(name):
         return _from_file(name, providers)
     if providers is not None:
-        raise ValueError(f"providers must be None for model {name!r}, which is no ONNX file")
+        raise ValueError(f"providers must be None for model {name!r}, which is not an ONNX file")
     if name in catalog.KNOWN:
         return _from_catalog(name)
     if os.path.exists(name):
-        kind = "a folder" if os.path.isdir(name) else "no regular file"
+        kind = "a folder" if os.path.isdir(name) else "not a regular file"
         raise ValueError(f"model {name!r} cannot be run as it is: it is {kind}, {NONE_OF_THEM}")
     module, colon, attribute = name.partition(":")
     if not colon or not module or not attribute:
-        text = f"model {name!r}: there is no such file, and it is not of the form module:callable"
+        text = f"model {name!r}: no such file, and not of the form module:callable"
         near = difflib.get_close_matches(name, catalog.KNOWN, n=1)
-        raise ValueError(f"{text}. The known model of the nearest name is {near[0]!r}" if near else text)
+        raise ValueError(f"{text}; did you mean the known model {near[0]!r}?" if near else text)
     return _from_module(name, module, attribute)
 
 
 def _embedded(providers: Any, strength: float) -> Callable[..., Any]:
     if providers is not None:
-        raise ValueError("providers must be None for the model that comes with halotile, which is no ONNX file")
+        raise ValueError("providers must be None for the included model, which is not an ONNX file")
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be a number from 0 to 1, not {strength!r}")
-    _need_torch("the model that comes with halotile needs")
+    _need_torch("the included model needs")
     from .embedded import load_embedded
 
     return load_embedded(strength=strength)
@@ -100,7 +100,7 @@ def _from_module(name: str, module: str, attribute: str) -> Callable[..., Any]:
         if is_factory:
             model = model()
     except Exception as error:  # whatever the module and the factory raise
-        raise ImportError(f"model {name!r} cannot be had: {torchvision_advice(error) or named(error)}") from error
+        raise ImportError(f"model {name!r} cannot be imported: {torchvision_advice(error) or named(error)}") from error
     if isinstance(model, type):
         raise TypeError(f"model {name!r} is a class; write '{module}:{attribute}()' for an instance of it")
     if not callable(model):
@@ -112,7 +112,7 @@ def _from_catalog(name: str) -> Any:
     try:
         param, weights = catalog.known_files(name)
     except ValueError as error:
-        raise ValueError(f"model {name!r} cannot be had: {error}") from error
+        raise ValueError(f"model {name!r} cannot be loaded: {error}") from error
     _need_torch(f"model {name!r}: ncnn files need")
     model = _opened(name, "ncnn", lambda: _ncnn(str(param), str(weights)))
     model.needs = Needs(scale=catalog.KNOWN[name].scale)
@@ -122,7 +122,7 @@ def _from_catalog(name: str) -> Any:
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 NONE_OF_THEM = "neither TorchScript nor torch.export (.pt2), nor a checkpoint, ONNX or ncnn's .param"
-HEAD = 512  # bytes that tell what a file is
+HEAD = 512  # bytes that identify the type of a file
 
 
 def _from_file(path: str, providers: Sequence[Any] | None) -> Callable[..., Any]:
@@ -132,7 +132,7 @@ def _from_file(path: str, providers: Sequence[Any] | None) -> Callable[..., Any]
 
         return _opened(path, kind, lambda: load_onnx(path, providers))
     if providers is not None:
-        raise ValueError(f"providers must be None for model {path!r}, which is no ONNX file")
+        raise ValueError(f"providers must be None for model {path!r}, which is not an ONNX file")
     _need_torch(f"model {path!r}: {kind} files need")
     return _opened(path, kind, lambda: OPENERS[kind](path))
 
@@ -145,7 +145,7 @@ def _need_torch(who: str) -> None:
 
 
 def _opened(name: str, kind: str, opener: Callable[[], Callable[..., Any]]) -> Any:
-    """What `opener` returns; what it raises says which model it is about, in one line."""
+    """Calls `opener`; its errors get the model's name, and one line."""
     try:
         return opener()
     except ImportError as error:
@@ -167,7 +167,7 @@ def _exported(path: str) -> Callable[..., Any]:
     from .exported import load_exported
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch about torch
+        warnings.simplefilter("ignore", FutureWarning)  # by torch, about its own code
         return load_exported(path)
 
 
@@ -175,7 +175,7 @@ def _script(path: str) -> Callable[..., Any]:
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself
+        warnings.simplefilter("ignore", DeprecationWarning)  # about TorchScript itself
         warnings.simplefilter("ignore", FutureWarning)
         return torch.jit.load(path, map_location="cpu")
 
@@ -183,7 +183,7 @@ def _script(path: str) -> Callable[..., Any]:
 def _ncnn_pair(path: str) -> Callable[..., Any]:
     weights = f"{os.path.splitext(path)[0]}.bin"
     if not os.path.isfile(weights):
-        raise ValueError(f"it is a .param file of ncnn, and its weights are missing: there is no {weights!r}")
+        raise ValueError(f"it is an ncnn .param file, but its weights are missing: there is no {weights!r}")
     return _ncnn(path, weights)
 
 
@@ -201,11 +201,11 @@ OPENERS: dict[str, Callable[[str], Callable[..., Any]]] = {
     "ncnn": _ncnn_pair,
 }
 
-# ---- what a file is --------------------------------------------------------------------------------------------------
+# ---- file types ------------------------------------------------------------------------------------------------------
 
 
 def _kind_of(path: str) -> str:
-    """ "ONNX" or one of OPENERS, by the file's first bytes, and by its name where these say nothing."""
+    """ "ONNX" or a key of OPENERS, from the file's first bytes, or else its name."""
     with open(path, "rb") as file:
         head = file.read(HEAD)
     refusal = _other_thing(head)
@@ -220,26 +220,26 @@ def _kind_of(path: str) -> str:
         if suffix == ".safetensors" or head[8:9] == b"{" or (head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5"):
             return "checkpoint"
         if suffix == ".bin" and os.path.isfile(f"{path[:-4]}.param"):
-            refusal = f"it is one half of a model of ncnn; pass {path[:-4]}.param"
+            refusal = f"it holds the weights of an ncnn model; pass {path[:-4]}.param"
         elif tarfile.is_tarfile(path):
-            refusal = "it is a tar archive; checkpoints of torch before 0.1.10 are, and are not read"
+            refusal = "it is a tar archive; such checkpoints, of torch before 0.1.10, are not supported"
     raise ValueError(f"model {path!r} cannot be run as it is: {refusal or f'it is {NONE_OF_THEM}'}")
 
 
 def _other_thing(head: bytes) -> str | None:
-    """What is commonly found under a model's name, and is none."""
+    """Names what is commonly saved under a model's name by mistake; else None."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         return "the file is empty"
     if start.startswith((b"<!doctype html", b"<html")):
-        return "it is a web page (HTML), as a download that failed leaves it"
+        return "it is a web page (HTML), probably from a failed download"
     if start.startswith(b"version https://git-lfs"):
-        return "it is a pointer of Git LFS, not the file itself: run git lfs pull"
+        return "it is a Git LFS pointer, not the file itself: run git lfs pull"
     return None
 
 
 def _kind_of_zip(path: str) -> str:
-    """A checkpoint, TorchScript or torch.export, from the members of the zip archive that all three are."""
+    """Tells checkpoint, TorchScript and torch.export apart by the members of the zip archive that all three are."""
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
@@ -251,7 +251,7 @@ def _kind_of_zip(path: str) -> str:
     if "constants.pkl" in members and any(member.startswith("code/") for member in members):
         return "TorchScript"
     if "data.pkl" not in members:
-        what = "a zip archive" if infos else "a zip archive that is damaged or was cut short"
+        what = "a zip archive" if infos else "a damaged or truncated zip archive"
         raise ValueError(f"model {path!r} cannot be run as it is: it is {what}, {NONE_OF_THEM}")
     if sum(info.file_size for info in infos) > os.path.getsize(path):
         raise ValueError(f"model {path!r} cannot be run as it is: it is a checkpoint that unpacks to more than it is")

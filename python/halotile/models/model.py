@@ -49,8 +49,8 @@ class Model:
     """A model that takes and returns NumPy arrays.
 
     Attributes:
-        dtype: of its windows: float32, float16 or bfloat16.
-        in_channels: how many channels it takes; None if only a run can tell.
+        dtype: dtype of its windows: float32, float16 or bfloat16.
+        in_channels: its input channels; None if only a run can tell.
         channels_last: whether its windows have interleaved channels in memory.
         modules: the torch modules that it runs.
         device: where it runs; None for the CPU, as NumPy has it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a model file says about the windows that its model takes: `Needs`. Plans keep to it."""
+"""Size constraints that a model file states for its windows: `Needs`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SIDES = ("rows", "columns")
 
 @dataclass(frozen=True)
 class Needs:
-    """What the windows of a model must be like, as far as its file says so. The defaults are no demands.
+    """Size constraints of a model's windows. The defaults are no constraints.
 
-    `load_model` attaches it as the attribute ``needs`` to models whose files say something. Runs keep to it: phases are
-    made multiples of `multiple`, windows are as large as it asks, whatever tile_size says, and what contradicts it is
-    refused.
+    `load_model` attaches it as the attribute ``needs`` to models whose files have constraints. Runs respect it: phases
+    become multiples of `multiple`, windows have the required size whatever tile_size says, and contradicting options
+    are refused.
 
     Attributes:
-        multiple: of which height and width must be multiples.
-        minimum: the least height and width.
+        multiple: divides height and width.
+        minimum: the smallest height and width.
         square: whether height and width must be equal.
-        window: the only height and the only width that the model takes, None where it takes several.
+        window: the fixed height and the fixed width; None for a variable side.
         scale: output pixels per input pixel; None if unknown.
     """
 
@@ -44,41 +44,41 @@ class Needs:
                 f"needs must be whole numbers from 1 on, and a pair of them or None for window, not {self}"
             )
         if self.square and self.fixed:
-            raise ValueError(f"square must be False where window says what sides there are, {self.window}")
+            raise ValueError(f"square must be False for a model with fixed window sides, {self.window}")
 
     @property
     def fixed(self) -> bool:
-        """Whether windows cannot have any other size."""
+        """Whether a side of the window is fixed."""
         return self.window != (None, None)
 
     @property
     def least(self) -> Pair:
-        """The least height and width."""
+        """The smallest height and width."""
         height, width = (side or self.minimum for side in self.window)
         return height, width
 
     def phase(self, asked: Pair) -> Pair:
-        """The phase (rows, columns) for one that was asked for: a multiple of both."""
+        """The smallest valid phase (rows, columns) that is a multiple of the one asked for."""
         multiple = math.lcm(self.multiple, *asked) if self.square else self.multiple
         rows, columns = (math.lcm(step, multiple) for step in asked)
         return rows, columns
 
     def check(self, scale: Fraction | None, verify: int) -> None:
-        """Raises ValueError for options that the model cannot have, whatever the image."""
+        """Raises ValueError for options that are impossible for the model, whatever the image."""
         if self.scale is not None and scale not in (None, self.scale):
             raise ValueError(f"scale must be {self.scale} or None for this model, not {scale}")
         if verify and (self.fixed or self.square):
-            text = "which takes no windows of other sizes, as comparing needs them"
+            text = "as comparing needs windows of other sizes, which it does not take"
             raise ValueError(f"verify must be 0 for this model, {text}, not {verify}")
 
     def planned(self, options: Any, scale: Fraction) -> Any:
-        """The options with the tiles that windows of one size leave.
+        """The options with the tile size that fixed windows leave.
 
         Args:
             options: Options with numbers for tile_size, halo and phase.
 
         Raises:
-            ValueError: such windows cannot have that halo, phase or overlap.
+            ValueError: halo, phase or overlap do not fit such windows.
         """
         tiles = [
             tile if side is None else self._tile(axis, side, options, scale.denominator)
@@ -87,7 +87,7 @@ class Needs:
         return replace(options, tile_size=tuple(tiles))
 
     def _tile(self, axis: int, side: int, options: Any, denominator: int) -> int:
-        """What a window's side leaves for the tile."""
+        """The tile side that a fixed window side leaves."""
         phase, halo = math.lcm(options.phase[axis], denominator), options.halo[axis]
         windows = f"for this model, which takes windows of {side} {SIDES[axis]} only"
         if side % phase:
@@ -104,6 +104,6 @@ class Needs:
 
 
 def needs_of(model: Any) -> Needs:
-    """What a model says it needs; nothing, if it does not say."""
+    """The model's `Needs`; no constraints if it has none."""
     needs = getattr(model, "needs", None)
     return needs if isinstance(needs, Needs) else Needs()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """ONNX files as models on NumPy arrays, run by ONNX Runtime: `load_onnx`. torch is not needed.
 
-A graph is data, run by ONNX Runtime's own operators. Weights beside the file are read from its folder only: ONNX
-Runtime refuses paths that lead out of it, links included.
+A graph is data, run by ONNX Runtime's own operators. External weights are read only from the graph's folder: ONNX
+Runtime refuses paths that lead out of it, including links.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from .needs import Needs
 __all__ = ["OnnxModel", "load_onnx"]
 
 DTYPES = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
-COLOURS = (1, 2, 3, 4)  # as many channels as images have
-# Fastest first, with what keeps them at float32: CUDA would round to TF32, the neural engine to float16.
+COLOURS = (1, 2, 3, 4)  # channel counts of images
+# Fastest first, with options that keep float32: CUDA would round to TF32, the neural engine to float16.
 PROVIDERS: dict[str, dict[str, str]] = {
     "CoreMLExecutionProvider": {"ModelFormat": "MLProgram", "MLComputeUnits": "CPUAndGPU"},
     "CUDAExecutionProvider": {"use_tf32": "0"},
     "CPUExecutionProvider": {},
 }
-SILENT = 4  # failures are raised; printed as well, they would be in the way of a command line
+SILENT = 4  # failures are raised, so they need not be logged
 
 Provider = str | tuple[str, dict[str, Any]]
 
 
 class OnnxModel:
-    """A graph from one image batch (N, C, H, W) to one.
+    """A graph that maps one image batch (N, C, H, W) to one.
 
     Attributes:
-        dtype: of its input: windows of another dtype are converted.
-        batch: the only batch size that it takes, else None. Other batches are run part by part.
-        needs: which windows it takes.
-        providers: what ONNX Runtime runs it with.
+        dtype: dtype of its input; other windows are converted.
+        batch: its fixed batch size, or None. Other batches are split.
+        needs: its size constraints.
+        providers: the execution providers in use.
     """
 
     def __init__(self, session: Any):
@@ -50,7 +50,7 @@ class OnnxModel:
         self.providers: list[str] = session.get_providers()
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
-        """Outputs (N, C', H', W') for windows (N, C, H, W). Raises ValueError for windows that it does not take."""
+        """Outputs (N, C', H', W') for windows (N, C, H, W). Raises ValueError for unsupported sizes."""
         windows = np.ascontiguousarray(windows, self.dtype)
         self._check(windows.shape)
         step = self.batch or len(windows)
@@ -77,13 +77,13 @@ def load_onnx(path: str, providers: Sequence[Provider] | None = None) -> OnnxMod
     """The model of an .onnx file.
 
     Args:
-        path: the file. Weights in files of their own must lie in its folder.
-        providers: ONNX Runtime's execution providers, by name or as (name, options), most wanted first. Unless given,
-            CoreML, CUDA and the CPU, as far as they are there, at full float32.
+        path: the file. External weight files must be in its folder.
+        providers: ONNX Runtime's execution providers by name or as (name, options), in order of preference. None: those
+            available of CoreML, CUDA and CPU, in full float32.
 
     Raises:
-        ValueError: the file is damaged, or not for images (batch, channels, height, width) of floats; or a provider is
-            not there.
+        ValueError: the file is damaged or its input is not a batch of float images (batch, channels, height, width), or
+            a provider is not available.
         ImportError: onnxruntime is missing.
     """
     try:
@@ -96,8 +96,8 @@ def load_onnx(path: str, providers: Sequence[Provider] | None = None) -> OnnxMod
     options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=chosen)
-    except Exception as error:  # its classes have no common one
-        raise ValueError(f"it is no ONNX file that can be run: {quoted(error)}") from error
+    except Exception as error:  # its error classes share no base class
+        raise ValueError(f"it is not an ONNX file that can be run: {quoted(error)}") from error
     return OnnxModel(session)
 
 
@@ -109,40 +109,40 @@ def _chosen(providers: Sequence[Provider] | None, available: Sequence[str]) -> l
     for provider in providers:
         name = provider if isinstance(provider, str) else provider[0]
         if name not in available:
-            raise ValueError(f"providers names {name!r}, and there are {', '.join(available)}")
+            raise ValueError(f"provider {name!r} is not available (available: {', '.join(available)})")
     return list(providers)
 
 
-# ---- what a graph takes ----------------------------------------------------------------------------------------------
+# ---- inputs and outputs of a graph -----------------------------------------------------------------------------------
 
 
 def _only(ends: Sequence[Any], what: str) -> Any:
     if len(ends) != 1:
         names = ", ".join(end.name[:60] for end in ends[:8])
-        raise ValueError(f"the ONNX graph has {len(ends)} {what}, and must have one: {names}")
+        raise ValueError(f"the ONNX graph has {len(ends)} {what} and must have one: {names}")
     return ends[0]
 
 
 def _fixed(side: Any) -> int | None:
-    """Sides that are not fixed have a name, or none."""
+    """The side if it is fixed, else None: variable sides have a name, or no value."""
     return side if isinstance(side, int) and side > 0 else None
 
 
 def _checked_shape(taken: Any) -> list[int | None]:
-    """Batch, channels, height, width, None where they are not fixed. Raises ValueError for what is no such batch."""
+    """Batch, channels, height, width; None where variable. Raises ValueError unless the input is an image batch."""
     described = f"the ONNX graph takes {taken.name[:60]!r}, {taken.type} {list(taken.shape or ())}"
     shape = [_fixed(side) for side in taken.shape or ()]
     if len(shape) != 4:
         raise ValueError(f"{described}, not images (batch, channels, height, width)")
     if shape[3] in COLOURS and shape[1] not in COLOURS:
-        raise ValueError(f"{described}: that is (batch, height, width, channels), and channels must come second")
+        raise ValueError(f"{described}: that is (batch, height, width, channels), but channels must come second")
     if taken.type not in DTYPES:
-        raise ValueError(f"{described}, and must take float or float16")
+        raise ValueError(f"{described}, but must take float or float16")
     return shape
 
 
 def _needs(window: tuple[int | None, int | None], made: list[int | None]) -> Needs:
-    """made: the output's shape, as far as it is fixed. One that is no multiple of the window tells no scale."""
+    """made: the output's shape, None where variable. If it is not a multiple of the window, the scale is unknown."""
     sides = zip(made[2:4], window, strict=False)
     factors = {out / side for out, side in sides if out is not None and side is not None}
     factor = factors.pop() if len(factors) == 1 else 0

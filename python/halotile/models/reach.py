@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a callable can reach: bound objects, closures, attributes and globals; and the modules among it."""
+"""Objects that a callable can reach through bindings, closures, attributes and globals, and the modules among them."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ EXACT = {*CONTAINERS, OrderedDict}  # types whose truth value says whether they 
 REGISTERED = {"_parameters", "_buffers", "_modules"}  # attributes of modules that torch itself searches
 OF_PYTHON = 1 << 9  # a flag of classes that a class statement made
 PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
-OPAQUE = {"torch", "numpy"}  # packages whose objects hold nothing of the user's, except modules and functions
+OPAQUE = {"torch", "numpy"}  # packages whose objects, except modules and functions, hold no user objects
 
 
 def reachable(value: Any, depth: int = 2) -> Iterator[Any]:
-    """A value, and all that it reaches within that many steps."""
+    """A value, and everything that it reaches within `depth` steps."""
     yield value
     if depth:
         for one in _next_to(value):
@@ -86,7 +86,7 @@ def _globals_in(code: types.CodeType) -> frozenset[str]:
     return frozenset(names.union(*map(_globals_in, inner)))
 
 
-# ---- far -------------------------------------------------------------------------------------------------------------
+# ---- deep search -----------------------------------------------------------------------------------------------------
 
 
 def _hidden_in(things: Iterable[Any], kind: type, parts: Callable[[Any], Iterable[Any]]) -> list[Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What was found out about models in this process, and what users were told about them."""
+"""Per-model records of this process: inspection results, warnings given, measurements."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _told: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
 
 
 def remember(model: Any, info: Any) -> None:
-    """info: a ModelInfo, so that later runs can say what they lack."""
+    """Stores a ModelInfo, so that later runs can warn about a halo that is too small."""
     with contextlib.suppress(TypeError):  # cannot be hashed, or referred to weakly
         _seen[model] = info
 
 
 def recalled(model: Any) -> Any:
-    """What was found out about a model in this process, for whatever reason; a ModelInfo; or None."""
+    """The ModelInfo of a model that was inspected in this process; else None."""
     try:
         return _seen.get(model)
     except TypeError:
@@ -29,7 +29,7 @@ def recalled(model: Any) -> Any:
 
 
 def told_about(model: Any) -> set[Any]:
-    """What the user was told about a model."""
+    """The keys of warnings that were given about a model."""
     try:
         return _told.setdefault(model, set())
     except TypeError:
@@ -37,7 +37,7 @@ def told_about(model: Any) -> set[Any]:
 
 
 def tried_with(model: Any) -> dict[Any, Any]:
-    """What was found by trying windows of a model, by what was tried."""
+    """Results of trying windows of a model, by what was tried."""
     try:
         return _tried.setdefault(model, {})
     except TypeError:

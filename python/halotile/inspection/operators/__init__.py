@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What is known of ATen operators: one entry for each in one table, by family. Imports torch.
+"""Rules for ATen operators: one table, with an entry for each operator, by family. Imports torch.
 
-Functions are named after the operator and what they tell: `*_rows` (row maps, rows.py), `*_positions` (positions.py),
-`*_statistic` (statistic.py). The entries stand at the end of each family's file.
+Functions are named after the operator and their result: `*_rows` (row maps, rows.py), `*_positions` (positions.py),
+`*_statistic` (statistic.py). The entries are at the end of each family's file.
 """
 
-from . import (  # noqa: F401 - they enter their operators into the table
+from . import (  # noqa: F401 - they add their operators to the table
     convolutions,
     elementwise,
     fourier,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Convolutions, also transposed ones. Imports torch."""
+"""Convolutions and transposed convolutions. Imports torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def convolution_rows(op: Operation) -> Value:
     """Each result depends on the elements under the taps of its kernel."""
     value, weight = op.value("input"), op.known(op["weight"])
     count = len(value.dims) - 2
-    if weight is not None:  # made from the image: fine if the same for all of it
+    if weight is not None:  # computed from the image: valid if it is the same everywhere
         if any(rows.shift for rows in weight.maps):
             raise Unknown("the weights of a convolution depend on the place in the image")
         value = joined([value, weight.with_dims([()] * len(value.dims))])
@@ -31,7 +31,7 @@ def convolution_rows(op: Operation) -> Value:
 
 
 def convolution_positions(mode, func, args, kwargs):
-    """The farthest position under all taps whose weight is not zero."""
+    """The farthest position under all taps with non-zero weight."""
     seen, weight, _, stride, padding, dilation, transposed, extra, groups = args[:9]
     dims = weight.ndim - 2
     if mode.carries(weight) or seen.ndim != weight.ndim:
@@ -41,7 +41,7 @@ def convolution_positions(mode, func, args, kwargs):
     )
     taps = weight.detach() != 0
     dense = bool(taps.all())
-    if dense:  # the farthest of all channels of a group goes to all its outputs
+    if dense:  # all outputs of a group get the farthest position of its channels
         seen = seen.unflatten(1, (groups, -1)).amax(2)
     if transposed:
         inputs, outputs, *kernel = taps.shape
@@ -66,7 +66,7 @@ def convolution_positions(mode, func, args, kwargs):
 
 
 def _spaced(seen: torch.Tensor, dim: int, stride: int) -> torch.Tensor:
-    """With `stride` - 1 elements that depend on nothing behind each."""
+    """Inserts `stride` - 1 elements that depend on nothing after each element."""
     if stride == 1:
         return seen
     shape = [*seen.shape[: dim + 1], stride, *seen.shape[dim + 1 :]]
@@ -76,7 +76,7 @@ def _spaced(seen: torch.Tensor, dim: int, stride: int) -> torch.Tensor:
 
 
 def farthest_of_taps(seen: torch.Tensor, taps: torch.Tensor, stride, dilation, groups: int) -> torch.Tensor:
-    """The farthest of what the taps (outputs, inputs of a group, *kernel) take, some of which are zero."""
+    """The farthest positions under the taps (outputs, inputs of a group, *kernel), some of which are zero."""
     outputs, inputs, *kernel = taps.shape
     grouped = seen.unflatten(1, (groups, inputs))
     size = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Operators that work element by element. Imports torch."""
+"""Elementwise operators. Imports torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .table import operator
 
 
 def pointwise_rows(op: Operation) -> Value:
-    """Each element depends on the elements in the same place of all operands."""
+    """Each element depends on the corresponding elements of all operands."""
     return with_excitation(op, op.joined(op.tensors()))
 
 
 def with_excitation(op: Operation, result: Value) -> Value:
-    """A product of what has rows and what was pooled over all of them: squeeze-and-excite."""
+    """A product of a tensor with rows and one that is pooled over all rows is squeeze-and-excite."""
     values = [value for value in map(op.known, op.tensors()) if value is not None]
     pooled = [value for value in values if not any(rows.shift for rows in value.maps)]
     if len(values) != 2 or len(pooled) != 1 or ".mul" not in op.name:
@@ -29,7 +29,7 @@ def with_excitation(op: Operation, result: Value) -> Value:
 
 
 def same_rows(op: Operation) -> Value:
-    """The result has the elements of the first operand, where they were."""
+    """The result has the elements of the first operand in place."""
     return op.joined(op.tensors()[:1])
 
 
@@ -38,7 +38,7 @@ def copy_rows(op: Operation) -> Value:
 
 
 def multiply_positions(mode, func, args, kwargs):
-    """A factor that is exactly zero leaves no dependency."""
+    """A factor of exactly zero removes the dependency."""
     result = mode.pointwise(func, args, kwargs)
     for factor in args[:2]:
         if isinstance(factor, torch.Tensor) and not mode.carries(factor) and factor.is_floating_point():
@@ -68,14 +68,14 @@ def where_positions(mode, func, args, kwargs):
 
 
 def glu_positions(mode, func, args, kwargs):
-    """One half of the channels, or of another dimension, times a function of the other half."""
+    """One half of a dimension, usually the channels, times a function of the other half."""
     dim = args[1] if len(args) > 1 else -1
     first, second = mode.real(args[0]).chunk(2, dim)
     return torch.maximum(first, second)
 
 
 def copy_positions(mode, func, args, kwargs):
-    """In place: the target depends on what the source depends on."""
+    """In place: the target takes over the dependencies of the source."""
     target, source = args[:2]
     shape = target.shape
     mode.write(target, mode.real(source).expand(shape))
@@ -83,7 +83,7 @@ def copy_positions(mode, func, args, kwargs):
 
 
 def fill_positions(mode, func, args, kwargs):
-    """In place: the target depends on nothing any more."""
+    """In place: the target no longer depends on anything."""
     target = args[0]
     if mode.carries(target):
         target.fill_(NOTHING)
@@ -91,11 +91,11 @@ def fill_positions(mode, func, args, kwargs):
 
 
 def cast_positions(mode, func, args, kwargs):
-    """Positions stay float32, whatever the model casts to."""
+    """Positions stay float32, whatever dtype the model casts to."""
     return args[0].clone()
 
 
-# Operators that torch tags as pointwise need no entry: both passes treat them as element by element.
+# Operators that torch tags as pointwise need no entry: both methods treat them as elementwise.
 operator("_prelu_kernel", "lerp", rows=pointwise_rows, positions=pointwise_positions)
 operator("hardswish", "softplus", "rrelu_with_noise", "celu", "mish", "dropout", positions=pointwise_positions)
 operator("prelu", "rrelu_with_noise_functional", "complex", "real", "imag", rows=pointwise_rows)

@@ -22,7 +22,7 @@ def fourier_rows(op: Operation) -> Value:
 
 
 def fourier_positions(mode, func, args, kwargs):
-    """Each frequency takes in all elements along the dimensions."""
+    """Each frequency depends on all elements along the dimensions."""
     x, dims = mode.real(args[0]), args[1]
     blank = func(torch.zeros(x.shape, dtype=args[0].dtype), *args[1:], **kwargs)
     seen = x.amax(dims, keepdim=True)

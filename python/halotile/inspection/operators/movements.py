@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Elements that go elsewhere: slices, joins, what is written to a part, rolls, indices. Imports torch."""
+"""Operators that move elements: slices, joins, partial writes, rolls, indices. Imports torch."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def split_rows(op: Operation) -> list[Value]:
 
 
 def sliced_dim(op: Operation, value: Value, index: int, start: int, end: int, step: int) -> Value:
-    """Every `step`-th of a dimension from `start` up to `end`."""
+    """Every `step`-th element of a dimension from `start` to `end`."""
     dim, size = value.dims[index], max(0, -(-(end - start) // step))
     if size == dim_size(dim):
         return value
@@ -86,7 +86,7 @@ def sliced_dim(op: Operation, value: Value, index: int, start: int, end: int, st
 
 
 def strip(op: Operation, value: Value, index: int, size: int) -> Value:
-    """A few rows from one place."""
+    """A few rows from one fixed place."""
     for axis in {part.axis for part in spatial(value.dims[index])}:
         others = [part for place, dim in enumerate(value.dims) if place != index for part in dim if part.axis == axis]
         value = value.with_map(axis, value.maps[axis].everywhere() if others else EVERYWHERE)
@@ -167,7 +167,7 @@ def flip_rows(op: Operation) -> Value:
 
 
 def index_rows(op: Operation) -> Value:
-    """Elements chosen by number or by size: channels may be, rows may not."""
+    """Elements chosen by index or by value: allowed for channels, not for rows."""
     value = op.value("self")
     chosen = op.arguments.get("index", op.arguments.get("indices"))
     if isinstance(chosen, (list, tuple)):  # advanced indexing
@@ -185,7 +185,7 @@ def index_rows(op: Operation) -> Value:
 
 
 def index_positions(mode, func, args, kwargs):
-    """Reads or writes by indices, which must be constant."""
+    """Reads or writes by constant indices."""
     indices = [leaf for leaf in tree_iter(args[1:]) if isinstance(leaf, torch.Tensor) and not leaf.is_floating_point()]
     if not indices or any(
         mode.carries(leaf) for leaf in tree_iter(args[1:2] if func._schema.name == "aten::index" else ())

@@ -41,7 +41,7 @@ def batch_norm_rows(op: Operation) -> Value:
 
 
 def group_norm_positions(mode, func, args, kwargs):
-    """Each element takes in its group of channels, in the whole image."""
+    """Each element depends on its group of channels in the whole image."""
     x, n, groups = mode.real(args[0]), args[3], args[6]
     flat = x.reshape(n * groups, -1)
     seen = flat.amax(1, keepdim=True)
@@ -50,7 +50,7 @@ def group_norm_positions(mode, func, args, kwargs):
 
 
 def layer_norm_positions(mode, func, args, kwargs):
-    """Each element takes in all along the last dimensions."""
+    """Each element depends on all elements along the last dimensions."""
     x, dims = mode.real(args[0]), list(range(-len(args[1]), 0))
     seen = x.amax(dims, keepdim=True)
     result = mode.spread("norm over space", x, seen.expand(x.shape).contiguous(), x.clone())
@@ -58,7 +58,7 @@ def layer_norm_positions(mode, func, args, kwargs):
 
 
 def batch_norm_positions(training: int | None):
-    """Argument `training` says whether the batch's own statistics are used; None: never."""
+    """`training`: index of the argument that selects the batch's own statistics; None: they are never used."""
 
     def run(mode, func, args, kwargs):
         x = mode.real(args[0])
@@ -86,7 +86,7 @@ def group_norm_statistic(func: Any, given: dict) -> Call:
 
 
 def batch_norm_statistic(func: Any, given: dict) -> Call | None:
-    """By statistics of the images themselves; an instance norm is one of a single image with more channels."""
+    """A batch norm by statistics of the images; an instance norm is one of a single image with more channels."""
     uses_own = given.get("training", given.get("train", False))
     if not uses_own:
         return None

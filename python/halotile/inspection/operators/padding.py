@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Padding with a constant, mirrored or repeated. Imports torch."""
+"""Constant, reflection and replication padding. Imports torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def padding_rows(op: Operation, kind: str) -> Value:
 
 
 def padding_positions(mode, func, args, kwargs):
-    """What is put beyond the end, mirrored or repeated or a constant, lies there."""
+    """All padding counts as lying beyond the end, whether constant, reflected or replicated."""
     seen, pads = mode.real(args[0]), list(args[1])
     wide = [seen.ndim - 1 - i for i in range(len(pads) // 2) if pads[2 * i] or pads[2 * i + 1]]
     last = seen.ndim >= 4 and (seen.ndim - 1 in wide or seen.ndim - 3 not in wide)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Windows taken out of an image and put together again; pixels and channels exchanged. Imports torch."""
+"""Unfold, fold, and pixel shuffle and unshuffle. Imports torch."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pooling, to a stride or to a fixed size. Imports torch."""
+"""Pooling with a stride or to a fixed size. Imports torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pooling_rows(op: Operation) -> Value:
 
 
 def adaptive_pooling_rows(op: Operation) -> Value:
-    """Pooling to one cell is global; to as many cells as there are elements it changes nothing; else it is unknown."""
+    """Pooling to one cell is global; to as many cells as elements it is the identity; otherwise it is unknown."""
     value = op.value("self")
     for index in (len(value.dims) - 2, len(value.dims) - 1):
         if op.shape[index] == 1:
@@ -67,7 +67,7 @@ def pooling_positions(results: int):
 
 
 def adaptive_pooling_positions(results: int):
-    """Into a fixed number of cells: those of a size that the image decides look at all of it."""
+    """Pooling to a fixed number of cells is global if the cell size depends on the image."""
 
     def run(mode, func, args, kwargs):
         x, size = mode.real(args[0]), args[1]
@@ -83,7 +83,7 @@ def adaptive_pooling_positions(results: int):
 
 
 def whole_pooling_statistic(kind: str, results: int):
-    """Pooling whose one window is all there is."""
+    """Pooling with one window that covers everything."""
 
     def build(func: Any, given: dict) -> Call | None:
         x, kernel = given["self"], given.get("kernel_size")

@@ -29,7 +29,7 @@ def plus_rows(op: Operation, value: Value, added: torch.Tensor) -> Value:
 
 
 def contracted_rows(op: Operation, left: torch.Tensor, right: torch.Tensor) -> Value:
-    """A matrix product. Where both sides have rows, each of the left's comes to depend on all of the right's."""
+    """A matrix product. If both sides have rows, each row of the left one depends on all of the right one."""
     a, b, last = op.known(left), op.known(right), left.dim() - 1
     if a is not None:
         a = mixed(a, [last], op.event("reduction" if b is None else "attention")).with_dim(last)
@@ -67,7 +67,7 @@ def attention_rows(op: Operation) -> Value:
 
 
 def times_constant(seen: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Positions (..., k) in a product with a constant (k, m)."""
+    """Positions (..., k) times a constant (k, m)."""
     used = weight != 0
     if used.all():
         return seen.amax(-1, keepdim=True).expand(*seen.shape[:-1], weight.shape[1]).contiguous()
@@ -100,7 +100,7 @@ def product_positions(mode, func, args, kwargs):
 
 
 def added_product_positions(mode, func, args, kwargs):
-    """addmm, baddbmm: a product, and what is added to it."""
+    """addmm, baddbmm."""
     bias, a, b = args[:3]
     result = (
         product(mode, a, b) if mode.carries(a) or mode.carries(b) else torch.full((a.shape[-2], b.shape[-1]), NOTHING)
@@ -109,7 +109,7 @@ def added_product_positions(mode, func, args, kwargs):
 
 
 def attention_positions(mode, func, args, kwargs):
-    """Scaled dot products: queries with the keys and values that a constant mask leaves them."""
+    """Scaled dot-product attention; a constant mask limits the keys and values of each query."""
     query, key, value = (mode.real(one) if mode.carries(one) else torch.full(one.shape, NOTHING) for one in args[:3])
     mask = kwargs.get("attn_mask")
     source = torch.maximum(key.amax(-1), value.amax(-1)).unsqueeze(-2)
@@ -124,7 +124,7 @@ def attention_positions(mode, func, args, kwargs):
 
 
 def product_statistic(func: Any, given: dict) -> Call | None:
-    """(..., n, k) times (..., k, m): takes k together."""
+    """(..., n, k) times (..., k, m), which reduces k."""
     a, b = (given[name] for name in (("self", "mat2") if "mat2" in given else ("batch1", "batch2")))
     dims = ((a.ndim - 1,), (b.ndim - 2,))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Sums, means, extremes and norms along dimensions; sums that run along one. Imports torch."""
+"""Sums, means, extrema and norms along dimensions, and cumulative sums. Imports torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .table import operator
 
 
 def reduction_rows(op: Operation, kind: str) -> Value:
-    """Each result depends on all elements along the dimensions that are reduced."""
+    """Each result depends on all elements along the reduced dimensions."""
     if op.name.endswith(".other"):
         return pointwise_rows(op)
     value = op.value("self")
@@ -32,7 +32,7 @@ def reduction_rows(op: Operation, kind: str) -> Value:
 
 
 def along_one_rows(op: Operation, kind: str) -> Value:
-    """Each element comes to depend on all along a dimension, and stays where it is."""
+    """Each element stays in place and depends on all elements along a dimension."""
     value = op.value("self")
     return mixed(value, dims_of(op, value), op.event(kind), keep=True)
 
@@ -45,7 +45,7 @@ def over(mode, seen, dims, keep, kind="global pooling"):
 
 
 def reduction_positions(mode, func, args, kwargs):
-    """Several elements become one; with `dim`, along those dimensions."""
+    """A reduction, along the dimensions `dim` if given."""
     if len(args) > 1 and isinstance(args[1], torch.Tensor):  # max(a, b)
         return mode.pointwise(func, args, kwargs)
     given = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | kwargs
@@ -54,7 +54,7 @@ def reduction_positions(mode, func, args, kwargs):
 
 
 def along_one_positions(kind: str):
-    """Softmax and the like: each element takes in all along a dimension, and stays where it is."""
+    """Softmax and similar: each element stays in place and depends on all elements along a dimension."""
 
     def run(mode, func, args, kwargs):
         seen = mode.real(args[0])
@@ -65,7 +65,7 @@ def along_one_positions(kind: str):
 
 
 def cumulative_positions(mode, func, args, kwargs):
-    """Each element takes in those before it."""
+    """Each element depends on all elements before it."""
     seen = mode.real(args[0])
     result = torch.cummax(seen, args[1])[0]
     return mode.spread("sum along an axis", seen, result, seen.clone())
@@ -78,7 +78,7 @@ def dims_taken(x: torch.Tensor, dim: Any) -> tuple[int, ...]:
 
 
 def as_returned(value: torch.Tensor, dims: tuple[int, ...], given: dict, like: torch.Tensor) -> torch.Tensor:
-    """As the operator returns it: without the dimensions taken together, unless they are kept."""
+    """The result in the operator's shape: without the reduced dimensions, unless keepdim is set."""
     value = value if given.get("keepdim") else value.squeeze(dims)
     dtype = given.get("dtype") or like.dtype
     return value.to(dtype)
@@ -87,7 +87,7 @@ def as_returned(value: torch.Tensor, dims: tuple[int, ...], given: dict, like: t
 def reduction_statistic(
     kind: str, value: Callable[[Statistic, dict], Any], power: Callable[[dict], float] | None = None
 ):
-    """An operator that reduces the dimensions `dim`; all of them without it."""
+    """An operator that reduces the dimensions `dim`, by default all."""
 
     def build(func: Any, given: dict) -> Call | None:
         x = given.get("self")
@@ -110,7 +110,7 @@ def reduction_statistic(
 
 
 def taken_off(given: dict) -> float:
-    """What is taken off the count for a variance."""
+    """The correction that a variance subtracts from the count."""
     if "correction" in given:
         return 1 if given["correction"] is None else float(given["correction"])
     return float(given.get("unbiased", True))

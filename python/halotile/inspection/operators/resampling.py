@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Interpolation to another size. Imports torch."""
+"""Interpolation. Imports torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _nearest(place: Fraction) -> list[int]:
 
 
 def _around(center: Fraction, reach: int) -> list[int]:
-    """The pixels, `reach` on either side, between whose centres a place lies; one alone if it is on it."""
+    """The `reach` pixels on each side of a position; a single pixel if the position is at its centre."""
     place = center - Fraction(1, 2)
     low = math.floor(place)
     return [low] if place == low else list(range(low - reach + 1, low + reach + 1))
@@ -32,7 +32,7 @@ def _support(center: Fraction, reach: Fraction) -> list[int]:
 
 
 def resampling_rows(op: Operation, kind: str) -> Value:
-    """Each result depends on the pixels around its place that its kind of interpolation takes."""
+    """Each result depends on the pixels that its kind of interpolation uses around its position."""
     value = op.value("self" if "self" in op.arguments else "input")
     if op.arguments.get("align_corners"):
         raise Aligned
@@ -67,7 +67,7 @@ def resized_axis(value: Value, index: int, size: int, ratio: Fraction, kind: str
 
 
 def resampling_positions(mode, func, args, kwargs):
-    """Interpolation, axis by axis: the operator itself, on unit vectors, shows which pixels go into which."""
+    """Interpolation, axis by axis: running the operator on unit vectors shows which pixels each result uses."""
     x = mode.real(args[0])
     size, *rest = args[1:]
     for d, end in enumerate(mode.ends(x.shape[-2:])):

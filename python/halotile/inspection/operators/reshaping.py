@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The same elements in other dimensions: views, permutations, repetition. Imports torch."""
+"""Views, permutations and repetition. Imports torch."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def expand_rows(op: Operation) -> Value:
 
 
 def view_as_real_positions(mode, func, args, kwargs):
-    """Real and imaginary part depend on the same."""
+    """The real and imaginary parts have the same dependencies."""
     seen = mode.real(args[0])
     return torch.stack([seen, seen], -1)
 
 
 def view_as_complex_positions(mode, func, args, kwargs):
-    """A complex number depends on what either of its parts depends on."""
+    """A complex number has the dependencies of both its parts."""
     seen = mode.real(args[0]).amax(-1)
     return torch.complex(seen, torch.zeros_like(seen))
 
 
-# Beside these, positions go through everything that torch calls a view by `moved_positions`.
+# For all other operators that torch tags as views, positions use `moved_positions`.
 operator("view", "reshape", "_reshape_alias", "flatten", "unflatten", "unsqueeze", "squeeze", rows=view_rows)
 operator("_unsafe_view", rows=view_rows, positions=moved_positions)
 operator("view_copy", "_reshape_copy", positions=moved_positions)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the rules for row maps share: one call of an operator, and steps that several operators take. Imports torch."""
+"""Shared code of the rules for row maps: a call of an operator, and common steps. Imports torch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Operation:
         return self.arguments[name]
 
     def value(self, name: str) -> Value:
-        """Of an argument that depends on the input. Raises Unknown if it is a constant."""
+        """The value of an argument that depends on the image. Raises Unknown if it is a constant."""
         value = self.known(self[name])
         if value is None:
             raise Unknown("a constant where the image is expected")
@@ -66,7 +66,7 @@ class Operation:
         return found
 
     def joined(self, tensors: Sequence[torch.Tensor], drop: int | None = None) -> Value:
-        """Values and constants, element by element; a dimension that does not count may be left out."""
+        """The result of an elementwise operator on values and constants; `drop` is a dimension to ignore."""
         values = [value for value in map(self.known, tensors) if value is not None]
         if drop is not None:
             values = [value.with_dim(drop) for value in values]
@@ -84,7 +84,7 @@ class Operation:
 
 
 def dims_of(op: Operation, value: Value, name: str = "dim") -> list[int]:
-    """The dimensions that an argument names; all, if it names none."""
+    """The dimensions that an argument names, or all if it names none."""
     dims, rank = op.arguments.get(name), len(value.dims)
     if dims is None or dims == []:
         return list(range(rank))
@@ -100,7 +100,7 @@ def broadcast(value: Value, shape: Sequence[int]) -> Value:
 
 
 def at_edges(op: Operation, result: Value, others: Sequence[Value], count: int) -> Value:
-    """Something else was put near an edge; what lies inside does not depend on it."""
+    """A result with foreign rows or columns at an edge, on which the inside does not depend."""
     events = frozenset().union(*(value.events for value in others))
     kept = [event for event in events if event.what != "strip"]
     return result.with_events(*kept, op.event(f"{count} rows or columns at an edge come from elsewhere", "edge"))
@@ -113,13 +113,13 @@ def per_axis(setting: Any, count: int, default: int = 0) -> list[int]:
 
 
 def windowed(value: Value, index: int, size: int, taps: Sequence[int], stride: int) -> Value:
-    """Each result row `o` of a dimension sees rows `stride * o + tap` of it."""
+    """Makes each result row `o` of a dimension depend on its rows `stride * o + tap`."""
     dim = value.dims[index]
     if list(taps) == [0] and stride == 1:
         return value
     if not spatial(dim):
         return value.with_dim(index, *opaque(size))
-    if len(dim) == 1 and not value.is_outermost(dim[0]):  # inside windows of attention
+    if len(dim) == 1 and not value.is_outermost(dim[0]):  # inside attention windows
         if stride != 1 or size != dim[0].size:
             raise Unknown("windows that do not keep their size")
         return value.with_map(dim[0].axis, _taps_inside(value.maps[dim[0].axis], dim[0], taps))
@@ -137,7 +137,7 @@ def _taps_inside(rows: RowMap, part: Part, taps: Sequence[int]) -> RowMap:
 
 
 def transposed(value: Value, index: int, size: int, taps: Sequence[int], stride: int) -> Value:
-    """Each row `i` of a dimension goes to result rows `stride * i + tap`."""
+    """Makes result rows `stride * i + tap` depend on row `i` of a dimension."""
     if list(taps) == [0] and stride == 1:
         return value
     if not spatial(value.dims[index]):
@@ -148,11 +148,11 @@ def transposed(value: Value, index: int, size: int, taps: Sequence[int], stride:
 
 
 class Aligned(Exception):
-    """Corners are aligned: where a row comes from depends on the size of the image."""
+    """align_corners is set: the source of a row depends on the size of the image."""
 
 
 def regrouped(value: Value, shape: Sequence[int]) -> Value:
-    """The same elements in the same order, in other dimensions. Raises Unknown if rows end inside another's."""
+    """The same elements in the same order, in other dimensions. Raises Unknown if a dimension would split rows."""
     parts = list(coalesced(part for dim in value.dims for part in dim))[::-1]
     dims: list[Dim] = []
     for size in shape:

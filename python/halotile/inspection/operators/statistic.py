@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A statistic of many elements, and a call of an operator that takes one. Imports torch.
+"""Statistics of many elements, and calls of operators that use them. Imports torch.
 
-A statistic is a count and a tensor or two that can be merged over parts of the image. A `Call` is an operator with its
-operands, the dimensions of theirs that are taken together, and its result for any statistic.
+A statistic is a count and one or two tensors, and can be merged over parts of the image. A `Call` is an operator with
+its operands, the dimensions that it reduces, and its result for any statistic.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 
 @dataclass
 class Statistic:
-    """Numbers that stand for many elements. The dimensions taken together are kept, with size 1.
+    """Numbers that summarise many elements. The reduced dimensions are kept, with size 1.
 
     Attributes:
-        kind: "mean" or "moments" (mean, and sum of squares of what differs from it), "power" (mean of `x ** p`), "most"
+        kind: "mean" or "moments" (mean, and sum of squared deviations), "power" (mean of `x ** p`), "most"
             (largest, smallest), "product" (mean of products).
-        count: elements that each number stands for.
+        count: number of elements that each number summarises.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class Statistic:
     second: torch.Tensor | None = None
 
     def merged(self, other: Statistic) -> Statistic:
-        """Of the elements of both."""
+        """The statistic of the elements of both."""
         count = self.count + other.count
         share = other.count / count
         if self.kind == "most":
@@ -45,7 +45,7 @@ class Statistic:
         return Statistic(self.kind, count, self.first + apart * share, second)
 
     def of_as_many(self, times: float) -> Statistic:
-        """Of so many times as many elements like these."""
+        """The statistic of `times` copies of the elements."""
         second = self.second * times if self.kind == "moments" else self.second
         return Statistic(self.kind, self.count * times, self.first, second)
 
@@ -53,7 +53,7 @@ class Statistic:
         return self.second / max(self.count - less, 0) if self.count > less else torch.full_like(self.second, math.nan)
 
     def repeated(self, like: Sequence[int]) -> Statistic:
-        """For several images at once, side by side in a dimension of an operand's statistic of the sizes `like`."""
+        """The statistic for several images in one dimension of an operand whose statistic has the sizes `like`."""
         return Statistic(self.kind, self.count, *(_repeated(one, like) for one in (self.first, self.second)))
 
 
@@ -64,7 +64,7 @@ def _repeated(one: torch.Tensor | None, like: Sequence[int]) -> torch.Tensor | N
 
 
 def measured(kind: str, operands: Sequence[tuple[torch.Tensor, tuple[int, ...]]], power: float = 2) -> Statistic:
-    """Of the operands' elements; of two operands' products for the kind "product"."""
+    """The statistic of the operands' elements, or of two operands' products for the kind "product"."""
     x, dims = operands[0]
     count = float(math.prod(x.shape[dim] for dim in dims))
     x = x.float()
@@ -83,10 +83,10 @@ class Call:
     """One call of an operator.
 
     Attributes:
-        name: of the operator.
+        name: the operator's name.
         kind, power: see Statistic.
-        operands: (tensor, dimensions that are taken together); two matrices for "product".
-        result: what the operator gives for a statistic of its operands.
+        operands: (tensor, reduced dimensions); two matrices for "product".
+        result: maps a statistic of the operands to the operator's result.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Call:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of the statistic."""
+        """The shape of the statistic."""
         x, dims = self.operands[0]
         if self.kind == "product":
             return (*x.shape[:-1], self.operands[1][0].shape[-1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The one table of ATen operators: what each does to dependencies, and what it takes of the whole image."""
+"""The table of ATen operators: how each propagates dependencies, and which statistics of the whole image it uses."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ StatisticRule = Callable[[Any, dict], "Call | None"]
 
 @dataclass(frozen=True)
 class Operator:
-    """What is known of one operator, in all of its overloads.
+    """The rules for one operator, in all its overloads.
 
-    A rule may be None. The pass that needs it then takes the operator for unknown, never for local, unless torch tags
+    A rule may be None. The method that needs it then treats the operator as unknown, never as local, unless torch tags
     it as pointwise or as a view.
 
-    To add a rule of another kind (say, how an operator runs on one row after the other): one more attribute here, one
-    more argument of `operator`, and functions `*_stream` beside the others in the files of the families.
+    To add another kind of rule (say, for streaming rows), add an attribute here, an argument of `operator`, and
+    functions `*_stream` beside the others in the families' files.
 
     Attributes:
-        rows: for the structural pass. rule(operation) returns the `Value` of the result, or one for each result.
+        rows: for graph analysis. rule(operation) returns the `Value` of the result, or one for each result.
         positions: for propagation. rule(mode, func, args, kwargs) returns the result of the operator on positions.
         statistic: for runs with statistics of the whole image. rule(func, arguments by name) returns the `Call` that
-            takes many elements together, or None if this call does not.
+            reduces many elements, or None if this call does not.
     """
 
     rows: RowRule | None = None
@@ -50,14 +50,14 @@ def operator(
     positions: PositionRule | None = None,
     statistic: StatisticRule | None = None,
 ) -> None:
-    """Enters the operators of these names, as in `aten::name`, into the table.
+    """Adds operators to the table, by their names as in `aten::name`.
 
     Raises:
-        ValueError: one has an entry already.
+        ValueError: one already has an entry.
     """
     for name in names:
         if name in OPERATORS:
-            raise ValueError(f"the operator {name} has an entry already")
+            raise ValueError(f"the operator {name} already has an entry")
         OPERATORS[name] = Operator(rows, positions, statistic)
 
 
