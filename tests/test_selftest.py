@@ -35,7 +35,7 @@ def test_the_report_on_the_device(fake_mps):
     assert text.count("same bits   same bits") == 23
     for line in (
         "engine: mps on fakemps",
-        "engine mps, gaussian: from whole",
+        "engine mps, gaussian: max abs diff",
         "GiB free",
         "recommended_max_memory: 16 GiB",
     ):

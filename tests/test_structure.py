@@ -517,7 +517,7 @@ def with_coordinates(m, x):
 
 def test_place_in_the_image():
     fixed = analyse(Of(lambda m, x: x + m.place, place=nn.Parameter(torch.zeros(1, 3, 64, 64))))
-    assert fixed.coordinate_sensitive and "64x64 only" in fixed.unknown[0][1]
+    assert fixed.coordinate_sensitive and "only at 64x64" in fixed.unknown[0][1]
     embedded = Of(lambda m, x: x + F.interpolate(m.place, x.shape[2:]), place=nn.Parameter(torch.randn(1, 3, 8, 8)))
     grid = Of(lambda m, x: x * torch.meshgrid(torch.arange(x.shape[2]), torch.arange(x.shape[3]), indexing="ij")[0])
     for model in (Of(with_coordinates, a=conv(4, 3)), embedded, grid):
