@@ -9,7 +9,7 @@ import inspect
 import time
 import types
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,13 +91,12 @@ class Formats:
     def __init__(self) -> None:
         self.tried: weakref.WeakKeyDictionary[Any, tuple[Any, bool]] = weakref.WeakKeyDictionary()
 
-    def recall(self, module: Any) -> bool | None:
-        """The result for a module; None if it was not tried or has changed since."""
-        what, keeps = self.tried.get(module, (None, False))
-        return keeps if what is not None and what == _shape_of(module, (), torch_if_loaded()) else None
-
-    def remember(self, module: Any, keeps: bool) -> None:
-        self.tried[module] = _shape_of(module, (), torch_if_loaded()), keeps
+    def keeps(self, module: Any, tries: Callable[[], bool]) -> bool:
+        """What is known of a module, or what trying it gives."""
+        key, known = _shape_of(module, (), torch_if_loaded()), self.tried.get(module)
+        if known is None or key is None or known[0] != key:
+            known = self.tried[module] = key, tries()
+        return known[1]
 
 
 FORMATS = Formats()

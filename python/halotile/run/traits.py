@@ -218,10 +218,8 @@ class TraitFinder:
         model = self.windows.model
         if not (getattr(model, "may_choose", False) and model.channels_last) or model.format_checked:
             return
-        model.format_checked, keeps = True, FORMATS.recall(model.modules[0])
-        if keeps is None:
-            keeps = self._keeps_format(model)
-            FORMATS.remember(model.modules[0], keeps)
+        model.format_checked = True
+        keeps = FORMATS.keeps(model.modules[0], lambda: self._keeps_format(model))
         if not keeps:
             model.channels_last = model.may_choose = False
         self.windows.buffers.clear()
