@@ -34,6 +34,7 @@ from halotile.memory import is_out_of_memory  # noqa: E402
 from halotile.models import activations  # noqa: E402
 from halotile.models.activations import largest_activation  # noqa: E402
 from halotile.models.kinds import open_model  # noqa: E402
+from halotile.run import tiles  # noqa: E402
 
 from .networks import Chain, seeded  # noqa: E402
 
@@ -392,6 +393,30 @@ def test_memory_that_runs_out_at_the_very_end(fake_mps):
 
     with pytest.raises(RuntimeError, match="MPS backend out of memory"):
         restore_tiled(IMAGE, model, tile_size=64, halo=1, progress=full)
+
+
+def test_a_run_does_not_go_on_below_rows_that_could_not_be_checked(monkeypatch):
+    """Memory runs out, and then again while NaN is looked for in the rows that are done."""
+    own, failures = tiles.check_bands, [RuntimeError("MPS backend out of memory")]
+
+    def check(*given):
+        if failures:
+            raise failures.pop()
+        own(*given)
+
+    class Once(torch.nn.Module):
+        calls = 0
+
+        def forward(self, windows):
+            self.calls += 1
+            if self.calls == 6:
+                raise RuntimeError("MPS backend out of memory")
+            return windows * 1
+
+    monkeypatch.setattr(tiles, "check_bands", check)
+    with pytest.raises(OutOfMemoryError, match="could not be checked for NaN") as caught:
+        restore_tiled(IMAGE, Once(), tile_size=64, halo=1, phase=1, scale=1, engine="torch")
+    assert not failures and caught.value.rows_done > 0
 
 
 @pytest.mark.parametrize("engine", ["host", "torch"])

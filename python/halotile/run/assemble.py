@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
 from ..engine.device_lock import turn
-from ..errors import TileError
+from ..errors import OutOfMemoryError, TileError
 from ..memory import is_out_of_memory
 from .out_of_memory import smaller
 from .prepared import First, Prepared, Sink
@@ -39,7 +39,8 @@ def assemble(
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, TileError):
                 error.rows_done = rows_done
-            if not is_out_of_memory(error) or rows_done == prepared.plan.output_size[0]:
+            final = isinstance(error, OutOfMemoryError) or rows_done == prepared.plan.output_size[0]
+            if final or not is_out_of_memory(error):
                 raise
             prepared = _with_smaller_tiles(prepared, index, error, first, rows_done, progress)
             rows = _rows(prepared, index, sink, rows_done, first, progress)

@@ -15,11 +15,12 @@ from typing import Any
 from ..engine.device_lock import turn
 from ..engine.engine import Band
 from ..engine.host import ConstantBand
-from ..errors import ModelOutputError
+from ..errors import ModelOutputError, OutOfMemoryError
 from ..images.channels import Part
 from ..images.image import new_image
 from ..memory import is_out_of_memory
 from ..plan import Tile, TilePlan
+from ..texts import quoted
 from . import kept_heap
 from .failures import tile_error
 from .nonfinite import check_bands, check_finite
@@ -57,7 +58,7 @@ class Tiles:
             if is_out_of_memory(error):  # the run continues below with smaller tiles, so check these bands now
                 with turn(device):
                     let_go(prepared, error, first)
-                    check_bands(prepared, index, bands)
+                    _check_before_restart(prepared, index, bands, rows_done)
             raise
         with turn(device):
             check_bands(prepared, index, bands)
@@ -87,6 +88,17 @@ def _new_bands(prepared: Prepared, parts: tuple[Part, ...], first_row: int) -> l
         else windows.engine.new_band(plan, channels, values, prepared.batch, first_row)
         for part, channels in zip(parts, prepared.traits.out_channels, strict=True)
     ]
+
+
+def _check_before_restart(prepared: Prepared, index: int, bands: list[Band], rows_done: int) -> None:
+    """Raises OutOfMemoryError if the rows above cannot be checked: a run must not continue below unchecked rows."""
+    try:
+        check_bands(prepared, index, bands)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        text = f"finished rows could not be checked for NaN: {quoted(error)}"
+        raise tile_error(OutOfMemoryError, [prepared.plan[0]], text, rows_done=rows_done) from error
 
 
 def _scratch(prepared: Prepared, rows: int) -> Any:
