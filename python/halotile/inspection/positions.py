@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
+from ..models.around import decomposed
 from .info import GlobalOperation
 from .operators import entry
 from .operators.positions import EDGE, HOW, NOTHING, NotInTable
@@ -67,11 +68,8 @@ class Positions(TorchDispatchMode):
         inputs = [leaf for leaf in tree_iter((args, kwargs)) if self.carries(leaf)]
         if not inputs:
             return func(*args, **kwargs)
-        if (
-            torch.is_inference_mode_enabled() and func._can_decompose()
-        ):  # a model that enters inference mode skips decomposition
-            with self:
-                result = func.decompose(*args, **kwargs)
+        if torch.is_inference_mode_enabled():  # the model entered it
+            result = decomposed(self, func, args, kwargs)
             if result is not NotImplemented:
                 return result
         name = func._schema.name.split("::")[1]

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..models.around import Shared, slow_attention, without_memory
+from ..models.around import Shared, decomposed, slow_attention, without_memory
 from ..models.modes import evaluating
 from ..models.reach import all_modules, roots_of
 from ..models.untouched.tensors import tensors_of
@@ -191,11 +191,8 @@ class Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if (
-            torch.is_inference_mode_enabled() and func._can_decompose()
-        ):  # a model that enters inference mode skips decomposition
-            with self:
-                result = func.decompose(*args, **kwargs)
+        if torch.is_inference_mode_enabled():  # the model entered it
+            result = decomposed(self, func, args, kwargs)
             if result is not NotImplemented:
                 return result
         tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]

@@ -8,6 +8,7 @@ the process, also when several threads use them.
     eagerly         runs compiled torch code uncompiled
     slow_attention  makes attention run as single operators
     looking         for inspection: same_luck, silence, eagerly, and a fixed grad mode
+    decomposed      runs a composite operator through its parts
     without_memory  makes a model fail that reads the memory of meta or fake tensors
 
 Nothing here imports torch: if it is not loaded, there are no torch models.
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Shared", "eagerly", "looking", "same_luck", "silence", "slow_attention", "without_memory"]
+__all__ = ["Shared", "decomposed", "eagerly", "looking", "same_luck", "silence", "slow_attention", "without_memory"]
 
 # Methods of tensors that give access to their memory.
 ADDRESSES = {"data_ptr", "untyped_storage", "storage", "_typed_storage", "numpy", "__array__", "__dlpack__", "tolist"}
@@ -215,6 +216,15 @@ def without_memory(fake: Any = None) -> Iterator[WithoutMemory]:
                 yield look
         finally:
             _looks.remove(look)
+
+
+def decomposed(mode: contextlib.AbstractContextManager[Any], function: Any, args: Any, kwargs: Any) -> Any:
+    """The result of a composite operator through its parts, which `mode` sees; NotImplemented if it has none. In
+    inference mode such operators reach dispatch modes whole."""
+    if not function._can_decompose():
+        return NotImplemented
+    with mode:
+        return function.decompose(*args, **kwargs)
 
 
 @contextlib.contextmanager

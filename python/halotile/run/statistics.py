@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..inspection.operators import entry
 from ..inspection.operators.statistic import Call, Statistic, measured
-from ..models.around import eagerly
+from ..models.around import decomposed, eagerly
 
 __all__ = ["Call", "Statistic", "Watching", "measured"]
 
@@ -42,9 +42,8 @@ class Watching(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         builder = entry(func._schema.name.removeprefix("aten::")).statistic
-        if builder is None and func._can_decompose():  # in inference mode, composite operators arrive undecomposed
-            with self:
-                result = func.decompose(*args, **kwargs)
+        if builder is None:
+            result = decomposed(self, func, args, kwargs)
             if result is not NotImplemented:
                 return result
         call = None if builder is None else builder(func, _given(func, args, kwargs))
