@@ -29,6 +29,19 @@ class Chain(nn.Module):
         return self.shuffle(self.layers[-1](x))
 
 
+class Stridden(nn.Module):
+    """Strides of such lengths, and transposed convolutions back: it takes multiples of their product only."""
+
+    def __init__(self, *strides):
+        super().__init__()
+        down = [nn.Conv2d(3, 3, k, k) for k in strides]
+        up = [nn.ConvTranspose2d(3, 3, k, k) for k in reversed(strides)]
+        self.body = nn.Sequential(*down, *up)
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
 class Strided(nn.Module):
     """Down by `stride` in a strided convolution, up again by pixel shuffle: phase `stride`, scale `scale`."""
 

@@ -16,7 +16,7 @@ from halotile import SeamWarning, TiledRestorer, TileError, iter_bands, plan_til
 
 from . import reference  # noqa: E402
 from .architectures import KNOWN, UNet  # noqa: E402
-from .networks import on_arrays, seeded  # noqa: E402
+from .networks import Stridden, on_arrays, seeded  # noqa: E402
 
 SIZES = [(1, 1), (7, 200), (101, 203), (64, 64), (301, 95)]
 
@@ -124,19 +124,6 @@ def padded(model, multiple):
         return model(F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="reflect"))[:, :, :height, :width]
 
     return call
-
-
-class Stridden(nn.Module):
-    """Strides of such lengths, and transposed convolutions back."""
-
-    def __init__(self, *strides):
-        super().__init__()
-        down = [nn.Conv2d(3, 3, k, k) for k in strides]
-        up = [nn.ConvTranspose2d(3, 3, k, k) for k in reversed(strides)]
-        self.body = nn.Sequential(*down, *up)
-
-    def forward(self, x):
-        return x + self.body(x)
 
 
 @pytest.mark.parametrize("on", [np, torch], ids=["arrays", "tensors"])

@@ -19,7 +19,7 @@ from halotile.inspection.shapes import find_shapes  # noqa: E402
 
 from . import reference  # noqa: E402
 from .architectures import KNOWN, SRVGG, Coordinates, Noisy, RRDBNet, UNet, chain, conv  # noqa: E402
-from .networks import Chain, Strided, on_arrays, seeded  # noqa: E402
+from .networks import Chain, Stridden, Strided, on_arrays, seeded  # noqa: E402
 
 LOCAL = [name for name, known in KNOWN.items() if known.field is not None]
 GLOBAL = [name for name, known in KNOWN.items() if known.field is None]
@@ -354,19 +354,6 @@ def test_random_numbers_go_on_as_if_nothing_had_been_drawn():
     assert torch.equal(torch.rand(3), want)
 
 
-class Down(nn.Module):
-    """Strides of such lengths, and back: it takes multiples of their product only."""
-
-    def __init__(self, *strides):
-        super().__init__()
-        down = [nn.Conv2d(3, 3, k, k) for k in strides]
-        up = [nn.ConvTranspose2d(3, 3, k, k) for k in reversed(strides)]
-        self.body = nn.Sequential(*down, *up)
-
-    def forward(self, x):
-        return x + self.body(x)
-
-
 class Asking(nn.Module):
     """Refuses sides in words, and does not depend on where a window starts."""
 
@@ -386,7 +373,7 @@ STRIDES += [(13,), (9, 5)]
 
 @pytest.mark.parametrize("strides", STRIDES, ids=str)
 def test_multiples_of_all_factors(strides):
-    step, model = math.prod(strides), seeded(lambda: Down(*strides))
+    step, model = math.prod(strides), seeded(lambda: Stridden(*strides))
     info = inspect_model(model)
     assert info.multiple == info.phase == (step, step)
     assert info.receptive_field == Field(step - 1, step - 1, step - 1, step - 1)
@@ -399,7 +386,7 @@ def test_multiples_of_all_factors(strides):
 
 @pytest.mark.parametrize("strides", [(3, 3, 3), (5, 5), (14,)], ids=str)
 def test_multiples_of_what_cannot_be_seen(strides):
-    step, model = math.prod(strides), seeded(lambda: Down(*strides))
+    step, model = math.prod(strides), seeded(lambda: Stridden(*strides))
     image, hidden = image_of(3 * step + 10, 2 * step + 20), {"nets": [model]}
     restorer = TiledRestorer(lambda x: hidden["nets"][0](x), tile_size=2 * step, halo=step)
     np.testing.assert_allclose(
