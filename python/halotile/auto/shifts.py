@@ -11,7 +11,8 @@ import numpy as np
 
 from ..models.reach import modules_of
 from ..optional import torch_if_loaded
-from ..run.prepared import First, Opened, Prepared
+from ..run.prepared import First, Prepared
+from ..run.report import RunInfo
 from .knowledge import Knowledge
 
 if TYPE_CHECKING:
@@ -24,10 +25,10 @@ WORTH_TRYING = 2 * 64**2  # pixels of an image: those in the first shifted windo
 STRIKING = 1 / 128  # of white: largest difference between shifted windows, far from their edges, without a warning
 
 
-def tries_shifts(opened: Opened, knowledge: Knowledge) -> bool:
+def tries_shifts(report: RunInfo, knowledge: Knowledge) -> bool:
     """Whether the phase is not given and cannot be found by inspection."""
     asked = knowledge.options
-    if asked.phase is not None or asked.asks_model or asked.needs.fixed or opened.report.model is not None:
+    if asked.phase is not None or asked.asks_model or asked.needs.fixed or report.model is not None:
         return False
     return torch_if_loaded() is None or not modules_of(knowledge.model)
 
@@ -35,7 +36,7 @@ def tries_shifts(opened: Opened, knowledge: Knowledge) -> bool:
 def with_shifts_tried(prepared: Prepared, first: First, knowledge: Knowledge) -> tuple[Prepared, First]:
     """The run with the detected phase, or a warning if none was found. `first` is empty if the windows changed."""
     report, image = prepared.report, prepared.image
-    if prepared.plan.grid == (1, 1) or UNSEEN in report.why or not tries_shifts(prepared, knowledge):
+    if prepared.plan.grid == (1, 1) or UNSEEN in report.why or not tries_shifts(report, knowledge):
         return prepared, first  # or already done for an earlier image of this size
     if math.prod(image.size) * image.count < WORTH_TRYING:
         why = f"{report.why}; {UNSEEN}, and the image is too small to try how its output moves"

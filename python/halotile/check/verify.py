@@ -77,8 +77,8 @@ def remake(image: Any, knowledge: Knowledge, result: Any = None) -> Remade:
     if knowledge.options.asks_model or knowledge.options.unsettled:  # once: the run and the windows share the halo
         chosen = knowledge.chosen.get(image.size) or choose_halo_and_phase(knowledge.options, knowledge, image)
         options, report = chosen
-        opened = opened_for(image, knowledge, options, report, knowledge.options.out_dtype)
-        if tries_shifts(opened, knowledge):  # the first batch determines the phase
+        if tries_shifts(report, knowledge):  # the first batch determines the phase
+            opened = opened_for(image, knowledge, options, report, knowledge.options.out_dtype)
             tried, _ = prepare(opened, knowledge, Progress(None))
             options, report = tried.options, tried.report
         knowledge = knowledge.for_windows(replace(options, verify=0))
