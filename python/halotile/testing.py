@@ -14,7 +14,7 @@ from .auto.knowledge import Knowledge
 from .check.verify import knowledge_of, remake
 from .options import JudgedOptions, integer, tolerance_of
 from .run.remade import Remade
-from .run.report import Verification
+from .run.report import Verification, short
 
 __all__ = ["assert_exact", "assert_seamless"]
 
@@ -129,14 +129,10 @@ def _what_would_help(knowledge: Knowledge, found: Verification) -> str:
     if any(step is None for step in info.phase):
         return "no halo helps: the model depends on the position in the image"
     if any(have % need for have, need in zip(found.phase, info.phase, strict=True)):
-        advice.append(f"phase={_option(info.phase)}, the model's")
+        advice.append(f"phase={short(info.phase)}, the model's")
     if info.halo is not None and any(have < need for have, need in zip(found.halo, info.halo, strict=True)):
-        advice.append(f"halo={_option(info.halo)}, the model's receptive field")
+        advice.append(f"halo={short(info.halo)}, the model's receptive field")
     return "remedy: " + " and ".join(advice) if advice else _by_place(found)
-
-
-def _option(pair: tuple[int, int]) -> str:
-    return str(pair[0]) if pair[0] == pair[1] else str(pair)
 
 
 def _by_place(found: Verification) -> str:

@@ -44,7 +44,7 @@ def tiles_by_free_memory(opened: Opened) -> Opened:
         batch = max(1, min(LARGEST_BATCH, most**2 // (tile[0] * tile[1])))
     fitting: tuple[tuple[int, int], int] | None = (tile, batch)
     while fitting is not None:
-        opened = replace(opened, options=opened.options.with_tiles(*fitting, phase))
+        opened = opened.with_tiles(*fitting)
         doubtful = is_doubtful(windows.model, opened.batch_shape, windows.engine)
         fitting = next_smaller(opened) if doubtful else None
     return replace(opened, report=replace(opened.report, tuning=_tuning(opened, most)))

@@ -66,7 +66,7 @@ def _open_model(image: Image, knowledge: Knowledge, options: Options) -> Model:
             memory_format=options.memory_format,
         )
     model = knowledge.opened[tensors]
-    if options.compile and not getattr(model, "alone", False):
+    if options.compile and not model.alone:
         raise ValueError("compile must be False for a model that is no torch module")
     return model
 

@@ -341,8 +341,7 @@ class Tuner:
             self.windows.buffers.clear()
 
     def _fit(self, tile: Pair, batch: int) -> None:
-        options = self.now.options.with_tiles(tile, batch, self.now.plan.phase)
-        self.now = replace(self.now, options=options)
+        self.now = self.now.with_tiles(tile, batch)
 
     # ---- probes ------------------------------------------------------------------------------------------------------
 
@@ -353,7 +352,7 @@ class Tuner:
         seconds = self._time(first)
         self.probed += 2 * seconds  # the first window took about as long
         budget = BUDGET * self._predicted(first) * first.plan.ideal_pixels / first.plan.processed_pixels
-        if self.asked.memory_format == "auto" and getattr(self.windows.model, "may_choose", False):
+        if self.asked.memory_format == "auto" and self.windows.model.may_choose:
             self._try_formats(first, seconds, budget)
         choices = self._choices()
         pixels = first.pixels

@@ -55,10 +55,14 @@ class Model:
         modules: the torch modules that it runs.
         device: where it runs; None for the CPU, as NumPy has it.
         compiled: the module as torch.compile made it; None where it runs as it was written.
+        alone: whether it is a module itself, not a callable around one.
+        may_choose: whether the run may choose the memory format of its windows.
     """
 
     device: torch.device | None = None
     compiled: Any = None
+    alone = False
+    may_choose = False
     call: Callable[[Any], Any]
     in_channels: int | None = None
     channels_last = False

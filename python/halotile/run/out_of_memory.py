@@ -41,7 +41,7 @@ def smaller(stage: Stage, error: Exception, first: First, rows_done: int = 0) ->
     if tuning is not None:
         tuning = replace(tuning, tile_size=tile, batch_size=batch, why=f"{tuning.why}; then memory ran out")
         report = replace(report, tuning=tuning)
-    return replace(stage, options=stage.options.with_tiles(tile, batch, plan.phase), report=report)
+    return replace(stage.with_tiles(tile, batch), report=report)
 
 
 def let_go(stage: Opened, error: Exception, first: First) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from ..images.channels import Part
 from ..images.image import Image
@@ -95,6 +95,9 @@ class Opened:
     def plan(self) -> TilePlan:
         return self.planned()
 
+    def with_tiles(self, tile: Pair, batch: int) -> Self:
+        return replace(self, options=self.options.with_tiles(tile, batch, self.plan.phase))
+
     @property
     def keeps_heap(self) -> bool:
         """Whether to keep the heap: only if malloc allocates the model's activations."""
@@ -139,9 +142,6 @@ class Prepared(Opened):
     @property
     def out_values(self) -> Values:
         return Values(self.out_dtype, self.options.value_range)
-
-    def with_tiles(self, tile: Pair, batch: int) -> Prepared:
-        return replace(self, options=self.options.with_tiles(tile, batch, self.plan.phase))
 
     def parts_of(self, index: int) -> tuple[Part, ...]:
         """The parts of image `index`. A constant alpha channel bypasses the model."""

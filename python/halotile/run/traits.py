@@ -216,7 +216,7 @@ class TraitFinder:
         """Keeps channels_last only if both memory formats give the same output: a model that reads raw memory would
         silently scramble the image."""
         model = self.windows.model
-        if not (getattr(model, "may_choose", False) and model.channels_last) or model.format_checked:
+        if not (model.may_choose and model.channels_last) or model.format_checked:
             return
         model.format_checked = True
         keeps = FORMATS.keeps(model.modules[0], lambda: self._keeps_format(model))
