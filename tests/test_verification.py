@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from halotile import ModelOutputError, TiledRestorer, restore_tiled  # noqa: E402
-from halotile.check.verify import knowledge_of, remake, verify  # noqa: E402
+from halotile.check.verify import remake, verify  # noqa: E402
 from halotile.run.remade import beyond_rounding  # noqa: E402
 from halotile.run.report import Verification  # noqa: E402
 from halotile.testing import assert_exact, assert_seamless  # noqa: E402
@@ -101,7 +101,7 @@ def test_which_whole_image_was_compared_is_said(options, whole):
 def test_worst_lies_at_the_edge_that_is_named():
     model = seeded(MODELS["plain"])
     options = options_of(model, halo=2, boundary="native", tile_size=(1000, 50))
-    remade = remake(IMAGE, knowledge_of(model, options))
+    remade = remake(IMAGE, TiledRestorer(model, **options).knowledge)
     found = remade.compared(remade.places(8, 0))
     edges = {edge for tile in remade.plan for edge in (tile.keep.x, tile.keep.x_stop)} - {0, 97}
     assert remade.edges[0].size == 0
@@ -132,7 +132,7 @@ def test_one_changed_pixel_is_found():
     model = seeded(MODELS["x2"])
     options = options_of(model)
     result = restore_tiled(IMAGE, model, **options)
-    remade = remake(IMAGE, knowledge_of(model, options), result)
+    remade = remake(IMAGE, TiledRestorer(model, **options).knowledge, result)
     box = remade._box(remade.places(8, 0)[-1].place)
     row, column = box.y + box.height // 2, box.x + box.width // 2
     result[row, column, 1] += 0.25
@@ -254,7 +254,7 @@ def test_seeds_and_windows():
     assert first.windows == 8
     assert first.reference == (22, 22)
     assert first != verify(IMAGE, model, result, seed=1, **options)
-    remade = remake(IMAGE, knowledge_of(model, options), result)
+    remade = remake(IMAGE, TiledRestorer(model, **options).knowledge, result)
     boxes = [remade._box(window.place) for window in remade.places(8, 0)]
     crossed = [
         any((box.y < edge < box.y_stop) for edge in remade.edges[0])

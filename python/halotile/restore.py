@@ -180,6 +180,15 @@ class TiledRestorer:
         self.knowledge = Knowledge.of(model, {**options})
         self.last_run: RunInfo | None = None
 
+    @classmethod
+    def of(cls, model: Callable[..., Any], options: dict[str, Any]) -> TiledRestorer:
+        """Of a model and options; a `TiledRestorer` stays what it is, and has its own."""
+        if not isinstance(model, TiledRestorer):
+            return cls(model, **options)
+        if options:
+            raise TypeError(f"options must be those of the TiledRestorer, not also {', '.join(options)}")
+        return model
+
     @property
     def model(self) -> Callable[..., Any]:
         return self.knowledge.model

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 from .auto.knowledge import Knowledge
-from .check.verify import knowledge_of, remake
+from .check.verify import remake
 from .options import JudgedOptions, integer, tolerance_of
+from .restore import TiledRestorer
 from .run.remade import Remade
 from .run.report import Verification, short
 
@@ -89,7 +90,7 @@ def _remade(model: Any, image: Any, options: JudgedOptions) -> tuple[Remade, Kno
     for name in OWN:
         if name in options:
             raise TypeError(f"{name} must not be given: the assertion restores the image itself, in float32")
-    knowledge = knowledge_of(model, {**options, "out_dtype": "float32"})
+    knowledge = TiledRestorer.of(model, {**options, "out_dtype": "float32"}).knowledge
     remade = remake(image, knowledge)
     if len(remade.plan) == 1:
         raise ValueError(

@@ -96,15 +96,12 @@ def restore_to(
 
 
 def _restorer(model: Any, options: RunOptions) -> TiledRestorer:
-    if not isinstance(model, TiledRestorer):
-        model = TiledRestorer(model, **options)
-    elif options:
-        raise TypeError(f"options must be those of the TiledRestorer, not also {', '.join(options)}")
-    if model.options.out is not None:
+    restorer = TiledRestorer.of(model, {**options})
+    if restorer.options.out is not None:
         raise ValueError("out must be None for restore_to: the file is where the result goes")
-    if model.options.verify:
-        raise ValueError(f"verify must be 0 for restore_to, which holds no result, not {model.options.verify}")
-    return model
+    if restorer.options.verify:
+        raise ValueError(f"verify must be 0 for restore_to, which holds no result, not {restorer.options.verify}")
+    return restorer
 
 
 def _check(path: Path, kind: Format, image: Image, options: Options) -> None:

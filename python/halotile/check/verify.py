@@ -21,7 +21,7 @@ from ..run.progress import Progress
 from ..run.remade import Remade, opened_result
 from ..run.report import RunInfo, Verification
 
-__all__ = ["Verification", "knowledge_of", "remake", "verify"]
+__all__ = ["Verification", "remake", "verify"]
 
 
 def verify(
@@ -59,16 +59,8 @@ def verify(
             perhaps because larger windows do not fit in memory.
     """
     count, seed = integer("windows", windows, 1), integer("seed", seed, 0)
-    remade = remake(image, knowledge_of(model, options), result)
+    remade = remake(image, TiledRestorer.of(model, {**options}).knowledge, result)
     return remade.compared(remade.places(count, seed))
-
-
-def knowledge_of(model: Any, options: RestoreOptions) -> Knowledge:
-    if not isinstance(model, TiledRestorer):
-        return Knowledge.of(model, {**options})
-    if options:
-        raise TypeError(f"options must be those of the TiledRestorer, not also {', '.join(options)}")
-    return model.knowledge
 
 
 def remake(image: Any, knowledge: Knowledge, result: Any = None) -> Remade:
