@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,13 +10,12 @@ import torch
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..models.around import Shared, decomposed, slow_attention, without_memory
+from ..models.around import decomposed
 from ..models.modes import evaluating
 from ..models.reach import all_modules, roots_of
-from ..models.untouched.tensors import tensors_of
 from ..texts import full_text, multiple_told, named
+from .following import FakeRun, is_random, same_elements, storage_of
 from .operators import Aligned, Operation, RowRule, entry
 from .operators.elementwise import pointwise_rows
 from .rowmaps import (
@@ -111,74 +107,26 @@ def _plain(output: torch.Tensor, value: Value | None) -> Value:
         return unknown_value(output.shape, [value], Event("unknown", "", "the result", str(error)))
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(FakeRun):
     """Runs a module on an image without data and records the value of every tensor that depends on it."""
 
     def __init__(self, module: torch.nn.Module, fake: FakeTensorMode):
-        super().__init__()
-        self.module, self.fake, self.path = module, fake, ""
+        super().__init__(module, fake)
         self.values: dict[int, Value] = {}
         self.kept: list[torch.Tensor] = []  # so that no id is reused
         self.numbers: list[tuple[Any, ...]] = []  # scalar operands of local elementwise operators
         self.overwritten: set[int] = set()  # storages written to by untracked operators
         inners = all_modules(module)
-        self.parameters = {_storage(tensor) for inner in inners for tensor in inner.parameters(recurse=False)}
-        self.own = {_storage(tensor) for inner in inners for tensor in tensors_of(inner)}
+        self.parameters = {storage_of(tensor) for inner in inners for tensor in inner.parameters(recurse=False)}
 
-    def run(self, channels: int, size: tuple[int, int], dtype: torch.dtype | None) -> torch.Tensor:
-        """The module's output, without data.
-
-        Raises:
-            TypeError: it is not one tensor (batch, channels, rows, columns). Also any error of the module.
-        """
-        like = next((tensor for tensor in self.module.parameters() if tensor.is_floating_point()), torch.empty(0))
-        with self.fake:
-            image = torch.empty(1, channels, *size, dtype=dtype or like.dtype, device=like.device)
-        dims = ((), opaque(channels), (Part(0, size[0], 1),), (Part(1, size[1], 1),))
+    def begin(self, image: torch.Tensor) -> None:
+        _, channels, height, width = image.shape
+        dims = ((), opaque(channels), (Part(0, height, 1),), (Part(1, width, 1),))
         self._keep(image, Value(dims, (IDENTITY, IDENTITY)))
-        call = Followed(self).run if isinstance(self.module, torch.fx.GraphModule) else self.module
-        with (
-            torch.no_grad(),
-            _plain_kernels(),
-            _plain_functions(),
-            self._following(),
-            without_memory(self.fake) as look,
-        ):
-            output = torch.func.functionalize(lambda given: call(given.clone()))(image)
-        if look.refused:  # the model caught the error
-            look.refuse()
-        found = [leaf for leaf in _pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
-        if len(found) != 1 or found[0].dim() != 4:
-            raise TypeError(f"it returns {len(found)} tensors, not one (batch, channels, rows, columns)")
-        return found[0]
-
-    @contextlib.contextmanager
-    def _following(self) -> Iterator[None]:
-        """Keeps `path` at the running submodule."""
-        names = {id(inner): name for name, inner in self.module.named_modules()}
-        stack, thread = [""], threading.get_ident()
-
-        def enter(inner: torch.nn.Module, _: Any) -> None:
-            if threading.get_ident() == thread:
-                stack.append(self.path)
-                self.path = names.get(id(inner), self.path)
-
-        def leave(*_: Any) -> None:
-            if threading.get_ident() == thread:
-                self.path = stack.pop()
-
-        hooks = torch.nn.modules.module
-        entering = hooks.register_module_forward_pre_hook(enter)
-        leaving = hooks.register_module_forward_hook(leave)
-        try:
-            yield
-        finally:
-            entering.remove()
-            leaving.remove()
 
     def known(self, tensor: torch.Tensor) -> Value | None:
         """The value of a tensor; None if it is a constant."""
-        if self.overwritten and _storage(tensor) in self.overwritten:
+        if self.overwritten and storage_of(tensor) in self.overwritten:
             return unknown_value(tensor.shape, [], Event("unknown", self.path, "a tensor written to in place"))
         value = self.values.get(id(tensor))
         if value is None and isinstance(tensor, FakeTensor):
@@ -197,14 +145,14 @@ class Tracer(TorchDispatchMode):
                 return result
         tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         sees = any(isinstance(tensor, FakeTensor) for tensor in tensors)
-        sees = sees or (bool(self.overwritten) and any(_storage(tensor) in self.overwritten for tensor in tensors))
+        sees = sees or (bool(self.overwritten) and any(storage_of(tensor) in self.overwritten for tensor in tensors))
         name = func._schema.name.removeprefix("aten::")
         if name in BLANK and sees:
             args, kwargs = _pytree.tree_map_only(FakeTensor, _stand_in, (args, kwargs))
             return getattr(torch.ops.aten, BLANK[name])(*args, **kwargs)
-        if not sees and not _is_random(func, name):
-            return self._constant(func, args, kwargs)
-        if name == "as_strided_" and _same_elements(*args, **kwargs):  # adaptive_avg_pool2d's, on its own result
+        if not sees and not is_random(func, name):
+            return self.constant(func, args, kwargs)
+        if name == "as_strided_" and same_elements(*args, **kwargs):  # adaptive_avg_pool2d's, on its own result
             return args[0]
         with self.fake:
             result = func(*args, **kwargs)
@@ -212,12 +160,6 @@ class Tracer(TorchDispatchMode):
         if outputs:
             self._record(func, name, args, kwargs, outputs, tensors if sees else [])
         return result
-
-    def _constant(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Computes an operator on constants. Never writes to the model's own tensors."""
-        if func._schema.is_mutable and args and isinstance(args[0], torch.Tensor) and _storage(args[0]) in self.own:
-            args = (args[0].clone(), *args[1:])
-        return func(*args, **kwargs)
 
     def _record(
         self, func: Any, name: str, args: Any, kwargs: Any, outputs: list[torch.Tensor], tensors: list[torch.Tensor]
@@ -230,19 +172,19 @@ class Tracer(TorchDispatchMode):
             written = [
                 given[entry.name] for entry in schema.arguments if entry.alias_info and entry.alias_info.is_write
             ]
-            self.overwritten |= {_storage(tensor) for tensor in written if isinstance(tensor, torch.Tensor)}
+            self.overwritten |= {storage_of(tensor) for tensor in written if isinstance(tensor, torch.Tensor)}
         rule = _rule_of(func, name, tensors)
         values = self._apply(rule, operation, tensors)
         numbers = [given[key] for key in given if isinstance(given[key], (int, float))]
         if rule is pointwise_rows and numbers and not any(rows.is_global for rows in values[0].maps):
             self.numbers.append((self.path, str(func), *numbers))
-        if _is_random(func, name):
+        if is_random(func, name):
             values = [value.with_events(operation.event(what="stochastic")) for value in values]
         for output, value in zip(outputs, values, strict=True):
             self._keep(output, value)
 
     def _is_parameter(self, tensor: torch.Tensor) -> bool:
-        return _storage(tensor) in self.parameters
+        return storage_of(tensor) in self.parameters
 
     def _apply(self, rule: RowRule | None, op: Operation, tensors: list[torch.Tensor]) -> list[Value]:
         sources = [value for value in map(self.known, tensors) if value is not None]
@@ -266,73 +208,6 @@ class Tracer(TorchDispatchMode):
         ]
 
 
-class Followed(torch.fx.Interpreter):
-    """Runs a graph and tells a tracer the module of each node."""
-
-    def __init__(self, tracer: Tracer):
-        super().__init__(tracer.module)
-        self.tracer = tracer
-
-    def run_node(self, n: torch.fx.Node) -> Any:
-        stack = n.meta.get("nn_module_stack")
-        self.tracer.path = list(stack.values())[-1][0] if stack else self.tracer.path
-        return super().run_node(n)
-
-
-_here = threading.local()  # `plain`: whether this thread is inside `_plain_functions`
-
-
-def _change_functions() -> Callable[[], None]:
-    kind = torch.autograd.Function
-    own = kind.__dict__["apply"]
-
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if not getattr(_here, "plain", False) or cls.setup_context is not kind.setup_context:
-            return own.__get__(None, cls)(*args, **kwargs)
-        return cls.forward(torch.autograd.function.FunctionCtx(), *args, **kwargs)
-
-    kind.apply = classmethod(apply)
-    return lambda: setattr(kind, "apply", own)
-
-
-_changed_functions = Shared(_change_functions)
-
-
-@contextlib.contextmanager
-def _plain_functions() -> Iterator[None]:
-    """A context in which autograd functions run as plain code: those that save tensors in ``forward`` do not support
-    torch's transforms, such as functionalisation."""
-    with _changed_functions:
-        _here.plain = True
-        try:
-            yield
-        finally:
-            _here.plain = False
-
-
-def _change_kernels() -> Callable[[], None]:
-    silent, optimized = fake_tensor.log.disabled, torch._C._get_graph_executor_optimize()
-    fake_tensor.log.disabled = True
-    torch._C._set_graph_executor_optimize(False)
-
-    def give_back() -> None:
-        fake_tensor.log.disabled = silent
-        torch._C._set_graph_executor_optimize(optimized)
-
-    return give_back
-
-
-_changed_kernels = Shared(_change_kernels)
-
-
-@contextlib.contextmanager
-def _plain_kernels() -> Iterator[None]:
-    """A context in which attention runs as single operators, TorchScript is not optimised, and failures are not
-    logged."""
-    with slow_attention, _changed_kernels:
-        yield
-
-
 # Operators that use only the shape of a tensor, and the ones that make a constant in their place.
 BLANK = {
     **{name: name for name in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")},
@@ -345,21 +220,6 @@ def _stand_in(tensor: torch.Tensor) -> torch.Tensor:
     return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
 
 
-def _same_elements(tensor: torch.Tensor, size: Any, stride: Any, offset: int | None = None) -> bool:
-    """Whether other strides leave every element in place: they may differ only along sides of size 1."""
-    before = [step for step, side in zip(tensor.stride(), tensor.shape, strict=True) if side > 1]
-    after = [step for step, side in zip(stride, size, strict=True) if side > 1]
-    return tuple(size) == tuple(tensor.shape) and before == after and offset in (None, tensor.storage_offset())
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
-def _is_random(func: Any, name: str) -> bool:
-    return torch.Tag.nondeterministic_seeded in func.tags and not name.startswith("_scaled_dot_product")
-
-
 def _independent(op: Operation) -> Value:
     return Value(tuple(opaque(side) for side in op.shape), (NOWHERE, NOWHERE))
 
@@ -367,6 +227,6 @@ def _independent(op: Operation) -> Value:
 def _rule_of(func: Any, name: str, tensors: list[torch.Tensor]) -> RowRule | None:
     if func.namespace != "aten" or func._schema.is_mutable:
         return None
-    if _is_random(func, name):
+    if is_random(func, name):
         return pointwise_rows if tensors and not name.endswith("_like") else _independent
     return entry(name).rows or (pointwise_rows if torch.Tag.pointwise in func.tags else None)

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ..rowmaps import Unknown, Value, joined, mixed, opaque
 from .positions import NOTHING, NotInTable
 from .rows import Operation, per_axis, transposed, windowed
+from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, pair
 from .table import operator
 
 
@@ -102,4 +105,56 @@ def _groups_of(outputs: int, groups: int) -> torch.Tensor:
     return (torch.arange(outputs) // (outputs // groups)).unsqueeze(1)
 
 
-operator("convolution", "_convolution", rows=convolution_rows, positions=convolution_positions)
+def convolution_stream(node: StreamNode) -> None:
+    """Row o sees rows o * stride - padding + dilation * tap. Beyond the image's first and last rows there are zeros."""
+    for name in ("weight", "bias"):
+        if isinstance(node[name], StreamNode) and node[name].axis is not None:
+            raise node.refuse("its weights are made of the image")
+    (sy, sx), (py, px), (dy, dx) = pair(node["stride"]), pair(node["padding"]), pair(node["dilation"])
+    source, groups, reach = image_like(node), node["groups"], dy * (node["weight"].shape[2] - 1)
+
+    def weight_and_bias(strip: Strip) -> tuple[torch.Tensor, torch.Tensor | None]:
+        bias = node["bias"]
+        return strip.once(node, lambda: strip.value(node["weight"])), None if bias is None else strip.value(bias)
+
+    if node["transposed"]:
+        _transposed_stream(node, source, weight_and_bias)
+        return
+    node.edges = [Edge(source, lambda a: a * sy - py, lambda b: (b - 1) * sy - py + reach + 1, 0.0)]
+
+    def make(strip: Strip) -> torch.Tensor:
+        return torch.conv2d(strip.slabs[0], *weight_and_bias(strip), (sy, sx), (0, px), (dy, dx), groups)
+
+    node.make = make
+
+
+def _transposed_stream(node: StreamNode, source: StreamNode, weight_and_bias: Callable) -> None:
+    """Row i adds to rows i * stride - padding + dilation * tap."""
+    (sy, sx), (py, px), (dy, dx) = pair(node["stride"]), pair(node["padding"]), pair(node["dilation"])
+    reach, ox, groups = dy * (node["weight"].shape[2] - 1), pair(node["output_padding"])[1], node["groups"]
+    node.unit = sy
+
+    def low(a: int) -> int:
+        return ceil_div(a + py - reach, sy)
+
+    def high(b: int) -> int:
+        return max((b - 1 + py) // sy, ceil_div(b - 1 + py - reach, sy)) + 1
+
+    def make(strip: Strip) -> torch.Tensor:
+        slab, count = strip.slabs[0], strip.stop - strip.start
+        before = strip.start + py - sy * strip.first
+        missing = max(0, before + count - (sy * (slab.shape[2] - 1) + reach + 1))  # rows of bias alone
+        size = (missing, ox) if missing < sy or missing < dy else (0, ox)
+        y = torch.conv_transpose2d(slab, *weight_and_bias(strip), (sy, sx), (0, px), size, groups, (dy, dx))
+        return y.narrow(2, before, count)
+
+    node.edges, node.make = [Edge(source, low, high)], make
+
+
+operator(
+    "convolution",
+    "_convolution",
+    rows=convolution_rows,
+    positions=convolution_positions,
+    stream=convolution_stream,
+)

@@ -10,6 +10,7 @@ import torch
 from ..rowmaps import Value
 from .positions import NOTHING, pointwise_positions
 from .rows import POOLING, Operation, broadcast
+from .streaming import IN_PLACE, StreamNode, local_stream, refused, sources
 from .table import operator
 
 
@@ -95,18 +96,59 @@ def cast_positions(mode, func, args, kwargs):
     return args[0].clone()
 
 
-# Operators that torch tags as pointwise need no entry: both methods treat them as elementwise.
-operator("_prelu_kernel", "lerp", rows=pointwise_rows, positions=pointwise_positions)
-operator("hardswish", "softplus", "rrelu_with_noise", "celu", "mish", "dropout", positions=pointwise_positions)
-operator("prelu", "rrelu_with_noise_functional", "complex", "real", "imag", rows=pointwise_rows)
-operator("addcmul", "addcdiv", "fill", rows=pointwise_rows)
-operator("mul", rows=pointwise_rows, positions=multiply_positions)
-operator("masked_fill", rows=pointwise_rows, positions=masked_fill_positions)
-operator("where", rows=pointwise_rows, positions=where_positions)
-operator("glu", positions=glu_positions)
-operator("_to_copy", rows=same_rows, positions=cast_positions)
-operator("contiguous", rows=same_rows, positions=pointwise_positions)
-operator("alias", "clone", "detach", "to", "lift_fresh", "lift_fresh_copy", "_conj", rows=same_rows)
-operator("copy", rows=copy_rows)
-operator("copy_", positions=copy_positions)
-operator("fill_", "zero_", positions=fill_positions)
+def pointwise_stream(node: StreamNode) -> None:
+    """Rows are written where the next operator reads them, if a variant of the operator writes to a given tensor."""
+    local_stream(node, axis_of_result(node))
+    name = node.name
+    node.out = WRITING.get(name) if node.func._overloadname in ("default", "Tensor") else None
+    if name in UNCHANGED:
+        node.owns = False
+
+
+def axis_of_result(node: StreamNode) -> int:
+    """The dimension of rows after broadcasting."""
+    source = max(sources(node), key=lambda one: (len(one.shape), one.rows))
+    return source.axis + len(node.shape) - len(source.shape)
+
+
+def cast_stream(node: StreamNode) -> None:
+    """Strips keep their memory format; only the dtype changes."""
+    local_stream(node, sources(node)[0].axis)
+    node.make, node.owns = lambda strip: strip.slabs[0].to(node.dtype), False
+
+
+def glu_stream(node: StreamNode) -> None:
+    source = sources(node)[0]
+    if node["dim"] % len(source.shape) == source.axis:
+        raise node.refuse("it splits the rows")
+    local_stream(node, source.axis)
+
+
+# Variants that really write to a given tensor; others make a new one and copy it.
+WRITING = {
+    name: getattr(torch.ops.aten, name).out
+    for name in (
+        *("leaky_relu", "silu", "gelu", "sigmoid", "tanh", "hardtanh", "elu", "add", "sub", "mul", "div"),
+        *("abs", "neg", "exp", "sqrt", "rsqrt", "clamp", "maximum", "minimum"),
+    )
+}
+UNCHANGED = ("alias", "detach", "contiguous", "lift_fresh", "_conj")
+
+# Operators that torch tags as pointwise need no entry: all methods treat them as elementwise.
+operator("_prelu_kernel", "lerp", rows=pointwise_rows, positions=pointwise_positions, stream=pointwise_stream)
+operator("hardswish", "softplus", "celu", "mish", positions=pointwise_positions, stream=pointwise_stream)
+operator("rrelu_with_noise", "dropout", positions=pointwise_positions, stream=refused("it is random"))
+operator("rrelu_with_noise_functional", rows=pointwise_rows, stream=refused("it is random"))
+operator("prelu", "complex", "real", "imag", rows=pointwise_rows, stream=pointwise_stream)
+operator("addcmul", "addcdiv", "fill", rows=pointwise_rows, stream=pointwise_stream)
+operator("mul", rows=pointwise_rows, positions=multiply_positions, stream=pointwise_stream)
+operator("masked_fill", rows=pointwise_rows, positions=masked_fill_positions, stream=pointwise_stream)
+operator("where", rows=pointwise_rows, positions=where_positions, stream=pointwise_stream)
+operator("glu", positions=glu_positions, stream=glu_stream)
+operator("_to_copy", rows=same_rows, positions=cast_positions, stream=cast_stream)
+operator("clone", "to", "lift_fresh_copy", rows=same_rows, stream=cast_stream)
+operator("contiguous", rows=same_rows, positions=pointwise_positions, stream=pointwise_stream)
+operator("alias", "detach", "lift_fresh", "_conj", rows=same_rows, stream=pointwise_stream)
+operator("copy", rows=copy_rows, stream=pointwise_stream)
+operator("copy_", positions=copy_positions, stream=refused(IN_PLACE))
+operator("fill_", "zero_", positions=fill_positions, stream=refused(IN_PLACE))

@@ -8,6 +8,7 @@ import torch
 from ..rowmaps import Value, mixed, opaque
 from .positions import NOTHING
 from .rows import Operation, dims_of
+from .streaming import refused
 from .table import operator
 
 
@@ -31,4 +32,9 @@ def fourier_positions(mode, func, args, kwargs):
     return torch.complex(result, torch.zeros_like(result)) if blank.is_complex() else result
 
 
-operator("_fft_r2c", "_fft_c2c", "_fft_c2r", rows=fourier_rows, positions=fourier_positions)
+operator(
+    *("_fft_r2c", "_fft_c2c", "_fft_c2r"),
+    rows=fourier_rows,
+    positions=fourier_positions,
+    stream=refused("every frequency takes all rows"),
+)

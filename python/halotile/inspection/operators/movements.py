@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_iter
 from ..rowmaps import EVERYWHERE, Part, Unknown, Value, dim_size, joined, moved, opaque, spatial
 from .positions import NotInTable, moved_positions
 from .rows import Operation, at_edges, dims_of, per_axis
+from .streaming import Edge, StreamNode, Strip, ceil_div, local_stream, pieces_stream, refused, sources
 from .table import operator
 
 
@@ -194,16 +195,115 @@ def index_positions(mode, func, args, kwargs):
     return mode.moved(func, args, kwargs)
 
 
-operator("cat", rows=cat_rows, positions=moved_positions)
-operator("stack", rows=stack_rows, positions=moved_positions)
-operator("select", rows=select_rows)
-operator("slice", rows=slice_rows)
-operator("split", "split_with_sizes", "unbind", "chunk", "unsafe_split", "unsafe_chunk", rows=split_rows)
-operator("slice_scatter", rows=slice_scatter_rows, positions=moved_positions)
-operator("select_scatter", rows=select_scatter_rows, positions=moved_positions)
-operator("roll", rows=roll_rows, positions=moved_positions)
-operator("flip", rows=flip_rows, positions=moved_positions)
-operator("rot90", "tril", "triu", "repeat_interleave", "as_strided", positions=moved_positions)
-operator("index_select", "index", "gather", rows=index_rows, positions=index_positions)
-operator("index_put", "scatter", positions=index_positions)
-operator("topk", "sort", "argsort", rows=index_rows)
+def cat_stream(node: StreamNode) -> None:
+    source, dim = sources(node)[0], node["dim"] % len(node.shape)
+    if dim == source.axis:
+        pieces_stream(node, [one for one in node["tensors"] if 0 not in one.shape])
+        return
+    local_stream(node, source.axis)
+    node.out = torch.ops.aten.cat.out
+
+
+def stack_stream(node: StreamNode) -> None:
+    axis, dim = sources(node)[0].axis, node["dim"] % len(node.shape)
+    local_stream(node, axis + (dim <= axis), along=lambda _: len(node.shape) - 1 - axis)
+
+
+def taken_stream(node: StreamNode) -> None:
+    """Slices: of other dimensions, or every `step`-th row of a range."""
+    source = sources(node)[0]
+    dim, is_split = node.get("dim", 0) % len(source.shape), node.output is not None
+    gone = len(node.shape) < len(source.shape)
+    if dim != source.axis:
+        local_stream(node, source.axis - (gone and dim < source.axis))
+        node.owns = False
+        return
+    if is_split or gone or source.per != 1:
+        raise node.refuse("it takes rows from fixed places")
+    start, _, step = slice(node["start"], node["end"], node["step"]).indices(source.rows)
+    node.axis, node.rows = source.axis, node.shape[source.axis]
+    node.edges = [Edge(source, lambda a: a * step + start, lambda b: (b - 1) * step + start + 1)]
+    every = (*[slice(None)] * node.axis, slice(None, None, step))
+    node.make = lambda strip: strip.slabs[0] if step == 1 else strip.slabs[0][every]
+
+
+def scatter_stream(node: StreamNode) -> None:
+    """A part of another dimension is overwritten."""
+    axis = next(one.axis for one in sources(node) if len(one.shape) == len(node.shape))
+    dim = node["dim"] % len(node.shape)
+    if dim == axis:
+        raise node.refuse("it overwrites rows at fixed places")
+    gone = node.name == "select_scatter"
+    local_stream(node, axis, along=lambda name: len(node.shape) - axis - (gone and name == "src" and dim > axis))
+
+
+def roll_stream(node: StreamNode) -> None:
+    """Shifted windows: the image is rolled up, and down again afterwards.
+
+        rolled up by 4, windows of 8:   row -4 .. -1   0 .. 3 | 4 .. 11 | ...
+        row of the image                 (none)        0 .. 3   4 .. 11
+
+    The window that joins the last rows with the first ones, which its mask keeps apart, is taken twice: at the top
+    with the first rows alone, at the bottom with the last ones alone. So the rolled image starts before row 0.
+    """
+    source, dims = sources(node)[0], [dim % len(node.shape) for dim in node["dims"]]
+    if not dims:
+        raise node.refuse("it rolls the image as one row")
+    shifts = dict(zip(dims, node["shifts"], strict=True))
+    by = shifts.pop(source.axis, 0)
+    axis, per = source.axis, source.per
+    if not by:
+        local_stream(node, axis)
+        return
+    node.axis, node.rows, node.turn, node.owns = axis, source.shape[axis], by, True
+    node.edges = [
+        Edge(source, lambda a: (a - by) // per, lambda b: ceil_div(b - by, per), 0.0 if by < 0 else None),
+    ]
+
+    def make(strip: Strip) -> torch.Tensor:
+        above = strip.start - by - (strip.start - by) // per * per
+        rows = strip.slabs[0].narrow(axis, above, strip.stop - strip.start)
+        return torch.roll(rows, list(shifts.values()), list(shifts)) if shifts else rows
+
+    node.make = make
+
+
+def flip_stream(node: StreamNode) -> None:
+    source = sources(node)[0]
+    if source.axis in [dim % len(source.shape) for dim in node["dims"]]:
+        raise node.refuse("it turns the image upside down")
+    local_stream(node, source.axis)
+
+
+def index_stream(node: StreamNode) -> None:
+    """Elements of other dimensions, chosen by one constant index."""
+    source = node["self"]
+    chosen = node.get("indices", node.get("index"))
+    if isinstance(chosen, (list, tuple)):
+        dims = [place for place, one in enumerate(chosen) if one is not None]
+        if len(dims) != 1 or len(chosen[dims[0]].shape) != 1:
+            raise node.refuse("it chooses elements by several numbers")
+    else:
+        dims = [node["dim"] % len(node.shape)]
+    if len(sources(node)) != 1 or getattr(source, "axis", None) in (None, *dims):
+        raise node.refuse("it chooses rows by number, or by what is in them")
+    local_stream(node, source.axis, along=lambda _: len(node.shape) - source.axis if node.name == "gather" else 0)
+
+
+BY_NUMBER = refused("it chooses rows by number")
+SPLITS = ("split", "split_with_sizes", "unbind", "chunk", "unsafe_split", "unsafe_chunk")
+operator("cat", rows=cat_rows, positions=moved_positions, stream=cat_stream)
+operator("stack", rows=stack_rows, positions=moved_positions, stream=stack_stream)
+operator("select", rows=select_rows, stream=taken_stream)
+operator("slice", rows=slice_rows, stream=taken_stream)
+operator(*SPLITS, rows=split_rows, stream=taken_stream)
+operator("slice_scatter", rows=slice_scatter_rows, positions=moved_positions, stream=scatter_stream)
+operator("select_scatter", rows=select_scatter_rows, positions=moved_positions, stream=scatter_stream)
+operator("roll", rows=roll_rows, positions=moved_positions, stream=roll_stream)
+operator("flip", rows=flip_rows, positions=moved_positions, stream=flip_stream)
+operator("rot90", positions=moved_positions, stream=refused("it turns rows into columns"))
+operator("tril", "triu", positions=moved_positions, stream=BY_NUMBER)
+operator("repeat_interleave", "as_strided", positions=moved_positions, stream=BY_NUMBER)
+operator("index_select", "index", "gather", rows=index_rows, positions=index_positions, stream=index_stream)
+operator("index_put", "scatter", positions=index_positions, stream=BY_NUMBER)
+operator("topk", "sort", "argsort", rows=index_rows, stream=refused("it orders elements by value"))

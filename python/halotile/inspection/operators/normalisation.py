@@ -11,6 +11,7 @@ import torch
 from ..rowmaps import Value, joined, mixed
 from .rows import Operation
 from .statistic import Call, Statistic
+from .streaming import StreamNode, local_stream, sources, with_statistic
 from .table import operator
 
 
@@ -120,14 +121,50 @@ def affine(
     return y if bias is None else y + bias.reshape(shape)
 
 
-operator("native_layer_norm", rows=layer_norm_rows, positions=layer_norm_positions, statistic=layer_norm_statistic)
-operator("_fused_rms_norm", rows=layer_norm_rows)
-operator("native_group_norm", rows=group_norm_rows, positions=group_norm_positions, statistic=group_norm_statistic)
+def layer_norm_stream(node: StreamNode) -> None:
+    source = sources(node)[0]
+    if source.axis >= len(source.shape) - len(node["normalized_shape"]):
+        raise node.refuse("it normalises over rows with a weight for every place")
+    local_stream(node, source.axis, along=lambda _: 0)
+
+
+def group_norm_stream(node: StreamNode) -> None:
+    with_statistic(node, group_norm_statistic)
+
+
+def batch_norm_stream(node: StreamNode) -> None:
+    if node.get("training", node.get("train", False)):
+        with_statistic(node, batch_norm_statistic)
+    else:
+        local_stream(node, sources(node)[0].axis, along=lambda _: 0)
+
+
+operator(
+    "native_layer_norm",
+    rows=layer_norm_rows,
+    positions=layer_norm_positions,
+    statistic=layer_norm_statistic,
+    stream=layer_norm_stream,
+)
+operator("_fused_rms_norm", rows=layer_norm_rows, stream=layer_norm_stream)
+operator(
+    "native_group_norm",
+    rows=group_norm_rows,
+    positions=group_norm_positions,
+    statistic=group_norm_statistic,
+    stream=group_norm_stream,
+)
 operator(
     *("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"),
     rows=batch_norm_rows,
     positions=batch_norm_positions(training=5),
     statistic=batch_norm_statistic,
+    stream=batch_norm_stream,
 )
-operator("_native_batch_norm_legit_no_training", rows=batch_norm_rows, positions=batch_norm_positions(training=None))
-operator("_batch_norm_no_update", "miopen_batch_norm", rows=batch_norm_rows)
+operator(
+    "_native_batch_norm_legit_no_training",
+    rows=batch_norm_rows,
+    positions=batch_norm_positions(training=None),
+    stream=batch_norm_stream,
+)
+operator("_batch_norm_no_update", "miopen_batch_norm", rows=batch_norm_rows, stream=batch_norm_stream)

@@ -5,8 +5,12 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
+from torch.nn import functional
+
 from ..rowmaps import Value, moved, opaque, spatial
 from .rows import Operation
+from .streaming import Edge, StreamNode, Strip, image_like, local_stream, refused, sources
 from .table import operator
 
 
@@ -38,8 +42,70 @@ def padding_positions(mode, func, args, kwargs):
     return seen.clone()
 
 
-operator("constant_pad_nd", rows=partial(padding_rows, kind=""), positions=padding_positions)
-operator("reflection_pad2d", rows=partial(padding_rows, kind="mirrored"), positions=padding_positions)
-operator("replication_pad2d", rows=partial(padding_rows, kind="repeated"), positions=padding_positions)
-operator("reflection_pad1d", rows=partial(padding_rows, kind="mirrored"))
-operator("replication_pad1d", rows=partial(padding_rows, kind="repeated"))
+def constant_pad_stream(node: StreamNode) -> None:
+    """Rows beyond the image's first and last are the constant; other dimensions are padded in every strip."""
+    source, pads, value = sources(node)[0], list(node["pad"]), float(node["value"])
+    place = 2 * (len(source.shape) - 1 - source.axis)
+    top, bottom = (*pads[place : place + 2], 0, 0)[:2]
+    if not top and not bottom:
+        local_stream(node, source.axis)
+        return
+    if source.per != 1:
+        raise node.refuse("it pads groups of rows")
+    node.axis, node.rows, node.owns = source.axis, source.rows + top + bottom, True
+    pads[place : place + 2] = 0, 0
+    node.edges = [Edge(source, lambda a: a - top, lambda b: b - top, value)]
+    node.make = lambda strip: functional.pad(strip.slabs[0], pads, value=value) if any(pads) else strip.slabs[0]
+
+
+def edge_pad_stream(node: StreamNode, mode: str) -> None:
+    """Rows beyond the image's first and last are mirrored, or the first and last repeated."""
+    left, right, top, bottom = node["padding"]
+    source = image_like(node)
+    rows = source.rows
+    inner = 1 if mode == "reflect" else 0  # the nearest row to an edge that is taken for the other side of it
+    first, last = (top + inner, rows - bottom - inner) if mode == "reflect" else (1, rows - 1)
+
+    def row_of(row: int) -> int:
+        row -= top
+        if mode == "replicate":
+            return min(max(row, 0), rows - 1)
+        return -row if row < 0 else 2 * (rows - 1) - row if row >= rows else row
+
+    def low(a: int) -> int:
+        return min(a - top, last)
+
+    def high(b: int) -> int:
+        return max(b - top, first) if 0 < b <= 2 * top + 1 else b - top
+
+    def make(strip: Strip) -> torch.Tensor:
+        slab, start, stop = strip.slabs[0], strip.start, strip.stop
+        if start < top or stop > top + rows:
+            pieces = [slab.narrow(2, row_of(row) - strip.first, 1) for row in range(start, stop)]
+            slab = torch.cat(pieces, 2)
+        else:
+            slab = slab.narrow(2, start - top - strip.first, stop - start)
+        return functional.pad(slab, (left, right, 0, 0), mode) if left or right else slab
+
+    node.edges, node.make, node.owns = [Edge(source, low, high)], make, False
+
+
+ONE_ROW = refused("it pads a signal, not an image")
+
+operator(
+    "constant_pad_nd", rows=partial(padding_rows, kind=""), positions=padding_positions, stream=constant_pad_stream
+)
+operator(
+    "reflection_pad2d",
+    rows=partial(padding_rows, kind="mirrored"),
+    positions=padding_positions,
+    stream=partial(edge_pad_stream, mode="reflect"),
+)
+operator(
+    "replication_pad2d",
+    rows=partial(padding_rows, kind="repeated"),
+    positions=padding_positions,
+    stream=partial(edge_pad_stream, mode="replicate"),
+)
+operator("reflection_pad1d", rows=partial(padding_rows, kind="mirrored"), stream=ONE_ROW)
+operator("replication_pad1d", rows=partial(padding_rows, kind="repeated"), stream=ONE_ROW)

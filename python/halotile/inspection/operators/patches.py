@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import torch
+from torch.nn import functional
+
 from ..rowmaps import Unknown, Value, dim_size, mixed, opaque
 from .positions import moved_positions
 from .rows import Operation, regrouped, transposed, windowed
+from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, pair, refused, same
 from .table import operator
 
 
@@ -57,9 +61,46 @@ def pixel_unshuffle_rows(op: Operation) -> Value:
     return regrouped(value.with_dims(value.dims[index] for index in order), op.shape)
 
 
-operator("im2col", rows=im2col_rows, positions=moved_positions)
-operator("col2im", rows=col2im_rows)
-operator("unfold", rows=unfold_rows)
-operator("unfold_copy", "channel_shuffle", "native_channel_shuffle", positions=moved_positions)
-operator("pixel_shuffle", rows=pixel_shuffle_rows, positions=moved_positions)
-operator("pixel_unshuffle", rows=pixel_unshuffle_rows, positions=moved_positions)
+def im2col_stream(node: StreamNode) -> None:
+    """Patches lie in one dimension, row by row."""
+    source = image_like(node)
+    kernel, (dy, dx), (py, px) = pair(node["kernel_size"]), pair(node["dilation"]), pair(node["padding"])
+    sy, sx = pair(node["stride"])
+    reach = dy * (kernel[0] - 1)
+    node.axis, node.rows = 2, (source.rows + 2 * py - reach - 1) // sy + 1
+    node.per = node.shape[2] // node.rows
+    node.edges = [Edge(source, lambda a: a * sy - py, lambda b: (b - 1) * sy - py + reach + 1, 0.0)]
+    node.make = lambda strip: functional.unfold(strip.slabs[0], kernel, (dy, dx), (0, px), (sy, sx))
+
+
+def pixel_shuffle_stream(node: StreamNode) -> None:
+    source, times = image_like(node), node["upscale_factor"]
+    node.unit = times
+    node.edges = [Edge(source, lambda a: a // times, lambda b: ceil_div(b, times))]
+
+    def make(strip: Strip) -> torch.Tensor:
+        y = functional.pixel_shuffle(strip.slabs[0], times)
+        count = strip.stop - strip.start
+        return y if y.shape[2] == count else y.narrow(2, strip.start - strip.start // times * times, count)
+
+    node.make = make
+
+
+def pixel_unshuffle_stream(node: StreamNode) -> None:
+    source, times = image_like(node), node["downscale_factor"]
+    node.edges = [Edge(source, lambda a: a * times, lambda b: b * times)]
+    node.make = lambda strip: functional.pixel_unshuffle(strip.slabs[0], times)
+
+
+def channel_shuffle_stream(node: StreamNode) -> None:
+    node.edges = [Edge(image_like(node), same, same)]
+    node.make = lambda strip: functional.channel_shuffle(strip.slabs[0], node["groups"])
+
+
+operator("im2col", rows=im2col_rows, positions=moved_positions, stream=im2col_stream)
+operator("col2im", rows=col2im_rows, stream=refused("it adds patches up that overlap"))
+operator("unfold", rows=unfold_rows, stream=refused("it makes overlapping views"))
+operator("unfold_copy", positions=moved_positions, stream=refused("it makes overlapping views"))
+operator("channel_shuffle", "native_channel_shuffle", positions=moved_positions, stream=channel_shuffle_stream)
+operator("pixel_shuffle", rows=pixel_shuffle_rows, positions=moved_positions, stream=pixel_shuffle_stream)
+operator("pixel_unshuffle", rows=pixel_unshuffle_rows, positions=moved_positions, stream=pixel_unshuffle_stream)

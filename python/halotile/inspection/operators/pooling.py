@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from ..info import GlobalOperation
 from ..rowmaps import Unknown, Value, dim_size, mixed
 from .positions import HOW, NOTHING
 from .rows import POOLING, Operation, per_axis, windowed
 from .statistic import Call, Statistic
+from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, pair, refused, sources, whole_stream
 from .table import operator
 
 
@@ -104,29 +107,68 @@ def whole_pooling_statistic(kind: str, results: int):
     return build
 
 
+def max_pooling_stream(node: StreamNode) -> None:
+    """Beyond the image's first and last rows there is nothing larger."""
+    if node.output == 1:
+        raise node.refuse("it returns places of maxima")
+    source, kernel, (py, px) = image_like(node), pair(node["kernel_size"]), pair(node["padding"])
+    (sy, sx), (dy, dx) = pair(node["stride"], kernel), pair(node.get("dilation", 1))
+    reach, ceil = dy * (kernel[0] - 1), node["ceil_mode"]
+    node.edges = [Edge(source, lambda a: a * sy - py, lambda b: (b - 1) * sy - py + reach + 1, -math.inf)]
+    node.make = lambda strip: functional.max_pool2d(strip.slabs[0], kernel, (sy, sx), (0, px), (dy, dx), ceil)
+
+
+def average_pooling_stream(node: StreamNode) -> None:
+    """The operator pads each strip by itself, so that it counts elements at the image's edges as for the whole image:
+    strips start a few rows early, and results of padding between strips are cut off."""
+    source, kernel, (py, px) = image_like(node), pair(node["kernel_size"]), pair(node["padding"])
+    (sy, sx), before = pair(node["stride"], kernel), ceil_div(py, pair(node["stride"], kernel)[0])
+    settings = node["ceil_mode"], node["count_include_pad"], node["divisor_override"]
+    node.edges = [Edge(source, lambda a: (a - before) * sy, lambda b: (b - 1) * sy - py + kernel[0])]
+
+    def make(strip: Strip) -> torch.Tensor:
+        y = functional.avg_pool2d(strip.slabs[0], kernel, (sy, sx), (py, px), *settings)
+        return y.narrow(2, strip.start - strip.first // sy, strip.stop - strip.start)
+
+    node.make = make
+
+
+def adaptive_pooling_stream(node: StreamNode) -> None:
+    source = sources(node)[0]
+    if list(node.shape[-2:]) != [1, 1] or source.axis != len(source.shape) - 2 or node.output == 1:
+        raise node.refuse("it pools to a fixed number of cells")
+    whole_stream(node)
+
+
+ONE_AXIS = refused("it pools a signal, not an image")
+
 operator(
     "max_pool2d_with_indices",
+    stream=max_pooling_stream,
     rows=pooling_rows,
     positions=pooling_positions(results=2),
     statistic=whole_pooling_statistic("most", results=2),
 )
-operator("max_pool2d", rows=pooling_rows, positions=pooling_positions(results=1))
+operator("max_pool2d", rows=pooling_rows, positions=pooling_positions(results=1), stream=max_pooling_stream)
 operator(
     "avg_pool2d",
+    stream=average_pooling_stream,
     rows=pooling_rows,
     positions=pooling_positions(results=1),
     statistic=whole_pooling_statistic("mean", results=1),
 )
-operator("avg_pool1d", "max_pool1d", rows=pooling_rows)
+operator("avg_pool1d", "max_pool1d", rows=pooling_rows, stream=ONE_AXIS)
 operator(
     "_adaptive_avg_pool2d",
+    stream=adaptive_pooling_stream,
     rows=adaptive_pooling_rows,
     positions=adaptive_pooling_positions(results=1),
     statistic=whole_pooling_statistic("mean", results=1),
 )
-operator("adaptive_avg_pool2d", rows=adaptive_pooling_rows)
+operator("adaptive_avg_pool2d", rows=adaptive_pooling_rows, stream=adaptive_pooling_stream)
 operator(
     "adaptive_max_pool2d",
+    stream=adaptive_pooling_stream,
     rows=adaptive_pooling_rows,
     positions=adaptive_pooling_positions(results=2),
     statistic=whole_pooling_statistic("most", results=2),

@@ -14,6 +14,7 @@ from ..rowmaps import Value, joined, mixed, opaque, spatial
 from .positions import CHUNK, NOTHING
 from .rows import Operation
 from .statistic import Call, Statistic
+from .streaming import StreamNode, local_stream, sources, whole_stream
 from .table import operator
 
 
@@ -134,15 +135,62 @@ def product_statistic(func: Any, given: dict) -> Call | None:
     return Call(func._schema.name, "product", ((a, dims[0]), (b, dims[1])), result)
 
 
+def product_stream(node: StreamNode) -> None:
+    """Rows are those of the left factor, columns of the right one, or matrices of a batch; a sum over all rows is a
+    statistic of the whole image."""
+    left, right = next((node[a], node[b]) for a, b in FACTORS if a in node.arguments and b in node.arguments)
+    a, b = (getattr(one, "axis", None) for one in (left, right))
+    rank = len(node.shape)
+    if (a, b) == (rank - 1, rank - 2) and "add" not in node.name:
+        whole_stream(node)
+        return
+    in_batch = max(rank - 2, 0)
+    fits = (
+        a is not None and b is not None and a == b < in_batch,
+        a is not None and b is None and a <= rank - 2,
+        a is None and b is not None and (b < in_batch or b == rank - 1),
+    )
+    if not any(fits):
+        raise node.refuse("each row takes all others")
+    axis = b if a is None else a
+    local_stream(node, axis, along=lambda name: rank - axis if name == "self" or axis < in_batch else 0)
+
+
+FACTORS = (("mat1", "mat2"), ("batch1", "batch2"), ("self", "mat2"), ("self", "other"))
+
+
+def attention_stream(node: StreamNode) -> None:
+    """Each window of a batch by itself."""
+    axes = {one.axis for one in sources(node)}
+    if node.output not in (None, 0) or len(axes) > 1 or max(axes) > 1:
+        raise node.refuse("each row takes all others")
+    local_stream(node, max(axes))
+
+
 operator(
     "mm",
     "bmm",
+    stream=product_stream,
     rows=partial(product_rows, names=("self", "mat2")),
     positions=product_positions,
     statistic=product_statistic,
 )
-operator("addmm", rows=partial(product_rows, names=("mat1", "mat2")), positions=added_product_positions)
-operator("baddbmm", rows=partial(product_rows, names=("batch1", "batch2")), positions=added_product_positions)
-operator("_scaled_dot_product_flash_attention_for_cpu", rows=attention_rows, positions=attention_positions)
-operator("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention", rows=attention_rows)
-operator("_scaled_dot_product_cudnn_attention", rows=attention_rows)
+operator(
+    "addmm",
+    rows=partial(product_rows, names=("mat1", "mat2")),
+    positions=added_product_positions,
+    stream=product_stream,
+)
+operator(
+    "baddbmm",
+    rows=partial(product_rows, names=("batch1", "batch2")),
+    positions=added_product_positions,
+    stream=product_stream,
+)
+ATTENTION = "_scaled_dot_product_flash_attention"
+operator(f"{ATTENTION}_for_cpu", rows=attention_rows, positions=attention_positions, stream=attention_stream)
+operator(
+    *(ATTENTION, "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention"),
+    rows=attention_rows,
+    stream=attention_stream,
+)

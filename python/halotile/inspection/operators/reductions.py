@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from ..rowmaps import Value, mixed
-from .elementwise import pointwise_rows
+from .elementwise import pointwise_rows, pointwise_stream
 from .positions import NOTHING
 from .rows import POOLING, Operation, dims_of
 from .statistic import Call, Statistic
-from .table import operator
+from .streaming import StreamNode, local_stream, sources, whole_stream
+from .table import entry, operator
 
 
 def reduction_rows(op: Operation, kind: str) -> Value:
@@ -71,10 +72,11 @@ def cumulative_positions(mode, func, args, kwargs):
     return mode.spread("sum along an axis", seen, result, seen.clone())
 
 
-def dims_taken(x: torch.Tensor, dim: Any) -> tuple[int, ...]:
+def dims_taken(x: torch.Tensor | StreamNode, dim: Any) -> tuple[int, ...]:
+    rank = len(x.shape)
     if dim is None or dim == []:
-        return tuple(range(x.ndim))
-    return tuple(sorted(one % x.ndim for one in ([dim] if isinstance(dim, int) else dim)))
+        return tuple(range(rank))
+    return tuple(sorted(one % rank for one in ([dim] if isinstance(dim, int) else dim)))
 
 
 def as_returned(value: torch.Tensor, dims: tuple[int, ...], given: dict, like: torch.Tensor) -> torch.Tensor:
@@ -137,27 +139,83 @@ deviation_and_mean_statistic = reduction_statistic(
     "moments", lambda s, given: (s.variance(taken_off(given)).sqrt(), s.first)
 )
 
+
+def reduction_stream(node: StreamNode) -> None:
+    """Over other dimensions, row by row; over rows, a statistic of the whole image."""
+    if node.func._overloadname == "other":
+        pointwise_stream(node)
+        return
+    source = sources(node)[0]
+    dims = dims_taken(source, node.get("dim"))
+    if source.axis in dims:
+        if entry(node.name).statistic is None:
+            raise node.refuse("it takes all rows together, and can not be summed up")
+        whole_stream(node)
+        return
+    local_stream(node, source.axis - (0 if node.get("keepdim") else sum(dim < source.axis for dim in dims)))
+
+
+def along_one_stream(node: StreamNode) -> None:
+    source = sources(node)[0]
+    if source.axis == node["dim"] % len(source.shape):
+        raise node.refuse("each row takes all others")
+    local_stream(node, source.axis)
+
+
 POOLED = partial(reduction_rows, kind=POOLING)
 REDUCED = partial(reduction_rows, kind="reduction")
 
 
-operator("mean", rows=POOLED, positions=reduction_positions, statistic=mean_statistic)
-operator("amax", rows=POOLED, positions=reduction_positions, statistic=largest_statistic)
-operator("amin", rows=POOLED, positions=reduction_positions, statistic=smallest_statistic)
-operator("max", "min", rows=POOLED, positions=reduction_positions)
-operator("sum", rows=REDUCED, positions=reduction_positions, statistic=sum_statistic)
-operator("var", rows=REDUCED, positions=reduction_positions, statistic=variance_statistic)
-operator("std", rows=REDUCED, positions=reduction_positions, statistic=deviation_statistic)
-operator("var_mean", rows=REDUCED, positions=reduction_positions, statistic=variance_and_mean_statistic)
-operator("std_mean", rows=REDUCED, positions=reduction_positions, statistic=deviation_and_mean_statistic)
-operator("linalg_vector_norm", "norm", rows=REDUCED, positions=reduction_positions, statistic=norm_statistic)
-operator("prod", "logsumexp", "any", "all", "argmax", "argmin", "median", rows=REDUCED, positions=reduction_positions)
-operator("nansum", "mode", "count_nonzero", rows=REDUCED)
+operator("mean", rows=POOLED, positions=reduction_positions, statistic=mean_statistic, stream=reduction_stream)
+operator("amax", rows=POOLED, positions=reduction_positions, statistic=largest_statistic, stream=reduction_stream)
+operator("amin", rows=POOLED, positions=reduction_positions, statistic=smallest_statistic, stream=reduction_stream)
+operator("max", "min", rows=POOLED, positions=reduction_positions, stream=reduction_stream)
+operator("sum", rows=REDUCED, positions=reduction_positions, statistic=sum_statistic, stream=reduction_stream)
+operator("var", rows=REDUCED, positions=reduction_positions, statistic=variance_statistic, stream=reduction_stream)
+operator("std", rows=REDUCED, positions=reduction_positions, statistic=deviation_statistic, stream=reduction_stream)
+operator(
+    "var_mean",
+    rows=REDUCED,
+    positions=reduction_positions,
+    statistic=variance_and_mean_statistic,
+    stream=reduction_stream,
+)
+operator(
+    "std_mean",
+    rows=REDUCED,
+    positions=reduction_positions,
+    statistic=deviation_and_mean_statistic,
+    stream=reduction_stream,
+)
+operator(
+    "linalg_vector_norm",
+    "norm",
+    rows=REDUCED,
+    positions=reduction_positions,
+    statistic=norm_statistic,
+    stream=reduction_stream,
+)
+operator(
+    "prod",
+    "logsumexp",
+    "any",
+    "all",
+    "argmax",
+    "argmin",
+    "median",
+    rows=REDUCED,
+    positions=reduction_positions,
+    stream=reduction_stream,
+)
+operator("nansum", "mode", "count_nonzero", rows=REDUCED, stream=reduction_stream)
 operator(
     *("_softmax", "_log_softmax"),
     rows=partial(along_one_rows, kind="attention"),
     positions=along_one_positions("attention"),
+    stream=along_one_stream,
 )
-operator("_safe_softmax", "softmax", rows=partial(along_one_rows, kind="attention"))
-operator("cumsum", rows=partial(along_one_rows, kind="reduction"), positions=cumulative_positions)
-operator("cumprod", "logcumsumexp", rows=partial(along_one_rows, kind="reduction"))
+operator("_safe_softmax", "softmax", rows=partial(along_one_rows, kind="attention"), stream=along_one_stream)
+operator(
+    "cumsum", rows=partial(along_one_rows, kind="reduction"), positions=cumulative_positions, stream=along_one_stream
+)
+operator("cumprod", "logcumsumexp", rows=partial(along_one_rows, kind="reduction"), stream=along_one_stream)

@@ -12,6 +12,7 @@ import torch
 from ..rowmaps import Value, dim_size, moved, opaque, spatial
 from .positions import moved_positions
 from .rows import Aligned, Operation
+from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, refused
 from .table import operator
 
 
@@ -90,14 +91,99 @@ def resampling_positions(mode, func, args, kwargs):
     return x.contiguous()
 
 
+REACH = {"nearest": 0, "exact": 0, "linear": 1, "cubic": 2, "linear_aa": 1, "cubic_aa": 2}
+
+
+def resampling_stream(node: StreamNode, kind: str) -> None:
+    """Strips start where rows of source and result fall together, a few rows early for what lies around a position:
+
+    ratio 2/3:   source  | 0   1 | 2   3 |      result rows 3 k start at source rows 2 k
+                 result  | 0 1 2 | 3 4 5 |
+    """
+    source = image_like(node)
+    if node.get("align_corners") and node.rows > 1:
+        _aligned_stream(node, source)
+        return
+    given = (node.get("scale_factors") or [node.get("scales_h"), node.get("scales_w")])[:2]
+    ratio = 1 / Fraction(given[0]).limit_denominator(1000) if given[0] else Fraction(source.rows, node.rows)
+    step_in, step_out = ratio.numerator, ratio.denominator
+    wide = max(ratio, Fraction(1)) if kind.endswith("_aa") else Fraction(1)
+    blocks = ceil_div(math.ceil(REACH[kind] * wide) + 1, step_in) if REACH[kind] else 0
+    node.unit = step_out
+    node.edges = [
+        Edge(
+            source,
+            lambda a: (a // step_out - blocks) * step_in,
+            lambda b: (ceil_div(b, step_out) + blocks) * step_in,
+        )
+    ]
+    arguments = [] if REACH[kind] == 0 else [False]
+
+    def make(strip: Strip) -> torch.Tensor:
+        slab, first = strip.slabs[0], strip.first // step_in * step_out
+        count = max(strip.stop - first, slab.shape[2] * step_out // step_in)
+        scales = float(1 / ratio), given[1]
+        y = node.func(slab, [count, node.shape[3]], *arguments, *scales)
+        return y.narrow(2, strip.start - first, strip.stop - strip.start)
+
+    if "vec" in node.func._overloadname:
+        node.func = getattr(torch.ops.aten, node.name).default
+    node.make = make
+
+
+def _aligned_stream(node: StreamNode, source: StreamNode) -> None:
+    """align_corners: the first and last rows of source and result fall together. Rows lie between two of the source,
+    columns are left to the operator."""
+    if node.name != "upsample_bilinear2d":
+        raise node.refuse("it aligns corners")
+    ratio = Fraction(source.rows - 1, node.rows - 1)
+    node.edges = [
+        Edge(source, lambda a: math.floor(a * ratio), lambda b: math.floor((b - 1) * ratio) + 2),
+    ]
+
+    def make(strip: Strip) -> torch.Tensor:
+        slab, width = strip.slabs[0], node.shape[3]
+        wide = torch.ops.aten.upsample_bilinear2d.default(slab, [slab.shape[2], width], True)
+        places = [row * ratio for row in range(strip.start, strip.stop)]
+        low = [math.floor(place) - strip.first for place in places]
+        part = [float(place - math.floor(place)) for place in places]
+        above = torch.cat([wide.narrow(2, row, 1) for row in low], 2)
+        below = torch.cat([wide.narrow(2, min(row + 1, slab.shape[2] - 1), 1) for row in low], 2)
+        weights = torch.tensor(part, dtype=torch.float32).to(wide.dtype).to(wide.device).reshape(1, 1, -1, 1)
+        return above * (1 - weights) + below * weights
+
+    node.make = make
+
+
+ONE_AXIS = refused("it resizes a signal, not an image")
+
 operator(
-    "upsample_nearest2d", "upsample_nearest1d", rows=partial(resampling_rows, kind="nearest"), positions=moved_positions
+    "upsample_nearest2d",
+    rows=partial(resampling_rows, kind="nearest"),
+    positions=moved_positions,
+    stream=partial(resampling_stream, kind="nearest"),
 )
-operator("upsample_nearest3d", positions=moved_positions)
-operator("_upsample_nearest_exact2d", rows=partial(resampling_rows, kind="exact"), positions=moved_positions)
-operator("_upsample_nearest_exact1d", rows=partial(resampling_rows, kind="exact"))
-operator("upsample_bilinear2d", rows=partial(resampling_rows, kind="linear"), positions=resampling_positions)
-operator("upsample_linear1d", rows=partial(resampling_rows, kind="linear"))
-operator("upsample_bicubic2d", rows=partial(resampling_rows, kind="cubic"), positions=resampling_positions)
-operator("_upsample_bilinear2d_aa", rows=partial(resampling_rows, kind="linear_aa"), positions=resampling_positions)
-operator("_upsample_bicubic2d_aa", rows=partial(resampling_rows, kind="cubic_aa"), positions=resampling_positions)
+operator(
+    "upsample_nearest1d", rows=partial(resampling_rows, kind="nearest"), positions=moved_positions, stream=ONE_AXIS
+)
+operator("upsample_nearest3d", positions=moved_positions, stream=refused("it resizes a volume"))
+operator(
+    "_upsample_nearest_exact2d",
+    rows=partial(resampling_rows, kind="exact"),
+    positions=moved_positions,
+    stream=partial(resampling_stream, kind="exact"),
+)
+operator("_upsample_nearest_exact1d", rows=partial(resampling_rows, kind="exact"), stream=ONE_AXIS)
+operator("upsample_linear1d", rows=partial(resampling_rows, kind="linear"), stream=ONE_AXIS)
+for name, kind in (
+    ("upsample_bilinear2d", "linear"),
+    ("upsample_bicubic2d", "cubic"),
+    ("_upsample_bilinear2d_aa", "linear_aa"),
+    ("_upsample_bicubic2d_aa", "cubic_aa"),
+):
+    operator(
+        name,
+        rows=partial(resampling_rows, kind=kind),
+        positions=resampling_positions,
+        stream=partial(resampling_stream, kind=kind),
+    )

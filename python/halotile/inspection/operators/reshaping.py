@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 
 from ..rowmaps import Unknown, Value, dim_size, opaque, spatial
 from .positions import moved_positions
 from .rows import Operation, broadcast, regrouped
+from .streaming import Edge, StreamNode, Strip, ceil_div, local_stream, same, sources
 from .table import operator
 
 
@@ -62,14 +65,75 @@ def view_as_complex_positions(mode, func, args, kwargs):
     return torch.complex(seen, torch.zeros_like(seen))
 
 
+def view_stream(node: StreamNode) -> None:
+    """Rows stay whole: they take in the dimensions behind them, become groups of rows, or are parted again.
+
+    (1, H, W, C) -> (1, H / 8, 8, W, C): groups of 8 rows; -> (H / 8 * W / 8, 64, C): groups with W / 8 entries each.
+    """
+    source = sources(node)[0]
+    before, inner = prod(source.shape[: source.axis]), prod(source.shape[source.axis + 1 :]) * source.per
+    axis = next((j for j, side in enumerate(node.shape) if side > 1 and prod(node.shape[:j]) == before), None)
+    behind = 0 if axis is None else prod(node.shape[axis + 1 :])
+    if source.rows == 1 and axis is None:
+        axis, behind = len(node.shape) - 1, 1
+    if axis is None or (inner % behind and behind % inner):
+        raise node.refuse("it mixes rows with what lies before them")
+    node.axis, node.rows, node.per, times = axis, source.rows, max(1, inner // behind), max(1, behind // inner)
+    if times == 1:
+        node.edges = [Edge(source, same, same)]
+    else:
+        node.rows = ceil_div(source.rows, times)
+        node.edges = [Edge(source, lambda a: a * times, lambda b: b * times)]
+
+    def make(strip: Strip) -> torch.Tensor:
+        count = (strip.stop - strip.start) * node.per
+        return strip.slabs[0].reshape(*node.shape[:axis], count, *node.shape[axis + 1 :])
+
+    node.make = make
+
+
+def moved_axes_stream(node: StreamNode) -> None:
+    """permute, transpose and their names."""
+    source, rank = sources(node)[0], len(node.shape)
+    order = list(range(rank))
+    if "dims" in node.arguments:
+        order = [dim % rank for dim in node["dims"]]
+    elif rank > 1:
+        names = ("dim0", "dim1") if "dim0" in node.arguments else ("axis0", "axis1")
+        a, b = (node.get(name, default) % rank for name, default in zip(names, (rank - 2, rank - 1), strict=True))
+        order[a], order[b] = b, a
+    local_stream(node, order.index(source.axis))
+    node.owns = False
+
+
+def expand_stream(node: StreamNode) -> None:
+    source = sources(node)[0]
+    local_stream(node, source.axis + len(node.shape) - len(source.shape), sizes="size")
+    node.owns = False
+
+
+def repeat_stream(node: StreamNode) -> None:
+    source = sources(node)[0]
+    axis = source.axis + len(node.shape) - len(source.shape)
+    if node["repeats"][axis] != 1:
+        raise node.refuse("it repeats the image below itself")
+    local_stream(node, axis)
+
+
+def pairs_stream(node: StreamNode) -> None:
+    local_stream(node, sources(node)[0].axis)
+    node.owns = False
+
+
 # For all other operators that torch tags as views, positions use `moved_positions`.
-operator("view", "reshape", "_reshape_alias", "flatten", "unflatten", "unsqueeze", "squeeze", rows=view_rows)
-operator("_unsafe_view", rows=view_rows, positions=moved_positions)
-operator("view_copy", "_reshape_copy", positions=moved_positions)
-operator("view_as_real", rows=pairs_rows, positions=view_as_real_positions)
-operator("view_as_complex", rows=pairs_rows, positions=view_as_complex_positions)
-operator("permute", rows=permute_rows)
-operator("permute_copy", rows=permute_rows, positions=moved_positions)
-operator("transpose", "t", "swapaxes", "numpy_T", "mT", rows=transpose_rows)
-operator("repeat", rows=repeat_rows, positions=moved_positions)
-operator("expand", rows=expand_rows)
+VIEWS = ("view", "reshape", "_reshape_alias", "flatten", "unflatten", "unsqueeze", "squeeze")
+operator(*VIEWS, rows=view_rows, stream=view_stream)
+operator("_unsafe_view", rows=view_rows, positions=moved_positions, stream=view_stream)
+operator("view_copy", "_reshape_copy", positions=moved_positions, stream=view_stream)
+operator("view_as_real", rows=pairs_rows, positions=view_as_real_positions, stream=pairs_stream)
+operator("view_as_complex", rows=pairs_rows, positions=view_as_complex_positions, stream=pairs_stream)
+operator("permute", rows=permute_rows, stream=moved_axes_stream)
+operator("permute_copy", rows=permute_rows, positions=moved_positions, stream=moved_axes_stream)
+operator("transpose", "t", "swapaxes", "numpy_T", "mT", rows=transpose_rows, stream=moved_axes_stream)
+operator("repeat", rows=repeat_rows, positions=moved_positions, stream=repeat_stream)
+operator("expand", rows=expand_rows, stream=expand_stream)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The table of ATen operators: how each propagates dependencies, and which statistics of the whole image it uses."""
+"""The table of ATen operators: how each propagates dependencies, which statistics of the whole image it uses, and how
+it runs on a strip of rows."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 from ..rowmaps import Value
 from .rows import Operation
 from .statistic import Call
+from .streaming import StreamRule
 
 __all__ = ["OPERATORS", "Operator", "RowRule", "entry", "operator"]
 
@@ -25,19 +27,18 @@ class Operator:
     A rule may be None. The method that needs it then treats the operator as unknown, never as local, unless torch tags
     it as pointwise or as a view.
 
-    To add another kind of rule (say, for streaming rows), add an attribute here, an argument of `operator`, and
-    functions `*_stream` beside the others in the families' files.
-
     Attributes:
         rows: for graph analysis. rule(operation) returns the `Value` of the result, or one for each result.
         positions: for propagation. rule(mode, func, args, kwargs) returns the result of the operator on positions.
         statistic: for runs with statistics of the whole image. rule(func, arguments by name) returns the `Call` that
             reduces many elements, or None if this call does not.
+        stream: for runs on rows. rule(node) gives a `StreamNode` its rows, or raises NotStreamable.
     """
 
     rows: RowRule | None = None
     positions: PositionRule | None = None
     statistic: StatisticRule | None = None
+    stream: StreamRule | None = None
 
 
 OPERATORS: dict[str, Operator] = {}
@@ -49,6 +50,7 @@ def operator(
     rows: RowRule | None = None,
     positions: PositionRule | None = None,
     statistic: StatisticRule | None = None,
+    stream: StreamRule | None = None,
 ) -> None:
     """Adds operators to the table, by their names as in `aten::name`.
 
@@ -58,7 +60,7 @@ def operator(
     for name in names:
         if name in OPERATORS:
             raise ValueError(f"the operator {name} already has an entry")
-        OPERATORS[name] = Operator(rows, positions, statistic)
+        OPERATORS[name] = Operator(rows, positions, statistic, stream)
 
 
 def entry(name: str) -> Operator:

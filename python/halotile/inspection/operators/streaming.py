@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: MIT
+"""Shared code of the rules for streaming: calls of operators as nodes of a graph, and from which rows they make theirs.
+
+A rule gives a node its rows and the function that makes some of them:
+
+    rows [a, b) of a node   <-   rows [low(a), high(b)) of each source, e.g. a - 1 and b + 1 for a 3x3 convolution
+
+Both functions are monotone, and defined above the first row and below the last. Imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils import _pytree
+
+__all__ = [
+    "IN_PLACE",
+    "Edge",
+    "NotStreamable",
+    "StreamNode",
+    "StreamRule",
+    "Strip",
+    "assembled",
+    "call",
+    "ceil_div",
+    "image_like",
+    "local_stream",
+    "pair",
+    "pieces_stream",
+    "refused",
+    "same",
+    "sources",
+    "whole_stream",
+    "with_statistic",
+]
+
+Tensor = torch.Tensor
+
+
+class NotStreamable(ValueError):
+    """A model cannot be run on rows: the operator, its module and the reason."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Rows [a, b) of a node are made of rows [low(a), high(b)) of `source`.
+
+    Attributes:
+        fill: value of rows outside the source; None: they are left out.
+    """
+
+    source: StreamNode
+    low: Callable[[int], int]
+    high: Callable[[int], int]
+    fill: float | None = None
+
+
+class Strip(NamedTuple):
+    """What a node makes rows [start, stop) from.
+
+    Attributes:
+        slabs: rows of the source of each edge.
+        first: the first row of the first slab.
+        value: the tensor of a constant argument.
+        once: once(key, make) computes something of constants once for a run.
+        out: where to write the rows, only for nodes with `out`; None: to a new tensor.
+    """
+
+    start: int
+    stop: int
+    slabs: Sequence[Tensor]
+    first: int
+    value: Callable[[Any], Tensor]
+    once: Callable[[Any, Callable[[], Any]], Any]
+    out: Tensor | None = None
+
+
+@dataclass(eq=False)
+class StreamNode:
+    """One result of one call of an operator.
+
+    Attributes:
+        arguments: by name: nodes, tensors (constants) and plain values.
+        output: index of the result; None for operators with one.
+        axis: the dimension that holds rows; None for constants. Each of `rows` rows has `per` entries there.
+        unit: rows are made in multiples of this.
+        edges, make: the sources, and the function that makes rows from them.
+        out: the operator's variant that writes to a given tensor, if there is a fast one.
+        owns: whether its rows have memory of their own.
+        whole: whether it takes all rows together, to a value without rows: a statistic of the whole image.
+        statistic: the node of the statistic that its rows need; None for most.
+        is_statistic: whether it is such a node: its value is a `Statistic`, not the operator's result.
+        turn: rows by which it rolls the image up (negative) or down; 0 for others.
+        first: the first row: below 0 between two rolls, see `roll_stream`.
+        level: the number of sweeps before it can be computed.
+    """
+
+    number: int
+    path: str
+    func: Any
+    arguments: dict[str, Any]
+    output: int | None
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    axis: int | None = None
+    rows: int = 0
+    per: int = 1
+    unit: int = 1
+    edges: list[Edge] = field(default_factory=list)
+    make: Callable[[Strip], Tensor] | None = None
+    out: Any = None
+    owns: bool = False
+    whole: bool = False
+    statistic: StreamNode | None = None
+    is_statistic: bool = False
+    turn: int = 0
+    first: int = 0
+    level: int = 0
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.arguments.get(name, default)
+
+    @property
+    def name(self) -> str:
+        return "the image" if self.func is None else self.func._schema.name.removeprefix("aten::")
+
+    def refuse(self, why: str) -> NotStreamable:
+        where = f"module {self.path!r}" if self.path else "the model"
+        return NotStreamable(f"{self.name} in {where} cannot run on rows: {why}")
+
+
+StreamRule = Callable[[StreamNode], None]
+
+IN_PLACE = "it writes to a tensor in place"
+
+
+def refused(why: str) -> StreamRule:
+    """The rule of operators that cannot run on rows."""
+
+    def rule(node: StreamNode) -> None:
+        raise node.refuse(why)
+
+    return rule
+
+
+def same(row: int) -> int:
+    return row
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def pair(setting: Any, default: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+    values = list(setting) if isinstance(setting, (list, tuple)) else [setting]
+    return (values[0], values[-1]) if values else default
+
+
+def sources(node: StreamNode) -> list[StreamNode]:
+    """The arguments that have rows."""
+    leaves = _pytree.tree_leaves(node.arguments)
+    return [leaf for leaf in leaves if isinstance(leaf, StreamNode) and leaf.axis is not None]
+
+
+def call(func: Any, values: Sequence[Any]) -> Any:
+    """Calls an operator with all its arguments in the order of the schema."""
+    arguments = func._schema.arguments
+    positional = sum(not argument.kwarg_only for argument in arguments)
+    named = {one.name: value for one, value in zip(arguments[positional:], values[positional:], strict=False)}
+    return func(*values[:positional], **named)
+
+
+def assembled(node: StreamNode, replaced: Callable[[Any], Any]) -> list[Any]:
+    """All arguments in the order of the schema, with nodes and tensors replaced."""
+    values = [node.arguments[argument.name] for argument in node.func._schema.arguments]
+    return _pytree.tree_map_only((StreamNode, Tensor), replaced, values)
+
+
+# ---- rules -----------------------------------------------------------------------------------------------------------
+
+
+def local_stream(
+    node: StreamNode, axis: int, *, along: Callable[[str], int] | None = None, sizes: str | None = None
+) -> None:
+    """Each row of the result is made of the corresponding row of every operand.
+
+    Args:
+        along: the dimension, counted from the end, in which a constant argument of this name lies along the rows; 0 for
+            none. By default that of the result.
+        sizes: name of an argument that lists the sizes of the result.
+    """
+    inputs = sources(node)
+    _with_finest_rows(node, inputs, axis)
+    back = len(node.shape) - axis
+    narrowed = _constants_along(node, along or (lambda _: back))
+    places = {id(source): place for place, source in reversed(list(enumerate(inputs)))}
+    func, output, edges, per = node.func, node.output, node.edges, node.per
+    order = [argument.name for argument in func._schema.arguments]
+    listed = None if sizes is None else order.index(sizes)
+
+    def make(strip: Strip) -> Tensor:
+        start, stop = strip.start, strip.stop
+
+        def value(argument: Any) -> Tensor:
+            place = places.get(id(argument))
+            if place is not None:
+                return _cut(node, strip.slabs[place], edges[place], start, stop)
+            constant = strip.value(argument)
+            dim = narrowed.get(id(argument))
+            return constant if dim is None else _narrowed(constant, dim, start * per, (stop - start) * per)
+
+        values = assembled(node, value)
+        if listed is not None:
+            values[listed] = list(values[listed])
+            values[listed][axis] = (stop - start) * per
+        if strip.out is not None:
+            return call_out(node, values, strip.out)
+        result = call(func, values)
+        return result if output is None else result[output]
+
+    node.make, node.owns = make, True
+
+
+def call_out(node: StreamNode, values: list[Any], out: Tensor) -> Tensor:
+    arguments = node.func._schema.arguments
+    positional = sum(not argument.kwarg_only for argument in arguments)
+    named = {one.name: value for one, value in zip(arguments[positional:], values[positional:], strict=False)}
+    return node.out(*values[:positional], **named, out=out)
+
+
+def _with_finest_rows(node: StreamNode, inputs: list[StreamNode], axis: int) -> None:
+    """Rows as fine as the finest of the operands'; others have rows that stand for several of them."""
+    finest = max(inputs, key=lambda source: source.rows)
+    node.axis, node.rows, node.per = axis, finest.rows, finest.per
+    for source in inputs:
+        times = finest.rows // source.rows
+        if source.rows * times != finest.rows or source.per != times * finest.per:
+            raise node.refuse("its operands have different heights")
+        if times == 1:
+            node.edges.append(Edge(source, same, same))
+        else:
+            node.edges.append(Edge(source, lambda a, t=times: a // t, lambda b, t=times: ceil_div(b, t)))
+
+
+def _constants_along(node: StreamNode, along: Callable[[str], int]) -> dict[int, int]:
+    """The dimension that is narrowed to the rows of a strip, by constant argument."""
+    found = {}
+    for name, argument in node.arguments.items():
+        back = along(name)
+        for leaf in argument if isinstance(argument, (list, tuple)) else [argument]:
+            is_node = isinstance(leaf, StreamNode)
+            if not back or not ((is_node and leaf.axis is None) or isinstance(leaf, Tensor)) or len(leaf.shape) < back:
+                continue
+            dim = len(leaf.shape) - back
+            if leaf.shape[dim] == 1:
+                continue
+            if leaf.shape[dim] != node.rows * node.per:
+                raise node.refuse("a constant operand has another height")
+            found[id(leaf)] = dim
+    return found
+
+
+def _narrowed(constant: Tensor, dim: int, start: int, count: int) -> Tensor:
+    """Rows of a constant; those before the first are the last ones: see `roll_stream`."""
+    if start >= 0:
+        return constant.narrow(dim, start, count)
+    size = constant.shape[dim]
+    if start + count <= 0:
+        return constant.narrow(dim, start + size, count)
+    return torch.cat([constant.narrow(dim, start + size, -start), constant.narrow(dim, 0, start + count)], dim)
+
+
+def _cut(node: StreamNode, slab: Tensor, edge: Edge, start: int, stop: int) -> Tensor:
+    """The rows [start, stop) out of a slab whose rows stand for several."""
+    if edge.low is same:
+        return slab
+    source = edge.source
+    entries = source.per // node.per
+    return slab.narrow(source.axis, (start - edge.low(start) * entries) * node.per, (stop - start) * node.per)
+
+
+def image_like(node: StreamNode) -> StreamNode:
+    """The source of an operator on images: (1, channels, rows, columns)."""
+    source = sources(node)[0]
+    if len(source.shape) != 4 or source.axis != 2 or source.per != 1 or source.shape[0] != 1:
+        raise node.refuse("rows are not the third dimension of one image")
+    node.axis, node.rows, node.owns = 2, node.shape[2], True
+    return source
+
+
+def whole_stream(node: StreamNode) -> None:
+    """All rows are taken together: they are summed up by a sweep of their own."""
+    _with_finest_rows(node, sources(node), 0)
+    if any(edge.low is not same for edge in node.edges):
+        raise node.refuse("its operands have different heights")
+    node.axis, node.whole = None, True
+
+
+def with_statistic(node: StreamNode, rule: Callable[[Any, dict], Any]) -> None:
+    """Each row is made of the same row and a statistic of the whole image: see statistic.py."""
+    statistic = StreamNode(
+        node.number, node.path, node.func, node.arguments, None, node.shape, node.dtype, device=node.device
+    )
+    whole_stream(statistic)
+    statistic.is_statistic = True
+    node.statistic, node.axis, node.owns = statistic, sources(node)[0].axis, True
+    _with_finest_rows(node, sources(node), node.axis)
+
+    def make(strip: Strip) -> Tensor:
+        given = dict(zip(node.arguments, assembled(node, strip_values(node, strip)), strict=True))
+        result = rule(node.func, given).result(strip.value(statistic))
+        return result if node.output is None else result[node.output]
+
+    node.make = make
+
+
+def strip_values(node: StreamNode, strip: Strip) -> Callable[[Any], Tensor]:
+    """Operands that have rows are the slabs, in the order of the edges; others are constants."""
+    places = {id(source): place for place, source in reversed(list(enumerate(sources(node))))}
+    return lambda argument: strip.slabs[places[id(argument)]] if id(argument) in places else strip.value(argument)
+
+
+def pieces_stream(node: StreamNode, pieces: Sequence[Any]) -> None:
+    """Images below each other. Each piece gives the rows of a strip that fall into it."""
+    axis = next(one.axis for one in pieces if isinstance(one, StreamNode) and one.axis is not None)
+    if any(not isinstance(one, StreamNode) or one.axis != axis or one.per != 1 for one in pieces):
+        raise node.refuse("it puts an image and something else below each other")
+    node.axis, node.rows, node.owns = axis, node.shape[axis], True
+    stops = list(accumulate(one.rows for one in pieces))
+    for one, stop in zip(pieces, stops, strict=True):
+        above = stop - one.rows
+
+        def clipped(row: int, above: int = above, rows: int = one.rows) -> int:
+            return min(max(row - above, 0), rows)
+
+        node.edges.append(Edge(one, clipped, clipped))
+    node.make = lambda strip: torch.cat([slab for slab in strip.slabs if slab.shape[axis]], axis)

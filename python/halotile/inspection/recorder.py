@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: MIT
+"""Records what a module does to an image of one size, as a graph that runs on strips of rows. Imports torch.
+
+The module runs once on an image without data. Every call of an operator becomes a node; its rule in the table of
+`operators/` says from which rows of its operands it makes its rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _pytree
+
+from ..models.around import decomposed, looking
+from ..models.modes import evaluating
+from ..models.reach import roots_of
+from ..models.untouched.copies import shell, uncompiled
+from ..models.untouched.snapshot import preserved
+from ..texts import named
+from .following import FakeRun, is_random, same_elements
+from .operators import entry
+from .operators.elementwise import pointwise_stream
+from .operators.streaming import Edge, NotStreamable, StreamNode, sources
+
+__all__ = ["Graph", "record"]
+
+Tensor = torch.Tensor
+
+SMALL = 1 << 16  # elements of a constant that is computed while recording; larger ones are computed in a run
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a module does to an image (1, channels, rows, columns) of one size.
+
+    Attributes:
+        image, result: first and last node.
+        nodes: all nodes with rows or statistics that the result needs, in the order of their calls.
+        levels: number of sweeps over the image, before the one that makes the result, that statistics need.
+    """
+
+    image: StreamNode
+    result: StreamNode
+    nodes: tuple[StreamNode, ...]
+    levels: int
+
+
+def record(module: torch.nn.Module, shape: tuple[int, int, int], dtype: torch.dtype) -> Graph:
+    """Records a module for images of shape (channels, rows, columns). It runs in eval mode and is left unchanged.
+
+    Raises:
+        NotStreamable: it cannot run on rows, with the operator and the reason.
+    """
+    own = module = uncompiled(module)
+    if not isinstance(module, torch.nn.Module):
+        raise NotStreamable("only torch modules run on rows, not other callables")
+    with looking():
+        if not isinstance(module, torch.jit.ScriptModule):
+            with contextlib.suppress(Exception):  # its parts may raise anything
+                own = shell(module)
+        with preserved([own], values=own is module):
+            recorder = Recorder(own)
+            with evaluating(roots_of(own)), recorder:
+                try:
+                    output = recorder.run(shape[0], shape[1:], dtype)
+                except NotStreamable:
+                    raise
+                except Exception as error:  # a model may raise anything
+                    where = f" in {recorder.path}" if recorder.path else ""
+                    raise NotStreamable(f"the model cannot be recorded{where}: {named(error)}") from error
+    return recorder.graph(output)
+
+
+class Recorder(FakeRun):
+    """Runs a module on an image without data and makes a node of every call of an operator."""
+
+    def __init__(self, module: torch.nn.Module):
+        super().__init__(module, FakeTensorMode(allow_non_fake_inputs=True))
+        self.nodes: list[StreamNode] = []
+        self.node_of: dict[int, StreamNode] = {}
+        self.alive: list[Tensor] = []  # so that no id is reused
+
+    def begin(self, image: Tensor) -> None:
+        self._add(image, None, {}, None)
+
+    def graph(self, output: Tensor) -> Graph:
+        image, result = self.nodes[0], self.node_of.get(id(output))
+        image.axis, image.rows = 2, image.shape[2]
+        used = {id(image)} if result is None else _ancestors(result)
+        for node in self.nodes[1:]:
+            if id(node) in used:
+                _assign(node)
+        if result is None or result.axis is None:
+            raise NotStreamable("the result does not depend on the image")
+        if result.axis != 2 or result.per != 1 or result.shape[0] != 1:
+            raise result.refuse("rows of the result are not its third dimension")
+        return _finished(image, result, [node for node in self.nodes if id(node) in used])
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled():  # the model entered it
+            result = decomposed(self, func, args, kwargs)
+            if result is not NotImplemented:
+                return result
+        name = func._schema.name.removeprefix("aten::")
+        sees = any(isinstance(leaf, FakeTensor) for leaf in _pytree.tree_leaves((args, kwargs)))
+        if name == "as_strided_" and sees and same_elements(*args, **kwargs):
+            return args[0]
+        if sees and func._schema.is_mutable:
+            raise NotStreamable(f"{name} in {self.path or 'the model'} writes to a tensor in place")
+        with self.fake:
+            result = func(*args, **kwargs)
+        outputs = [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+        if not sees and (not outputs or func._schema.is_mutable or sum(one.numel() for one in outputs) <= SMALL):
+            if is_random(func, name):
+                raise NotStreamable(f"{name} in {self.path or 'the model'} is random")
+            return self.constant(func, args, kwargs)
+        names = [argument.name for argument in func._schema.arguments]
+        given = {one.name: one.default_value for one in func._schema.arguments}
+        given |= dict(zip(names, args, strict=False)) | kwargs
+        given = _pytree.tree_map_only(Tensor, self._reference, given)
+        for place, tensor in enumerate(outputs):
+            self._add(tensor, func, given, place if len(outputs) > 1 or isinstance(result, (list, tuple)) else None)
+        return result
+
+    def _add(self, tensor: Tensor, func: Any, given: dict[str, Any], output: int | None) -> None:
+        node = StreamNode(
+            len(self.nodes), self.path, func, given, output, tuple(tensor.shape), tensor.dtype, tensor.device
+        )
+        self.alive.append(tensor)
+        self.node_of[id(tensor)] = node
+        self.nodes.append(node)
+
+    def _reference(self, tensor: Tensor) -> StreamNode | Tensor:
+        node = self.node_of.get(id(tensor))
+        if node is None and isinstance(tensor, FakeTensor):
+            raise NotStreamable(f"a tensor of unknown origin in {self.path or 'the model'}")
+        return tensor.detach() if node is None else node
+
+
+# ---- from calls to rows ----------------------------------------------------------------------------------------------
+
+
+def arguments_of(node: StreamNode) -> list[StreamNode]:
+    return [leaf for leaf in _pytree.tree_leaves(node.arguments) if isinstance(leaf, StreamNode)]
+
+
+def _ancestors(result: StreamNode) -> set[int]:
+    found, waiting = {id(result)}, [result]
+    while waiting:
+        for source in arguments_of(waiting.pop()):
+            if id(source) not in found:
+                found.add(id(source))
+                waiting.append(source)
+    return found
+
+
+# Operators of which the result is one number everywhere.
+BLANK = {
+    "zeros": 0,
+    "ones": 1,
+    "full": None,
+    "new_zeros": 0,
+    "zeros_like": 0,
+    "new_empty": 0,
+    "empty_like": 0,
+    "new_ones": 1,
+    "ones_like": 1,
+    "new_full": None,
+    "full_like": None,
+}
+
+
+def _assign(node: StreamNode) -> None:
+    """Gives a node its rows, sources and function."""
+    if node.name in BLANK:
+        value = BLANK[node.name]
+        value = node["fill_value"] if value is None else value
+        node.func, node.arguments = torch.ops.aten.full.default, _full(node, value)
+        return
+    if is_random(node.func, node.name):
+        raise node.refuse("it is random")
+    if not sources(node):
+        return
+    rule = entry(node.name).stream if node.func.namespace == "aten" else None
+    if rule is None and torch.Tag.pointwise in node.func.tags:
+        rule = pointwise_stream
+    if rule is None:
+        raise node.refuse("there is no rule for it")
+    rule(node)
+
+
+def _full(node: StreamNode, value: Any) -> dict[str, Any]:
+    rest = {"layout": None, "pin_memory": None}
+    return {"size": list(node.shape), "fill_value": value, "dtype": node.dtype, "device": node.device, **rest}
+
+
+def _finished(image: StreamNode, result: StreamNode, used: list[StreamNode]) -> Graph:
+    nodes: list[StreamNode] = []
+    for node in used:
+        nodes += [node.statistic] if node.statistic is not None else []
+        nodes.append(node)
+        needs = arguments_of(node)
+        for one in (node.statistic, node):
+            if one is not None:
+                one.level = max((each.level for each in needs), default=0) + one.whole
+        if node.statistic is not None:
+            node.level = node.statistic.level
+    _start_before_first_row(nodes, image)
+    levels = max((node.level for node in nodes if node.whole), default=0)
+    kept = tuple(node for node in nodes if node.whole or node.axis is not None)
+    for place, node in enumerate(kept):
+        node.number = place
+    return Graph(image, result, kept, levels)
+
+
+def _start_before_first_row(nodes: list[StreamNode], image: StreamNode) -> None:
+    """Nodes between two rolls start before row 0, see `roll_stream`; only operators that keep rows apart may lie
+    between."""
+    for node in reversed(nodes):
+        if node.first >= 0 and node.turn <= 0:
+            continue
+        if node.turn < 0:
+            if node.first < -node.rows:
+                raise node.refuse("it rolls the image by more than its height")
+            continue  # zeros above the first row
+        if node is image or not node.edges:
+            raise node.refuse("nothing rolls the image up before it is rolled down")
+        for edge in node.edges:
+            if edge.source.axis is None or (not node.turn and _reaches(edge)):
+                raise node.refuse("it takes rows from both sides of a rolled image")
+            edge.source.first = min(edge.source.first, edge.low(node.first))
+
+
+def _reaches(edge: Edge) -> bool:
+    """Whether rows are made of others than their own, seen in the middle of a large image."""
+    return edge.high(1000 * 1024) - edge.low(1000 * 1024) > 0

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: MIT
+"""Runs a recorded graph on strips of full-width rows. Every row of every node is made once.
+
+A step asks for the next rows of the result. Backward: up to which row every node must be made. Forward: each node makes
+the rows that are missing, from rows that its sources still hold. Then sources forget what no user needs any more.
+
+    rows held     image     ----------[####]=====        # held from the last step: 2 for a 3x3 convolution
+                  conv 1    -------[####]=====           = made in this step
+                  conv 2    ----[####]=====              - forgotten
+                  result    -----=====                   (each node is behind its source by what it sees below)
+
+The ends of a step are not cut off at the image's edges: they start far above it for deep networks. So layers start one
+after the other and every step is the same amount of work. Imports torch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from ...inspection.operators import entry
+from ...inspection.operators.streaming import Edge, StreamNode, Strip, assembled, call, ceil_div, same, strip_values
+from ...inspection.recorder import Graph
+
+__all__ = ["Stepper", "rows_per_step"]
+
+Tensor = torch.Tensor
+Slab = tuple[int, int, Tensor]  # rows [first, stop)
+Read = Callable[[int, int], Tensor]  # rows [start, stop) of the image, (1, C, rows, W)
+
+NEVER = -(10**12)
+
+
+class Constants:
+    """Tensors that do not depend on rows, computed when first needed. Statistics are added by sweeps."""
+
+    def __init__(self, channels_last: bool):
+        self.values: dict[StreamNode, Any] = {}
+        self.made: dict[Any, Any] = {}
+        self.channels_last = channels_last
+
+    def value(self, argument: StreamNode | Tensor) -> Any:
+        if isinstance(argument, Tensor):
+            return argument
+        if argument not in self.values:
+            self.values[argument] = self._computed(argument)
+        return self.values[argument]
+
+    def _computed(self, node: StreamNode) -> Tensor:
+        if node.name == "full":
+            number = torch.full([1] * len(node.shape), node["fill_value"], dtype=node.dtype, device=node.device)
+            return number.expand(node.shape)
+        result = call(node.func, assembled(node, self.value))
+        return result if node.output is None else result[node.output]
+
+    def once(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
+        """Weights of convolutions, in the memory format of the strips."""
+        if key not in self.made:
+            made = make()
+            if self.channels_last and made.dim() == 4:
+                made = made.contiguous(memory_format=torch.channels_last)
+            self.made[key] = made
+        return self.made[key]
+
+
+class Stepper:
+    """Makes the rows of some nodes of a graph, from the top.
+
+    Args:
+        targets: the result, or statistics of one level.
+        constants: with the statistics of the levels below.
+        read: reads rows of the image, each once, in order.
+        begin: the first row of the result to make; rows above are made only as far as they are needed.
+    """
+
+    def __init__(self, graph: Graph, targets: Sequence[StreamNode], constants: Constants, read: Read, begin: int = 0):
+        self.image, self.constants, self.read, self.begin = graph.image, constants, read, begin
+        self.targets = set(targets)
+        self.nodes = _needed(graph, targets)
+        self.users: dict[StreamNode, list[tuple[StreamNode, Edge]]] = {node: [] for node in self.nodes}
+        for node in self.nodes:
+            for edge in node.edges:
+                self.users[edge.source].append((node, edge))
+        self.passing = self._passing()
+        self.last_use: dict[StreamNode, list[StreamNode]] = {}
+        order = {node: place for place, node in enumerate(self.nodes)}
+        for node, users in self.users.items():
+            last = max((user for user, _ in users), key=order.__getitem__, default=node)
+            self.last_use.setdefault(last, []).append(node)
+        self.slabs: dict[StreamNode, deque[Slab]] = {node: deque() for node in self.nodes}
+        self.sums: dict[StreamNode, tuple[Any, Any]] = {}  # statistic so far, and the call that it is of
+        self.done = self._begins()
+
+    def _passing(self) -> set[StreamNode]:
+        """Concatenations with one user are made for it from what their sources hold, and hold nothing: dense blocks
+        would hold the same rows up to five times."""
+        found = set()
+        for node in self.nodes:
+            users = self.users[node]
+            plain = all(edge.low is same for edge in node.edges) and node not in self.targets
+            if node.name == "cat" and plain and len(users) == 1 and users[0][1].low is not same:
+                found.add(node)
+                user, edge = users[0]
+                for inner in node.edges:
+                    own = self.users[inner.source]
+                    own[:] = [each for each in own if each[0] is not node]
+                    own.append((user, Edge(inner.source, edge.low, edge.high)))
+        return found
+
+    def _begins(self) -> dict[StreamNode, int]:
+        """The first row that every node makes."""
+        begins = {node: node.first for node in self.nodes}
+        if self.begin == 0:
+            return begins
+        needed = {node: 10**12 for node in self.nodes}
+        for target in self.targets:
+            needed[target] = self.begin
+        for node in reversed(self.nodes):
+            first = max(node.first, needed[node] // node.unit * node.unit)
+            begins[node] = first
+            for edge in node.edges:
+                needed[edge.source] = min(needed[edge.source], edge.low(first))
+        return begins
+
+    # ---- ends of steps
+
+    def ends(self, goals: dict[StreamNode, int]) -> dict[StreamNode, int]:
+        """Up to which row every node must be made for the goals. Not cut off at the image's edges."""
+        ends = dict.fromkeys(self.nodes, NEVER)
+        ends.update(goals)
+        for node in reversed(self.nodes):
+            stop = ends[node]
+            if stop == NEVER:
+                continue
+            if node.unit > 1:
+                stop = ends[node] = ceil_div(stop, node.unit) * node.unit
+            for edge in node.edges:
+                needed = edge.high(stop)
+                ends[edge.source] = max(ends[edge.source], needed)
+        return ends
+
+    def goals(self, end: int) -> dict[StreamNode, int]:
+        """The goals at row `end` of the tallest target."""
+        tallest = max(node.rows for node in self.targets)
+        return {node: ceil_div(end * node.rows, tallest) for node in self.targets}
+
+    def before_image(self, step: int) -> int:
+        """The end, in steps below the first row to make, at which no row of the image is needed yet."""
+        end, first = self.begin, self.done[self.image]
+        while self.ends(self.goals(end))[self.image] > first:
+            end -= step
+        return end
+
+    # ---- steps
+
+    def run(self, step: int | Iterator[int]) -> Iterator[tuple[int, Tensor]]:
+        """Yields (first row, rows) of the result, (1, C, rows, W), from the top.
+
+        Args:
+            step: rows of the tallest target in a step; or such numbers, one for each step.
+        """
+        fixed = step if isinstance(step, int) else None
+        heights = iter(step) if not isinstance(step, int) else iter(lambda: step, None)
+        end = self.before_image(fixed or 64)
+        while any(self.done[node] < node.rows for node in self.targets):
+            end += next(heights)
+            yield from self._advance(self.ends(self.goals(end)))
+
+    def _advance(self, ends: dict[StreamNode, int]) -> Iterator[tuple[int, Tensor]]:
+        for node in self.nodes:
+            start, stop = self.done[node], min(ends[node], node.rows)
+            if stop > start and node not in self.passing:
+                if node.whole:
+                    self._measure(node, start, stop)
+                else:
+                    self._make(node, start, stop)
+                self.done[node] = stop
+                if node in self.targets and not node.whole:
+                    yield start, self._take(node, start, stop)
+            for source in self.last_use.get(node, ()):
+                self._release(source)
+
+    def _measure(self, node: StreamNode, start: int, stop: int) -> None:
+        """Adds rows to a statistic."""
+        strip = self._strip(node, start, stop)
+        given = dict(zip(node.arguments, assembled(node, strip_values(node, strip)), strict=True))
+        rule = entry(node.name).statistic
+        assert rule is not None
+        operation = rule(node.func, given)
+        measured = operation.measured()
+        before = self.sums.get(node)
+        self.sums[node] = (measured if before is None else before[0].merged(measured)), operation
+
+    def statistics(self) -> dict[StreamNode, Any]:
+        """What a sweep has measured, as constants: results of operators, or statistics for nodes that need them."""
+        found: dict[StreamNode, Any] = {}
+        for node, (statistic, operation) in self.sums.items():
+            if node.is_statistic:
+                found[node] = statistic
+                continue
+            result = operation.result(statistic)
+            found[node] = result if node.output is None else result[node.output]
+        return found
+
+    def _strip(self, node: StreamNode, start: int, stop: int, out: Tensor | None = None) -> Strip:
+        slabs, first = [], None
+        for edge in node.edges:
+            slab, low = self._fetch(edge, start, stop)
+            slabs.append(slab)
+            first = low if first is None else first
+        constants = self.constants
+        return Strip(start, stop, slabs, start if first is None else first, constants.value, constants.once, out)
+
+    def _made(self, node: StreamNode, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+        if node.make is None:
+            return self.read(start, stop)
+        return node.make(self._strip(node, start, stop, out))
+
+    def _spare(self, node: StreamNode, start: int, stop: int) -> Tensor | None:
+        """The rows of a source, to be overwritten, if nothing else looks at them."""
+        if node.out is None:
+            return None
+        for edge in node.edges:
+            source, held = edge.source, self.slabs[edge.source]
+            alone = source.owns and len(self.users[source]) == 1 and len(held) == 1 and edge.low is same
+            if alone and held[0][:2] == (start, stop) and (source.shape, source.dtype) == (node.shape, node.dtype):
+                return held[0][2]
+        return None
+
+    def _make(self, node: StreamNode, start: int, stop: int) -> None:
+        """Makes rows, behind those that near users still need, so that they see one piece of memory.
+
+        held   [ old slab ]                 window   [ tail | new rows ]
+        far users keep the old slab; near users read the window
+        """
+        near = start
+        for user, edge in self.users[node]:
+            low = edge.low(self.done[user])
+            if start - 2 * (stop - start) <= low < near:  # what lies farther away is taken from older slabs
+                near = low
+        near = max(near, self._oldest(node))
+        if near >= start:
+            value = self._made(node, start, stop, self._spare(node, start, stop))
+        else:
+            tail = self._take(node, near, start)
+            value = self._window(node, tail, near, start, stop)
+        self.slabs[node].append((near, stop, value))
+
+    def _window(self, node: StreamNode, tail: Tensor, near: int, start: int, stop: int) -> Tensor:
+        axis, per = node.axis, node.per
+        if tail.device.type != "cpu":  # dense tensors, without writes to views
+            return torch.cat([tail, self._made(node, start, stop)], axis)
+        shape = [*node.shape]
+        shape[axis] = (stop - near) * per
+        dense = torch.channels_last if len(shape) == 4 and axis == 2 and self.constants.channels_last else None
+        value = torch.empty(shape, dtype=node.dtype, memory_format=dense or torch.contiguous_format)
+        value.narrow(axis, 0, (start - near) * per).copy_(tail)
+        fresh = value.narrow(axis, (start - near) * per, (stop - start) * per)
+        if node.out is not None:
+            self._made(node, start, stop, fresh)
+        else:
+            fresh.copy_(self._made(node, start, stop))
+        return value
+
+    def _oldest(self, node: StreamNode) -> int:
+        held = self.slabs[node]
+        return held[0][0] if held else self.done[node]
+
+    def _fetch(self, edge: Edge, start: int, stop: int) -> tuple[Tensor, int]:
+        """What an edge brings for rows [start, stop), and its first row."""
+        source, low, high = edge.source, edge.low(start), edge.high(stop)
+        first, last = max(low, source.first), min(high, source.rows)
+        if edge.fill is None:
+            first, last = min(first, source.rows), max(last, source.first)
+            return self._take(source, first, max(first, last)), first
+        if low == first and high == last:
+            return self._take(source, low, high), low
+        shape, axis = list(source.shape), source.axis
+        pieces = []
+        for count in (max(0, min(first, high) - low), 0, max(0, high - max(last, low))):
+            shape[axis] = count * source.per
+            pieces.append(torch.full(shape, edge.fill, dtype=source.dtype, device=source.device))
+        if last > first:
+            pieces[1] = self._take(source, first, last)
+        return self._joined([piece for piece in pieces if piece.shape[axis]], axis), low
+
+    def _joined(self, pieces: list[Tensor], axis: int) -> Tensor:
+        if self.constants.channels_last and pieces[0].dim() == 4:
+            pieces = [piece.contiguous(memory_format=torch.channels_last) for piece in pieces]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, axis)
+
+    def _take(self, node: StreamNode, low: int, high: int) -> Tensor:
+        if node in self.passing:
+            slabs = [self._take(edge.source, low, high) for edge in node.edges]
+            assert node.make is not None
+            return node.make(Strip(low, high, slabs, low, self.constants.value, self.constants.once))
+        held, axis, per = self.slabs[node], node.axis, node.per
+        for first, stop, value in reversed(held):
+            if first <= low and high <= stop:
+                if first == low and high == stop:
+                    return value
+                return value.narrow(axis, (low - first) * per, (high - low) * per)
+        pieces = []
+        for first, stop, value in held:
+            last = min(stop, high)
+            if first <= low < last:
+                pieces.append(value.narrow(axis, (low - first) * per, (last - low) * per))
+                low = last
+        assert low == high, f"rows {low} .. {high} of {node.name} in {node.path} are gone"
+        return torch.cat(pieces, axis)
+
+    def _release(self, node: StreamNode) -> None:
+        """Forgets rows that no user needs any more; a small rest moves to memory of its own."""
+        held = self.slabs[node]
+        if not held:
+            return
+        low = self.done[node]
+        for user, edge in self.users[node]:
+            if self.done[user] < user.rows:
+                low = min(low, edge.low(self.done[user]))
+        while held and (held[0][1] <= low or (len(held) > 1 and held[1][0] <= max(low, node.first))):
+            held.popleft()
+        if held and held[0][0] < low:
+            first, stop, value = held[0]
+            if (stop - low) * 4 <= (stop - first) * 3:
+                rest = value.narrow(node.axis, (low - first) * node.per, (stop - low) * node.per)
+                held[0] = (low, stop, rest.clone(memory_format=torch.preserve_format))
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of rows that wait for later steps."""
+        return sum(value.numel() * value.element_size() for held in self.slabs.values() for _, _, value in held)
+
+
+def _needed(graph: Graph, targets: Sequence[StreamNode]) -> list[StreamNode]:
+    needed = set(targets)
+    for node in reversed(graph.nodes):
+        if node in needed:
+            needed |= {edge.source for edge in node.edges}
+    return [node for node in graph.nodes if node in needed]
+
+
+def rows_per_step(graph: Graph, rows: int) -> int:
+    """Rows of the result in a step for about `rows` rows of the image, so that in every step each node makes the same
+    number of rows."""
+    output = max(1, round(rows * graph.result.rows / graph.image.rows))
+    stepper = Stepper(graph, [graph.result], Constants(False), lambda start, stop: torch.empty(0))
+    least = max(node.unit for node in stepper.nodes)
+    for step in sorted(least * 2**i * 3**j * 5**k for i in range(9) for j in range(4) for k in range(3)):
+        marks = [stepper.ends({graph.result: (1 << 20) * step + n * step}) for n in range(3)]
+        if all(c - b == b - a for a, b, c in zip(*(mark.values() for mark in marks), strict=True)):
+            return ceil_div(output, step) * step
+    return output
