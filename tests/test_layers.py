@@ -125,7 +125,16 @@ def _is_private(name: str) -> bool:
 # Python's and torch's own, which have no public name.
 OF_LIBRARIES = {
     *("_replace", "_asdict", "_fields", "_version", "_cdata", "_buffers", "_parameters", "_modules", "_schema"),
-    *("_forward_hooks", "_forward_pre_hooks", "_can_decompose", "_C", "_dynamo", "_typed_storage", "_getframe"),
+    *(
+        "_overloadname",
+        "_forward_hooks",
+        "_forward_pre_hooks",
+        "_can_decompose",
+        "_C",
+        "_dynamo",
+        "_typed_storage",
+        "_getframe",
+    ),
 }
 
 

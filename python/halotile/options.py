@@ -41,6 +41,7 @@ Nonfinite = Literal["raise", "warn", "ignore"]
 Engine = Literal["host", "torch", "mps"]
 GlobalStats = Literal["tile", "frozen", "exact"]
 MemoryFormat = Literal["auto", "channels_last", "contiguous"]
+Schedule = Literal["auto", "tiles", "stream"]
 
 BOUNDARIES: tuple[str, ...] = get_args(Boundary)
 BLENDS: tuple[str, ...] = get_args(Blend)
@@ -49,6 +50,7 @@ NONFINITE: tuple[str, ...] = get_args(Nonfinite)
 ENGINES: tuple[str, ...] = get_args(Engine)
 GLOBAL_STATS: tuple[str, ...] = get_args(GlobalStats)
 MEMORY_FORMATS: tuple[str, ...] = get_args(MemoryFormat)
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
 MODEL_DTYPES = ("float32", "float16", "bfloat16")
 IMAGE_DTYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
 
@@ -78,6 +80,7 @@ class SharedOptions(TypedDict, total=False):
     boundary: Boundary
     scale: float | str | Fraction | None
     phase: int | Pair | None
+    schedule: Schedule
     global_stats: GlobalStats | None
     batch_size: int | Literal["auto"]
     device: Device | Sequence[Device] | None
@@ -296,6 +299,7 @@ class Options:
     scale: Any = option(None, _scale)
     phase: Any = option(None, _or(None, _positive))
     tolerance: float | None = option(None, _tolerance)
+    schedule: str = option("auto", _one_of(*SCHEDULES))
     global_stats: str | None = option(None, _or(None, _one_of(*GLOBAL_STATS)))
     verify: int = option(0, _whole(0, MOST_PLACES))
     batch_size: int | Literal["auto"] = option(1, _or("auto", _whole(1)))

@@ -80,6 +80,9 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             modules, also inside a callable, from their operators, in a second or two the first time; it is 1 if nothing
             is found. If the model rejects the first window, other sizes are tried. For opaque callables, small windows
             of noise are shifted to see whether the output moves along.
+        schedule: "tiles"; "stream": strips of full-width rows go through the model once, every layer keeps the few rows
+            that its next strip needs, nothing is computed twice, and memory does not depend on the height (torch
+            modules; see docs/streaming.md); "auto": the cheaper one if halo is "exact" or "auto", else tiles.
         tolerance: for halo="auto": largest difference from an exact result, in units of the image's dtype. None: half
             an 8-bit step.
         global_stats: for models that pool or normalise over the whole image, for which no halo is enough. "exact":

@@ -15,6 +15,7 @@ from ..plan import make_plan
 from ..run.report import HOLDING, RunInfo, short
 from .error_curve import ErrorCurve, measured_curve
 from .knowledge import Knowledge
+from .streams import may_stream
 
 if TYPE_CHECKING:
     from ..inspection import ModelInfo
@@ -86,17 +87,22 @@ class HaloChoice:
 
     def __init__(self, options: Options, knowledge: Knowledge, image: Image, info: ModelInfo):
         self.options, self.knowledge, self.image, self.info = options, knowledge, image, info
+        self.streams = options.schedule == "stream"
         self.global_stats = options.global_stats if info.global_operations else None
+        if self.streams and info.global_operations:
+            self.global_stats = "exact"
         field = info.local_field if self.global_stats else info.receptive_field
         self.field: Pair | None = None if field is None else field.halo
         self.white = peak_of(options.out_dtype or image.dtype)
 
     def made(self) -> tuple[Options, RunInfo]:
         if isinstance(self.options.halo, str) and self.field is None:
+            if self.streams and self.options.boundary == "native":
+                return self._with((0, 0), "exact", 0.0, "every row of a layer is computed once, from all it needs")
             raise ValueError(f"halo must be a number for this model, not {self.options.halo!r}: {self._why_not()}")
         if not isinstance(self.options.halo, str):
             return self._given()
-        if self.options.halo == "exact":
+        if self.options.halo == "exact" or self.streams:
             return self._at_field("the receptive field")
         return self._automatic()
 
@@ -176,6 +182,10 @@ class HaloChoice:
         if max(self.field) <= USUAL or cost <= CHEAP:
             why = f"the receptive field; {cost:.2f}x the pixels of halo {USUAL}"
             return self._at_field(why)
+        if may_stream(self.options, self.knowledge, self.image):
+            return self._at_field(
+                f"the receptive field; {cost:.2f}x the pixels of halo {USUAL} in tiles, but rows stream"
+            )
         tolerance = self.options.within(self.white)
         tried = tuple(halo for halo in TRIED if halo < max(self.field))
         errors = self._measured(tried).largest

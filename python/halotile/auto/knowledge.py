@@ -28,6 +28,7 @@ from .costs import Costs
 if TYPE_CHECKING:
     from ..inspection import ModelInfo
     from ..inspection.quick import Quick
+    from ..run.stream.schedule import Recorded
 
 __all__ = ["Knowledge"]
 
@@ -46,6 +47,8 @@ class Knowledge:
         multiple: multiple required of windows (rows, columns), if it had to be probed.
         precision: outcome of dtype="auto".
         info: result of `inspect_model`.
+        no_stream: why the model cannot stream rows; None if it can; "untried" before that is tried.
+        recorded: the graphs of the model for streams.
         tried: results of shifted windows, by their conditions.
     """
 
@@ -59,6 +62,8 @@ class Knowledge:
         self.multiple: Pair | None = None
         self.precision: Precision | None = None
         self.info: ModelInfo | None = None
+        self.no_stream: str | None = "untried"
+        self.recorded: Recorded | None = None
         self.tried = tried_with(model)
 
     @classmethod
@@ -102,6 +107,7 @@ class Knowledge:
     def like(self, options: Options) -> Knowledge:
         other = Knowledge(self.model, options)
         other.info, other.costs, other.precision, other.multiple = self.info, self.costs, self.precision, self.multiple
+        other.no_stream, other.recorded = self.no_stream, self.recorded
         other.opened = self.opened if self.precision is not None else {}
         other.others = self.others
         return other

@@ -18,7 +18,7 @@ from ..models.devices import usable_device
 from ..models.kinds import open_model
 from ..models.model import EitherModel, Model
 from ..options import Options
-from ..run.assemble import hold_statistics
+from ..run.held import hold_statistics
 from ..run.out_of_memory import smaller
 from ..run.prepared import First, Opened, Prepared
 from ..run.progress import Progress
@@ -29,7 +29,7 @@ from ..run.windows import Windows, lacks_pixels
 from ..texts import full_text
 from .knowledge import Knowledge
 
-__all__ = ["learned", "opened_for", "ready_for_windows"]
+__all__ = ["learned", "opened_for", "opened_model", "ready_for_windows"]
 
 Pair = tuple[int, int]
 
@@ -46,7 +46,7 @@ def opened_for(image: Image, knowledge: Knowledge, options: Options, report: Run
     dtype = out_dtype or image.dtype
     check_output_dtype(image, dtype)
     with turn():
-        model = _open_model(image, knowledge, options)
+        model = opened_model(image, knowledge, options)
         chosen = model.chosen if isinstance(model, EitherModel) else model
         windows = Windows(image, model, engine_for(chosen, options.engine), options.value_range)
         opened = Opened(image, dtype, options, report, windows)
@@ -55,7 +55,7 @@ def opened_for(image: Image, knowledge: Knowledge, options: Options, report: Run
     return opened
 
 
-def _open_model(image: Image, knowledge: Knowledge, options: Options) -> Model:
+def opened_model(image: Image, knowledge: Knowledge, options: Options) -> Model:
     tensors = image.device is not None or asked_engine(options.engine) in ("torch", "mps")
     if tensors not in knowledge.opened:
         knowledge.opened[tensors] = open_model(

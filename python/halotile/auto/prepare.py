@@ -28,6 +28,7 @@ from .knowledge import Knowledge
 from .memory import tiles_by_free_memory
 from .opening import learned, opened_for
 from .shifts import with_shifts_tried
+from .streams import check_schedule, with_stream
 from .tiles import Tuner
 
 __all__ = ["open_run", "prepare", "remember", "warn_of_colours"]
@@ -41,6 +42,7 @@ def open_run(image: Image, knowledge: Knowledge, out_dtype: str | None = None) -
     Raises:
         ValueError, TypeError: a bad option, or one that does not fit. TileError: the model failed during measurements.
     """
+    check_schedule(knowledge.options)
     options, report = knowledge.chosen.get(image.size) or choose_halo_and_phase(knowledge.options, knowledge, image)
     return opened_for(image, knowledge, options, report, out_dtype)
 
@@ -61,6 +63,14 @@ def prepare(
     """
     options, windows, count = opened.options, opened.windows, opened.image.count
     with turn(windows.engine.device):
+        streaming, opened = with_stream(opened, knowledge, delivery)
+        if streaming is not None:
+            prepared, first = streaming, First()
+            if options.dtype == "auto":
+                prepared, first = choose_dtype(prepared, first, knowledge)
+            progress.begin(len(prepared.plan) * count)
+            remember(prepared, knowledge)
+            return prepared, First()
         tuner = None
         if options.tuned and opened.report.tuning is None:
             if windows.on_cpu:

@@ -274,7 +274,7 @@ class DeviceBand:
     """The open rows of a result on the device. Output row y is row y % ring of every segment."""
 
     def __init__(self, engine: DeviceEngine, plan: TilePlan, channels: int, values: Values, batch: int, first_row: int):
-        self.engine, self.plan, self.values = engine, plan, values
+        self.engine, self.plan, self.values, self.channels = engine, plan, values, channels
         device, width = engine.device, plan.output_size[1]
         self.ring = plan.rows_in_progress(batch, first_row)
         columns = (engine.largest - 1) // (channels * self.ring * 4)
@@ -317,13 +317,16 @@ class DeviceBand:
             if not on_device:
                 _download(target, part)
 
+    def close(self) -> None:
+        self.segments.clear()
+
     def nonfinite(self) -> tuple[Tile, Position] | None:
         """The first NaN or infinity, with a tile that produced it. Waits for the device."""
         if int(self.bad[:, 0].sum().item()) == 0:
             return None
         for (y0, x0, width, row), (count, index) in zip(self.pieces, self.bad.cpu().tolist(), strict=False):
             if count:
-                pixel, channel = divmod(index & 0xFFFFFFFF, self.segments[0][1].shape[0])
+                pixel, channel = divmod(index & 0xFFFFFFFF, self.channels)
                 y, x = y0 + pixel // width, x0 + pixel % width
                 tile = next(tile for tile in self.plan.row(row) if tile.keep.x <= x < tile.keep.x_stop)
                 return tile, (channel, y, x)

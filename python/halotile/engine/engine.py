@@ -36,6 +36,9 @@ class Band(Protocol):
         complete once the last tile of the tile row is added.
         """
 
+    def close(self) -> None:
+        """Frees the sums. Only `nonfinite` may follow."""
+
     def nonfinite(self) -> tuple[Tile, Position] | None:
         """The first NaN or infinity that `add` did not report; call it last. May wait for the device."""
 

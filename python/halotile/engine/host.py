@@ -84,6 +84,9 @@ class HostBand:
         for tile, output in zip(tiles, outputs, strict=True):
             yield tile, self.core.add(tile.index, output, rows[tile.row])
 
+    def close(self) -> None:
+        pass
+
     def nonfinite(self) -> None:
         """Returns None: `add` reports everything."""
 
@@ -116,6 +119,9 @@ class ConstantBand:
             rows[:] = bfloat16_bits(self.value)
         else:
             rows[:] = round(self.value) if self.kind.startswith("uint") else self.value
+
+    def close(self) -> None:
+        pass
 
     def nonfinite(self) -> None:
         pass

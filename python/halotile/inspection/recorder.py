@@ -30,7 +30,7 @@ __all__ = ["Graph", "record"]
 
 Tensor = torch.Tensor
 
-SMALL = 1 << 16  # elements of a constant that is computed while recording; larger ones are computed in a run
+SMALL = 1 << 22  # elements of a constant that is computed while recording; larger ones are computed in a run
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class Recorder(FakeRun):
         self.alive: list[Tensor] = []  # so that no id is reused
 
     def begin(self, image: Tensor) -> None:
+        self.nodes.clear()  # of the making of the image
         self._add(image, None, {}, None)
 
     def graph(self, output: Tensor) -> Graph:
@@ -96,7 +97,7 @@ class Recorder(FakeRun):
                 _assign(node)
         if result is None or result.axis is None:
             raise NotStreamable("the result does not depend on the image")
-        if result.axis != 2 or result.per != 1 or result.shape[0] != 1:
+        if result.axis != 2 or result.per * result.outer != 1 or result.shape[0] != 1:
             raise result.refuse("rows of the result are not its third dimension")
         return _finished(image, result, [node for node in self.nodes if id(node) in used])
 
@@ -110,12 +111,14 @@ class Recorder(FakeRun):
         sees = any(isinstance(leaf, FakeTensor) for leaf in _pytree.tree_leaves((args, kwargs)))
         if name == "as_strided_" and sees and same_elements(*args, **kwargs):
             return args[0]
-        if sees and func._schema.is_mutable:
-            raise NotStreamable(f"{name} in {self.path or 'the model'} writes to a tensor in place")
+        if func._schema.is_mutable:
+            if sees:
+                raise NotStreamable(f"{name} in {self.path or 'the model'} writes to a tensor in place")
+            return self.constant(func, args, kwargs)
         with self.fake:
             result = func(*args, **kwargs)
         outputs = [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-        if not sees and (not outputs or func._schema.is_mutable or sum(one.numel() for one in outputs) <= SMALL):
+        if not sees and sum(one.numel() for one in outputs) <= SMALL:
             if is_random(func, name):
                 raise NotStreamable(f"{name} in {self.path or 'the model'} is random")
             return self.constant(func, args, kwargs)

@@ -126,14 +126,18 @@ class TensorModel(Model):
             self.channels_last = mostly_convolutions(modules[0])
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
-        torch = self.torch
-        with torch.inference_mode():
-            output = self.run(self._tensor(windows).to(self.device)).cpu()
-        return (output.view(torch.uint16) if output.dtype == torch.bfloat16 else output).numpy()
+        with self.torch.inference_mode():
+            return self.array_of(self.run(self.tensor_of(windows)))
 
-    def _tensor(self, windows: np.ndarray) -> torch.Tensor:
+    def tensor_of(self, windows: np.ndarray) -> torch.Tensor:
+        """Windows on the model's device, in its dtype; shares their memory on a CPU."""
         tensor = self.torch.from_numpy(windows)
-        return tensor.view(self.torch.bfloat16) if self.dtype == "bfloat16" else tensor
+        return (tensor.view(self.torch.bfloat16) if self.dtype == "bfloat16" else tensor).to(self.device)
+
+    def array_of(self, output: torch.Tensor) -> np.ndarray:
+        """An output as an array; uint16 has the bits of bfloat16."""
+        output = output.cpu()
+        return (output.view(self.torch.uint16) if output.dtype == self.torch.bfloat16 else output).numpy()
 
     def run(self, windows: torch.Tensor) -> torch.Tensor:
         """Outputs for windows on the model's device: (batch, channels, height, width), float32, float16 or bfloat16, on
@@ -149,6 +153,10 @@ class TensorModel(Model):
             if self.writes is None:
                 self.writes = keeping.written()
             return output
+
+    def output_of(self, output: torch.Tensor) -> torch.Tensor:
+        """What the model returned, in a dtype that `run` returns, on its device."""
+        return checked_tensor(output, len(output)).to(self.device)
 
     @functools.cached_property
     def twin(self) -> torch.nn.Module | None:
@@ -177,7 +185,7 @@ class TensorModel(Model):
         """Whether windows in channels_last and contiguous ones give the same output, but for rounding (relative). None
         if the model fails on the windows."""
         _ = self.twin  # made once, before `self` is copied
-        tensor = self._tensor(windows) if isinstance(windows, np.ndarray) else windows
+        tensor = self.tensor_of(windows) if isinstance(windows, np.ndarray) else windows
         try:
             last = self._probed_in(tensor, channels_last=True)
         except Exception as error:  # a model may raise anything

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any, TypeVar
 
 from ..engine.device_lock import turn
@@ -13,7 +13,7 @@ from .out_of_memory import smaller
 from .prepared import First, Prepared, Sink
 from .progress import Progress
 
-__all__ = ["assemble", "drained", "hold_statistics"]
+__all__ = ["assemble", "drained"]
 
 End = TypeVar("End")
 
@@ -32,7 +32,7 @@ def assemble(
     Raises:
         TileError: the model failed; `rows_done` counts the finished rows.
     """
-    rows_done, rows = 0, _rows(prepared, index, sink, 0, first, progress)
+    rows_done, rows = 0, prepared.schedule.rows(prepared, index, sink, 0, first, progress)
     while True:
         try:
             stop = next(rows, None)
@@ -43,20 +43,13 @@ def assemble(
             if final or not is_out_of_memory(error):
                 raise
             prepared = _with_smaller_tiles(prepared, index, error, first, rows_done, progress)
-            rows = _rows(prepared, index, sink, rows_done, first, progress)
+            rows = prepared.schedule.rows(prepared, index, sink, rows_done, first, progress)
             continue
         if stop is None:
             return prepared
         start, rows_done = rows_done, stop
         sink.done(index, start, stop)
         yield start, stop
-
-
-def _rows(
-    prepared: Prepared, index: int, sink: Sink, rows_done: int, first: First, progress: Progress
-) -> Iterator[int]:
-    hold_statistics(prepared, index, first, progress)
-    yield from prepared.schedule.rows(prepared, index, sink, rows_done, first, progress)
 
 
 def _with_smaller_tiles(
@@ -68,23 +61,6 @@ def _with_smaller_tiles(
     left = prepared.schedule.tiles_from(prepared, rows_done) + len(prepared.plan) * images_after
     progress.begin(progress.done + left)
     return prepared
-
-
-def hold_statistics(prepared: Prepared, index: int, first: First, progress: Progress) -> None:
-    windows, report = prepared.windows, prepared.report
-    if not report.holds or windows.held_for == index:
-        return
-    from .global_stats import GlobalStats
-
-    first.clear()
-    windows.held.clear()
-    stats = GlobalStats(windows, report.global_stats, report.model)
-    with turn(windows.engine.device):
-        parts = [part for part in prepared.parts_of(index) if part.how == "model"]
-        sweeps = sum(stats.sweeps(part, index, prepared.plan) for part in parts)
-        progress.begin(progress.total + sweeps * len(prepared.plan))
-        windows.held |= {part: stats.measured(part, index, prepared.plan, progress.advance) for part in parts}
-    windows.held_for = index
 
 
 def drained(steps: Generator[Any, None, End]) -> End:

@@ -14,7 +14,7 @@ from ..texts import one_line, quoted
 from .failures import tile_error
 from .prepared import First, Opened, Prepared
 
-__all__ = ["SMALLEST_TILE", "let_go", "next_smaller", "smaller"]
+__all__ = ["SMALLEST_TILE", "let_go", "next_smaller", "smaller", "smaller_tiles"]
 
 SMALLEST_TILE = 16  # smaller windows would be nearly all halo
 
@@ -29,19 +29,28 @@ def smaller(stage: Stage, error: Exception, first: First, rows_done: int = 0) ->
         OutOfMemoryError: there are none.
     """
     let_go(stage, error, first)
-    found = next_smaller(stage)
+    found = stage.schedule.smaller(stage) if isinstance(stage, Prepared) else smaller_tiles(stage)
     if found is None:
         raise _does_not_fit(stage, error, rows_done) from error
+    after, text = found
+    warnings.warn(f"out of memory with {text}", TileSizeWarning, stacklevel=frames_inside())
+    return after
+
+
+def smaller_tiles(stage: Stage) -> tuple[Stage, str] | None:
+    """The run with a smaller batch or tile, and what changes in words; None if there is none."""
+    found = next_smaller(stage)
+    if found is None:
+        return None
     tile, batch = found
     plan = stage.plan
-    text = f"out of memory with {plan.batch(stage.options.batch_size)} windows of {plan.window[0]}x{plan.window[1]}: "
+    text = f"{plan.batch(stage.options.batch_size)} windows of {plan.window[0]}x{plan.window[1]}: "
     text += f"going on with tile_size={tile}, batch_size={batch}"
-    warnings.warn(text, TileSizeWarning, stacklevel=frames_inside())
     report, tuning = stage.report, stage.report.tuning
     if tuning is not None:
         tuning = replace(tuning, tile_size=tile, batch_size=batch, why=f"{tuning.why}; then memory ran out")
         report = replace(report, tuning=tuning)
-    return replace(stage.with_tiles(tile, batch), report=report)
+    return replace(stage.with_tiles(tile, batch), report=report), text
 
 
 def let_go(stage: Opened, error: Exception, first: First) -> None:

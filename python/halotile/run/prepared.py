@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from ..images.channels import Part
 from ..images.image import Image
@@ -30,6 +30,7 @@ from .windows import Windows
 __all__ = ["Delivery", "First", "Opened", "Prepared", "Schedule", "Sink"]
 
 Pair = tuple[int, int]
+Stage = TypeVar("Stage", bound="Prepared")
 First = dict[Part, Any]  # outputs of the first batch, reused by the run: whoever uses one removes it
 
 
@@ -54,6 +55,10 @@ class Schedule(Protocol):
 
     def tiles_from(self, prepared: Prepared, rows_done: int) -> int:
         """Number of remaining tiles of an image, for progress."""
+
+    def smaller(self, prepared: Stage) -> tuple[Stage, str] | None:
+        """The run in less memory, and in words with what it was out of memory and how it goes on; None if there is no
+        way."""
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from ..images.image import Image, is_tensor, open_image, shape_of_result
 from ..images.values import Values, as_floats
 from ..models.model import TensorModel
 from ..plan import Box, TilePlan
-from .assemble import hold_statistics
 from .failures import tile_error
+from .held import hold_statistics
 from .prepared import First, Prepared
 from .progress import Progress
 from .report import RunInfo, Verification, by

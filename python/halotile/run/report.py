@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..options import Options
+from ..texts import bytes_text
 
 if TYPE_CHECKING:
     from ..inspection import ModelInfo
 
-__all__ = ["HOLDING", "Precision", "RunInfo", "Tuning", "Verification", "by", "short"]
+__all__ = ["HOLDING", "Precision", "RunInfo", "Streaming", "Tuning", "Verification", "by", "short"]
 
 Pair = tuple[int, int]
 
@@ -72,6 +73,44 @@ class Precision:
 
     def __str__(self) -> str:
         return f"{self.dtype}: {self.why}"
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """How rows are streamed.
+
+    Attributes:
+        rows: rows of the image in a step.
+        streams: 1, or number of tiles that rows stream through because the image is too wide for one.
+        columns: width of a stream with its halo, input pixels.
+        as_is: whether the model takes the image in its own size, without padding to a multiple of the phase.
+        recompute: pixels that pass through the model, as a multiple of the image's.
+        held: bytes of rows that wait for later steps.
+        peak: largest number of bytes in use during a step, with those.
+        flops: floating-point operations of the model for one image, as far as they are counted: convolutions and
+            matrix products.
+    """
+
+    rows: int
+    streams: int
+    columns: int
+    as_is: bool
+    recompute: float
+    held: int
+    peak: int
+    flops: int
+
+    @property
+    def held_per_column(self) -> float:
+        """Bytes held for a column of the stream."""
+        return self.held / self.columns
+
+    def __str__(self) -> str:
+        text = f"rows stream through the model, {self.rows} in a step"
+        if self.streams > 1:
+            text += f", in {self.streams} tiles with {self.columns} columns"
+        held = f"{bytes_text(self.held)} held, {bytes_text(int(self.held_per_column))} a column"
+        return f"{text}; {self.recompute:.2f} of the image's pixels; {held}"
 
 
 @dataclass(frozen=True)
@@ -155,6 +194,8 @@ class RunInfo:
         verified: with verify=, a Verification.
         tuning: a Tuning, if tile_size or batch_size was "auto" or memory was limited.
         precision: for dtype="auto", a Precision.
+        stream: a Streaming; None for tiles.
+        schedule_why: the reason for rows or tiles, a sentence; None if nothing was to be chosen.
     """
 
     halo: Pair
@@ -167,6 +208,13 @@ class RunInfo:
     verified: Verification | None = None
     tuning: Tuning | None = None
     precision: Precision | None = None
+    stream: Streaming | None = None
+    schedule_why: str | None = None
+
+    @property
+    def schedule(self) -> str:
+        """ "stream" or "tiles"."""
+        return "tiles" if self.stream is None else "stream"
 
     @classmethod
     def given(cls, options: Options, model: ModelInfo | None = None) -> RunInfo:
@@ -176,7 +224,8 @@ class RunInfo:
 
     def __str__(self) -> str:
         how = "" if self.how == "given" else f", {self.how}"
-        tuned = "".join(f"; {one}" for one in (self.tuning, self.precision) if one is not None)
+        parts = (self.tuning, self.precision, self.stream, self.schedule_why)
+        tuned = "".join(f"; {one}" for one in parts if one is not None)
         return f"halo {short(self.halo)}, phase {short(self.phase)}{how}: {self.why}{tuned}"
 
     @property

@@ -23,9 +23,10 @@ from ..plan import Tile, TilePlan
 from ..texts import quoted
 from . import kept_heap
 from .failures import tile_error
+from .held import hold_statistics
 from .nonfinite import check_bands, check_finite
-from .out_of_memory import let_go
-from .prepared import First, Prepared, Sink
+from .out_of_memory import let_go, smaller_tiles
+from .prepared import First, Prepared, Sink, Stage
 from .progress import Progress
 from .rows import Rows
 
@@ -38,6 +39,7 @@ class Tiles:
     def rows(
         self, prepared: Prepared, index: int, sink: Sink, rows_done: int, first: First, progress: Progress
     ) -> Iterator[int]:
+        hold_statistics(prepared, index, first, progress)
         plan, device = prepared.plan, prepared.windows.engine.device
         first_row = _first_row(plan, rows_done)
         with turn(device), kept_heap.aside():
@@ -66,6 +68,9 @@ class Tiles:
     def tiles_from(self, prepared: Prepared, rows_done: int) -> int:
         plan = prepared.plan
         return len(plan) - _first_row(plan, rows_done) * plan.grid[1]
+
+    def smaller(self, prepared: Stage) -> tuple[Stage, str] | None:
+        return smaller_tiles(prepared)
 
 
 TILES = Tiles()

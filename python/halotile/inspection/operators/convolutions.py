@@ -10,7 +10,7 @@ import torch
 from ..rowmaps import Unknown, Value, joined, mixed, opaque
 from .positions import NOTHING, NotInTable
 from .rows import Operation, per_axis, transposed, windowed
-from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, pair
+from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, in_batch, pair
 from .table import operator
 
 
@@ -110,6 +110,8 @@ def convolution_stream(node: StreamNode) -> None:
     for name in ("weight", "bias"):
         if isinstance(node[name], StreamNode) and node[name].axis is not None:
             raise node.refuse("its weights are made of the image")
+    if in_batch(node):
+        return
     (sy, sx), (py, px), (dy, dx) = pair(node["stride"]), pair(node["padding"]), pair(node["dilation"])
     source, groups, reach = image_like(node), node["groups"], dy * (node["weight"].shape[2] - 1)
 

@@ -218,7 +218,7 @@ def taken_stream(node: StreamNode) -> None:
         local_stream(node, source.axis - (gone and dim < source.axis))
         node.owns = False
         return
-    if is_split or gone or source.per != 1:
+    if is_split or gone or source.per * source.outer != 1:
         raise node.refuse("it takes rows from fixed places")
     start, _, step = slice(node["start"], node["end"], node["step"]).indices(source.rows)
     node.axis, node.rows = source.axis, node.shape[source.axis]
@@ -252,6 +252,8 @@ def roll_stream(node: StreamNode) -> None:
     shifts = dict(zip(dims, node["shifts"], strict=True))
     by = shifts.pop(source.axis, 0)
     axis, per = source.axis, source.per
+    if source.outer > 1:
+        raise node.refuse("it rolls what lies before the rows too")
     if not by:
         local_stream(node, axis)
         return

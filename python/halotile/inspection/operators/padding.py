@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ..rowmaps import Value, moved, opaque, spatial
 from .rows import Operation
-from .streaming import Edge, StreamNode, Strip, image_like, local_stream, refused, sources
+from .streaming import Edge, StreamNode, Strip, image_like, in_batch, local_stream, refused, sources
 from .table import operator
 
 
@@ -50,7 +50,7 @@ def constant_pad_stream(node: StreamNode) -> None:
     if not top and not bottom:
         local_stream(node, source.axis)
         return
-    if source.per != 1:
+    if source.per * source.outer != 1:
         raise node.refuse("it pads groups of rows")
     node.axis, node.rows, node.owns = source.axis, source.rows + top + bottom, True
     pads[place : place + 2] = 0, 0
@@ -60,6 +60,8 @@ def constant_pad_stream(node: StreamNode) -> None:
 
 def edge_pad_stream(node: StreamNode, mode: str) -> None:
     """Rows beyond the image's first and last are mirrored, or the first and last repeated."""
+    if in_batch(node):
+        return
     left, right, top, bottom = node["padding"]
     source = image_like(node)
     rows = source.rows
@@ -73,7 +75,7 @@ def edge_pad_stream(node: StreamNode, mode: str) -> None:
         return -row if row < 0 else 2 * (rows - 1) - row if row >= rows else row
 
     def low(a: int) -> int:
-        return min(a - top, last)
+        return min(a - top, last) if a < node.rows else a - top
 
     def high(b: int) -> int:
         return max(b - top, first) if 0 < b <= 2 * top + 1 else b - top

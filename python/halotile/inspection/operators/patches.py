@@ -9,7 +9,7 @@ from torch.nn import functional
 from ..rowmaps import Unknown, Value, dim_size, mixed, opaque
 from .positions import moved_positions
 from .rows import Operation, regrouped, transposed, windowed
-from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, pair, refused, same
+from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, in_batch, pair, refused, same
 from .table import operator
 
 
@@ -74,6 +74,8 @@ def im2col_stream(node: StreamNode) -> None:
 
 
 def pixel_shuffle_stream(node: StreamNode) -> None:
+    if in_batch(node):
+        return
     source, times = image_like(node), node["upscale_factor"]
     node.unit = times
     node.edges = [Edge(source, lambda a: a // times, lambda b: ceil_div(b, times))]
@@ -87,6 +89,8 @@ def pixel_shuffle_stream(node: StreamNode) -> None:
 
 
 def pixel_unshuffle_stream(node: StreamNode) -> None:
+    if in_batch(node):
+        return
     source, times = image_like(node), node["downscale_factor"]
     node.edges = [Edge(source, lambda a: a * times, lambda b: b * times)]
     node.make = lambda strip: functional.pixel_unshuffle(strip.slabs[0], times)

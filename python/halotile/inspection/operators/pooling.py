@@ -14,7 +14,7 @@ from ..rowmaps import Unknown, Value, dim_size, mixed
 from .positions import HOW, NOTHING
 from .rows import POOLING, Operation, per_axis, windowed
 from .statistic import Call, Statistic
-from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, pair, refused, sources, whole_stream
+from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, in_batch, pair, refused, sources, whole_stream
 from .table import operator
 
 
@@ -111,6 +111,11 @@ def max_pooling_stream(node: StreamNode) -> None:
     """Beyond the image's first and last rows there is nothing larger."""
     if node.output == 1:
         raise node.refuse("it returns places of maxima")
+    if in_batch(node):
+        return
+    if _covers_all(node):
+        _reduced_stream(node, torch.ops.aten.amax.default)
+        return
     source, kernel, (py, px) = image_like(node), pair(node["kernel_size"]), pair(node["padding"])
     (sy, sx), (dy, dx) = pair(node["stride"], kernel), pair(node.get("dilation", 1))
     reach, ceil = dy * (kernel[0] - 1), node["ceil_mode"]
@@ -121,6 +126,11 @@ def max_pooling_stream(node: StreamNode) -> None:
 def average_pooling_stream(node: StreamNode) -> None:
     """The operator pads each strip by itself, so that it counts elements at the image's edges as for the whole image:
     strips start a few rows early, and results of padding between strips are cut off."""
+    if in_batch(node):
+        return
+    if _covers_all(node):
+        _reduced_stream(node, torch.ops.aten.mean.dim)
+        return
     source, kernel, (py, px) = image_like(node), pair(node["kernel_size"]), pair(node["padding"])
     (sy, sx), before = pair(node["stride"], kernel), ceil_div(py, pair(node["stride"], kernel)[0])
     settings = node["ceil_mode"], node["count_include_pad"], node["divisor_override"]
@@ -133,11 +143,38 @@ def average_pooling_stream(node: StreamNode) -> None:
     node.make = make
 
 
-def adaptive_pooling_stream(node: StreamNode) -> None:
-    source = sources(node)[0]
-    if list(node.shape[-2:]) != [1, 1] or source.axis != len(source.shape) - 2 or node.output == 1:
-        raise node.refuse("it pools to a fixed number of cells")
+def _covers_all(node: StreamNode) -> bool:
+    return pair(node["kernel_size"]) == sources(node)[0].shape[-2:] and not any(pair(node["padding"]))
+
+
+def _reduced_stream(node: StreamNode, func: Any) -> None:
+    """Pooling with one window that covers everything is a reduction."""
+    node.func, node.output = func, None
+    node.arguments = {"self": node["self"], "dim": [-2, -1], "keepdim": True, "dtype": None}
     whole_stream(node)
+
+
+def adaptive_pooling_stream(node: StreamNode) -> None:
+    """To one cell, a statistic of the whole image; to cells of a whole number of rows, pooling with a stride."""
+    source = sources(node)[0]
+    if in_batch(node):
+        return
+    if node.output == 1:
+        raise node.refuse("it returns places of maxima")
+    if list(node.shape[-2:]) == [1, 1] and source.axis == len(source.shape) - 2:
+        whole_stream(node)
+        return
+    image_like(node)
+    each, rest = divmod(source.rows, node.rows)
+    if rest:
+        raise node.refuse("it pools to cells of unequal height")
+    node.edges = [Edge(source, lambda a: a * each, lambda b: b * each)]
+
+    def make(strip: Strip) -> torch.Tensor:
+        result = node.func(strip.slabs[0], [strip.stop - strip.start, node.shape[3]])
+        return result if node.output is None else result[node.output]
+
+    node.make = make
 
 
 ONE_AXIS = refused("it pools a signal, not an image")

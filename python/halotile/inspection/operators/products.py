@@ -153,7 +153,8 @@ def product_stream(node: StreamNode) -> None:
     if not any(fits):
         raise node.refuse("each row takes all others")
     axis = b if a is None else a
-    local_stream(node, axis, along=lambda name: rank - axis if name == "self" or axis < in_batch else 0)
+    is_sum = "add" in node.name
+    local_stream(node, axis, along=lambda name: rank - axis if axis < in_batch or (is_sum and name == "self") else 0)
 
 
 FACTORS = (("mat1", "mat2"), ("batch1", "batch2"), ("self", "mat2"), ("self", "other"))

@@ -12,7 +12,7 @@ import torch
 from ..rowmaps import Value, dim_size, moved, opaque, spatial
 from .positions import moved_positions
 from .rows import Aligned, Operation
-from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, refused
+from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, in_batch, refused
 from .table import operator
 
 
@@ -100,6 +100,8 @@ def resampling_stream(node: StreamNode, kind: str) -> None:
     ratio 2/3:   source  | 0   1 | 2   3 |      result rows 3 k start at source rows 2 k
                  result  | 0 1 2 | 3 4 5 |
     """
+    if in_batch(node):
+        return
     source = image_like(node)
     if node.get("align_corners") and node.rows > 1:
         _aligned_stream(node, source)

@@ -71,14 +71,14 @@ def view_stream(node: StreamNode) -> None:
     (1, H, W, C) -> (1, H / 8, 8, W, C): groups of 8 rows; -> (H / 8 * W / 8, 64, C): groups with W / 8 entries each.
     """
     source = sources(node)[0]
-    before, inner = prod(source.shape[: source.axis]), prod(source.shape[source.axis + 1 :]) * source.per
-    axis = next((j for j, side in enumerate(node.shape) if side > 1 and prod(node.shape[:j]) == before), None)
-    behind = 0 if axis is None else prod(node.shape[axis + 1 :])
-    if source.rows == 1 and axis is None:
-        axis, behind = len(node.shape) - 1, 1
-    if axis is None or (inner % behind and behind % inner):
+    before = prod(source.shape[: source.axis]) * source.outer
+    inner = prod(source.shape[source.axis + 1 :]) * source.per
+    axis = next((j for j in range(len(node.shape)) if prod(node.shape[: j + 1]) > before), len(node.shape) - 1)
+    ahead, behind = prod(node.shape[:axis]), prod(node.shape[axis + 1 :])
+    if before % ahead or (inner % behind and behind % inner):
         raise node.refuse("it mixes rows with what lies before them")
-    node.axis, node.rows, node.per, times = axis, source.rows, max(1, inner // behind), max(1, behind // inner)
+    node.axis, node.outer = axis, before // ahead
+    node.rows, node.per, times = source.rows, max(1, inner // behind), max(1, behind // inner)
     if times == 1:
         node.edges = [Edge(source, same, same)]
     else:
@@ -86,7 +86,7 @@ def view_stream(node: StreamNode) -> None:
         node.edges = [Edge(source, lambda a: a * times, lambda b: b * times)]
 
     def make(strip: Strip) -> torch.Tensor:
-        count = (strip.stop - strip.start) * node.per
+        count = node.outer * (strip.stop - strip.start) * node.per
         return strip.slabs[0].reshape(*node.shape[:axis], count, *node.shape[axis + 1 :])
 
     node.make = make

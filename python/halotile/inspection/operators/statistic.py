@@ -67,13 +67,13 @@ def measured(kind: str, operands: Sequence[tuple[torch.Tensor, tuple[int, ...]]]
     """The statistic of the operands' elements, or of two operands' products for the kind "product"."""
     x, dims = operands[0]
     count = float(math.prod(x.shape[dim] for dim in dims))
-    x = x.float()
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     if kind == "most":
         return Statistic(kind, count, x.amax(dims, True), x.amin(dims, True))
     if kind == "power":
         return Statistic(kind, count, (x * x if power == 2 else x.abs() ** power).mean(dims, True))
     if kind == "product":
-        return Statistic(kind, count, torch.matmul(x, operands[1][0].float()) / count)
+        return Statistic(kind, count, torch.matmul(x, operands[1][0].to(x.dtype)) / count)
     mean = x.mean(dims, True)
     return Statistic(kind, count, mean, (x - mean).square().sum(dims, True) if kind == "moments" else None)
 

@@ -29,6 +29,7 @@ __all__ = [
     "call",
     "ceil_div",
     "image_like",
+    "in_batch",
     "local_stream",
     "pair",
     "pieces_stream",
@@ -87,7 +88,7 @@ class StreamNode:
     Attributes:
         arguments: by name: nodes, tensors (constants) and plain values.
         output: index of the result; None for operators with one.
-        axis: the dimension that holds rows; None for constants. Each of `rows` rows has `per` entries there.
+        axis: the dimension that holds rows; None for constants. It holds `outer` times `rows` rows of `per` entries.
         unit: rows are made in multiples of this.
         edges, make: the sources, and the function that makes rows from them.
         out: the operator's variant that writes to a given tensor, if there is a fast one.
@@ -111,6 +112,7 @@ class StreamNode:
     axis: int | None = None
     rows: int = 0
     per: int = 1
+    outer: int = 1
     unit: int = 1
     edges: list[Edge] = field(default_factory=list)
     make: Callable[[Strip], Tensor] | None = None
@@ -128,6 +130,20 @@ class StreamNode:
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.arguments.get(name, default)
+
+    def rows_of(self, slab: Tensor, first: int, count: int) -> Tensor:
+        """Rows [first, first + count) of a slab of this node, counted from the slab's own first row."""
+        axis, per = self.axis, self.per
+        if self.outer == 1:
+            return slab.narrow(axis, first * per, count * per)
+        return slab.unflatten(axis, (self.outer, -1)).narrow(axis + 1, first * per, count * per).flatten(axis, axis + 1)
+
+    def joined(self, slabs: list[Tensor]) -> Tensor:
+        """Slabs of this node, one below the other."""
+        if len(slabs) == 1 or self.outer == 1:
+            return slabs[0] if len(slabs) == 1 else torch.cat(slabs, self.axis)
+        apart = [slab.unflatten(self.axis, (self.outer, -1)) for slab in slabs]
+        return torch.cat(apart, self.axis + 1).flatten(self.axis, self.axis + 1)
 
     @property
     def name(self) -> str:
@@ -216,12 +232,12 @@ def local_stream(
                 return _cut(node, strip.slabs[place], edges[place], start, stop)
             constant = strip.value(argument)
             dim = narrowed.get(id(argument))
-            return constant if dim is None else _narrowed(constant, dim, start * per, (stop - start) * per)
+            return constant if dim is None else _narrowed(node, constant, dim, start, stop - start)
 
         values = assembled(node, value)
         if listed is not None:
             values[listed] = list(values[listed])
-            values[listed][axis] = (stop - start) * per
+            values[listed][axis] = node.outer * (stop - start) * per
         if strip.out is not None:
             return call_out(node, values, strip.out)
         result = call(func, values)
@@ -240,10 +256,10 @@ def call_out(node: StreamNode, values: list[Any], out: Tensor) -> Tensor:
 def _with_finest_rows(node: StreamNode, inputs: list[StreamNode], axis: int) -> None:
     """Rows as fine as the finest of the operands'; others have rows that stand for several of them."""
     finest = max(inputs, key=lambda source: source.rows)
-    node.axis, node.rows, node.per = axis, finest.rows, finest.per
+    node.axis, node.rows, node.per, node.outer = axis, finest.rows, finest.per, finest.outer
     for source in inputs:
         times = finest.rows // source.rows
-        if source.rows * times != finest.rows or source.per != times * finest.per:
+        if (source.rows * times, source.per, source.outer) != (finest.rows, times * finest.per, finest.outer):
             raise node.refuse("its operands have different heights")
         if times == 1:
             node.edges.append(Edge(source, same, same))
@@ -263,14 +279,18 @@ def _constants_along(node: StreamNode, along: Callable[[str], int]) -> dict[int,
             dim = len(leaf.shape) - back
             if leaf.shape[dim] == 1:
                 continue
-            if leaf.shape[dim] != node.rows * node.per:
+            if leaf.shape[dim] != node.outer * node.rows * node.per:
                 raise node.refuse("a constant operand has another height")
             found[id(leaf)] = dim
     return found
 
 
-def _narrowed(constant: Tensor, dim: int, start: int, count: int) -> Tensor:
+def _narrowed(node: StreamNode, constant: Tensor, dim: int, start: int, count: int) -> Tensor:
     """Rows of a constant; those before the first are the last ones: see `roll_stream`."""
+    start, count = start * node.per, count * node.per
+    if node.outer > 1:
+        apart = constant.unflatten(dim, (node.outer, -1))
+        return apart.narrow(dim + 1, start, count).flatten(dim, dim + 1)
     if start >= 0:
         return constant.narrow(dim, start, count)
     size = constant.shape[dim]
@@ -284,14 +304,29 @@ def _cut(node: StreamNode, slab: Tensor, edge: Edge, start: int, stop: int) -> T
     if edge.low is same:
         return slab
     source = edge.source
-    entries = source.per // node.per
-    return slab.narrow(source.axis, (start - edge.low(start) * entries) * node.per, (stop - start) * node.per)
+    above = start - edge.low(start) * (source.per // node.per)
+    if node.outer == 1:
+        return slab.narrow(source.axis, above * node.per, (stop - start) * node.per)
+    apart = slab.unflatten(source.axis, (node.outer, -1))
+    return apart.narrow(source.axis + 1, above * node.per, (stop - start) * node.per).flatten(
+        source.axis, source.axis + 1
+    )
+
+
+def in_batch(node: StreamNode) -> bool:
+    """Whether an operator on images has its rows in the batch, as windows: then each image of it is treated by
+    itself, and the node is done."""
+    source = sources(node)[0]
+    if source.axis != 0 or len(source.shape) != len(node.shape) or source.shape[0] != node.shape[0]:
+        return False
+    local_stream(node, 0, along=lambda _: 0)
+    return True
 
 
 def image_like(node: StreamNode) -> StreamNode:
     """The source of an operator on images: (1, channels, rows, columns)."""
     source = sources(node)[0]
-    if len(source.shape) != 4 or source.axis != 2 or source.per != 1 or source.shape[0] != 1:
+    if len(source.shape) != 4 or source.axis != 2 or source.per * source.outer != 1 or source.shape[0] != 1:
         raise node.refuse("rows are not the third dimension of one image")
     node.axis, node.rows, node.owns = 2, node.shape[2], True
     return source
@@ -332,7 +367,7 @@ def strip_values(node: StreamNode, strip: Strip) -> Callable[[Any], Tensor]:
 def pieces_stream(node: StreamNode, pieces: Sequence[Any]) -> None:
     """Images below each other. Each piece gives the rows of a strip that fall into it."""
     axis = next(one.axis for one in pieces if isinstance(one, StreamNode) and one.axis is not None)
-    if any(not isinstance(one, StreamNode) or one.axis != axis or one.per != 1 for one in pieces):
+    if any(not isinstance(one, StreamNode) or one.axis != axis or one.per * one.outer != 1 for one in pieces):
         raise node.refuse("it puts an image and something else below each other")
     node.axis, node.rows, node.owns = axis, node.shape[axis], True
     stops = list(accumulate(one.rows for one in pieces))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from ...inspection.operators import entry
 from ...inspection.operators.streaming import Edge, StreamNode, Strip, assembled, call, ceil_div, same, strip_values
 from ...inspection.recorder import Graph
 
-__all__ = ["Stepper", "rows_per_step"]
+__all__ = ["Constants", "Stepper", "add_statistics", "idle", "rows_per_step", "streamed"]
 
 Tensor = torch.Tensor
 Slab = tuple[int, int, Tensor]  # rows [first, stop)
@@ -73,11 +74,19 @@ class Stepper:
         targets: the result, or statistics of one level.
         constants: with the statistics of the levels below.
         read: reads rows of the image, each once, in order.
-        begin: the first row of the result to make; rows above are made only as far as they are needed.
+        begin, end: the rows of the result to make; others are made only as far as these need them. None: to the last.
     """
 
-    def __init__(self, graph: Graph, targets: Sequence[StreamNode], constants: Constants, read: Read, begin: int = 0):
-        self.image, self.constants, self.read, self.begin = graph.image, constants, read, begin
+    def __init__(
+        self,
+        graph: Graph,
+        targets: Sequence[StreamNode],
+        constants: Constants,
+        read: Read,
+        begin: int = 0,
+        end: int | None = None,
+    ):
+        self.image, self.constants, self.read, self.begin, self.end = graph.image, constants, read, begin, end
         self.targets = set(targets)
         self.nodes = _needed(graph, targets)
         self.users: dict[StreamNode, list[tuple[StreamNode, Edge]]] = {node: [] for node in self.nodes}
@@ -165,7 +174,7 @@ class Stepper:
         fixed = step if isinstance(step, int) else None
         heights = iter(step) if not isinstance(step, int) else iter(lambda: step, None)
         end = self.before_image(fixed or 64)
-        while any(self.done[node] < node.rows for node in self.targets):
+        while any(self.done[node] < (node.rows if self.end is None else self.end) for node in self.targets):
             end += next(heights)
             yield from self._advance(self.ends(self.goals(end)))
 
@@ -242,7 +251,8 @@ class Stepper:
             if start - 2 * (stop - start) <= low < near:  # what lies farther away is taken from older slabs
                 near = low
         near = max(near, self._oldest(node))
-        if near >= start:
+        if near >= start or node.outer > 1:
+            near = start
             value = self._made(node, start, stop, self._spare(node, start, stop))
         else:
             tail = self._take(node, near, start)
@@ -297,20 +307,20 @@ class Stepper:
             slabs = [self._take(edge.source, low, high) for edge in node.edges]
             assert node.make is not None
             return node.make(Strip(low, high, slabs, low, self.constants.value, self.constants.once))
-        held, axis, per = self.slabs[node], node.axis, node.per
+        held = self.slabs[node]
         for first, stop, value in reversed(held):
             if first <= low and high <= stop:
                 if first == low and high == stop:
                     return value
-                return value.narrow(axis, (low - first) * per, (high - low) * per)
+                return node.rows_of(value, low - first, high - low)
         pieces = []
         for first, stop, value in held:
             last = min(stop, high)
             if first <= low < last:
-                pieces.append(value.narrow(axis, (low - first) * per, (last - low) * per))
+                pieces.append(node.rows_of(value, low - first, last - low))
                 low = last
         assert low == high, f"rows {low} .. {high} of {node.name} in {node.path} are gone"
-        return torch.cat(pieces, axis)
+        return node.joined(pieces)
 
     def _release(self, node: StreamNode) -> None:
         """Forgets rows that no user needs any more; a small rest moves to memory of its own."""
@@ -326,13 +336,67 @@ class Stepper:
         if held and held[0][0] < low:
             first, stop, value = held[0]
             if (stop - low) * 4 <= (stop - first) * 3:
-                rest = value.narrow(node.axis, (low - first) * node.per, (stop - low) * node.per)
+                rest = node.rows_of(value, low - first, stop - low)
                 held[0] = (low, stop, rest.clone(memory_format=torch.preserve_format))
+
+    def footprint(self, step: int) -> tuple[int, int]:
+        """Bytes of rows held between steps, and the largest number of bytes in use during one, far from the edges."""
+        before = self.ends(self.goals((1 << 20) * step))
+        after = self.ends(self.goals((1 << 20) * step + step))
+        row_bytes = {node: _row_bytes(node) for node in self.nodes}
+        held = {node: 0 if node in self.passing or node.whole else self._rows_held(node, before) for node in self.nodes}
+        between = now = most = sum(rows * row_bytes[node] for node, rows in held.items())
+        for node in self.nodes:
+            fresh = (after[node] - before[node]) * row_bytes[node]
+            if node in self.passing or node.whole:
+                continue
+            near = 0 if node.axis is None else min(held[node], 2 * (after[node] - before[node])) * row_bytes[node]
+            made = 0 if node.out is not None else fresh
+            now += fresh + near
+            most = max(most, now + made)
+            for source in self.last_use.get(node, ()):
+                if source not in self.passing and not source.whole:
+                    now -= (after[source] - before[source]) * row_bytes[source]
+                    now -= min(held[source], 2 * (after[source] - before[source])) * row_bytes[source]
+        return between, most
+
+    def _rows_held(self, node: StreamNode, ends: dict[StreamNode, int]) -> int:
+        return max(0, ends[node] - min((edge.low(ends[user]) for user, edge in self.users[node]), default=ends[node]))
 
     @property
     def held_bytes(self) -> int:
         """Bytes of rows that wait for later steps."""
         return sum(value.numel() * value.element_size() for held in self.slabs.values() for _, _, value in held)
+
+
+def add_statistics(graph: Graph, constants: Constants, read: Read, rows: int) -> None:
+    """Measures statistics of the whole image, a sweep for each level, with those of the levels below.
+
+    rows: rows of the image in a step.
+    """
+    for level in range(1, graph.levels + 1):
+        targets = [node for node in graph.nodes if node.whole and node.level == level]
+        sweep = Stepper(graph, targets, constants, read)
+        tallest = max(node.rows for node in targets)
+        for _ in sweep.run(max(1, rows * tallest // graph.image.rows)):
+            pass
+        constants.values.update(sweep.statistics())
+
+
+def streamed(graph: Graph, image: Tensor, rows: int = 8, *, channels_last: bool = False) -> Tensor:
+    """The whole result for an image in memory (1, C, H, W)."""
+
+    def read(start: int, stop: int) -> Tensor:
+        return image[:, :, start:stop].clone(memory_format=torch.preserve_format)
+
+    constants = Constants(channels_last)
+    add_statistics(graph, constants, read, rows)
+    stepper = Stepper(graph, [graph.result], constants, read)
+    return torch.cat([strip.clone() for _, strip in stepper.run(rows_per_step(graph, rows))], 2)
+
+
+def _row_bytes(node: StreamNode) -> int:
+    return prod(node.shape) * node.dtype.itemsize // max(1, node.rows)
 
 
 def _needed(graph: Graph, targets: Sequence[StreamNode]) -> list[StreamNode]:
@@ -343,11 +407,16 @@ def _needed(graph: Graph, targets: Sequence[StreamNode]) -> list[StreamNode]:
     return [node for node in graph.nodes if node in needed]
 
 
+def idle(graph: Graph) -> Stepper:
+    """A stepper that reads nothing, to ask about steps."""
+    return Stepper(graph, [graph.result], Constants(False), lambda start, stop: torch.empty(0))
+
+
 def rows_per_step(graph: Graph, rows: int) -> int:
     """Rows of the result in a step for about `rows` rows of the image, so that in every step each node makes the same
     number of rows."""
     output = max(1, round(rows * graph.result.rows / graph.image.rows))
-    stepper = Stepper(graph, [graph.result], Constants(False), lambda start, stop: torch.empty(0))
+    stepper = idle(graph)
     least = max(node.unit for node in stepper.nodes)
     for step in sorted(least * 2**i * 3**j * 5**k for i in range(9) for j in range(4) for k in range(3)):
         marks = [stepper.ends({graph.result: (1 << 20) * step + n * step}) for n in range(3)]

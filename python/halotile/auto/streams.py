@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: MIT
+"""schedule=: tiles, or rows that stream through the model.
+
+may it stream?    a torch module by itself, and operators that run on rows: tried once on a small image
+what does it cost?
+    tiles         pixels of all windows
+    a stream      pixels of the image, x 1.1 for its smaller steps; in tiles if it holds more than memory has
+the cheaper one   unless an option says which
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from .. import memory
+from ..images.channels import Part
+from ..models.model import TensorModel
+from ..options import Options
+from ..plan import BYTES, TilePlan
+from ..run.prepared import Delivery, Opened, Prepared
+from ..run.report import Streaming
+from ..texts import bytes_text
+from .knowledge import Knowledge
+from .opening import learned, opened_model
+
+if TYPE_CHECKING:
+    from ..run.stream.schedule import Stream
+
+__all__ = ["check_schedule", "may_stream", "with_stream"]
+
+Pair = tuple[int, int]
+
+STRIPS = 1.1  # cost of a pixel in steps of a stream, as a multiple of that in large windows
+WORTH = 2e10  # multiplications that must be saved: a graph takes a second to record
+SHARE = 0.8  # of the available memory that a run may use
+TRIED = (48, 32)  # least size of the image of noise
+COLUMNS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # numbers of streams beside each other
+HEIGHTS = (128, 256, 512, 1024, 2048, 4096, 8192)  # rows of a tile through which several streams go
+
+
+class NoStream(Exception):
+    """The run goes in tiles, for this reason."""
+
+
+def check_schedule(options: Options) -> None:
+    """Raises ValueError if schedule="stream" contradicts another option."""
+    if options.schedule == "stream":
+        reason = _against(options)
+        if reason is not None:
+            raise ValueError(f"schedule must be 'auto' or 'tiles' {reason}, not 'stream'")
+
+
+def _against(options: Options) -> str | None:
+    if len(options.devices) > 1:
+        return "on several devices"
+    if options.compile:
+        return "with compile=True, which compiles whole windows"
+    if options.global_stats in ("frozen", "tile"):
+        return f"with global_stats={options.global_stats!r}: rows have the statistics of the whole image"
+    if options.needs.fixed:
+        return "for a model that takes windows of one size"
+    return None
+
+
+def may_stream(options: Options, knowledge: Knowledge, image: Any) -> bool:
+    """Whether the model streams as far as a small image shows, if the options leave the choice or ask for it."""
+    if options.schedule == "tiles" or _against(options) is not None:
+        return False
+    return _refusal(knowledge, image, options) is None
+
+
+def _refusal(knowledge: Knowledge, image: Any, options: Options) -> str | None:
+    """Why the model cannot stream; tried once on a small image."""
+    if knowledge.no_stream == "untried":
+        knowledge.no_stream = _tried(knowledge, image, options)
+    return knowledge.no_stream
+
+
+def _tried(knowledge: Knowledge, image: Any, options: Options) -> str | None:
+    model = opened_model(image, knowledge, options)
+    if not isinstance(model, TensorModel) or not model.alone:
+        return "only torch modules stream, not other callables"
+    from ..run.stream.schedule import Recorded
+    from ..run.stream.trial import refusal
+
+    info = knowledge.at_hand()
+    least = (1, 1) if info is None else info.minimum_size
+    steps = options.phase or (1, 1) if info is None else (one or 1 for one in info.phase)
+    size = tuple(-(-max(a, b) // step) * step for a, b, step in zip(TRIED, least, steps, strict=True))
+    knowledge.recorded = Recorded(model.modules[0])
+    return refusal(model, model.in_channels or image.channels, size)
+
+
+def with_stream(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> tuple[Prepared | None, Opened]:
+    """The run on rows; or None and the run in tiles, with the reason.
+
+    Raises:
+        ValueError: schedule="stream" is not possible. TileError: the model failed.
+    """
+    asked = knowledge.options
+    if opened.report.stream is not None:
+        return _as_before(opened, knowledge), opened
+    try:
+        if asked.schedule == "tiles":
+            raise NoStream
+        if asked.schedule == "auto":
+            _check_worth(opened, asked, knowledge)
+        prepared = _streaming(opened, knowledge, delivery)
+        if asked.schedule == "auto":
+            _check_cost(opened, prepared)
+        return prepared, opened
+    except NoStream as reason:
+        said = str(reason)
+        if asked.schedule == "stream":
+            raise ValueError(f"schedule must be 'auto' or 'tiles' for this model, not 'stream': {said}") from None
+        return None, replace(opened, report=replace(opened.report, schedule_why=said or None))
+
+
+def _as_before(opened: Opened, knowledge: Knowledge) -> Prepared:
+    """As for an earlier image of this size."""
+    from ..run.stream.schedule import Recorded, Stream
+
+    found = opened.report.stream
+    assert found is not None
+    traits = knowledge.traits.get(opened.image.channels) or learned(_small(opened, knowledge), knowledge)[0].traits
+    recorded = knowledge.recorded or Recorded(opened.windows.modules[0])
+    return Prepared.of(opened, traits, Stream(recorded, found.rows, found.as_is))
+
+
+def _check_worth(opened: Opened, asked: Options, knowledge: Knowledge) -> None:
+    """Raises NoStream if tiles are asked for by other options, or as cheap."""
+    if not isinstance(asked.halo, str):
+        raise NoStream
+    reason = _against(asked)
+    if reason is not None:
+        raise NoStream(f"in tiles {reason}")
+    if opened.report.how not in ("exact", "unverified"):
+        raise NoStream("in tiles, whose halo is enough")
+    tiles, rows = opened.plan.processed_pixels, _window_pixels(opened.plan)
+    if tiles <= STRIPS * rows:
+        raise NoStream(f"in tiles, which take {tiles / opened.plan.ideal_pixels:.2f} of the image's pixels")
+    if (tiles - rows) * opened.image.count * _weights(opened) < WORTH:
+        raise NoStream("in tiles, which are done before the model is recorded")
+
+
+def _check_cost(opened: Opened, prepared: Prepared) -> None:
+    stream, tiles = prepared.report.stream, opened.plan.processed_pixels / opened.plan.ideal_pixels
+    if stream is not None and tiles <= STRIPS * stream.recompute:
+        raise NoStream(f"in tiles, which take {tiles:.2f} of the image's pixels, a stream {stream.recompute:.2f}")
+
+
+def _window_pixels(plan: TilePlan) -> int:
+    first, last = plan[0].window, plan[len(plan) - 1].window
+    return (last.y_stop - first.y) * (last.x_stop - first.x)
+
+
+def _weights(opened: Opened) -> int:
+    return sum(one.numel() for module in opened.windows.modules for one in module.parameters())
+
+
+# ---- the run on rows -------------------------------------------------------------------------------------------------
+
+
+def _streaming(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> Prepared:
+    refused = _refusal(knowledge, opened.image, opened.options)
+    if refused is not None:
+        raise NoStream(refused)
+    from ..inspection.operators.streaming import NotStreamable
+    from ..run.stream.schedule import Stream
+
+    assert knowledge.recorded is not None
+    learned_from, _ = learned(_small(opened, knowledge), knowledge)
+    windows = learned_from.windows
+    options = replace(opened.options, batch_size=1)
+    schedule = Stream(knowledge.recorded, 1, _taken_as_is(opened, learned_from))
+    whole = replace(opened, windows=windows, options=options).with_tiles((opened.image.size[0], _width(opened)), 1)
+    prepared = Prepared.of(whole, learned_from.traits, schedule)
+    try:
+        return _fitted(prepared, schedule, delivery)
+    except NotStreamable as error:
+        if schedule.as_is:  # not in its own size: padded to a multiple of the phase
+            padded = replace(schedule, as_is=False)
+            try:
+                return _fitted(replace(prepared, schedule=padded), padded, delivery)
+            except NotStreamable as error:
+                raise NoStream(str(error)) from None
+        raise NoStream(str(error)) from None
+
+
+def _width(opened: Opened) -> int:
+    return max(opened.image.size[1], opened.options.phase[1])
+
+
+def _taken_as_is(opened: Opened, learned_from: Prepared) -> bool:
+    """Whether to try the image in its own size, where windows would be padded to a multiple of the phase."""
+    scale = learned_from.traits.scale
+    whole = all((side * scale).denominator == 1 for side in opened.image.size)
+    return opened.options.boundary == "native" and learned_from.traits.trim == (0, 0) and whole
+
+
+def _small(opened: Opened, knowledge: Knowledge) -> Opened:
+    """Windows that are only large enough to see what the model returns."""
+    info = opened.report.model
+    lost = (0, 0) if info is None or info.trim is None or info.scale is None else info.trim
+    scale = 1 if info is None or info.scale is None else info.scale
+    halo = tuple(max(0, math.ceil(one / scale)) for one in lost)
+    phase = opened.options.phase
+    least = (32, 32) if info is None else (max(32, one) for one in info.minimum_size)
+    tile = tuple(-(-side // step) * step for side, step in zip(least, phase, strict=True))
+    boundary = "reflect"  # of an image smaller than the window, too
+    return replace(opened, options=replace(opened.options, halo=halo, boundary=boundary)).with_tiles(tile, 1)
+
+
+def _fitted(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepared:
+    """The stream with as many rows in a step, and as many columns, as memory allows."""
+    from ..run.stream.cost import memory as memory_of
+    from ..run.stream.cost import usual_rows
+
+    graph = _graph(prepared, schedule)
+    limit, rows = _limit(prepared, delivery), usual_rows(graph)
+    streams = sum(part.how == "model" for part in prepared.traits.parts)
+    peak = memory_of(graph, rows)[1]
+    while streams * peak > limit and rows > schedule.smallest:
+        rows = max(schedule.smallest, rows // 2)
+        peak = memory_of(graph, rows)[1]
+    chosen = replace(schedule, step=rows)
+    if streams * peak <= limit:
+        height = min(prepared.image.size[0], max(rows, prepared.plan.phase[0]))
+        return _reported(prepared.with_tiles((height, _width(prepared)), 1), chosen, delivery)
+    column = streams * peak / graph.image.shape[3]
+    tile = _tile(prepared, column, limit, delivery)
+    if tile is None:
+        raise NoStream(f"a stream needs more than {bytes_text(limit)}, {bytes_text(column)} a column")
+    return _reported(prepared.with_tiles(tile, 1), replace(chosen, as_is=False), delivery)
+
+
+def _tile(prepared: Prepared, column: float, limit: int, delivery: Delivery) -> Pair | None:
+    """The tile with least recompute of those through which a stream fits in memory."""
+    height, width = prepared.image.size
+    best: tuple[int, Pair] | None = None
+    for count in COLUMNS:
+        for rows in (*HEIGHTS, height):
+            tile = min(rows, height), -(-width // count)
+            if any(side < step for side, step in zip(tile, prepared.plan.phase, strict=True)):
+                continue
+            plan = prepared.with_tiles(tile, 1).plan
+            needed = plan.window[1] * column + _waiting(plan, prepared, delivery)
+            if needed <= limit and (best is None or plan.processed_pixels < best[0]):
+                best = plan.processed_pixels, tile
+    return None if best is None else best[1]
+
+
+def _waiting(plan: TilePlan, prepared: Prepared, delivery: Delivery) -> int:
+    """Bytes of finished rows of a band, which wait until its last stream is done."""
+    if delivery.bands_waiting is None:
+        return 0
+    row = plan.output_size[1] * prepared.channels * BYTES[prepared.out_dtype]
+    return (1 + delivery.bands_waiting) * plan.tallest_band() * row
+
+
+def _limit(prepared: Prepared, delivery: Delivery) -> int:
+    """Bytes that a stream may use beside the result and what receives it."""
+    options, device = prepared.options, prepared.windows.engine.device
+    free = memory.available_bytes() if device is None else memory.free_bytes(device)
+    room = [int(SHARE * free)] if free is not None else []
+    limit = min([*room, *([options.memory_limit] if options.memory_limit else [])], default=1 << 62)
+    shape = (*prepared.plan.output_size, prepared.channels)
+    beside = delivery.bytes_beside(shape)
+    if delivery.holds_result:
+        beside += math.prod(shape) * BYTES[prepared.out_dtype] * prepared.image.count
+    return max(0, limit - beside)
+
+
+def _graph(prepared: Prepared, schedule: Stream) -> Any:
+    """The graph of the model's first part; those of others are recorded when they run."""
+    flow = schedule.flows(prepared)[0][0]
+    part: Part = next(part for part in prepared.traits.parts if part.how == "model")
+    return schedule.graph(prepared, part, flow)
+
+
+def _reported(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepared:
+    from ..run.stream.cost import flops
+    from ..run.stream.cost import memory as memory_of
+
+    flows = [flow for row in schedule.flows(prepared) for flow in row]
+    graph = _graph(prepared, schedule)
+    streams = sum(part.how == "model" for part in prepared.traits.parts)
+    held, peak = (streams * one for one in memory_of(graph, schedule.step))
+    pixels = sum(flow.window.height * flow.window.width for flow in flows)
+    stream = Streaming(
+        rows=schedule.step,
+        streams=len(flows),
+        columns=flows[0].window.width,
+        as_is=schedule.as_is,
+        recompute=pixels / prepared.plan.ideal_pixels,
+        held=held,
+        peak=peak,
+        flops=flops(graph) * streams * len(flows),
+    )
+    report = replace(prepared.report, stream=stream, schedule_why=None)
+    return replace(prepared, report=report, schedule=schedule)
