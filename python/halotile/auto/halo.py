@@ -182,7 +182,7 @@ class HaloChoice:
         if max(self.field) <= USUAL or cost <= CHEAP:
             why = f"the receptive field; {cost:.2f}x the pixels of halo {USUAL}"
             return self._at_field(why)
-        if may_stream(self.options, self.knowledge, self.image):
+        if may_stream(replace(self.options, halo=self.field), self.knowledge, self.image):
             return self._at_field(
                 f"the receptive field; {cost:.2f}x the pixels of halo {USUAL} in tiles, but rows stream"
             )

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import memory
 from ..images.channels import Part
+from ..images.image import Image
 from ..models.model import TensorModel
+from ..optional import torch_if_loaded
 from ..options import Options
-from ..plan import BYTES, TilePlan
+from ..plan import BYTES, TilePlan, make_plan
 from ..run.prepared import Delivery, Opened, Prepared
 from ..run.report import Streaming
 from ..texts import bytes_text
@@ -64,21 +66,24 @@ def _against(options: Options) -> str | None:
     return None
 
 
-def may_stream(options: Options, knowledge: Knowledge, image: Any) -> bool:
-    """Whether the model streams as far as a small image shows, if the options leave the choice or ask for it."""
-    if options.schedule == "tiles" or _against(options) is not None:
+def may_stream(options: Options, knowledge: Knowledge, image: Image) -> bool:
+    """Whether rows would stream with these options, which have numbers for halo and phase, as far as can be told
+    without recording the model for the whole image."""
+    try:
+        _check_worth(make_plan(options, image.size), options, knowledge, image.count)
+    except NoStream:
         return False
     return _refusal(knowledge, image, options) is None
 
 
-def _refusal(knowledge: Knowledge, image: Any, options: Options) -> str | None:
+def _refusal(knowledge: Knowledge, image: Image, options: Options) -> str | None:
     """Why the model cannot stream; tried once on a small image."""
     if knowledge.no_stream == "untried":
         knowledge.no_stream = _tried(knowledge, image, options)
     return knowledge.no_stream
 
 
-def _tried(knowledge: Knowledge, image: Any, options: Options) -> str | None:
+def _tried(knowledge: Knowledge, image: Image, options: Options) -> str | None:
     model = opened_model(image, knowledge, options)
     if not isinstance(model, TensorModel) or not model.alone:
         return "only torch modules stream, not other callables"
@@ -88,7 +93,8 @@ def _tried(knowledge: Knowledge, image: Any, options: Options) -> str | None:
     info = knowledge.at_hand()
     least = (1, 1) if info is None else info.minimum_size
     steps = options.phase or (1, 1) if info is None else (one or 1 for one in info.phase)
-    size = tuple(-(-max(a, b) // step) * step for a, b, step in zip(TRIED, least, steps, strict=True))
+    # Two windows of attention along each side: a single one hides what rows lie in.
+    size = tuple(-(-max(a, b, 2 * step) // step) * step for a, b, step in zip(TRIED, least, steps, strict=True))
     knowledge.recorded = Recorded(model.modules[0])
     return refusal(model, model.in_channels or image.channels, size)
 
@@ -106,7 +112,9 @@ def with_stream(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> tup
         if asked.schedule == "tiles":
             raise NoStream
         if asked.schedule == "auto":
-            _check_worth(opened, asked, knowledge)
+            if not isinstance(asked.halo, str) or opened.report.how not in ("exact", "unverified"):
+                raise NoStream
+            _check_worth(opened.plan, asked, knowledge, opened.image.count)
         prepared = _streaming(opened, knowledge, delivery)
         if asked.schedule == "auto":
             _check_cost(opened, prepared)
@@ -129,19 +137,15 @@ def _as_before(opened: Opened, knowledge: Knowledge) -> Prepared:
     return Prepared.of(opened, traits, Stream(recorded, found.rows, found.as_is))
 
 
-def _check_worth(opened: Opened, asked: Options, knowledge: Knowledge) -> None:
-    """Raises NoStream if tiles are asked for by other options, or as cheap."""
-    if not isinstance(asked.halo, str):
-        raise NoStream
-    reason = _against(asked)
+def _check_worth(plan: TilePlan, asked: Options, knowledge: Knowledge, images: int) -> None:
+    """Raises NoStream if other options ask for tiles, or if they are as cheap."""
+    reason = "" if asked.schedule == "tiles" else _against(asked)
     if reason is not None:
         raise NoStream(f"in tiles {reason}")
-    if opened.report.how not in ("exact", "unverified"):
-        raise NoStream("in tiles, whose halo is enough")
-    tiles, rows = opened.plan.processed_pixels, _window_pixels(opened.plan)
+    tiles, rows = plan.processed_pixels, _window_pixels(plan)
     if tiles <= STRIPS * rows:
-        raise NoStream(f"in tiles, which take {tiles / opened.plan.ideal_pixels:.2f} of the image's pixels")
-    if (tiles - rows) * opened.image.count * _weights(opened) < WORTH:
+        raise NoStream(f"in tiles, which take {tiles / plan.ideal_pixels:.2f} of the image's pixels")
+    if (tiles - rows) * images * _weights(knowledge.model) < WORTH:
         raise NoStream("in tiles, which are done before the model is recorded")
 
 
@@ -156,8 +160,12 @@ def _window_pixels(plan: TilePlan) -> int:
     return (last.y_stop - first.y) * (last.x_stop - first.x)
 
 
-def _weights(opened: Opened) -> int:
-    return sum(one.numel() for module in opened.windows.modules for one in module.parameters())
+def _weights(model: object) -> int:
+    """Weights of a torch module; 0 for other callables."""
+    torch = torch_if_loaded()
+    if torch is None or not isinstance(model, torch.nn.Module):
+        return 0
+    return sum(one.numel() for one in model.parameters())
 
 
 # ---- the run on rows -------------------------------------------------------------------------------------------------

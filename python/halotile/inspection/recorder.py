@@ -205,12 +205,10 @@ def _full(node: StreamNode, value: Any) -> dict[str, Any]:
 def _finished(image: StreamNode, result: StreamNode, used: list[StreamNode]) -> Graph:
     nodes: list[StreamNode] = []
     for node in used:
-        nodes += [node.statistic] if node.statistic is not None else []
-        nodes.append(node)
-        needs = arguments_of(node)
-        for one in (node.statistic, node):
-            if one is not None:
-                one.level = max((each.level for each in needs), default=0) + one.whole
+        nodes += [*node.before, node]
+        level = max((one.level for one in arguments_of(node)), default=0)
+        for one in (*node.before, node):
+            one.level = level + one.whole
         if node.statistic is not None:
             node.level = node.statistic.level
     _start_before_first_row(nodes, image)

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_iter
 from ..rowmaps import EVERYWHERE, Part, Unknown, Value, dim_size, joined, moved, opaque, spatial
 from .positions import NotInTable, moved_positions
 from .rows import Operation, at_edges, dims_of, per_axis
-from .streaming import Edge, StreamNode, Strip, ceil_div, local_stream, pieces_stream, refused, sources
+from .streaming import Edge, StreamNode, Strip, ceil_div, local_stream, parted, pieces_stream, refused, sources
 from .table import operator
 
 
@@ -218,8 +218,9 @@ def taken_stream(node: StreamNode) -> None:
         local_stream(node, source.axis - (gone and dim < source.axis))
         node.owns = False
         return
-    if is_split or gone or source.per * source.outer != 1:
+    if is_split or gone or source.outer != 1:
         raise node.refuse("it takes rows from fixed places")
+    source = parted(node, source)
     start, _, step = slice(node["start"], node["end"], node["step"]).indices(source.rows)
     node.axis, node.rows = source.axis, node.shape[source.axis]
     node.edges = [Edge(source, lambda a: a * step + start, lambda b: (b - 1) * step + start + 1)]

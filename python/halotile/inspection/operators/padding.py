@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ..rowmaps import Value, moved, opaque, spatial
 from .rows import Operation
-from .streaming import Edge, StreamNode, Strip, image_like, in_batch, local_stream, refused, sources
+from .streaming import Edge, StreamNode, Strip, image_like, in_batch, local_stream, parted, refused, sources
 from .table import operator
 
 
@@ -50,8 +50,9 @@ def constant_pad_stream(node: StreamNode) -> None:
     if not top and not bottom:
         local_stream(node, source.axis)
         return
-    if source.per * source.outer != 1:
-        raise node.refuse("it pads groups of rows")
+    if source.outer != 1:
+        raise node.refuse("it pads several images")
+    source = parted(node, source)
     node.axis, node.rows, node.owns = source.axis, source.rows + top + bottom, True
     pads[place : place + 2] = 0, 0
     node.edges = [Edge(source, lambda a: a - top, lambda b: b - top, value)]

@@ -32,6 +32,7 @@ __all__ = [
     "in_batch",
     "local_stream",
     "pair",
+    "parted",
     "pieces_stream",
     "refused",
     "same",
@@ -94,6 +95,7 @@ class StreamNode:
         out: the operator's variant that writes to a given tensor, if there is a fast one.
         owns: whether its rows have memory of their own.
         whole: whether it takes all rows together, to a value without rows: a statistic of the whole image.
+        before: nodes made for it: of a statistic, or of the rows of groups.
         statistic: the node of the statistic that its rows need; None for most.
         is_statistic: whether it is such a node: its value is a `Statistic`, not the operator's result.
         turn: rows by which it rolls the image up (negative) or down; 0 for others.
@@ -119,6 +121,7 @@ class StreamNode:
     out: Any = None
     owns: bool = False
     whole: bool = False
+    before: list[StreamNode] = field(default_factory=list)
     statistic: StreamNode | None = None
     is_statistic: bool = False
     turn: int = 0
@@ -326,10 +329,23 @@ def in_batch(node: StreamNode) -> bool:
 def image_like(node: StreamNode) -> StreamNode:
     """The source of an operator on images: (1, channels, rows, columns)."""
     source = sources(node)[0]
-    if len(source.shape) != 4 or source.axis != 2 or source.per * source.outer != 1 or source.shape[0] != 1:
+    if len(source.shape) != 4 or source.axis != 2 or source.outer != 1 or source.shape[0] != 1:
         raise node.refuse("rows are not the third dimension of one image")
     node.axis, node.rows, node.owns = 2, node.shape[2], True
-    return source
+    return parted(node, source)
+
+
+def parted(node: StreamNode, source: StreamNode) -> StreamNode:
+    """A source whose groups of rows are single rows again, as after windows are joined."""
+    if source.per == 1:
+        return source
+    rows = StreamNode(node.number, source.path, source.func, {}, None, source.shape, source.dtype, source.device)
+    per = source.per
+    rows.axis, rows.rows = source.axis, source.rows * per
+    rows.edges = [Edge(source, lambda a: a // per, lambda b: ceil_div(b, per))]
+    rows.make = lambda strip: rows.rows_of(strip.slabs[0], strip.start % per, strip.stop - strip.start)
+    node.before.append(rows)
+    return rows
 
 
 def whole_stream(node: StreamNode) -> None:
@@ -347,6 +363,7 @@ def with_statistic(node: StreamNode, rule: Callable[[Any, dict], Any]) -> None:
     )
     whole_stream(statistic)
     statistic.is_statistic = True
+    node.before.append(statistic)
     node.statistic, node.axis, node.owns = statistic, sources(node)[0].axis, True
     _with_finest_rows(node, sources(node), node.axis)
 
