@@ -23,9 +23,15 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch._ops import OpOverload
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
 __all__ = ["Shared", "decomposed", "eagerly", "looking", "same_luck", "silence", "slow_attention", "without_memory"]
 
@@ -108,7 +114,7 @@ def same_luck() -> contextlib.AbstractContextManager[None]:
     return _luck
 
 
-def _device_luck(torch: Any) -> Iterator[tuple[Any, Any]]:
+def _device_luck(torch: ModuleType) -> Iterator[tuple[ModuleType, torch.Tensor | list[torch.Tensor]]]:
     for module in (torch.cuda, torch.xpu):
         if module.is_available() and module.is_initialized():
             yield module, module.get_rng_state_all()
@@ -117,12 +123,12 @@ def _device_luck(torch: Any) -> Iterator[tuple[Any, Any]]:
             yield torch.mps, torch.mps.get_rng_state()
 
 
-def _has_none(tensor: Any) -> bool:
+def _has_none(tensor: torch.Tensor) -> bool:
     inside = _inside(tensor)
     return inside.device.type == "meta" or type(inside).__name__ == "FakeTensor"
 
 
-def _inside(tensor: Any) -> Any:
+def _inside(tensor: torch.Tensor) -> torch.Tensor:
     torch = sys.modules["torch"]
     return torch._from_functional_tensor(tensor) if torch._is_functional_tensor(tensor) else tensor
 
@@ -130,7 +136,7 @@ def _inside(tensor: Any) -> Any:
 class WithoutMemory:
     """An internal run on tensors without memory. `refused`: whether the model tried to access their memory."""
 
-    def __init__(self, fake: Any):
+    def __init__(self, fake: FakeTensorMode | None):
         self.fake, self.refused = fake, False
         self.thread, self.others = threading.get_ident(), set(threading.enumerate())
 
@@ -138,7 +144,7 @@ class WithoutMemory:
         self.refused = True
         raise RuntimeError("the model reads the memory of a tensor that has none here")
 
-    def owns(self, tensor: Any) -> bool:
+    def owns(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor in another thread belongs to this run; meta tensors do not record that."""
         if self.fake is not None:
             return getattr(tensor, "fake_mode", None) is self.fake
@@ -148,7 +154,7 @@ class WithoutMemory:
 _looks: list[WithoutMemory] = []  # current ones of all threads
 
 
-def _check_address(tensor: Any, everywhere: bool = False) -> None:
+def _check_address(tensor: torch.Tensor, everywhere: bool = False) -> None:
     """Raises if a thread of the model accesses memory; with `everywhere`, also in the thread of the run itself."""
     looks, here = tuple(_looks), threading.get_ident()
     own = [look for look in looks if look.thread == here]
@@ -178,9 +184,9 @@ def _guard_addresses() -> Callable[[], object]:
     return give_back
 
 
-def _guarded(function: Any, everywhere: bool) -> Any:
+def _guarded(function: Callable[..., object], everywhere: bool) -> Callable[..., object]:
     @functools.wraps(function)
-    def guarded(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+    def guarded(tensor: torch.Tensor, *args: object, **kwargs: object) -> object:
         _check_address(tensor, everywhere)
         return function(tensor, *args, **kwargs)
 
@@ -191,7 +197,7 @@ _guarded_addresses = Shared(_guard_addresses)
 
 
 @contextlib.contextmanager
-def without_memory(fake: Any = None) -> Iterator[WithoutMemory]:
+def without_memory(fake: FakeTensorMode | None = None) -> Iterator[WithoutMemory]:
     """A context for runs on tensors without memory: a model that asks for their address gets an error, also in threads
     that it starts.
 
@@ -203,7 +209,9 @@ def without_memory(fake: Any = None) -> Iterator[WithoutMemory]:
     look = WithoutMemory(fake)
 
     class NoAddress(TorchFunctionMode):
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(
+            self, function: Callable[..., Any], _: object, args: Any = (), kwargs: Any = None
+        ) -> Any:
             torch, name = sys.modules["torch"], getattr(function, "__name__", "")
             if name in ADDRESSES and args and isinstance(args[0], torch.Tensor) and _has_none(args[0]):
                 look.refuse()
@@ -218,7 +226,7 @@ def without_memory(fake: Any = None) -> Iterator[WithoutMemory]:
             _looks.remove(look)
 
 
-def decomposed(mode: contextlib.AbstractContextManager[Any], function: Any, args: Any, kwargs: Any) -> Any:
+def decomposed(mode: contextlib.AbstractContextManager[object], function: OpOverload, args: Any, kwargs: Any) -> Any:
     """The result of a composite operator through its parts, which `mode` sees; NotImplemented if it has none. In
     inference mode such operators reach dispatch modes whole."""
     if not function._can_decompose():

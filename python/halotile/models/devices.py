@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..optional import torch_if_loaded
 from ..texts import quoted
@@ -11,12 +11,14 @@ from ..texts import quoted
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["default_device", "usable_device"]
+__all__ = ["Device", "default_device", "usable_device"]
+
+Device: TypeAlias = "str | int | torch.device"
 
 ACCELERATORS = {"mps": "Apple GPU", "cuda": "NVIDIA or AMD GPU", "xpu": "Intel GPU"}
 
 
-def usable_device(device: Any) -> torch.device | None:
+def usable_device(device: Device | None) -> torch.device | None:
     """The torch.device for what the user gave; None for None. Raises ValueError if torch cannot use it."""
     if device is None:
         return None
@@ -50,7 +52,7 @@ def _why_missing(device: torch.device) -> str | None:
     return None
 
 
-def default_device(device: Any) -> torch.device:
+def default_device(device: Device | None) -> torch.device:
     """The device the user asked for, else the first available of MPS, CUDA and CPU."""
     if device is not None:
         return usable_device(device)

@@ -13,7 +13,7 @@ import functools
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -32,9 +32,11 @@ from .untouched.turns import turns
 if TYPE_CHECKING:
     import torch
 
+    Windows = TypeVar("Windows", np.ndarray, torch.Tensor)
+
 __all__ = ["NUMPY_WINDOWS", "EitherModel", "Model", "TensorModel"]
 
-NUMPY_WINDOWS: dict[str, np.dtype[Any]] = {
+NUMPY_WINDOWS: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(np.uint16),
@@ -60,7 +62,7 @@ class Model:
     """
 
     device: torch.device | None = None
-    compiled: Any = None
+    compiled: Callable[[torch.Tensor], object] | None = None
     alone = False
     may_choose = False
     call: Callable[[Any], Any]
@@ -68,7 +70,7 @@ class Model:
     channels_last = False
     modules: Sequence[torch.nn.Module] = ()
 
-    def __init__(self, call: Callable[[np.ndarray], Any], dtype: str = "float32"):
+    def __init__(self, call: Callable[[np.ndarray], object], dtype: str = "float32"):
         if dtype == "bfloat16":
             raise ValueError("dtype must not be bfloat16 for a model on NumPy arrays: NumPy has no such dtype")
         self.call = call
@@ -98,13 +100,12 @@ class TensorModel(Model):
 
     double = False
     writes: bool | None = None  # whether it writes to its parameters or buffers; None before the first run
-    compiled: Callable[[torch.Tensor], Any] | None = None
     may_compile = True  # False once compiling has failed
     format_checked = False  # whether `keeps_format` was asked
 
     def __init__(
         self,
-        call: Callable[[torch.Tensor], Any],
+        call: Callable[[torch.Tensor], object],
         modules: list[torch.nn.Module],
         device: torch.device,
         dtype: str,
@@ -164,7 +165,7 @@ class TensorModel(Model):
     def twin_modules(self) -> list[torch.nn.Module]:
         return roots_of(self.twin)
 
-    def probed(self, windows: np.ndarray | torch.Tensor) -> Any:
+    def probed(self, windows: Windows) -> Windows:
         """`__call__` on an array or `run` on a tensor, by the twin if there is one."""
         plain = copy.copy(self)
         plain.compiled = None
@@ -199,7 +200,7 @@ class TensorModel(Model):
         if self.compiled is None and self.may_compile:
             self.compiled = self.torch.compile(self.modules[0], dynamic=False)
 
-    def _called(self, windows: torch.Tensor) -> Any:
+    def _called(self, windows: torch.Tensor) -> object:
         if self.compiled is not None:
             try:
                 return self.compiled(windows if self.channels_last else windows.contiguous())
@@ -209,7 +210,7 @@ class TensorModel(Model):
                 self.compiled, self.may_compile = None, False
         return self._called_plainly(windows)
 
-    def _called_plainly(self, windows: torch.Tensor) -> Any:
+    def _called_plainly(self, windows: torch.Tensor) -> object:
         """Uncompiled. If channels_last, which nobody asked for, fails, windows are contiguous from then on."""
         if not (self.may_choose and self.channels_last):
             return self.call(windows if self.channels_last or not self.may_choose else windows.contiguous())

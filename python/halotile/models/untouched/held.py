@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["held"]
+
+T = TypeVar("T")
+State = TypeVar("State")
 
 
 class Held:
@@ -16,16 +19,16 @@ class Held:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.entries: dict[int, tuple[Any, Any, list[int]]] = {}  # by id: the object, its state, threads
+        self.entries: dict[int, tuple[object, Any, list[int]]] = {}  # by id: the object, its state, threads
 
-    def hold(self, thing: Any, state: Callable[[Any], Any]) -> Any:
+    def hold(self, thing: T, state: Callable[[T], State]) -> State:
         """The saved state. state: saves it, if no thread holds the object yet."""
         with self.lock:
             entry = self.entries.get(id(thing)) or self.entries.setdefault(id(thing), (thing, state(thing), []))
             entry[2].append(threading.get_ident())
         return entry[1]
 
-    def release(self, thing: Any, thread: int, give_back: Callable[[Any, Any], object], alone: bool = False) -> None:
+    def release(self, thing: T, thread: int, give_back: Callable[[T, Any], object], alone: bool = False) -> None:
         """Ends a hold and restores the state, if no other thread needs the object.
 
         Args:

@@ -9,8 +9,8 @@ import sys
 import threading
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from .turns import turns
 if TYPE_CHECKING:
     import torch
 
+    T = TypeVar("T")
+    State = TypeVar("State")
     Generator = random.Random | np.random.Generator | np.random.RandomState | torch.Generator
 
 __all__ = ["preserved"]
@@ -74,7 +76,7 @@ class Snapshot:
 
     def __init__(self) -> None:
         # By id: the object, the function that restores it, and `alone` when it was added.
-        self.held: dict[int, tuple[Any, Callable[[Any, Any], object], bool]] = {}
+        self.held: dict[int, tuple[object, Callable[..., object], bool]] = {}
         self.thread, self.alone = threading.get_ident(), False  # alone: whether this thread has the turn
 
     def add(self, module: torch.nn.Module, values: bool) -> None:
@@ -89,7 +91,7 @@ class Snapshot:
             if has_values(tensor):
                 self._add(tensor, values_of, write_back)
 
-    def _add(self, thing: Any, state: Callable[[Any], Any], give_back: Callable[[Any, Any], object]) -> bool:
+    def _add(self, thing: T, state: Callable[[Any], State], give_back: Callable[[T, State], object]) -> bool:
         """Saves an object. Returns whether it was new."""
         if id(thing) in self.held:
             return False
@@ -97,7 +99,7 @@ class Snapshot:
         self.held[id(thing)] = thing, give_back, self.alone
         return True
 
-    def _add_contents(self, container: Any, depth: int) -> None:
+    def _add_contents(self, container: Collection[object], depth: int) -> None:
         """Saves the containers, random generators and plain objects in a container."""
         for one in list(container.values() if isinstance(container, dict) else container):
             if isinstance(one, tuple) and depth:
@@ -116,13 +118,13 @@ class Snapshot:
                 all_of_them.callback(held.release, thing, self.thread, give_back, alone)
 
 
-def _is_generator(value: Any) -> bool:
+def _is_generator(value: object) -> TypeGuard[Generator]:
     import torch
 
     return isinstance(value, (random.Random, np.random.Generator, np.random.RandomState, torch.Generator))
 
 
-def _generator_state(generator: Generator) -> Any:
+def _generator_state(generator: Generator) -> object:
     """The state of a random number generator."""
     if isinstance(generator, random.Random):
         return generator.getstate()
@@ -138,7 +140,7 @@ def _set_generator(generator: Generator, state: Any) -> None:
         generator.set_state(state)
 
 
-def _refill_attributes(now: dict[str, Any], before: dict[str, Any]) -> None:
+def _refill_attributes(now: dict[str, object], before: dict[str, object]) -> None:
     _refill(now, before | {MODE: now[MODE]} if MODE in now else before)
 
 
@@ -154,7 +156,7 @@ def _refill(now: Any, before: Any) -> None:
         now.extend(before)
 
 
-def _refill_dict(now: dict[Any, Any], before: dict[Any, Any]) -> None:
+def _refill_dict(now: dict[object, object], before: dict[object, object]) -> None:
     for name in [name for name in now if name not in before]:
         now.pop(name, None)
     for name, value in before.items():
@@ -165,7 +167,7 @@ def _refill_dict(now: dict[Any, Any], before: dict[Any, Any]) -> None:
             now[name] = now.pop(name)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     """Whether it is an object with attributes, other than a module, tensor, class or function."""
     import torch
 
@@ -173,5 +175,5 @@ def _is_plain(value: Any) -> bool:
     return hasattr(value, "__dict__") and not isinstance(value, others)
 
 
-def _give_simple(now: dict[str, Any], before: dict[str, Any]) -> None:
+def _give_simple(now: dict[str, object], before: dict[str, object]) -> None:
     give_back_tensors(now, before, SIMPLE)

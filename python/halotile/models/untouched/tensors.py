@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def tensors_of(module: torch.nn.Module) -> Iterator[torch.Tensor]:
             yield value
 
 
-def leaves(value: Any, depth: int = DEPTH) -> Iterator[Any]:
+def leaves(value: Collection[object], depth: int = DEPTH) -> Iterator[object]:
     """The elements of a container, with nested containers flattened."""
     inner = value.values() if isinstance(value, dict) else value
     for one in list(inner):
@@ -116,7 +116,7 @@ def give_memory(tensor: torch.Tensor, data: torch.Tensor) -> None:
         tensor.data = data
 
 
-def give_back_tensors(now: dict[str, Any], before: dict[str, Any], kinds: tuple[type, ...] = ()) -> None:
+def give_back_tensors(now: dict[str, object], before: dict[str, object], kinds: tuple[type, ...] = ()) -> None:
     """Restores the entries of a dict that now hold a new tensor or a value of the kinds."""
     import torch
 
