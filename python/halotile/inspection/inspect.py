@@ -4,21 +4,26 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..models.descriptor import unwrapped
 from ..models.recalled import remember
-from ..options import MODEL_DTYPES, dtype_name
+from ..options import MODEL_DTYPES, Device, DType, dtype_name
 from ..texts import named
 from .info import STATISTICS, Field, GlobalOperation, ModelInfo
 from .measure import Measured, measured
+
+if TYPE_CHECKING:
+    from .structure import Structure
 
 __all__ = ["inspect_model"]
 
 STRUCTURE_SIDE = 64  # image side for graph analysis, input pixels; smaller images are a single attention window
 
 
-def inspect_model(model: Any, *, device: Any = None, dtype: Any = None, sample: Any = None) -> ModelInfo:
+def inspect_model(
+    model: Any, *, device: Device | None = None, dtype: DType | None = None, sample: Any = None
+) -> ModelInfo:
     """Determines what a model needs to run on tiles, and how it behaves.
 
     Three methods are compared: analysis of its operators ("structure" in ``how``), propagation of positions through a
@@ -88,7 +93,8 @@ class Structural:
     """
 
     def __init__(self, model: Any):
-        self.model, self.found = model, None
+        self.model = model
+        self.found: Structure | None = None
 
     def expected(self, result: Measured) -> int:
         """Analyses the model. Returns the radius of its field, so that windows of the right length are tried first."""
@@ -107,7 +113,7 @@ class Structural:
         return max(self.found.receptive_field or (0,))
 
 
-def _compare(structure: Any, result: Measured) -> None:
+def _compare(structure: Structure | None, result: Measured) -> None:
     """Records agreement in `how` and disagreement in `doubts`; the larger claim wins."""
     if structure is None:
         return
@@ -154,10 +160,10 @@ def _compare_fields(told: Field | None, result: Measured, globally: bool) -> Non
         result.field = result.field.union(told)
 
 
-def _agree(result: Measured, name: str, own: Any, told: Any) -> None:
+def _agree(result: Measured, name: str, own: object, told: object) -> None:
     if told is None:
         return
-    if own == told or (isinstance(own, tuple) and own is not None and tuple(own) == tuple(told)):
+    if own == told:
         _add(result, name)
     else:
         text = f"{name.replace('_', ' ')}: {_plain(told)} by graph analysis, {_plain(own)} by running the model"
@@ -169,7 +175,7 @@ def _add(result: Measured, name: str) -> None:
     result.how[name] = f"structure, {how}" if how else "structure"
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return str(tuple(value)) if isinstance(value, tuple) else str(value)
 
 

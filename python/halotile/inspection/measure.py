@@ -9,19 +9,26 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ..memory import is_out_of_memory
 from ..models.around import looking
+from ..models.devices import Device
 from ..models.untouched.copies import uncompiled
 from ..texts import named
 from .copies import float_copy, one_thread, own_copy
 from .info import Field, GlobalOperation
-from .perturbation import PHASES, Verdict, ends_agree, falsify, field_by_perturbation, repeats
+from .perturbation import Runs, Verdict, ends_agree, falsify, field_by_perturbation, repeats
 from .runner import Runner, close, random
-from .shapes import Pair, Shapes, find_shapes, fixed_window
+from .shapes import PHASES, Pair, Shapes, find_shapes, fixed_window
+
+if TYPE_CHECKING:
+    import torch
+
+    T = TypeVar("T")
 
 __all__ = ["Measured", "measured", "multiple_of"]
 
@@ -86,7 +93,7 @@ class Measured:
 def measured(
     model: Any,
     *,
-    device: Any = None,
+    device: Device | None = None,
     dtype: str | None = None,
     sample: Any = None,
     expected: Callable[[Measured], int] = lambda _: 0,
@@ -103,7 +110,7 @@ def measured(
         return _measured(uncompiled(model), Runner(own, device, dtype), sample, expected)
 
 
-def multiple_of(model: Any, device: Any = None, dtype: str | None = None) -> Pair:
+def multiple_of(model: Any, device: Device | None = None, dtype: str | None = None) -> Pair:
     """The multiples (rows, columns) that window sizes must have, found by trying small windows; 1 if unknown. The model
     is left unchanged."""
     try:
@@ -202,7 +209,7 @@ class Doubled:
 
     rounding = 1e-9
 
-    def __init__(self, call: Callable, torch: Any, seconds: float):
+    def __init__(self, call: Callable[[torch.Tensor], torch.Tensor], torch: ModuleType, seconds: float):
         self.call, self.torch, self.seconds = call, torch, seconds
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
@@ -210,7 +217,7 @@ class Doubled:
             return self.call(self.torch.from_numpy(np.array(windows, np.float64))).numpy()
 
 
-def _in_double(model: Any, run: Runner, check: Callable, otherwise: Any) -> Any:
+def _in_double(model: Any, run: Runner, check: Callable[[Runs], T], otherwise: T) -> T:
     """The result of check(run) for the model in float64, or `otherwise` if it cannot run in float64."""
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(model, torch.nn.Module):
@@ -272,7 +279,7 @@ def _confirm_field(model: Any, run: Runner, result: Measured) -> None:
         return
     phase = tuple(one or 1 for one in result.phase)
 
-    def attempts(run) -> Verdict:
+    def attempts(run: Runs) -> Verdict:
         return falsify(run, result.shapes, result.field, phase)
 
     verdict = attempts(run)
@@ -293,7 +300,7 @@ def _confirm_ends(model: Any, run: Runner, result: Measured) -> None:
         return
 
     def along(axis: int, step: int) -> tuple[bool, bool]:
-        def agree(run) -> tuple[bool, bool]:
+        def agree(run: Runs) -> tuple[bool, bool]:
             return ends_agree(run, result.shapes, result.field, step, axis)
 
         agreed = agree(run)

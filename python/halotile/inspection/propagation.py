@@ -20,42 +20,26 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from ..models.around import slow_attention
 from .info import STATISTICS, Field, GlobalOperation
 from .operators.positions import CHUNK, EDGE, NOTHING
-from .perturbation import Sizes
 from .positions import Positions
+from .shapes import Pair, Shapes
 
 __all__ = ["Propagation", "propagate"]
 
 LONGEST = 8192  # window, input pixels
-STRIDES = (
-    1,
-    2,
-    4,
-    8,
-    16,
-    32,
-    64,
-    1 / 2,
-    1 / 3,
-    1 / 4,
-    1 / 8,
-    3,
-    5,
-    6,
-    7,
-    10,
-    12,
-    14,
-)  # input pixels to the next element
+# Input pixels to the next element, likely ones first.
+STRIDES = (*(1, 2, 4, 8, 16, 32, 64), *(1 / 2, 1 / 3, 1 / 4, 1 / 8), *(3, 5, 6, 7, 10, 12, 14))
 LARGEST_PHASE = 256  # input pixels
 
-Pair = tuple[int, int]
+Call = Callable[[torch.Tensor], object]
+Names = dict[int, str]  # paths of modules, by id
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,9 +63,7 @@ class Propagation:
     notes: tuple[str, ...] = ()
 
 
-def propagate(
-    call: Callable[[torch.Tensor], Any], shapes: Sizes, modules: Sequence[torch.nn.Module], expected: int = 0
-) -> Propagation:
+def propagate(call: Call, shapes: Shapes, modules: Sequence[torch.nn.Module], expected: int = 0) -> Propagation:
     """Propagates positions through a model.
 
     Args:
@@ -125,7 +107,7 @@ class _Axis(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _along(axis: int, call: Callable, shapes: Sizes, thin: int, names: dict[int, str], least: int) -> _Axis:
+def _along(axis: int, call: Call, shapes: Shapes, thin: int, names: Names, least: int) -> _Axis:
     """Doubles the window until the outputs in its middle third have all their inputs inside it."""
     length = shapes.legal(axis, max(least, 192, 8 * thin, 4 * shapes.multiple[axis]))
     while True:
@@ -158,7 +140,7 @@ def _along(axis: int, call: Callable, shapes: Sizes, thin: int, names: dict[int,
     return _Axis(length, reach, phase, _all(m.mode.found for m in passes), unknown, _all(m.mode.notes for m in passes))
 
 
-def _all(parts: Iterable[Sequence]) -> tuple:
+def _all(parts: Iterable[Sequence[T]]) -> tuple[T, ...]:
     return tuple(dict.fromkeys(one for part in parts for one in part))
 
 
@@ -167,7 +149,7 @@ class _Pass(NamedTuple):
     distances: torch.Tensor  # (others, outputs): distance of the farthest inputs, for outputs in the middle third
 
 
-def _pass(call: Callable, shapes: Sizes, axis: int, length: int, thin: int, names: dict, backwards: bool) -> _Pass:
+def _pass(call: Call, shapes: Shapes, axis: int, length: int, thin: int, names: Names, backwards: bool) -> _Pass:
     """Runs the model once, in one direction."""
     size = [thin, thin]
     size[axis] = length
@@ -276,11 +258,11 @@ def _named(mode: Positions) -> Iterator[None]:
     """Tells the mode which module is running, and makes attention run as single operators."""
     thread, hooks = threading.get_ident(), torch.nn.modules.module
 
-    def enter(module: torch.nn.Module, _: Any) -> None:
+    def enter(module: torch.nn.Module, _: object) -> None:
         if threading.get_ident() == thread:
             mode.enter(module)
 
-    def leave(*_: Any) -> None:
+    def leave(*_: object) -> None:
         if threading.get_ident() == thread:
             mode.leave()
 

@@ -11,7 +11,7 @@ __all__ = ["recalled", "remember", "told_about", "tried_with"]
 
 _inspected: weakref.WeakKeyDictionary[object, object] = weakref.WeakKeyDictionary()
 _tried: weakref.WeakKeyDictionary[object, dict[object, Any]] = weakref.WeakKeyDictionary()
-_warned: weakref.WeakKeyDictionary[object, set[str]] = weakref.WeakKeyDictionary()
+_warned: weakref.WeakKeyDictionary[object, set[object]] = weakref.WeakKeyDictionary()
 
 
 def remember(model: object, info: object) -> None:
@@ -28,7 +28,7 @@ def recalled(model: object) -> Any:
         return None
 
 
-def told_about(model: object) -> set[str]:
+def told_about(model: object) -> set[object]:
     """The keys of warnings that were given about a model."""
     try:
         return _warned.setdefault(model, set())
