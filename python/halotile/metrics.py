@@ -81,7 +81,7 @@ class Comparison:
             lines.append(f"seam score      {self.seams[1]:.4f}, of the first image {self.seams[0]:.4f}")
         return "\n".join(lines)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """A dict for json.dumps. Non-finite numbers become None: if "equal" is true, a PSNR of None is infinite."""
         seams = None if self.seams is None else {"a": _finite(self.seams[0]), "b": _finite(self.seams[1])}
         return {
@@ -319,7 +319,7 @@ def _viridis() -> np.ndarray:
 # ---- images of any kind ----------------------------------------------------------------------------------------------
 
 
-def _any_layout(image: Any) -> str | None:
+def _any_layout(image: object) -> str | None:
     """Any layout with as many axes, for metrics that do not depend on their order."""
     return {2: "HW", 3: "HWC", 4: "NHWC"}.get(getattr(image, "ndim", 0))
 

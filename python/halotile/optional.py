@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import sys
 import traceback
+from types import ModuleType
 from typing import Any
 
 from .texts import full_text, quoted
@@ -21,7 +22,7 @@ def torch_if_loaded() -> Any:
     return sys.modules.get("torch")
 
 
-def import_zarr() -> Any:
+def import_zarr() -> ModuleType:
     try:
         import zarr
     except ImportError as error:
