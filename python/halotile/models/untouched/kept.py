@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from .held import held
+from .saved import held
 from .tensors import equal, give_back_tensors, give_memory, has_values, values_of, write, write_back, write_moved
 from .turns import turns
 

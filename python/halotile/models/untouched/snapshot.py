@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 import numpy as np
 
 from ..reach import all_modules
-from .held import held
+from .saved import held
 from .tensors import DEPTH, give_back_tensors, has_values, tensors_of, values_of, write_back
 from .turns import turns
 
