@@ -67,12 +67,12 @@ def float_copy(model: Any, torch: ModuleType, dtype: str = "float32") -> Iterato
         yield model, modules
 
 
-def _found_threads() -> Callable[[], object]:
+def _save_threads() -> Callable[[], object]:
     torch = sys.modules.get("torch")
     return (lambda: None) if torch is None else functools.partial(torch.set_num_threads, torch.get_num_threads())
 
 
-_threads = Shared(_found_threads)
+_threads = Shared(_save_threads)
 
 
 @contextlib.contextmanager
@@ -86,4 +86,4 @@ def one_thread() -> Iterator[None]:
         try:
             yield
         finally:
-            _threads.give_back()
+            _threads.restore()

@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import frames_inside
 from ..optional import torch_if_loaded
 from ..texts import full_text, named
-from .around import same_luck, silence
+from .around import preserved_rng, silence
 from .modes import evaluating
 from .modules import device_and_dtype, first_convolution, mostly_convolutions
 from .outputs import checked_array, checked_tensor
@@ -141,14 +141,14 @@ class TensorModel(Model):
         that device, with any strides."""
         torch = self.torch
         watched = self.writes is not False
-        with turns.run(self.modules), tensors_kept(self.modules, watched=watched) as keeping:
+        with turns.run(self.modules), tensors_kept(self.modules, watched=watched) as saved:
             with evaluating(self.modules), torch.inference_mode():
                 output = self._called(windows.double() if self.double else windows)
                 if isinstance(output, np.ndarray):
                     output = torch.from_numpy(checked_array(output, len(windows)))
                 output = checked_tensor(output, len(windows)).to(self.device)
             if self.writes is None:
-                self.writes = keeping.written()
+                self.writes = saved.written()
             return output
 
     @functools.cached_property
@@ -171,7 +171,7 @@ class TensorModel(Model):
         plain.compiled = None
         if self.twin is not None:
             plain.call, plain.modules = self.twin, self.twin_modules
-        with same_luck(), silence:
+        with preserved_rng, silence:
             return plain(windows) if isinstance(windows, np.ndarray) else plain.run(windows)
 
     def keeps_format(self, windows: np.ndarray | torch.Tensor, rounding: float) -> bool | None:

@@ -42,11 +42,11 @@ def reachable(value: object, depth: int = 2) -> Iterator[object]:
     """A value, and everything that it reaches within `depth` steps."""
     yield value
     if depth:
-        for one in _next_to(value):
+        for one in _neighbours(value):
             yield from reachable(one, depth - 1)
 
 
-def _next_to(value: object) -> Iterator[object]:
+def _neighbours(value: object) -> Iterator[object]:
     """What a value reaches in one step."""
     if isinstance(value, functools.partial):
         yield from (value.func, *value.args, *value.keywords.values())
@@ -105,12 +105,12 @@ def _hidden_in(things: Iterable[object], kind: type[T], parts: Callable[[T], Ite
     while waiting and len(seen) < MOST + len(known):
         value, depth = waiting.popleft()
         if type(value) in PROXIES:
-            value = _behind(value)
+            value = _proxied(value)
         if type(value) in PLAIN or id(value) in seen:
             continue
         seen[id(value)] = value
         if not issubclass(type(value), kind):
-            waiting.extend((one, depth - 1) for one in _steps(value) if depth and _may_hold(one))
+            waiting.extend((one, depth - 1) for one in _contents(value) if depth and _may_hold(one))
         elif id(value) not in known:
             found.append(value)
             for part in parts(value):
@@ -129,14 +129,14 @@ def _may_hold(value: Any) -> bool:
     return kind not in PLAIN
 
 
-def _behind(proxy: Any) -> object:
+def _proxied(proxy: Any) -> object:
     """The object of a weak proxy, or None."""
     with contextlib.suppress(ReferenceError, AttributeError):  # it was collected
         return proxy.__init__.__self__
     return None
 
 
-def _steps(value: Any) -> Iterator[object]:
+def _contents(value: Any) -> Iterator[object]:
     """What an object holds."""
     own = type(value)
     if issubclass(own, CONTAINERS):
