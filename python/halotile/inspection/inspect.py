@@ -125,48 +125,48 @@ def _compare(structure: Structure | None, result: Measured) -> None:
     _agree(result, "trim", result.shapes.trim, structure.trim)
     if tuple(result.phase) != (None, None):
         _agree(result, "phase", result.phase, structure.phase)
-    told = tuple(GlobalOperation(path, kind, "structure") for path, _, kind in structure.global_operations)
+    structural = tuple(GlobalOperation(path, kind, "structure") for path, _, kind in structure.global_operations)
     paths = {one.path for one in result.global_operations}
-    if {one.path for one in told} == paths:
+    if {one.path for one in structural} == paths:
         _add(result, "global_operations")
         result.global_operations = tuple(
-            one._replace(kind=_kind(one, told, result.global_operations), how=f"structure, {one.how}")
+            one._replace(kind=_kind(one, structural, result.global_operations), how=f"structure, {one.how}")
             for one in result.global_operations
         )
     else:
-        result.doubts.append(f"graph analysis finds other global operations: {_paths(told)}")
-        result.global_operations += tuple(one for one in told if one.path not in paths)
-    _compare_fields(structure.receptive_field, result, bool(told))
+        result.doubts.append(f"graph analysis finds other global operations: {_paths(structural)}")
+        result.global_operations += tuple(one for one in structural if one.path not in paths)
+    _compare_fields(structure.receptive_field, result, bool(structural))
 
 
-def _kind(one: GlobalOperation, told: tuple[GlobalOperation, ...], own: tuple[GlobalOperation, ...]) -> str:
+def _kind(one: GlobalOperation, structural: tuple[GlobalOperation, ...], own: tuple[GlobalOperation, ...]) -> str:
     """The name that graph analysis gives an operation; if its module has several, one of the same sort."""
-    there = [other.kind for other in told if other.path == one.path]
+    there = [other.kind for other in structural if other.path == one.path]
     if len(there) == 1 == sum(other.path == one.path for other in own):
         return there[0]
     alike = [kind for kind in there if (kind in STATISTICS) == (one.kind in STATISTICS)]
     return one.kind if one.kind in alike or not alike else alike[0]
 
 
-def _compare_fields(told: Field | None, result: Measured, globally: bool) -> None:
-    if told is None:
+def _compare_fields(structural: Field | None, result: Measured, globally: bool) -> None:
+    if structural is None:
         if globally:
             result.field = None
         if (result.field is None) == globally:
             _add(result, "receptive_field")
         return
-    _agree(result, "receptive_field", result.field, told)
+    _agree(result, "receptive_field", result.field, structural)
     if result.field is not None:
-        result.field = result.field.union(told)
+        result.field = result.field.union(structural)
 
 
-def _agree(result: Measured, name: str, own: object, told: object) -> None:
-    if told is None:
+def _agree(result: Measured, name: str, own: object, structural: object) -> None:
+    if structural is None:
         return
-    if own == told:
+    if own == structural:
         _add(result, name)
     else:
-        text = f"{name.replace('_', ' ')}: {_plain(told)} by graph analysis, {_plain(own)} by running the model"
+        text = f"{name.replace('_', ' ')}: {_plain(structural)} by graph analysis, {_plain(own)} by running the model"
         result.doubts.append(text)
 
 

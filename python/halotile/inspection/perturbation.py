@@ -135,11 +135,11 @@ def _affordable(run: Runs, across: int) -> int:
     return int(SECONDS / (run.seconds * across))
 
 
-def _changed_outside(image: np.ndarray, axis: int, kept: Pair, seed: int, loud: float) -> np.ndarray:
-    """The image with new noise of amplitude `loud` before kept[0] and from kept[1] on."""
+def _changed_outside(image: np.ndarray, axis: int, interval: Pair, seed: int, loud: float) -> np.ndarray:
+    """The image with new noise of amplitude `loud` before interval[0] and from interval[1] on."""
     changed = image.copy()
     cut = [slice(None)] * 4
-    for part in (slice(0, kept[0]), slice(kept[1], None)):
+    for part in (slice(0, interval[0]), slice(interval[1], None)):
         cut[2 + axis] = part
         shape = changed[tuple(cut)].shape
         changed[tuple(cut)] = np.random.default_rng(seed).random(shape, np.float32) * loud
@@ -148,13 +148,13 @@ def _changed_outside(image: np.ndarray, axis: int, kept: Pair, seed: int, loud: 
 
 def _compared(run: Runs, want: np.ndarray, got: np.ndarray, shapes: Shapes, axis: int, target: int, nan: bool) -> str:
     at = np.flatnonzero(floor_at(np.arange(want.shape[2 + axis]), shapes, axis) == target)
-    one, other = want.take(at, 2 + axis), got.take(at, 2 + axis)
-    if np.array_equal(one, other, equal_nan=True):
+    expected, actual = want.take(at, 2 + axis), got.take(at, 2 + axis)
+    if np.array_equal(expected, actual, equal_nan=True):
         return "equal"
     if nan:
         return "NaN"
     size = max(float(np.abs(want).max()), float(np.abs(got).max()), 1e-30)
-    return "rounding" if float(np.abs(one - other).max()) <= run.rounding * size else "changed"
+    return "rounding" if float(np.abs(expected - actual).max()) <= run.rounding * size else "changed"
 
 
 def repeats(run: Runs, shapes: Shapes, reach: Pair, period: int, axis: int) -> bool | None:
@@ -208,17 +208,17 @@ def _agreeing(run: Runs, shapes: Shapes, reach: Pair, period: int, axis: int, le
     seen = floor_at(np.arange(first.shape[2 + axis]), shapes, axis)
     within = (seen >= before) & (seen < length - after)
     inside, at_end = True, True
-    for one, start, free in ((first, 0, seen < length - after), (last, shift, seen >= before)):
-        apart = _apart(one, _part(whole, axis, int(start * shapes.scale), one.shape[2 + axis]), axis)
+    for part, start, free in ((first, 0, seen < length - after), (last, shift, seen >= before)):
+        apart = _apart(part, _part(whole, axis, int(start * shapes.scale), part.shape[2 + axis]), axis)
         differs = free & ~(apart <= 10 * run.rounding * max(float(np.abs(whole).max()), 1e-30))
         inside &= not (differs & within).any()
         at_end &= not (differs & ~within).any()
     return inside, at_end
 
 
-def _apart(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
+def _apart(first: np.ndarray, second: np.ndarray, axis: int) -> np.ndarray:
     """The largest difference at each position along the axis."""
-    return np.abs(one - other).max(axis=tuple(i for i in range(4) if i != 2 + axis))
+    return np.abs(first - second).max(axis=tuple(i for i in range(4) if i != 2 + axis))
 
 
 def _part(image: np.ndarray, axis: int, start: int, length: int) -> np.ndarray:

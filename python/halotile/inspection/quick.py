@@ -71,10 +71,10 @@ def plain_look(module: nn.Module) -> Quick | None:
         if isinstance(layer, nn.PixelShuffle) and kind is nn.PixelShuffle:
             scale, trim = scale * layer.upscale_factor, [lost * layer.upscale_factor for lost in trim]
         elif isinstance(layer, nn.Conv2d) and kind is nn.Conv2d and set(layer.stride) == {1}:
-            taken = [_taken(layer, axis) for axis in (0, 1)]
-            if any(lost % 2 or lost < 0 for lost in taken):
+            trimmed = [_trimmed(layer, axis) for axis in (0, 1)]
+            if any(lost % 2 or lost < 0 for lost in trimmed):
                 return None
-            trim = [before + lost // 2 for before, lost in zip(trim, taken, strict=True)]
+            trim = [before + lost // 2 for before, lost in zip(trim, trimmed, strict=True)]
         elif kind not in POINTWISE:
             return None
     return Quick((1, 1), Fraction(scale), (trim[0], trim[1]))
@@ -89,7 +89,7 @@ def _chain(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
-def _taken(layer: nn.Conv2d, axis: int) -> int:
+def _trimmed(layer: nn.Conv2d, axis: int) -> int:
     """Pixels that a convolution trims along an axis, at both ends together."""
     reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
     if layer.padding == "same":

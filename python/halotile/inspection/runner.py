@@ -73,9 +73,9 @@ def random(channels: int, height: int, width: int, *, batch: int = 1, seed: int 
     return np.random.default_rng(seed).random((batch, channels, height, width), np.float32)
 
 
-def close(run: Runner, one: np.ndarray, other: np.ndarray) -> bool:
-    if one.shape != other.shape:
+def close(run: Runner, first: np.ndarray, second: np.ndarray) -> bool:
+    if first.shape != second.shape:
         return False
-    if np.array_equal(one, other, equal_nan=True):
+    if np.array_equal(first, second, equal_nan=True):
         return True
-    return float(np.abs(one - other).max()) <= run.rounding * float(np.abs(one).max())
+    return float(np.abs(first - second).max()) <= run.rounding * float(np.abs(first).max())
