@@ -15,10 +15,11 @@ from fractions import Fraction
 import torch
 from torch import nn
 
+from .info import Pair
+
 __all__ = ["Quick", "plain_look", "quick_look"]
 
 SIZE = (64, 64)  # of the analysed image, in pixels
-Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from ..models.needs import needs_of
+from .info import Pair
 from .runner import Runner
 
 __all__ = ["PHASES", "Pair", "Shapes", "find_shapes", "fixed_window"]
@@ -20,8 +21,6 @@ SIDES += (208, 180, 240, 336, 384, 512, 572, 400, 392, 432)
 # Candidates for a phase, input pixels.
 PHASES = (*range(1, 11), 12, 14, 15, 16, 18, 20, 24, 28, 30, 32, 36, 40, 48, 56, 64, 96, 128)
 CHANNELS = (3, 1, 4, 2, 6, 8, 12, 16)
-
-Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
