@@ -45,6 +45,10 @@ class Field(NamedTuple):
         """(rows, columns): the larger of the two sides."""
         return max(self.top, self.bottom), max(self.left, self.right)
 
+    def along(self, axis: int) -> Pair:
+        """(before, after) along the rows (axis 0) or the columns (axis 1)."""
+        return (self.top, self.bottom) if axis == 0 else (self.left, self.right)
+
     def union(self, other: Field) -> Field:
         """The larger of both fields on each side."""
         return Field(*map(max, self, other))

@@ -107,7 +107,7 @@ def _name(axis: int) -> str:
 
 def _attempts(run: Runs, shapes: Shapes, field: Field, phase: Pair, axis: int) -> Iterator[str]:
     """Compares in a short window at several phases, and once in a longer one for distant dependencies."""
-    before, after = reach = (field.top, field.bottom) if axis == 0 else (field.left, field.right)
+    before, after = reach = field.along(axis)
     first, last = ends(shapes, reach, axis)
     size = strip(run, shapes, axis, first + last + 2 * phase[axis] + 4)
     longer = size.copy()
@@ -190,7 +190,7 @@ def ends_agree(run: Runs, shapes: Shapes, field: Field, period: int, axis: int) 
     Args:
         period: input pixels with which the output shifts along the axis.
     """
-    reach = ends(shapes, (field.top, field.bottom) if axis == 0 else (field.left, field.right), axis)
+    reach = ends(shapes, field.along(axis), axis)
     agreed = _agreeing(run, shapes, reach, period, axis, max(reach))  # covers both ends at low cost
     return agreed if all(agreed) else _agreeing(run, shapes, reach, period, axis, sum(reach))
 
