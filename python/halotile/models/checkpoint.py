@@ -186,8 +186,8 @@ def _not_imported(error: Exception) -> ImportError:
     if package and "." not in package:
         command = install_torchvision() if package == "torchvision" else f"pip install {package}"
         return ImportError(f"{NO_NETWORK}; spandrel, which would rebuild it, needs {package}: {command}")
-    said = torchvision_advice(error) or named(error)
-    return ImportError(f"{NO_NETWORK}, and spandrel cannot be imported: {said}")
+    reason = torchvision_advice(error) or named(error)
+    return ImportError(f"{NO_NETWORK}, and spandrel cannot be imported: {reason}")
 
 
 # ---- weights and networks --------------------------------------------------------------------------------------------

@@ -25,14 +25,14 @@ def usable_device(device: Device | None) -> torch.device | None:
     torch = torch_if_loaded()
     text = f"device {device!r:.80} is not available"
     try:
-        asked = torch.device(device)
+        requested = torch.device(device)
     except Exception as error:  # torch raises many kinds
         raise ValueError(f"{text}: torch has no such device") from error
-    missing = _why_missing(asked)
+    missing = _why_missing(requested)
     if missing is not None:
         raise ValueError(f"{text}: {missing}")
     try:
-        return torch.empty(0, device=asked).device
+        return torch.empty(0, device=requested).device
     except Exception as error:  # drivers raise any kind
         raise ValueError(f"{text}: {quoted(error)}") from error
 

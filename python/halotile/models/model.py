@@ -101,7 +101,7 @@ class TensorModel(Model):
     double = False
     writes: bool | None = None  # whether it writes to its parameters or buffers; None before the first run
     may_compile = True  # False once compiling has failed
-    format_checked = False  # whether `keeps_format` was asked
+    format_checked = False  # whether `keeps_format` was called
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class TensorModel(Model):
         return self._called_plainly(windows)
 
     def _called_plainly(self, windows: torch.Tensor) -> object:
-        """Uncompiled. If channels_last, which nobody asked for, fails, windows are contiguous from then on."""
+        """Uncompiled. If channels_last, the default choice, fails, windows are contiguous from then on."""
         if not (self.may_choose and self.channels_last):
             return self.call(windows if self.channels_last or not self.may_choose else windows.contiguous())
         try:

@@ -42,8 +42,8 @@ def converted(module: torch.nn.Module, device: Device | None, dtype: str | None)
     try:
         return copied(module).to(device=device, dtype=getattr(torch, dtype) if dtype else None)
     except Exception as error:  # a module may raise anything when it is copied
-        asked = " and ".join(f"{name}={value}" for name, value in (("device", device), ("dtype", dtype)) if value)
-        text = f"{asked} asks for a converted copy of model, which cannot be copied: {quoted(error)}"
+        requested = " and ".join(f"{name}={value}" for name, value in (("device", device), ("dtype", dtype)) if value)
+        text = f"{requested} asks for a converted copy of model, which cannot be copied: {quoted(error)}"
         raise ValueError(f"{text}; convert it yourself") from error
 
 

@@ -57,13 +57,7 @@ def _convolution(layer: Layer, data: Weights) -> nn.Module:
         raise ValueError(f"{layer}: {count} weights do not make {outputs} outputs, {kernel}, in {groups} groups")
     weight = data.take_tagged(count, layer)
     bias = data.take(outputs, layer) if layer.whole(5) else None
-    settings: dict[str, Any] = {
-        "stride": stride,
-        "dilation": dilation,
-        "groups": groups,
-        "bias": bias is not None,
-        "device": "meta",
-    }
+    settings = dict[str, Any](stride=stride, dilation=dilation, groups=groups, bias=bias is not None, device="meta")
     parts = _cropped(layer, settings) if transposed else _padded(layer, kernel, settings)
     kind = nn.ConvTranspose2d if transposed else PointConvolution if _is_point(kernel, stride, settings) else nn.Conv2d
     convolution = kind(inputs, outputs, kernel, **settings)
@@ -192,7 +186,7 @@ def _wiring(inputs: tuple[float, float], outputs: tuple[float, float]) -> Callab
 
     def build(layer: Layer, _: Weights) -> None:
         layer.wires(inputs, outputs)
-        layer.asked.update(layer.settings)  # the size of an input is a hint
+        layer.used.update(layer.settings)  # the size of an input is a hint
 
     return build
 
@@ -227,7 +221,7 @@ def _scale(layer: Layer, data: Weights) -> nn.Module:
     count = layer.whole(0, UNSET, least=1, most=ANY_COUNT)
     if count == UNSET:
         layer.wires((2, 2))
-        layer.asked.add(1)  # without weights there is no bias either: src/layer/scale.cpp
+        layer.used.add(1)  # without weights there is no bias either: src/layer/scale.cpp
         return Scale(None, None)
     layer.wires((1, 1))
     return Scale(data.take(count, layer), data.take(count, layer) if layer.whole(1) else None)
@@ -258,7 +252,7 @@ def _binary(layer: Layer, _: Weights) -> nn.Module:
         layer.wires((1, 1))
         return Binary(operation=operation, number=layer.number(2))
     layer.wires((2, 2))
-    layer.asked.add(2)
+    layer.used.add(2)
     return Binary(operation=operation)
 
 
@@ -324,10 +318,10 @@ def _pixel_shuffle(layer: Layer) -> nn.Module:
 def _pooling(layer: Layer) -> nn.Module:
     average = layer.whole(0, most=1)
     if layer.whole(4):
-        layer.asked.update(layer.settings)
+        layer.used.update(layer.settings)
         return GlobalPooling(maximum=not average)
     if layer.whole(7):
-        layer.asked.update(layer.settings)
+        layer.used.update(layer.settings)
         width = layer.whole(8, least=1)
         size = (layer.whole(18, width, least=1), width)
         if not all(size):
