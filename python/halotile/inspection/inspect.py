@@ -45,8 +45,8 @@ def inspect_model(
     Raises:
         ValueError, TypeError: an option is invalid, or the model accepts none of the windows that are tried.
     """
-    asked = unwrapped(model)
-    model = opened(asked)
+    original = unwrapped(model)
+    model = opened(original)
     structure = Structural(model)
     dtype = dtype_name("dtype", dtype, MODEL_DTYPES)
     result = measured(model, device=device, dtype=dtype, sample=sample, expected=structure.expected)
@@ -71,7 +71,7 @@ def inspect_model(
         how=result.how,
         doubts=tuple(dict.fromkeys(result.doubts)),
     )
-    remember(asked, info)
+    remember(original, info)
     return info
 
 

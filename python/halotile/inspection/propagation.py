@@ -121,20 +121,15 @@ def _along(axis: int, call: Call, shapes: Shapes, thin: int, names: Names, least
         phase = _period(torch.stack(distances), shapes.scale, length) if clean else None
         unknown = _all(one.mode.unknown for one in passes)
         size = (length, thin) if axis == 0 else (thin, length)
-        measured = (
-            shapes.fixed
-            or length > LONGEST // 4
-            or all(
-                _reach_of_operand(operand, axis, size, phase or 1, backwards=i == 0)
-                for i, one in enumerate(passes)
-                for operand in one.mode.taken
-            )
-        )
-        if (clean and phase and measured) or unknown or shapes.fixed or length * 2 > LONGEST:
+        if unknown or shapes.fixed or length * 2 > LONGEST:
+            break
+        operands = ((operand, i == 0) for i, one in enumerate(passes) for operand in one.mode.taken)
+        enough = length > LONGEST // 4 or all(_reach_of(one, axis, size, phase or 1, back) for one, back in operands)
+        if clean and phase and enough:
             break
         length = shapes.legal(axis, length * 2)
     seen = clean and all(float(one.max()) > NOTHING for one in distances)
-    reach = tuple(max(0, int(one.max())) for one in distances) if seen else None
+    reach = (max(0, int(distances[0].max())), max(0, int(distances[1].max()))) if seen else None
     if reach and phase and passes[0].mode.found and not shapes.fixed:
         reach, phase = _with_operands(reach, phase, passes, axis, size)
     return _Axis(length, reach, phase, _all(m.mode.found for m in passes), unknown, _all(m.mode.notes for m in passes))
@@ -184,25 +179,23 @@ def _pass(call: Call, shapes: Shapes, axis: int, length: int, thin: int, names: 
 # ---- inputs of global operations -------------------------------------------------------------------------------------
 
 
-def _with_operands(
-    reach: Pair, phase: int, passes: list[_Pass], axis: int, size: Pair
-) -> tuple[tuple[int, ...] | None, int]:
+def _with_operands(reach: Pair, phase: int, passes: list[_Pass], axis: int, size: Pair) -> tuple[Pair | None, int]:
     """The reach and phase that cover both the outputs and the inputs of global operations, whose statistics are
     measured on tiles too, cut at multiples of the phase."""
     wide = list(reach)
     for i, one in enumerate(passes):
         for operand in one.mode.taken:
-            found = _reach_of_operand(operand, axis, size, phase, backwards=i == 0)
+            found = _reach_of(operand, axis, size, phase, backwards=i == 0)
             if found is None:
                 one.mode.notes.append("the receptive field of a global operation's inputs is unknown")
                 return None, phase
             distance, stride = found
             phase = math.lcm(phase, stride)
             wide[i] = max(wide[i], -(-distance // stride) * stride)
-    return tuple(wide), phase
+    return (wide[0], wide[1]), phase
 
 
-def _reach_of_operand(seen: torch.Tensor, axis: int, size: Pair, phase: int, backwards: bool) -> tuple[int, int] | None:
+def _reach_of(seen: torch.Tensor, axis: int, size: Pair, phase: int, backwards: bool) -> tuple[int, int] | None:
     """The reach of elements in the middle third of a feature map, and its stride in input pixels; None if unknown. The
     dimension of the axis is the one along which positions grow evenly, up to steps of a phase."""
     length = size[axis]

@@ -16,8 +16,8 @@ from .runner import Runner
 __all__ = ["PHASES", "Pair", "Shapes", "find_shapes", "fixed_window"]
 
 # Window sides to try, input pixels: they cover all usual factors of strides and attention windows.
-SIDES = (16, 32, 64, 128, 24, 48, 56, 96, 112, 40, 72, 80, 140, 144, 188, 192, 224, 256, 120, 168, 200, 196, 216, 176)
-SIDES += (208, 180, 240, 336, 384, 512, 572, 400, 392, 432)
+SIDES = [16, 32, 64, 128, 24, 48, 56, 96, 112, 40, 72, 80, 140, 144, 188, 192, 224, 256, 120, 168, 200, 196, 216, 176]
+SIDES += [208, 180, 240, 336, 384, 512, 572, 400, 392, 432]
 # Candidates for a phase, input pixels.
 PHASES = (*range(1, 11), 12, 14, 15, 16, 18, 20, 24, 28, 30, 32, 36, 40, 48, 56, 64, 96, 128)
 CHANNELS = (3, 1, 4, 2, 6, 8, 12, 16)
@@ -134,10 +134,10 @@ def _first(run: Runner, sample: Any, fixed: Pair | None) -> tuple[Pair, int, tup
 
 def _windows_tried(run: Runner) -> Iterator[Pair]:
     """Yields the sizes to try; sizes that an error of the model asks for come next."""
-    asked = False
+    tried = False
     for side in SIDES:
-        if run.multiple is not None and not asked:
-            asked, least = True, -(-64 // run.multiple) * run.multiple
+        if run.multiple is not None and not tried:
+            tried, least = True, -(-64 // run.multiple) * run.multiple
             yield from ((least, least), (4 * least, 4 * least))
         yield side, side
 
