@@ -15,18 +15,19 @@ import sys
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..optional import torchvision_advice
 from ..texts import named, one_line, quoted
 from . import catalog
 from .needs import Needs
+from .onnx import Provider, load_onnx
 
 __all__ = ["load_model"]
 
 Loaded = Callable[..., Any]
-Providers = Sequence[str | tuple[str, Mapping[str, object]]]
+Providers = Sequence[Provider]
 
 
 def load_model(
@@ -131,8 +132,6 @@ HEAD = 512  # bytes that identify the type of a file
 def _from_file(path: str, providers: Providers | None) -> Loaded:
     kind = _kind_of(path)
     if kind == "ONNX":
-        from .onnx import load_onnx
-
         return _opened(path, kind, lambda: load_onnx(path, providers))
     if providers is not None:
         raise ValueError(f"providers must be None for model {path!r}, which is not an ONNX file")
