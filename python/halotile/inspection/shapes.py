@@ -71,12 +71,9 @@ def find_shapes(run: Runner, *, sample: Any = None, fixed: Pair | None = None) -
         ValueError: the model accepts none of the windows that are tried, or its scales differ.
     """
     window, channels, output = _first(run, sample, fixed)
-    if fixed is not None:
-        scale = Fraction(output[1], window[0])
-        return Shapes(channels, output[0], scale, minimum=window, multiple=window, window=window, fixed=True)
-    sides = [_Side(run, channels, window, output, axis) for axis in (0, 1)]
-    rhythms = [side.rhythm() for side in sides]
-    if rhythms[0] is None or rhythms[1] is None:  # the model accepts nothing larger
+    axes = (0, 1) if fixed is None else ()
+    rhythms = [_Side(run, channels, window, output, axis).rhythm() for axis in axes]
+    if fixed is not None or None in rhythms:  # the model accepts nothing larger
         scale = Fraction(output[1], window[0])
         return Shapes(channels, output[0], scale, minimum=window, multiple=window, window=window, fixed=True)
     scales, multiple = zip(*rhythms, strict=True)
