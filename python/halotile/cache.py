@@ -47,11 +47,11 @@ def kept(name: str, about: object) -> Any:
         return None
 
 
-def _checksum(path: Path, result: Any) -> str:
+def _checksum(path: Path, result: object) -> str:
     return hashlib.sha256(f"{path.name} {json.dumps(result, sort_keys=True)}".encode()).hexdigest()
 
 
-def keep(name: str, about: object, result: Any) -> None:
+def keep(name: str, about: object, result: object) -> None:
     """Caches a result. Other processes see all of it or nothing; failures are ignored."""
     path = _file(name, about)
     if path is None:

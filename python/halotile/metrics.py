@@ -26,17 +26,9 @@ SSIM_WINDOW = 11  # window side in pixels for sigma 1.5
 UNKNOWN = f"not known: needs scikit-image, and {SSIM_WINDOW} pixels a side"
 NEAR, BESIDE = 1, 16  # lines around a tile edge: those that the edge affects, and those that it is compared with
 
-VIRIDIS = (  # nine equidistant colours of the map; it is nearly linear between them
-    (68, 1, 84),
-    (71, 45, 123),
-    (59, 82, 139),
-    (44, 114, 142),
-    (33, 145, 140),
-    (40, 174, 128),
-    (94, 201, 98),
-    (173, 220, 48),
-    (253, 231, 37),
-)
+# Nine equidistant colours of the map, which is nearly linear between them.
+HEX = ("440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725")
+VIRIDIS = [tuple(bytes.fromhex(colour)) for colour in HEX]
 
 
 class Largest(NamedTuple):
@@ -81,7 +73,7 @@ class Comparison:
             lines.append(f"seam score      {self.seams[1]:.4f}, of the first image {self.seams[0]:.4f}")
         return "\n".join(lines)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """A dict for json.dumps. Non-finite numbers become None: if "equal" is true, a PSNR of None is infinite."""
         seams = None if self.seams is None else {"a": _finite(self.seams[0]), "b": _finite(self.seams[1])}
         return {
@@ -169,7 +161,7 @@ def ssim(a: Any, b: Any, data_range: float | None = None, *, layout: str | None 
         raise ImportError("SSIM needs scikit-image: pip install 'halotile[metrics]'") from error
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": data_range}
     planes = zip(first.reshape(-1, *first.shape[2:]), second.reshape(-1, *second.shape[2:]), strict=True)
-    return float(np.mean([structural_similarity(one, other, **options) for one, other in planes]))
+    return float(np.mean([structural_similarity(*pair, **options) for pair in planes]))
 
 
 def compare(
@@ -310,16 +302,15 @@ def heatmap(a: Any, b: Any, scale: float | None = None, *, layout: str | None = 
 
 
 def _viridis() -> np.ndarray:
-    anchors = np.array(VIRIDIS, float)
-    at = np.linspace(0, len(anchors) - 1, 256)
-    channels = [np.interp(at, np.arange(len(anchors)), anchors[:, channel]) for channel in range(3)]
+    at = np.linspace(0, len(VIRIDIS) - 1, 256)
+    channels = [np.interp(at, np.arange(len(VIRIDIS)), values) for values in zip(*VIRIDIS, strict=True)]
     return np.rint(np.stack(channels, -1)).astype(np.uint8)
 
 
 # ---- images of any kind ----------------------------------------------------------------------------------------------
 
 
-def _any_layout(image: Any) -> str | None:
+def _any_layout(image: object) -> str | None:
     """Any layout with as many axes, for metrics that do not depend on their order."""
     return {2: "HW", 3: "HWC", 4: "NHWC"}.get(getattr(image, "ndim", 0))
 

@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: MIT
-"""Packages that need not be there: what to type where they are missing, or do not fit together."""
+"""Optional packages, and the commands that install missing or incompatible ones."""
 
 from __future__ import annotations
 
 import re
 import sys
 import traceback
+from types import ModuleType
 from typing import Any
 
 from .texts import full_text, quoted
 
 __all__ = ["import_zarr", "install_torchvision", "torch_if_loaded", "torchvision_advice"]
 
-INDEXED = re.compile(r"cpu|xpu|cu\d+|rocm[\d.]+")  # builds of torch that have a package index of their own
+INDEXED = re.compile(r"cpu|xpu|cu\d+|rocm[\d.]+")  # builds of torch with their own package index
 MADE_FOR = re.compile(r"torch\s*\(?==\s*([\w.+]+)")
 
 
 def torch_if_loaded() -> Any:
-    """The torch module if something imported it already. Nobody holds a tensor without."""
+    """The torch module if it was imported; else None, and there can be no tensors."""
     return sys.modules.get("torch")
 
 
-def import_zarr() -> Any:
+def import_zarr() -> ModuleType:
     try:
         import zarr
     except ImportError as error:
@@ -30,11 +31,8 @@ def import_zarr() -> Any:
 
 
 def torchvision_advice(error: BaseException) -> str | None:
-    """What an import that failed in torchvision says, and what to do: it works with the one torch that it was made for.
-
-    Returns:
-        None where the failure is about something else.
-    """
+    """The message of an import that failed in torchvision, and the remedy: torchvision works only with the torch that
+    it was built for. None if the failure has another cause."""
     if not _is_about_torchvision(error):
         return None
     own, torch = _version("torchvision"), _version("torch")
@@ -55,8 +53,8 @@ def _is_about_torchvision(error: BaseException) -> bool:
 
 
 def _version(package: str) -> str | None:
-    """Without importing it: that may be what failed."""
-    import importlib.metadata  # takes longer than most of what halotile imports
+    """A package's version, without importing it, as that may be what failed."""
+    import importlib.metadata  # slow to import
 
     try:
         return importlib.metadata.version(package)
@@ -77,7 +75,7 @@ def _torch_of_torchvision() -> str | None:
 
 
 def install_torchvision(upgrade: bool = False) -> str:
-    """The line to type. pip takes the torchvision that asks for this torch, and leaves torch as it is."""
+    """The command for pip: it finds the torchvision for the installed torch and leaves torch as it is."""
     version, _, build = (_version("torch") or "").partition("+")
     pinned = f' "torch=={version}"' if version else " torch"
     index = f" --extra-index-url https://download.pytorch.org/whl/{build}" if INDEXED.fullmatch(build) else ""

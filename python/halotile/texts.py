@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""How errors of others are quoted, and how amounts of memory are written.
+"""Texts in messages: quotations of other libraries' errors, and amounts of memory.
 
-What torch says of a failure may fill screens. An error of this package quotes the first sentence of it; the exception
-itself, with all of its text, is chained as ``__cause__``.
+Error texts of torch may fill screens. This package's errors quote the first sentence and chain the exception itself as
+``__cause__``.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = [
 ]
 
 LONGEST_QUOTE = 200  # characters
-LONGEST_LINE = 1000  # of an error that this package wrote itself
-LOOKED_AT = 20_000  # characters of a text in which its first sentence is looked for
+LONGEST_LINE = 1000  # characters of this package's own errors
+SEARCHED = 20_000  # characters that are searched for the end of the first sentence
 UNREADABLE = "(its text cannot be read)"
 
-# A sentence ends at its stop, or at the end of its line. It goes on where a colon or a comma promises more, where the
-# next line starts in small letters, and where the next sentence says what was expected: that is half of the message.
+# A sentence ends at a full stop or at the end of a line. It goes on after a colon or comma, if the next line starts
+# with a small letter, and if the next sentence says what was expected.
 SENTENCE_END = re.compile(
     r"""(?: (?<=[.!?]) (?<!e\.g\.) (?<!i\.e\.) [ ]? \s (?![ ]?[a-z])
         |   (?<![:,;(\s]) [ ]? \n (?![ ]?[a-z(\[])
@@ -38,10 +38,10 @@ SENTENCE_END = re.compile(
     re.VERBOSE,
 )
 SPACES = re.compile(r"[^\S\n]+")
-LARGEST_MULTIPLE = 512  # pixels, that an error is believed
+LARGEST_MULTIPLE = 512  # pixels; larger numbers are hardly multiples
 SHORTEST_SENTENCE = 12  # characters: "Sorry." says nothing
 
-# A text that quotes a traceback says what happened where that ends.
+# In a text that quotes a traceback, its last line has the error.
 QUOTES_A_TRACEBACK = re.compile(r"Traceback [^\n]{0,40}\(most recent call last\)")
 END_OF_TRACEBACK = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt)\b: .*", re.MULTILINE)
 
@@ -51,32 +51,32 @@ UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 def full_text(error: BaseException) -> str:
-    """All of an exception's text, whatever its ``__str__`` does; empty where that cannot be read."""
+    """An exception's whole text; empty if its ``__str__`` fails."""
     try:
-        return str.__str__(str(error))  # of a subclass of str, the text alone
+        return str.__str__(str(error))  # a plain str, even from a subclass
     except Exception:
         return ""
 
 
 def quoted(error: BaseException) -> str:
-    """The first sentence of an exception's text, on one line of at most 200 characters; its type where it has none."""
+    """The first sentence of an exception's text, on one line of at most 200 characters; its type if it has no text."""
     return _first_sentence(error) or type(error).__name__
 
 
 def named(error: BaseException) -> str:
-    """The same after the exception's type."""
+    """An exception's type and the first sentence of its text."""
     text = _first_sentence(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def one_line(error: BaseException, longest: int = LONGEST_LINE) -> str:
-    """All of the text of an exception that this package raised, on one line; its type where there is none."""
+    """The whole text of an exception of this package, on one line; its type if it has no text."""
     return shortened(full_text(error), longest) or type(error).__name__
 
 
 def multiple_told(text: str) -> int | None:
-    """The number of which sides must be multiples, as far as a model's error says that; None if it does not."""
-    found = [int(number) for number in ABOUT_MULTIPLES.findall(text[:LOOKED_AT])]
+    """The number that window sides must be multiples of, according to a model's error; None if it names none."""
+    found = [int(number) for number in ABOUT_MULTIPLES.findall(text[:SEARCHED])]
     return math.lcm(*found) if found and 1 < math.lcm(*found) <= LARGEST_MULTIPLE else None
 
 
@@ -85,7 +85,7 @@ def _first_sentence(error: BaseException) -> str:
         text = str.__str__(str(error))
     except Exception:
         return UNREADABLE
-    text = SPACES.sub(" ", text[:LOOKED_AT]).strip()
+    text = SPACES.sub(" ", text[:SEARCHED]).strip()
     if QUOTES_A_TRACEBACK.search(text):
         text = (END_OF_TRACEBACK.findall(text) or [text])[-1]
     end = SENTENCE_END.search(text, SHORTEST_SENTENCE)
@@ -93,25 +93,21 @@ def _first_sentence(error: BaseException) -> str:
 
 
 def shortened(text: str, longest: int = LONGEST_QUOTE) -> str:
-    """A text on one line that any terminal can show, cut between words where it is longer."""
+    """A text on one line of printable characters, cut between words if it is too long."""
     line = " ".join(text[: 20 * longest].split())
     if not line.isprintable():
-        line = "".join(letter if letter.isprintable() else _escaped(letter) for letter in line)
+        line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
     if len(line) <= longest:
         return line
     whole_words = line[: longest - 3].rpartition(" ")[0]
     return (whole_words if len(whole_words) > longest // 2 else line[: longest - 3]) + "..."
 
 
-def _escaped(letter: str) -> str:
-    return letter.encode("unicode_escape").decode("ascii")
-
-
 def bytes_text(count: float, rounded: Callable[[float], int] = round) -> str:
-    """An amount of memory as people say it: "34 MiB", "1.2 GiB".
+    """An amount of memory, such as "34 MiB" or "1.2 GiB".
 
     Args:
-        rounded: to whole numbers: round, math.floor for what is not to be exceeded, math.ceil for what is needed.
+        rounded: rounds to whole numbers: math.floor for limits, math.ceil for requirements.
     """
     power = 0
     while power < len(UNITS) - 1 and rounded(count / 1024**power) >= 1024:

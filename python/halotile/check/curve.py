@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Unpack
-
-import numpy as np
 
 from ..auto.error_curve import WINDOWS, ErrorCurve, measured_curve
 from ..auto.knowledge import Knowledge
-from ..inspection.known import known_model
-from ..options import HalolessOptions, RunOptions, integer
+from ..options import HalolessOptions, integer
 from ..run.report import HOLDING
 
 __all__ = ["ErrorCurve", "error_curve"]
@@ -47,12 +45,11 @@ def error_curve(
     if not tried:
         raise ValueError("halos must name at least one, not none")
     count = integer("windows", windows, 1)
-    info = known_model(model, options.get("device"), options.get("dtype"))
+    knowledge = Knowledge.of(model, {**options, "halo": 0})
+    info = knowledge.inspected()
     holds = options.get("global_stats") in HOLDING and bool(info.global_operations)
-    rows, columns = (one or 1 for one in np.broadcast_to(options.get("phase") or info.phase, 2).tolist())
-    given: RunOptions = {**options, "halo": 0, "phase": (rows, columns), "global_stats": "frozen" if holds else None}
-    knowledge = Knowledge.of(model, {**given})
-    knowledge.info = info
+    phase = tuple(step or 1 for step in knowledge.options.phase or info.phase)
+    knowledge = knowledge.like(replace(knowledge.options, phase=phase, global_stats="frozen" if holds else None))
     field = info.local_field if holds else info.receptive_field
     exact = field and max(field.halo)
     return measured_curve(knowledge.open(image), knowledge, knowledge.options, exact, tried, count)

@@ -7,13 +7,17 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from ..models.around import Shared
 from ..models.modes import evaluating
 from ..models.reach import modules_of, roots_of
 from ..models.untouched.copies import copied, uncompiled
 from ..models.untouched.snapshot import preserved
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["float_copy", "modules_in", "one_thread", "own_copy"]
 
@@ -37,7 +41,7 @@ def _own(model: Any) -> Any:
         return model
 
 
-def modules_in(model: Any) -> list[Any]:
+def modules_in(model: object) -> list[torch.nn.Module]:
     """The torch modules that a model is or holds."""
     torch = sys.modules.get("torch")
     if torch is None:
@@ -46,7 +50,7 @@ def modules_in(model: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
-def float_copy(model: Any, torch: Any, dtype: str = "float32") -> Iterator[tuple[Callable, list]]:
+def float_copy(model: Any, torch: ModuleType, dtype: str = "float32") -> Iterator[tuple[Callable, list]]:
     """A copy in that dtype on the CPU, in eval mode; if the model is not a module, the callable itself."""
     if isinstance(model, torch.nn.Module):
         fixed = type(model).__name__ == "FixedShape"
@@ -63,12 +67,12 @@ def float_copy(model: Any, torch: Any, dtype: str = "float32") -> Iterator[tuple
         yield model, modules
 
 
-def _found_threads() -> Callable[[], object]:
+def _save_threads() -> Callable[[], object]:
     torch = sys.modules.get("torch")
     return (lambda: None) if torch is None else functools.partial(torch.set_num_threads, torch.get_num_threads())
 
 
-_threads = Shared(_found_threads)
+_threads = Shared(_save_threads)
 
 
 @contextlib.contextmanager
@@ -82,4 +86,4 @@ def one_thread() -> Iterator[None]:
         try:
             yield
         finally:
-            _threads.give_back()
+            _threads.restore()

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..texts import quoted
 
@@ -19,10 +19,13 @@ VERSION = 2
 AGAINST = ("contradicted", "receptive field could not be confirmed")  # in doubts about the field itself
 
 # Kinds of operations that reduce the whole image to a few numbers, which can be held fixed.
-STATISTICS = ("global pooling", "squeeze-and-excite", "instance norm", "group norm", "norm over space")
-STATISTICS += ("matrix product over space",)
+STATISTICS = (
+    *("global pooling", "squeeze-and-excite", "instance norm", "group norm"),
+    *("norm over space", "matrix product over space"),
+)
 
 Pair = tuple[int, int]
+T = TypeVar("T")
 
 
 class Field(NamedTuple):
@@ -41,6 +44,10 @@ class Field(NamedTuple):
     def halo(self) -> Pair:
         """(rows, columns): the larger of the two sides."""
         return max(self.top, self.bottom), max(self.left, self.right)
+
+    def along(self, axis: int) -> Pair:
+        """(before, after) along the rows (axis 0) or the columns (axis 1)."""
+        return (self.top, self.bottom) if axis == 0 else (self.left, self.right)
 
     def union(self, other: Field) -> Field:
         """The larger of both fields on each side."""
@@ -178,46 +185,45 @@ class ModelInfo:
         return cls(**{name: restored(name, content[name]) for name in names})
 
 
-def restored(name: str, value: Any) -> Any:
+def restored(name: str, value: object) -> Any:
     """An attribute's value from untrusted JSON data. Raises ValueError."""
     try:
-        found = RESTORED[name](value)
+        return RESTORED[name](value)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
         raise ValueError(f"{name} cannot be read from {value!r:.80}: {quoted(error)}") from error
-    return found
 
 
 LARGEST = 1 << 20  # for any number of pixels or channels
 
 
-def _whole(value: Any, least: int = 0) -> int:
+def _whole(value: object, least: int = 0) -> int:
     if type(value) is not int or not least <= value <= LARGEST:
         raise ValueError(f"it must be a whole number from {least} to {LARGEST}")
     return value
 
 
-def _sides(value: Any, least: int) -> Pair:
+def _sides(value: Iterable[object], least: int) -> Pair:
     rows, columns = value
     return _whole(rows, least), _whole(columns, least)
 
 
-def _phase(value: Any) -> tuple[int | None, int | None]:
+def _phase(value: Iterable[object]) -> tuple[int | None, int | None]:
     rows, columns = (None if one is None else _whole(one, 1) for one in value)
     return rows, columns
 
 
-def _field(value: Any) -> Field | None:
+def _field(value: Iterable[object] | None) -> Field | None:
     return None if value is None else Field(*map(_whole, value))
 
 
-def _scale(value: Any) -> Fraction:
+def _scale(value: object) -> Fraction:
     scale = Fraction(_string(value))
     if scale <= 0 or max(scale.numerator, scale.denominator) > 1024:
         raise ValueError("it must be a positive fraction with terms up to 1024")
     return scale
 
 
-def _range(value: Any) -> tuple[float, float] | None:
+def _range(value: Iterable[Any] | None) -> tuple[float, float] | None:
     if value is None:
         return None
     low, high = map(float, value)
@@ -226,27 +232,27 @@ def _range(value: Any) -> tuple[float, float] | None:
     return low, high
 
 
-def _string(value: Any) -> str:
+def _string(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("it must be a string")
     return value
 
 
-def _truth(value: Any) -> bool:
+def _truth(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError("it must be true or false")
     return value
 
 
-def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _optional(read: Callable[[object], T]) -> Callable[[object], T | None]:
     return lambda value: None if value is None else read(value)
 
 
-def _operation(value: Any) -> GlobalOperation:
+def _operation(value: Iterable[object]) -> GlobalOperation:
     return GlobalOperation(*map(_string, value))
 
 
-RESTORED: dict[str, Callable[[Any], Any]] = {
+RESTORED: dict[str, Callable[[Any], object]] = {
     "scale": _scale,
     **dict.fromkeys(("in_channels", "out_channels"), _optional(lambda value: _whole(value, 1))),
     **dict.fromkeys(("receptive_field", "local_field"), _field),
@@ -266,7 +272,7 @@ def known(value: int | None) -> str:
     return "unknown" if value is None else str(value)
 
 
-def both(rows: Any, columns: Any) -> str:
+def both(rows: object, columns: object) -> str:
     return f"{rows}" if rows == columns else f"{rows} (rows), {columns} (columns)"
 
 

@@ -4,21 +4,26 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..models.descriptor import unwrapped
 from ..models.recalled import remember
-from ..options import MODEL_DTYPES, dtype_name
+from ..options import MODEL_DTYPES, Device, DType, dtype_name
 from ..texts import named
 from .info import STATISTICS, Field, GlobalOperation, ModelInfo
 from .measure import Measured, measured
+
+if TYPE_CHECKING:
+    from .structure import Structure
 
 __all__ = ["inspect_model"]
 
 STRUCTURE_SIDE = 64  # image side for graph analysis, input pixels; smaller images are a single attention window
 
 
-def inspect_model(model: Any, *, device: Any = None, dtype: Any = None, sample: Any = None) -> ModelInfo:
+def inspect_model(
+    model: Any, *, device: Device | None = None, dtype: DType | None = None, sample: Any = None
+) -> ModelInfo:
     """Determines what a model needs to run on tiles, and how it behaves.
 
     Three methods are compared: analysis of its operators ("structure" in ``how``), propagation of positions through a
@@ -40,8 +45,8 @@ def inspect_model(model: Any, *, device: Any = None, dtype: Any = None, sample: 
     Raises:
         ValueError, TypeError: an option is invalid, or the model accepts none of the windows that are tried.
     """
-    asked = unwrapped(model)
-    model = opened(asked)
+    original = unwrapped(model)
+    model = opened(original)
     structure = Structural(model)
     dtype = dtype_name("dtype", dtype, MODEL_DTYPES)
     result = measured(model, device=device, dtype=dtype, sample=sample, expected=structure.expected)
@@ -66,7 +71,7 @@ def inspect_model(model: Any, *, device: Any = None, dtype: Any = None, sample: 
         how=result.how,
         doubts=tuple(dict.fromkeys(result.doubts)),
     )
-    remember(asked, info)
+    remember(original, info)
     return info
 
 
@@ -88,7 +93,8 @@ class Structural:
     """
 
     def __init__(self, model: Any):
-        self.model, self.found = model, None
+        self.model = model
+        self.found: Structure | None = None
 
     def expected(self, result: Measured) -> int:
         """Analyses the model. Returns the radius of its field, so that windows of the right length are tried first."""
@@ -107,7 +113,7 @@ class Structural:
         return max(self.found.receptive_field or (0,))
 
 
-def _compare(structure: Any, result: Measured) -> None:
+def _compare(structure: Structure | None, result: Measured) -> None:
     """Records agreement in `how` and disagreement in `doubts`; the larger claim wins."""
     if structure is None:
         return
@@ -119,48 +125,48 @@ def _compare(structure: Any, result: Measured) -> None:
     _agree(result, "trim", result.shapes.trim, structure.trim)
     if tuple(result.phase) != (None, None):
         _agree(result, "phase", result.phase, structure.phase)
-    told = tuple(GlobalOperation(path, kind, "structure") for path, _, kind in structure.global_operations)
+    structural = tuple(GlobalOperation(path, kind, "structure") for path, _, kind in structure.global_operations)
     paths = {one.path for one in result.global_operations}
-    if {one.path for one in told} == paths:
+    if {one.path for one in structural} == paths:
         _add(result, "global_operations")
         result.global_operations = tuple(
-            one._replace(kind=_kind(one, told, result.global_operations), how=f"structure, {one.how}")
+            one._replace(kind=_kind(one, structural, result.global_operations), how=f"structure, {one.how}")
             for one in result.global_operations
         )
     else:
-        result.doubts.append(f"graph analysis finds other global operations: {_paths(told)}")
-        result.global_operations += tuple(one for one in told if one.path not in paths)
-    _compare_fields(structure.receptive_field, result, bool(told))
+        result.doubts.append(f"graph analysis finds other global operations: {_paths(structural)}")
+        result.global_operations += tuple(one for one in structural if one.path not in paths)
+    _compare_fields(structure.receptive_field, result, bool(structural))
 
 
-def _kind(one: GlobalOperation, told: tuple[GlobalOperation, ...], own: tuple[GlobalOperation, ...]) -> str:
+def _kind(one: GlobalOperation, structural: tuple[GlobalOperation, ...], own: tuple[GlobalOperation, ...]) -> str:
     """The name that graph analysis gives an operation; if its module has several, one of the same sort."""
-    there = [other.kind for other in told if other.path == one.path]
+    there = [other.kind for other in structural if other.path == one.path]
     if len(there) == 1 == sum(other.path == one.path for other in own):
         return there[0]
     alike = [kind for kind in there if (kind in STATISTICS) == (one.kind in STATISTICS)]
     return one.kind if one.kind in alike or not alike else alike[0]
 
 
-def _compare_fields(told: Field | None, result: Measured, globally: bool) -> None:
-    if told is None:
+def _compare_fields(structural: Field | None, result: Measured, globally: bool) -> None:
+    if structural is None:
         if globally:
             result.field = None
         if (result.field is None) == globally:
             _add(result, "receptive_field")
         return
-    _agree(result, "receptive_field", result.field, told)
+    _agree(result, "receptive_field", result.field, structural)
     if result.field is not None:
-        result.field = result.field.union(told)
+        result.field = result.field.union(structural)
 
 
-def _agree(result: Measured, name: str, own: Any, told: Any) -> None:
-    if told is None:
+def _agree(result: Measured, name: str, own: object, structural: object) -> None:
+    if structural is None:
         return
-    if own == told or (isinstance(own, tuple) and own is not None and tuple(own) == tuple(told)):
+    if own == structural:
         _add(result, name)
     else:
-        text = f"{name.replace('_', ' ')}: {_plain(told)} by graph analysis, {_plain(own)} by running the model"
+        text = f"{name.replace('_', ' ')}: {_plain(structural)} by graph analysis, {_plain(own)} by running the model"
         result.doubts.append(text)
 
 
@@ -169,7 +175,7 @@ def _add(result: Measured, name: str) -> None:
     result.how[name] = f"structure, {how}" if how else "structure"
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return str(tuple(value)) if isinstance(value, tuple) else str(value)
 
 

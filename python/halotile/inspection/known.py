@@ -11,6 +11,7 @@ import types
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,21 +22,26 @@ from ..models.needs import Needs
 from ..models.recalled import remember
 from ..models.untouched.copies import uncompiled
 from ..optional import torch_if_loaded
+from ..options import Device, DType
 from ..version import __version__
+from .info import ModelInfo
 
 if TYPE_CHECKING:
+    import torch
+
     from .quick import Quick
 
 __all__ = ["FORMATS", "about", "known_model", "known_quick"]
 
 WORTH_KEEPING = 0.3  # seconds; shorter quick checks are not worth a file
+Key = tuple[object, ...]  # everything that a result depends on
 # The structure at the last quick check, and its result.
-_looked_at: weakref.WeakKeyDictionary[Any, tuple[Any, Quick]] = weakref.WeakKeyDictionary()
+_looked_at: weakref.WeakKeyDictionary[torch.nn.Module, tuple[Key | None, Quick]] = weakref.WeakKeyDictionary()
 
 
-def known_model(model: Any, device: Any = None, dtype: Any = None) -> Any:
+def known_model(model: Any, device: Device | None = None, dtype: DType | None = None) -> ModelInfo:
     """`inspect_model`, or its cached result for a module with the same structure and weights."""
-    from . import ModelInfo, inspect_model
+    from . import inspect_model
 
     model = unwrapped(model)
     what = about(uncompiled(model), dtype)
@@ -89,9 +95,9 @@ class Formats:
     changes."""
 
     def __init__(self) -> None:
-        self.tried: weakref.WeakKeyDictionary[Any, tuple[Any, bool]] = weakref.WeakKeyDictionary()
+        self.tried: weakref.WeakKeyDictionary[torch.nn.Module, tuple[Key | None, bool]] = weakref.WeakKeyDictionary()
 
-    def keeps(self, module: Any, tries: Callable[[], bool]) -> bool:
+    def keeps(self, module: torch.nn.Module, tries: Callable[[], bool]) -> bool:
         """What is known of a module, or what trying it gives."""
         key, known = _shape_of(module, (), torch_if_loaded()), self.tried.get(module)
         if known is None or key is None or known[0] != key:
@@ -102,33 +108,34 @@ class Formats:
 FORMATS = Formats()
 
 
-def _shape_of(model: Any, channels: tuple[int, ...], torch: Any) -> tuple[object, ...] | None:
+def _shape_of(model: torch.nn.Module, channels: tuple[int, ...], torch: ModuleType) -> Key | None:
     """A key of everything that a module's operators depend on: that of `about` without the values of tensors, which may
     be on a device. None if there is no such key."""
-    digest = None if isinstance(model, torch.jit.ScriptModule) else _structure(model, torch)
-    if digest is None:
+    structure = None if isinstance(model, torch.jit.ScriptModule) else _structure(model, torch)
+    if structure is None:
         return None
     try:
         shapes = [(name, value.dtype, tuple(value.shape)) for name, value in _tensors(model)]
     except RuntimeError:  # tensors without a shape
         return None
-    return __version__, torch.__version__, channels, digest.hexdigest(), repr(shapes)
+    return __version__, torch.__version__, channels, hashlib.sha256(structure).hexdigest(), repr(shapes)
 
 
-def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
+def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_parameters()
     yield from model.named_buffers()
 
 
-def about(model: Any, dtype: Any) -> tuple[object, ...] | None:
+def about(model: Any, dtype: DType | None) -> Key | None:
     """A key that identifies a module: its classes, their source files, settings and weights. None if it is not a
     module, or has hooks. Functions in other files that its classes call are not part of the key."""
     torch = torch_if_loaded()
     if torch is None or not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return None
-    digest = _structure(model, torch)
-    if digest is None:
+    structure = _structure(model, torch)
+    if structure is None:
         return None
+    digest = hashlib.sha256(structure)
     try:
         for name, value in _tensors(model):
             digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
@@ -138,35 +145,35 @@ def about(model: Any, dtype: Any) -> tuple[object, ...] | None:
     return __version__, torch.__version__, str(dtype), digest.hexdigest()
 
 
-def _structure(model: Any, torch: Any) -> Any:
-    """A digest of a module's classes, their files and settings; None if something has no complete printed form."""
-    digest = hashlib.sha256()
+def _structure(model: torch.nn.Module, torch: ModuleType) -> bytes | None:
+    """A module's classes, their files and settings; None if something has no complete printed form."""
     try:
-        for name, inner in model.named_modules():
-            digest.update(repr((name, _settings(inner, torch))).encode() + _source(type(inner)))
+        modules = model.named_modules()
+        return b"".join(
+            repr((name, _settings(inner, torch))).encode() + _source(type(inner)) for name, inner in modules
+        )
     except Exception:  # includes errors of the module's own description
         return None
-    return digest
 
 
-def _bytes(tensor: Any, torch: Any) -> memoryview:
+def _bytes(tensor: torch.Tensor, torch: ModuleType) -> memoryview:
     """The values of a tensor of any shape and dtype, including scalars."""
     flat = tensor.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
-    return memoryview(flat.contiguous().view(torch.uint8).numpy())
+    return flat.contiguous().view(torch.uint8).numpy().data
 
 
 SETTINGS = {"dtype", "device", "layout", "memory_format", "Size"}  # torch types with a complete printed form
 
 
-class Untold(Exception):
+class Unprintable(Exception):
     """Something has no complete printed form."""
 
 
-def _settings(module: Any, torch: Any) -> str:
-    """A text of everything about a module except its weights and submodules. Raises Untold."""
+def _settings(module: torch.nn.Module, torch: ModuleType) -> str:
+    """A text of everything about a module except its weights and submodules. Raises Unprintable."""
     kind, own = type(module), vars(module)
     if module._forward_hooks or module._forward_pre_hooks or "forward" in own:
-        raise Untold
+        raise Unprintable
     inside = vars(torch.nn.Module())
     settings = {key: _plain(value) for key, value in own.items() if key not in inside}
     settings |= {
@@ -179,8 +186,8 @@ def _settings(module: Any, torch: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__} {module.extra_repr()} {sorted(settings.items())}"
 
 
-def _plain(value: Any) -> str:
-    """The printed form of a setting. Raises Untold if it is not complete."""
+def _plain(value: object) -> str:
+    """The printed form of a setting. Raises Unprintable if it is not complete."""
     if isinstance(value, (list, tuple, set, frozenset)):
         return f"{type(value).__name__}({', '.join(map(_plain, value))})"
     if isinstance(value, dict):
@@ -193,27 +200,27 @@ def _plain(value: Any) -> str:
         return _builtin(value)
     simple = value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic, type, Needs))
     if not simple and not (type(value).__module__.split(".")[0] == "torch" and type(value).__name__ in SETTINGS):
-        raise Untold
+        raise Unprintable
     return repr(value)
 
 
 def _builtin(function: types.BuiltinFunctionType | types.MethodDescriptorType) -> str:
-    """The name of a builtin, as its printed form has an address that varies between processes. Raises Untold."""
+    """The name of a builtin, as its printed form has an address that varies between processes. Raises Unprintable."""
     if not isinstance(getattr(function, "__self__", None), (type, types.ModuleType, type(None))):
-        raise Untold  # a bound method
+        raise Unprintable  # a bound method
     return f"{getattr(function, '__module__', None)}.{function.__qualname__}"
 
 
 def _function(function: types.FunctionType) -> str:
     """A digest of a function's code, defaults, closure and simple globals. Other content of its file is part of the
-    file's digest; globals that are set at run time are not covered. Raises Untold."""
+    file's digest; globals that are set at run time are not covered. Raises Unprintable."""
     if function.__module__.split(".")[0] == "torch":
         return f"{function.__module__}.{function.__qualname__}"
     closed = [_plain(cell.cell_contents) for cell in function.__closure__ or () if cell.cell_contents is not function]
     names = function.__code__.co_names
-    taken = {name: function.__globals__[name] for name in names if name in function.__globals__}
-    told = {name: repr(one) for name, one in taken.items() if isinstance(one, (bool, int, float, str))}
-    rest = repr((_code(function.__code__), function.__defaults__ and _plain(function.__defaults__), closed, told))
+    used = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    simple = {name: repr(value) for name, value in used.items() if isinstance(value, (bool, int, float, str))}
+    rest = repr((_code(function.__code__), function.__defaults__ and _plain(function.__defaults__), closed, simple))
     return hashlib.sha256(rest.encode()).hexdigest()
 
 

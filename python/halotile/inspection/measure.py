@@ -9,19 +9,26 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ..memory import is_out_of_memory
 from ..models.around import looking
+from ..models.devices import Device
 from ..models.untouched.copies import uncompiled
 from ..texts import named
 from .copies import float_copy, one_thread, own_copy
 from .info import Field, GlobalOperation
-from .perturbation import PHASES, Verdict, ends_agree, falsify, field_by_perturbation, repeats
+from .perturbation import Runs, Verdict, ends_agree, falsify, field_by_perturbation, repeats
 from .runner import Runner, close, random
-from .shapes import Pair, Shapes, find_shapes, fixed_window
+from .shapes import PHASES, Pair, Shapes, find_shapes, fixed_window
+
+if TYPE_CHECKING:
+    import torch
+
+    T = TypeVar("T")
 
 __all__ = ["Measured", "measured", "multiple_of"]
 
@@ -86,7 +93,7 @@ class Measured:
 def measured(
     model: Any,
     *,
-    device: Any = None,
+    device: Device | None = None,
     dtype: str | None = None,
     sample: Any = None,
     expected: Callable[[Measured], int] = lambda _: 0,
@@ -103,7 +110,7 @@ def measured(
         return _measured(uncompiled(model), Runner(own, device, dtype), sample, expected)
 
 
-def multiple_of(model: Any, device: Any = None, dtype: str | None = None) -> Pair:
+def multiple_of(model: Any, device: Device | None = None, dtype: str | None = None) -> Pair:
     """The multiples (rows, columns) that window sizes must have, found by trying small windows; 1 if unknown. The model
     is left unchanged."""
     try:
@@ -202,7 +209,7 @@ class Doubled:
 
     rounding = 1e-9
 
-    def __init__(self, call: Callable, torch: Any, seconds: float):
+    def __init__(self, call: Callable[[torch.Tensor], torch.Tensor], torch: ModuleType, seconds: float):
         self.call, self.torch, self.seconds = call, torch, seconds
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
@@ -210,7 +217,7 @@ class Doubled:
             return self.call(self.torch.from_numpy(np.array(windows, np.float64))).numpy()
 
 
-def _in_double(model: Any, run: Runner, check: Callable, otherwise: Any) -> Any:
+def _in_double(model: Any, run: Runner, check: Callable[[Runs], T], otherwise: T) -> T:
     """The result of check(run) for the model in float64, or `otherwise` if it cannot run in float64."""
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(model, torch.nn.Module):
@@ -234,16 +241,13 @@ def _perturbed(run: Runner, result: Measured) -> None:
 
 def _confirm_phase(run: Runner, result: Measured) -> None:
     """Finds the smallest shift with which the output shifts too: a multiple of the phase from propagation."""
-    phase: list[int | None] = []
-    for axis in (0, 1):
-        seen = result.phase[axis]
-        phase.append(_least_shift(run, result, axis, seen) if result.field is not None else seen)
-    result.phase = (phase[0], phase[1])
+    if result.field is not None:
+        rows, columns = (_least_shift(run, result, axis, result.field.along(axis)) for axis in (0, 1))
+        result.phase = rows, columns
 
 
-def _least_shift(run: Runner, result: Measured, axis: int, seen: int | None) -> int | None:
-    reach = (result.field.top, result.field.bottom) if axis == 0 else (result.field.left, result.field.right)
-    shapes, name = result.shapes, ("rows", "columns")[axis]
+def _least_shift(run: Runner, result: Measured, axis: int, reach: Pair) -> int | None:
+    shapes, name, seen = result.shapes, ("rows", "columns")[axis], result.phase[axis]
     if shapes.fixed:
         result.doubts.append(f"the phase of {name} cannot be confirmed with windows of one size")
         return seen
@@ -268,43 +272,42 @@ def _least_shift(run: Runner, result: Measured, axis: int, seen: int | None) -> 
 
 
 def _confirm_field(model: Any, run: Runner, result: Measured) -> None:
-    if result.field is None:
+    field = result.field
+    if field is None:
         return
-    phase = tuple(one or 1 for one in result.phase)
+    rows, columns = (step or 1 for step in result.phase)
 
-    def attempts(run) -> Verdict:
-        return falsify(run, result.shapes, result.field, phase)
+    def attempts(run: Runs) -> Verdict:
+        return falsify(run, result.shapes, field, (rows, columns))
 
     verdict = attempts(run)
     if not verdict.held:
         verdict = _in_double(model, run, attempts, verdict)
     if verdict.held:
         result.how["receptive_field"] += f"; {verdict.runs} attempts to falsify it: {verdict.how}"
-        _confirm_ends(model, run, result)
+        _confirm_ends(model, run, result, field)
         return
-    result.doubts.append(f"the receptive field {tuple(result.field)} was contradicted: {verdict.how}")
+    result.doubts.append(f"the receptive field {tuple(field)} was contradicted: {verdict.how}")
     shown = field_by_perturbation(run, result.shapes)
-    result.field = None if shown is None else result.field.union(shown)
+    result.field = None if shown is None else field.union(shown)
 
 
-def _confirm_ends(model: Any, run: Runner, result: Measured) -> None:
+def _confirm_ends(model: Any, run: Runner, result: Measured, field: Field) -> None:
     """Checks that windows of two sizes agree."""
     if result.shapes.fixed:
         return
 
     def along(axis: int, step: int) -> tuple[bool, bool]:
-        def agree(run) -> tuple[bool, bool]:
-            return ends_agree(run, result.shapes, result.field, step, axis)
+        def agree(run: Runs) -> tuple[bool, bool]:
+            return ends_agree(run, result.shapes, field, step, axis)
 
         agreed = agree(run)
         return agreed if all(agreed) else _in_double(model, run, agree, agreed)
 
     agreed = [along(axis, step) for axis, step in enumerate(result.phase) if step]
     if not all(inside for inside, _ in agreed):
-        text = (
-            f"the receptive field {tuple(result.field)} was contradicted: windows of two sizes differ inside, so the "
-        )
-        result.doubts.append(text + "model depends on its window's size")
+        text = f"the receptive field {tuple(field)} was contradicted: windows of two sizes differ inside"
+        result.doubts.append(f"{text}, so the model depends on its window's size")
         result.field = None
     elif not all(at_end for _, at_end in agreed):
         result.edges_local = False

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -16,6 +16,9 @@ from ..models.around import decomposed
 from .info import GlobalOperation
 from .operators import entry
 from .operators.positions import EDGE, HOW, NOTHING, NotInTable
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
 
 __all__ = ["Positions"]
 
@@ -56,7 +59,7 @@ class Positions(TorchDispatchMode):
         self.carried[reference.cdata] = reference  # keeps the address from being reused
         return tensor
 
-    def carries(self, tensor: Any) -> bool:
+    def carries(self, tensor: object) -> TypeGuard[torch.Tensor]:
         return (
             isinstance(tensor, torch.Tensor)
             and tensor.layout == torch.strided
@@ -89,7 +92,7 @@ class Positions(TorchDispatchMode):
             result = tree_map(as_complex, result)
         return tree_map(self._mark, result)
 
-    def result(self, name: str, func: Any, args: tuple, kwargs: dict) -> Any:
+    def result(self, name: str, func: OpOverload, args: tuple, kwargs: dict) -> Any:
         rule = entry(name).positions
         if rule is not None:
             try:
@@ -102,10 +105,10 @@ class Positions(TorchDispatchMode):
             return self.moved(func, args, kwargs)
         return self.everything(func, args, kwargs)
 
-    def _mark(self, value: Any) -> Any:
+    def _mark(self, value: object) -> object:
         return self.carry(value) if isinstance(value, torch.Tensor) else value
 
-    def _reading(self, name: str, func: Any, args: tuple, kwargs: dict) -> Any:
+    def _reading(self, name: str, func: OpOverload, args: tuple, kwargs: dict) -> Any:
         self.notes.append(f"the model reads a value ({name}{self.place()}) and may branch on it, which was not tracked")
         return func(*args, **kwargs)
 
@@ -123,13 +126,13 @@ class Positions(TorchDispatchMode):
 
     # ---- kinds of operators
 
-    def real(self, value: Any) -> torch.Tensor:
+    def real(self, value: object) -> torch.Tensor:
         """Positions of an operand; NOTHING for a constant."""
         if not self.carries(value):
             return torch.full((), NOTHING)
         return value.real if value.is_complex() else value
 
-    def pointwise(self, func: Any, args: tuple, kwargs: dict) -> torch.Tensor:
+    def pointwise(self, func: OpOverload, args: tuple, kwargs: dict) -> torch.Tensor:
         tensors = [leaf for leaf in tree_iter((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
         result: torch.Tensor | None = None
@@ -141,17 +144,17 @@ class Positions(TorchDispatchMode):
         contiguous = kwargs.get("memory_format") == torch.contiguous_format
         return result.clone(memory_format=torch.contiguous_format) if contiguous else result.clone()
 
-    def moved(self, func: Any, args: tuple, kwargs: dict) -> Any:
+    def moved(self, func: OpOverload, args: tuple, kwargs: dict) -> Any:
         """An operator that only moves elements. Elements of constants depend on nothing."""
 
-        def of(leaf: Any) -> Any:
+        def of(leaf: object) -> object:
             if not isinstance(leaf, torch.Tensor) or self.carries(leaf):
                 return leaf
             return torch.full_like(leaf, NOTHING, dtype=torch.float32) if leaf.is_floating_point() else leaf
 
         return func(*tree_map(of, args), **tree_map(of, kwargs))
 
-    def everything(self, func: Any, args: tuple, kwargs: dict) -> Any:
+    def everything(self, func: OpOverload, args: tuple, kwargs: dict) -> Any:
         """Treats an operator that is not in the table as unknown, never as local."""
         self.unknown.append(func._schema.name)
         blank = tree_map(lambda leaf: torch.ones_like(leaf) if self.carries(leaf) else leaf, (args, kwargs))
@@ -159,7 +162,12 @@ class Positions(TorchDispatchMode):
         return tree_map(lambda leaf: torch.full(leaf.shape, EDGE) if isinstance(leaf, torch.Tensor) else leaf, result)
 
     def spread(
-        self, kind: str, seen: torch.Tensor, result: torch.Tensor, fixed: torch.Tensor, taken: Any = None
+        self,
+        kind: str,
+        seen: torch.Tensor,
+        result: torch.Tensor,
+        fixed: torch.Tensor,
+        taken: Sequence[torch.Tensor] = (),
     ) -> torch.Tensor:
         """The result of an operation over several elements, or `fixed` if it depends on the whole image: nearly all of
         its outputs reach the far end, but most of its inputs do not. taken: its inputs, if `seen` is a reshaped form of
@@ -198,6 +206,7 @@ class Positions(TorchDispatchMode):
         return pad(seen, [0, 0] * after + [max(0, left), max(0, right)], value=value)
 
 
-def as_complex(value: Any) -> Any:
-    real = isinstance(value, torch.Tensor) and not value.is_complex()
-    return torch.complex(value, torch.zeros_like(value)) if real else value
+def as_complex(value: object) -> object:
+    if isinstance(value, torch.Tensor) and not value.is_complex():
+        return torch.complex(value, torch.zeros_like(value))
+    return value

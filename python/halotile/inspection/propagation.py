@@ -20,42 +20,26 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from ..models.around import slow_attention
 from .info import STATISTICS, Field, GlobalOperation
 from .operators.positions import CHUNK, EDGE, NOTHING
-from .perturbation import Sizes
 from .positions import Positions
+from .shapes import Pair, Shapes
 
 __all__ = ["Propagation", "propagate"]
 
 LONGEST = 8192  # window, input pixels
-STRIDES = (
-    1,
-    2,
-    4,
-    8,
-    16,
-    32,
-    64,
-    1 / 2,
-    1 / 3,
-    1 / 4,
-    1 / 8,
-    3,
-    5,
-    6,
-    7,
-    10,
-    12,
-    14,
-)  # input pixels to the next element
+# Input pixels to the next element, likely ones first.
+STRIDES = (*(1, 2, 4, 8, 16, 32, 64), *(1 / 2, 1 / 3, 1 / 4, 1 / 8), *(3, 5, 6, 7, 10, 12, 14))
 LARGEST_PHASE = 256  # input pixels
 
-Pair = tuple[int, int]
+Call = Callable[[torch.Tensor], object]
+Names = dict[int, str]  # paths of modules, by id
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,9 +63,7 @@ class Propagation:
     notes: tuple[str, ...] = ()
 
 
-def propagate(
-    call: Callable[[torch.Tensor], Any], shapes: Sizes, modules: Sequence[torch.nn.Module], expected: int = 0
-) -> Propagation:
+def propagate(call: Call, shapes: Shapes, modules: Sequence[torch.nn.Module], expected: int = 0) -> Propagation:
     """Propagates positions through a model.
 
     Args:
@@ -125,7 +107,7 @@ class _Axis(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _along(axis: int, call: Callable, shapes: Sizes, thin: int, names: dict[int, str], least: int) -> _Axis:
+def _along(axis: int, call: Call, shapes: Shapes, thin: int, names: Names, least: int) -> _Axis:
     """Doubles the window until the outputs in its middle third have all their inputs inside it."""
     length = shapes.legal(axis, max(least, 192, 8 * thin, 4 * shapes.multiple[axis]))
     while True:
@@ -139,26 +121,21 @@ def _along(axis: int, call: Callable, shapes: Sizes, thin: int, names: dict[int,
         phase = _period(torch.stack(distances), shapes.scale, length) if clean else None
         unknown = _all(one.mode.unknown for one in passes)
         size = (length, thin) if axis == 0 else (thin, length)
-        told = (
-            shapes.fixed
-            or length > LONGEST // 4
-            or all(
-                _taken(taken, axis, size, phase or 1, backwards=i == 0)
-                for i, one in enumerate(passes)
-                for taken in one.mode.taken
-            )
-        )
-        if (clean and phase and told) or unknown or shapes.fixed or length * 2 > LONGEST:
+        if unknown or shapes.fixed or length * 2 > LONGEST:
+            break
+        operands = ((operand, i == 0) for i, one in enumerate(passes) for operand in one.mode.taken)
+        enough = length > LONGEST // 4 or all(_reach_of(one, axis, size, phase or 1, back) for one, back in operands)
+        if clean and phase and enough:
             break
         length = shapes.legal(axis, length * 2)
     seen = clean and all(float(one.max()) > NOTHING for one in distances)
-    reach = tuple(max(0, int(one.max())) for one in distances) if seen else None
+    reach = (max(0, int(distances[0].max())), max(0, int(distances[1].max()))) if seen else None
     if reach and phase and passes[0].mode.found and not shapes.fixed:
-        reach, phase = _with_taken(reach, phase, passes, axis, size)
+        reach, phase = _with_operands(reach, phase, passes, axis, size)
     return _Axis(length, reach, phase, _all(m.mode.found for m in passes), unknown, _all(m.mode.notes for m in passes))
 
 
-def _all(parts: Iterable[Sequence]) -> tuple:
+def _all(parts: Iterable[Sequence[T]]) -> tuple[T, ...]:
     return tuple(dict.fromkeys(one for part in parts for one in part))
 
 
@@ -167,7 +144,7 @@ class _Pass(NamedTuple):
     distances: torch.Tensor  # (others, outputs): distance of the farthest inputs, for outputs in the middle third
 
 
-def _pass(call: Callable, shapes: Sizes, axis: int, length: int, thin: int, names: dict, backwards: bool) -> _Pass:
+def _pass(call: Call, shapes: Shapes, axis: int, length: int, thin: int, names: Names, backwards: bool) -> _Pass:
     """Runs the model once, in one direction."""
     size = [thin, thin]
     size[axis] = length
@@ -202,25 +179,23 @@ def _pass(call: Callable, shapes: Sizes, axis: int, length: int, thin: int, name
 # ---- inputs of global operations -------------------------------------------------------------------------------------
 
 
-def _with_taken(
-    reach: Pair, phase: int, passes: list[_Pass], axis: int, size: Pair
-) -> tuple[tuple[int, ...] | None, int]:
+def _with_operands(reach: Pair, phase: int, passes: list[_Pass], axis: int, size: Pair) -> tuple[Pair | None, int]:
     """The reach and phase that cover both the outputs and the inputs of global operations, whose statistics are
     measured on tiles too, cut at multiples of the phase."""
     wide = list(reach)
     for i, one in enumerate(passes):
-        for taken in one.mode.taken:
-            found = _taken(taken, axis, size, phase, backwards=i == 0)
+        for operand in one.mode.taken:
+            found = _reach_of(operand, axis, size, phase, backwards=i == 0)
             if found is None:
                 one.mode.notes.append("the receptive field of a global operation's inputs is unknown")
                 return None, phase
             distance, stride = found
             phase = math.lcm(phase, stride)
             wide[i] = max(wide[i], -(-distance // stride) * stride)
-    return tuple(wide), phase
+    return (wide[0], wide[1]), phase
 
 
-def _taken(seen: torch.Tensor, axis: int, size: Pair, phase: int, backwards: bool) -> tuple[int, int] | None:
+def _reach_of(seen: torch.Tensor, axis: int, size: Pair, phase: int, backwards: bool) -> tuple[int, int] | None:
     """The reach of elements in the middle third of a feature map, and its stride in input pixels; None if unknown. The
     dimension of the axis is the one along which positions grow evenly, up to steps of a phase."""
     length = size[axis]
@@ -276,11 +251,11 @@ def _named(mode: Positions) -> Iterator[None]:
     """Tells the mode which module is running, and makes attention run as single operators."""
     thread, hooks = threading.get_ident(), torch.nn.modules.module
 
-    def enter(module: torch.nn.Module, _: Any) -> None:
+    def enter(module: torch.nn.Module, _: object) -> None:
         if threading.get_ident() == thread:
             mode.enter(module)
 
-    def leave(*_: Any) -> None:
+    def leave(*_: object) -> None:
         if threading.get_ident() == thread:
             mode.leave()
 

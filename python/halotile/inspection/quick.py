@@ -8,18 +8,18 @@ than none, but scale and trim only if the first window agrees. Imports torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import nn
 
+from .info import Pair
+
 __all__ = ["Quick", "plain_look", "quick_look"]
 
 SIZE = (64, 64)  # of the analysed image, in pixels
-Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,18 @@ class Quick:
         return cls(phase, scale, trim)
 
 
-def _pair(value: Any, least: int) -> Pair | None:
+def _pair(value: Iterable[int] | None, least: int) -> Pair | None:
     if value is None:
         return None
     rows, columns = value
-    if not all(type(one) is int and least <= one < 1 << 20 for one in (rows, columns)):
+    if not all(type(side) is int and least <= side < 1 << 20 for side in (rows, columns)):
         raise ValueError(f"a pair of whole numbers from {least} on was expected, not {value}")
     return rows, columns
 
 
 # Elementwise layers.
-POINTWISE = (nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish)
-POINTWISE += (nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Softplus, nn.BatchNorm2d, nn.Dropout, nn.Dropout2d)
+POINTWISE = {nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish}
+POINTWISE |= {nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Softplus, nn.BatchNorm2d, nn.Dropout, nn.Dropout2d}
 
 
 def plain_look(module: nn.Module) -> Quick | None:
@@ -69,13 +69,13 @@ def plain_look(module: nn.Module) -> Quick | None:
         kind = type(layer)
         if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
             return None
-        if kind is nn.PixelShuffle:
+        if isinstance(layer, nn.PixelShuffle) and kind is nn.PixelShuffle:
             scale, trim = scale * layer.upscale_factor, [lost * layer.upscale_factor for lost in trim]
-        elif kind is nn.Conv2d and set(layer.stride) == {1}:
-            taken = [_taken(layer, axis) for axis in (0, 1)]
-            if any(lost % 2 or lost < 0 for lost in taken):
+        elif isinstance(layer, nn.Conv2d) and kind is nn.Conv2d and set(layer.stride) == {1}:
+            trimmed = [_trimmed(layer, axis) for axis in (0, 1)]
+            if any(lost % 2 or lost < 0 for lost in trimmed):
                 return None
-            trim = [before + lost // 2 for before, lost in zip(trim, taken, strict=True)]
+            trim = [before + lost // 2 for before, lost in zip(trim, trimmed, strict=True)]
         elif kind not in POINTWISE:
             return None
     return Quick((1, 1), Fraction(scale), (trim[0], trim[1]))
@@ -90,7 +90,7 @@ def _chain(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
-def _taken(layer: nn.Conv2d, axis: int) -> int:
+def _trimmed(layer: nn.Conv2d, axis: int) -> int:
     """Pixels that a convolution trims along an axis, at both ends together."""
     reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
     if layer.padding == "same":

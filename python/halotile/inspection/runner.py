@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..models.devices import Device
 from ..models.kinds import open_model
 from ..models.model import Model
 from ..models.outputs import BadOutput, EmptyOutput
@@ -27,14 +28,14 @@ class Runner:
         seconds: time for an input pixel in the fastest run.
     """
 
-    def __init__(self, model: Any, device: Any = None, dtype: str | None = None, opened: Model | None = None):
+    def __init__(self, model: Any, device: Device | None = None, dtype: str | None = None, opened: Model | None = None):
         """opened: the model, if it is already open."""
         self.opened = opened or open_model(model, device=device, dtype=dtype, tensors=False)
         self.rounding = ROUNDING[getattr(self.opened, "dtype", "float32")]
         self.seconds = math.inf
         self.in_channels = self.opened.in_channels
         self.refusal = ""  # the model's first error about a window
-        self.told: int | None = None  # multiple of window sides that an error of the model names
+        self.multiple: int | None = None  # multiple of window sides that an error of the model names
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         start = time.monotonic()
@@ -64,7 +65,7 @@ class Runner:
             raise ValueError(f"{text} numbers, but {error}") from error
         except Exception as error:  # a model may raise anything for sizes that it rejects
             self.refusal = self.refusal or f"it raised {named(error)}"
-            self.told = self.told or multiple_told(full_text(error))
+            self.multiple = self.multiple or multiple_told(full_text(error))
         return None
 
 
@@ -72,9 +73,9 @@ def random(channels: int, height: int, width: int, *, batch: int = 1, seed: int 
     return np.random.default_rng(seed).random((batch, channels, height, width), np.float32)
 
 
-def close(run: Runner, one: np.ndarray, other: np.ndarray) -> bool:
-    if one.shape != other.shape:
+def close(run: Runner, first: np.ndarray, second: np.ndarray) -> bool:
+    if first.shape != second.shape:
         return False
-    if np.array_equal(one, other, equal_nan=True):
+    if np.array_equal(first, second, equal_nan=True):
         return True
-    return float(np.abs(one - other).max()) <= run.rounding * float(np.abs(one).max())
+    return float(np.abs(first - second).max()) <= run.rounding * float(np.abs(first).max())

@@ -10,17 +10,17 @@ from fractions import Fraction
 from typing import Any
 
 from ..models.needs import needs_of
-from .perturbation import PHASES
+from .info import Pair
 from .runner import Runner
 
-__all__ = ["Pair", "Shapes", "find_shapes", "fixed_window"]
+__all__ = ["PHASES", "Pair", "Shapes", "find_shapes", "fixed_window"]
 
 # Window sides to try, input pixels: they cover all usual factors of strides and attention windows.
-SIDES = (16, 32, 64, 128, 24, 48, 56, 96, 112, 40, 72, 80, 140, 144, 188, 192, 224, 256, 120, 168, 200, 196, 216, 176)
-SIDES += (208, 180, 240, 336, 384, 512, 572, 400, 392, 432)
+SIDES = [16, 32, 64, 128, 24, 48, 56, 96, 112, 40, 72, 80, 140, 144, 188, 192, 224, 256, 120, 168, 200, 196, 216, 176]
+SIDES += [208, 180, 240, 336, 384, 512, 572, 400, 392, 432]
+# Candidates for a phase, input pixels.
+PHASES = (*range(1, 11), 12, 14, 15, 16, 18, 20, 24, 28, 30, 32, 36, 40, 48, 56, 64, 96, 128)
 CHANNELS = (3, 1, 4, 2, 6, 8, 12, 16)
-
-Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,9 @@ def find_shapes(run: Runner, *, sample: Any = None, fixed: Pair | None = None) -
         ValueError: the model accepts none of the windows that are tried, or its scales differ.
     """
     window, channels, output = _first(run, sample, fixed)
-    if fixed is not None:
-        scale = Fraction(output[1], window[0])
-        return Shapes(channels, output[0], scale, minimum=window, multiple=window, window=window, fixed=True)
-    sides = [_Side(run, channels, window, output, axis) for axis in (0, 1)]
-    rhythms = [side.rhythm() for side in sides]
-    if rhythms[0] is None or rhythms[1] is None:  # the model accepts nothing larger
+    axes = (0, 1) if fixed is None else ()
+    rhythms = [_Side(run, channels, window, output, axis).rhythm() for axis in axes]
+    if fixed is not None or None in rhythms:  # the model accepts nothing larger
         scale = Fraction(output[1], window[0])
         return Shapes(channels, output[0], scale, minimum=window, multiple=window, window=window, fixed=True)
     scales, multiple = zip(*rhythms, strict=True)
@@ -93,7 +90,7 @@ def find_shapes(run: Runner, *, sample: Any = None, fixed: Pair | None = None) -
     return Shapes(channels, output[0], scales[0], trim, minimum, multiple, window)
 
 
-def fixed_window(model: Any) -> Pair | None:
+def fixed_window(model: object) -> Pair | None:
     """The fixed window size (rows, columns) of a model according to its file, or None."""
     rows, columns = needs_of(model).window
     return (rows or columns, columns or rows) if rows or columns else None
@@ -134,10 +131,10 @@ def _first(run: Runner, sample: Any, fixed: Pair | None) -> tuple[Pair, int, tup
 
 def _windows_tried(run: Runner) -> Iterator[Pair]:
     """Yields the sizes to try; sizes that an error of the model asks for come next."""
-    asked = False
+    tried = False
     for side in SIDES:
-        if run.told is not None and not asked:
-            asked, least = True, -(-64 // run.told) * run.told
+        if run.multiple is not None and not tried:
+            tried, least = True, -(-64 // run.multiple) * run.multiple
             yield from ((least, least), (4 * least, 4 * least))
         yield side, side
 

@@ -6,11 +6,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import types
 import warnings
 import weakref
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TileSizeWarning
 from ..memory import available_bytes, free_bytes
@@ -22,6 +21,9 @@ from .modes import evaluating
 from .reach import roots_of
 from .untouched.copies import shell
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["is_doubtful", "largest_activation", "warn_about_device", "watching", "what_would_fit"]
 
 # MPSGraph aborts the process when one array reaches 2^32 bytes; from 2^31 on, some of its operations are wrong.
@@ -29,18 +31,34 @@ ABORTS = 2**32
 DOUBTFUL = 2**31
 
 
+class Activations:
+    """Bytes of tensors that operators made: `largest` is the largest tensor, `most` the peak of all live ones."""
+
+    largest = live = most = 0
+
+    def count(self, tensor: torch.Tensor, shared: bool) -> None:
+        size = tensor.numel() * tensor.element_size()
+        self.largest = max(self.largest, size)
+        if not shared:
+            self.live += size
+            self.most = max(self.most, self.live)
+            weakref.finalize(tensor.untyped_storage(), self._forget, size)
+
+    def _forget(self, size: int) -> None:
+        self.live -= size
+
+
 @functools.cache
-def _watch() -> Any:
-    torch = torch_if_loaded()
+def _mode() -> Callable[[Activations], contextlib.AbstractContextManager[object]]:
+    """The class of dispatch modes that count tensors; defined late, because its base class needs torch."""
+    import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_iter
 
     class Watch(TorchDispatchMode):
-        """A mode that counts bytes of tensors made by operators: the largest tensor, and the peak of all live ones."""
-
-        def __init__(self) -> None:
+        def __init__(self, activations: Activations) -> None:
             super().__init__()
-            self.largest = self.live = self.most = 0
+            self.activations = activations
 
         @classmethod
         def _should_skip_dynamo(cls) -> bool:  # skipping would import torch's compiler: seconds, and 70 MiB
@@ -51,32 +69,21 @@ def _watch() -> Any:
             given = {id(one.untyped_storage()) for one in tree_iter((args, kwargs)) if isinstance(one, torch.Tensor)}
             for one in tree_iter(result):
                 if isinstance(one, torch.Tensor):
-                    self._count(one, id(one.untyped_storage()) in given)
+                    self.activations.count(one, id(one.untyped_storage()) in given)
             return result
-
-        def _count(self, tensor: Any, shared: bool) -> None:
-            size = tensor.numel() * tensor.element_size()
-            self.largest = max(self.largest, size)
-            if not shared:
-                self.live += size
-                self.most = max(self.most, self.live)
-                weakref.finalize(tensor.untyped_storage(), self._forget, size)
-
-        def _forget(self, size: int) -> None:
-            self.live -= size
 
     return Watch
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[Any]:
-    """A context that counts bytes of the tensors that this thread makes in it, in the attributes `largest` (one tensor)
-    and `most` (the peak of all live ones); 0 for models that do not run in torch."""
+def watching() -> Iterator[Activations]:
+    """A context that counts the tensors that this thread makes in it; none for models that do not run in torch."""
+    activations = Activations()
     if torch_if_loaded() is None:
-        yield types.SimpleNamespace(largest=0, most=0)
+        yield activations
         return
-    with eagerly, _watch()() as watch:
-        yield watch
+    with eagerly, _mode()(activations):
+        yield activations
 
 
 def largest_activation(model: Model, window: tuple[int, int, int, int]) -> int | None:
@@ -107,12 +114,12 @@ def _may_be_large(model: Model, window: tuple[int, int, int, int]) -> bool:
     return batch * channels * height * width * 16 * 4 >= DOUBTFUL
 
 
-def is_doubtful(model: Model, window: tuple[int, int, int, int], engine: Any) -> bool:
+def is_doubtful(model: Model, window: tuple[int, int, int, int], engine: object) -> bool:
     """Whether an Apple GPU may fail on an activation that is too large for it."""
     return _doubtful_bytes(model, window, engine) > 0
 
 
-def _doubtful_bytes(model: Model, window: tuple[int, int, int, int], engine: Any) -> int:
+def _doubtful_bytes(model: Model, window: tuple[int, int, int, int], engine: object) -> int:
     """Bytes of the largest activation, if an Apple GPU may fail on it; else 0."""
     if not getattr(engine, "fragile", False) or not _may_be_large(model, window):
         return 0
@@ -120,7 +127,7 @@ def _doubtful_bytes(model: Model, window: tuple[int, int, int, int], engine: Any
     return largest if largest >= DOUBTFUL else 0
 
 
-def warn_about_device(model: Model, window: tuple[int, int, int, int], engine: Any) -> None:
+def warn_about_device(model: Model, window: tuple[int, int, int, int], engine: object) -> None:
     """Warns before a run if it would abort the process, or silently leave an Apple GPU."""
     if not getattr(engine, "fragile", False):
         return
@@ -139,7 +146,11 @@ def warn_about_device(model: Model, window: tuple[int, int, int, int], engine: A
 
 
 def what_would_fit(
-    model: Model, window: tuple[int, int, int, int], halo: tuple[int, int], device: Any, limit: int | None = None
+    model: Model,
+    window: tuple[int, int, int, int],
+    halo: tuple[int, int],
+    device: torch.device | None,
+    limit: int | None = None,
 ) -> str:
     """A clause for out-of-memory errors: the tile size that would have fitted; empty if unknown.
 

@@ -3,11 +3,11 @@
 the process, also when several threads use them.
 
     Shared          a setting of the whole process that is changed while any thread needs it
-    same_luck       restores the state of random number generators
+    preserved_rng   restores the state of random number generators
     silence         suppresses warnings
     eagerly         runs compiled torch code uncompiled
     slow_attention  makes attention run as single operators
-    looking         for inspection: same_luck, silence, eagerly, and a fixed grad mode
+    looking         for inspection: preserved_rng, silence, eagerly, and a fixed grad mode
     decomposed      runs a composite operator through its parts
     without_memory  makes a model fail that reads the memory of meta or fake tensors
 
@@ -23,11 +23,17 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-__all__ = ["Shared", "decomposed", "eagerly", "looking", "same_luck", "silence", "slow_attention", "without_memory"]
+if TYPE_CHECKING:
+    import torch
+    from torch._ops import OpOverload
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+__all__ = ["Shared", "decomposed", "eagerly", "looking", "preserved_rng", "silence", "slow_attention", "without_memory"]
 
 # Methods of tensors that give access to their memory.
 ADDRESSES = {"data_ptr", "untyped_storage", "storage", "_typed_storage", "numpy", "__array__", "__dlpack__", "tolist"}
@@ -44,14 +50,14 @@ class Shared:
     def __enter__(self) -> None:
         with self.lock:
             if self.users == 0:
-                self.give_back = self.change()
+                self.restore = self.change()
             self.users += 1
 
     def __exit__(self, *_: object) -> None:
         with self.lock:
             self.users -= 1
             if self.users == 0:
-                self.give_back()
+                self.restore()
 
 
 def _silence() -> Callable[[], object]:
@@ -87,28 +93,23 @@ def _run_eagerly() -> Callable[[], object]:
 eagerly = Shared(_run_eagerly)
 
 
-def _found_luck() -> Callable[[], object]:
+def _save_random_state() -> Callable[[], object]:
     torch, plain, arrays = sys.modules.get("torch"), random.getstate(), np.random.get_state()
-    tensors = [] if torch is None else [(torch, torch.get_rng_state()), *_device_luck(torch)]
+    tensors = [] if torch is None else [(torch, torch.get_rng_state()), *_device_random_states(torch)]
 
-    def give_back() -> None:
+    def restore() -> None:
         random.setstate(plain)
         np.random.set_state(arrays)
         for module, state in tensors:
             module.set_rng_state_all(state) if isinstance(state, list) else module.set_rng_state(state)
 
-    return give_back
+    return restore
 
 
-_luck = Shared(_found_luck)
+preserved_rng = Shared(_save_random_state)  # of Python, NumPy and torch, on every device in use
 
 
-def same_luck() -> contextlib.AbstractContextManager[None]:
-    """A context that restores the random state of Python, NumPy and torch, on every device in use."""
-    return _luck
-
-
-def _device_luck(torch: Any) -> Iterator[tuple[Any, Any]]:
+def _device_random_states(torch: ModuleType) -> Iterator[tuple[ModuleType, torch.Tensor | list[torch.Tensor]]]:
     for module in (torch.cuda, torch.xpu):
         if module.is_available() and module.is_initialized():
             yield module, module.get_rng_state_all()
@@ -117,12 +118,12 @@ def _device_luck(torch: Any) -> Iterator[tuple[Any, Any]]:
             yield torch.mps, torch.mps.get_rng_state()
 
 
-def _has_none(tensor: Any) -> bool:
-    inside = _inside(tensor)
-    return inside.device.type == "meta" or type(inside).__name__ == "FakeTensor"
+def _has_no_memory(tensor: torch.Tensor) -> bool:
+    unwrapped = _unwrapped(tensor)
+    return unwrapped.device.type == "meta" or type(unwrapped).__name__ == "FakeTensor"
 
 
-def _inside(tensor: Any) -> Any:
+def _unwrapped(tensor: torch.Tensor) -> torch.Tensor:
     torch = sys.modules["torch"]
     return torch._from_functional_tensor(tensor) if torch._is_functional_tensor(tensor) else tensor
 
@@ -130,7 +131,7 @@ def _inside(tensor: Any) -> Any:
 class WithoutMemory:
     """An internal run on tensors without memory. `refused`: whether the model tried to access their memory."""
 
-    def __init__(self, fake: Any):
+    def __init__(self, fake: FakeTensorMode | None):
         self.fake, self.refused = fake, False
         self.thread, self.others = threading.get_ident(), set(threading.enumerate())
 
@@ -138,28 +139,28 @@ class WithoutMemory:
         self.refused = True
         raise RuntimeError("the model reads the memory of a tensor that has none here")
 
-    def owns(self, tensor: Any) -> bool:
+    def owns(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor in another thread belongs to this run; meta tensors do not record that."""
         if self.fake is not None:
             return getattr(tensor, "fake_mode", None) is self.fake
         return tensor.device.type == "meta" and threading.current_thread() not in self.others
 
 
-_looks: list[WithoutMemory] = []  # current ones of all threads
+_runs: list[WithoutMemory] = []  # current ones of all threads
 
 
-def _check_address(tensor: Any, everywhere: bool = False) -> None:
+def _check_address(tensor: torch.Tensor, everywhere: bool = False) -> None:
     """Raises if a thread of the model accesses memory; with `everywhere`, also in the thread of the run itself."""
-    looks, here = tuple(_looks), threading.get_ident()
-    own = [look for look in looks if look.thread == here]
+    runs, thread = tuple(_runs), threading.get_ident()
+    own = [run for run in runs if run.thread == thread]
     if own:
-        if everywhere and _has_none(tensor):
+        if everywhere and _has_no_memory(tensor):
             own[-1].refuse()
         return
-    inside = _inside(tensor)
-    for look in looks:
-        if look.owns(inside):
-            look.refuse()
+    unwrapped = _unwrapped(tensor)
+    for run in runs:
+        if run.owns(unwrapped):
+            run.refuse()
 
 
 def _guard_addresses() -> Callable[[], object]:
@@ -171,16 +172,16 @@ def _guard_addresses() -> Callable[[], object]:
     for place, name in places:
         setattr(place, name, _guarded(getattr(place, name), place is not torch.Tensor))
 
-    def give_back() -> None:
+    def restore() -> None:
         for place, name, own in before:
             delattr(place, name) if own is None else setattr(place, name, own)
 
-    return give_back
+    return restore
 
 
-def _guarded(function: Any, everywhere: bool) -> Any:
+def _guarded(function: Callable[..., object], everywhere: bool) -> Callable[..., object]:
     @functools.wraps(function)
-    def guarded(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+    def guarded(tensor: torch.Tensor, *args: object, **kwargs: object) -> object:
         _check_address(tensor, everywhere)
         return function(tensor, *args, **kwargs)
 
@@ -191,7 +192,7 @@ _guarded_addresses = Shared(_guard_addresses)
 
 
 @contextlib.contextmanager
-def without_memory(fake: Any = None) -> Iterator[WithoutMemory]:
+def without_memory(fake: FakeTensorMode | None = None) -> Iterator[WithoutMemory]:
     """A context for runs on tensors without memory: a model that asks for their address gets an error, also in threads
     that it starts.
 
@@ -200,25 +201,27 @@ def without_memory(fake: Any = None) -> Iterator[WithoutMemory]:
     """
     from torch.overrides import TorchFunctionMode
 
-    look = WithoutMemory(fake)
+    run = WithoutMemory(fake)
 
     class NoAddress(TorchFunctionMode):
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(
+            self, function: Callable[..., Any], _: object, args: Any = (), kwargs: Any = None
+        ) -> Any:
             torch, name = sys.modules["torch"], getattr(function, "__name__", "")
-            if name in ADDRESSES and args and isinstance(args[0], torch.Tensor) and _has_none(args[0]):
-                look.refuse()
+            if name in ADDRESSES and args and isinstance(args[0], torch.Tensor) and _has_no_memory(args[0]):
+                run.refuse()
             return function(*args, **(kwargs or {}))
 
     with _guarded_addresses:
-        _looks.append(look)
+        _runs.append(run)
         try:
             with NoAddress():
-                yield look
+                yield run
         finally:
-            _looks.remove(look)
+            _runs.remove(run)
 
 
-def decomposed(mode: contextlib.AbstractContextManager[Any], function: Any, args: Any, kwargs: Any) -> Any:
+def decomposed(mode: contextlib.AbstractContextManager[object], function: OpOverload, args: Any, kwargs: Any) -> Any:
     """The result of a composite operator through its parts, which `mode` sees; NotImplemented if it has none. In
     inference mode such operators reach dispatch modes whole."""
     if not function._can_decompose():
@@ -233,8 +236,8 @@ def looking() -> Iterator[None]:
     composite operators are decomposed and tensors count their versions."""
     torch = sys.modules.get("torch")
     if torch is None:
-        with same_luck(), silence:
+        with preserved_rng, silence:
             yield
         return
-    with same_luck(), silence, eagerly, torch.inference_mode(False), torch.no_grad():
+    with preserved_rng, silence, eagerly, torch.inference_mode(False), torch.no_grad():
         yield

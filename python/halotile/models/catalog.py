@@ -14,7 +14,7 @@ import importlib.metadata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 __all__ = ["Listed", "known_files", "listed"]
 
@@ -145,7 +145,7 @@ def _distribution(wheel: Wheel) -> importlib.metadata.Distribution | None:
 
 
 def _licence(wheel: Wheel, distribution: importlib.metadata.Distribution | None) -> str:
-    metadata: Any = {} if distribution is None else distribution.metadata
-    said = [str(metadata[key]).strip() for key in ("License-Expression", "License") if key in metadata]
-    licence = next(filter(None, said), wheel.licence).splitlines()[0]
+    metadata: importlib.metadata.PackageMetadata | dict[str, str] = distribution.metadata if distribution else {}
+    stated = [str(metadata[key]).strip() for key in ("License-Expression", "License") if key in metadata]
+    licence = next(filter(None, stated), wheel.licence).splitlines()[0]
     return f"{licence} ({wheel.but})" if wheel.but else licence

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 from ..optional import install_torchvision, torchvision_advice
 from ..texts import bytes_text, full_text, named, quoted, shortened
 from .needs import Needs
+
+if TYPE_CHECKING:
+    from spandrel import ImageModelDescriptor, ModelDescriptor
 
 __all__ = ["Checkpoint", "load_checkpoint", "open_descriptor", "why_not"]
 
@@ -47,7 +51,7 @@ class Checkpoint(nn.Module):
         supports_half, supports_bfloat16: whether it works with dtype="float16" or "bfloat16", according to spandrel.
     """
 
-    def __init__(self, descriptor: Any):
+    def __init__(self, descriptor: ImageModelDescriptor):
         super().__init__()
         self.network: nn.Module = descriptor.model
         self.architecture: str = descriptor.architecture.name
@@ -73,12 +77,12 @@ class Checkpoint(nn.Module):
         return f"{self.architecture}, x{self.scale}, {self.needs}"
 
 
-def _needs(descriptor: Any) -> Needs:
+def _needs(descriptor: ImageModelDescriptor) -> Needs:
     size = descriptor.size_requirements
     return Needs(size.multiple_of, max(size.minimum, size.multiple_of), size.square, scale=descriptor.scale)
 
 
-def _adapter(descriptor: Any) -> Callable[[nn.Module, Tensor], Tensor] | None:
+def _adapter(descriptor: ImageModelDescriptor) -> Callable[[nn.Module, Tensor], Tensor] | None:
     """spandrel's adapter for single images, if the network has one: it adds a noise level, or selects an output."""
     adapter = getattr(descriptor, "_call_fn", None)
     plain = adapter is None or adapter.__module__ == type(descriptor).__module__
@@ -100,12 +104,10 @@ def load_checkpoint(path: str) -> Checkpoint:
         ImportError: spandrel or one of its dependencies is missing.
     """
     weights = _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
-    spandrel = _spandrel()
-    descriptor = _recognised(spandrel, weights)
-    return open_descriptor(descriptor).eval().requires_grad_(False)
+    return open_descriptor(_recognised(_spandrel(), weights)).eval().requires_grad_(False)
 
 
-def open_descriptor(descriptor: Any) -> Checkpoint:
+def open_descriptor(descriptor: ModelDescriptor) -> Checkpoint:
     """The network of a spandrel descriptor as a module; its mode, dtype and device are unchanged.
 
     Raises:
@@ -130,7 +132,7 @@ def _is_safetensors(path: str) -> bool:
     return path.lower().endswith(".safetensors") or (head[8:] == b"{" and head[:1] != b"\x80")
 
 
-def _read_safetensors(path: str) -> dict[str, Any]:
+def _read_safetensors(path: str) -> dict[str, Tensor]:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
@@ -141,7 +143,7 @@ def _read_safetensors(path: str) -> dict[str, Any]:
         raise ValueError(f"it is not a readable .safetensors file: {quoted(error)}") from error
 
 
-def _read_pickle(path: str) -> Any:
+def _read_pickle(path: str) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about pickle protocols
@@ -164,7 +166,7 @@ def why_not(message: str, what: str = "checkpoint") -> str:
     return f"it is not a readable {what}: {quoted(ValueError(message)) if message else 'it ends early'}"
 
 
-def _spandrel() -> Any:
+def _spandrel() -> ModuleType:
     try:
         import spandrel
     except ModuleNotFoundError as error:
@@ -184,25 +186,25 @@ def _not_imported(error: Exception) -> ImportError:
     if package and "." not in package:
         command = install_torchvision() if package == "torchvision" else f"pip install {package}"
         return ImportError(f"{NO_NETWORK}; spandrel, which would rebuild it, needs {package}: {command}")
-    said = torchvision_advice(error) or named(error)
-    return ImportError(f"{NO_NETWORK}, and spandrel cannot be imported: {said}")
+    reason = torchvision_advice(error) or named(error)
+    return ImportError(f"{NO_NETWORK}, and spandrel cannot be imported: {reason}")
 
 
 # ---- weights and networks --------------------------------------------------------------------------------------------
 
 
-def _recognised(spandrel: Any, weights: Any) -> Any:
+def _recognised(spandrel: ModuleType, weights: object) -> ModelDescriptor:
     """spandrel's descriptor of the network for the weights."""
     if not isinstance(weights, Mapping):
         raise ValueError(f"it holds a {type(weights).__name__}, not weights by name")
     try:
-        weights = spandrel.canonicalize_state_dict(weights)
+        state_dict = spandrel.canonicalize_state_dict(weights)
     except Exception as error:  # names that are not strings
         raise ValueError(f"it does not hold weights by name: {quoted(error)}") from error
-    _check(weights)
+    _check(state_dict)
     try:
         with torch.random.fork_rng(devices=[]):  # building a network draws random numbers
-            return spandrel.ModelLoader().load_from_state_dict(weights)
+            return spandrel.ModelLoader().load_from_state_dict(state_dict)
     except spandrel.UnsupportedModelError as error:
         raise ValueError(f"{NO_NETWORK}, and spandrel does not recognise it. {BY_HAND}") from error
     except Exception as error:  # spandrel decides by a few names; other missing ones may raise anything
@@ -210,7 +212,7 @@ def _recognised(spandrel: Any, weights: Any) -> Any:
         raise ValueError(f"{text}: {named(error)}. {BY_HAND}") from error
 
 
-def _check(weights: Mapping[Any, Any]) -> None:
+def _check(weights: Mapping[object, object]) -> None:
     """Raises ValueError for weights that the file does not hold, and for names with numbers that imply a network far
     larger than the weights: spandrel builds the network from names and shapes before it checks anything else."""
     most = 100 + 4 * len(weights)

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import sys
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
 
 __all__ = ["unwrapped"]
 
-_unwrapped: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # by descriptor
+_unwrapped: weakref.WeakKeyDictionary[object, Checkpoint] = weakref.WeakKeyDictionary()  # by descriptor
 
 
 def unwrapped(model: Any) -> Any:

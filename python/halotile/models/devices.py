@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..optional import torch_if_loaded
 from ..texts import quoted
@@ -11,26 +11,28 @@ from ..texts import quoted
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["default_device", "usable_device"]
+__all__ = ["Device", "default_device", "usable_device"]
+
+Device: TypeAlias = "str | int | torch.device"
 
 ACCELERATORS = {"mps": "Apple GPU", "cuda": "NVIDIA or AMD GPU", "xpu": "Intel GPU"}
 
 
-def usable_device(device: Any) -> torch.device | None:
+def usable_device(device: Device | None) -> torch.device | None:
     """The torch.device for what the user gave; None for None. Raises ValueError if torch cannot use it."""
     if device is None:
         return None
     torch = torch_if_loaded()
     text = f"device {device!r:.80} is not available"
     try:
-        asked = torch.device(device)
+        requested = torch.device(device)
     except Exception as error:  # torch raises many kinds
         raise ValueError(f"{text}: torch has no such device") from error
-    missing = _why_missing(asked)
+    missing = _why_missing(requested)
     if missing is not None:
         raise ValueError(f"{text}: {missing}")
     try:
-        return torch.empty(0, device=asked).device
+        return torch.empty(0, device=requested).device
     except Exception as error:  # drivers raise any kind
         raise ValueError(f"{text}: {quoted(error)}") from error
 
@@ -50,7 +52,7 @@ def _why_missing(device: torch.device) -> str | None:
     return None
 
 
-def default_device(device: Any) -> torch.device:
+def default_device(device: Device | None) -> torch.device:
     """The device the user asked for, else the first available of MPS, CUDA and CPU."""
     if device is not None:
         return usable_device(device)

@@ -37,11 +37,11 @@ def load_exported(path: str) -> torch.nn.Module:
         for member in archive.namelist():
             if member.partition("/")[2].lower().startswith(RUN):  # torch finds names in any letter case
                 raise ValueError(f"it holds {member!r}, which would run while the file is read; only programs are read")
-    with _weights_only(), _told_by_torch() as told:
+    with _weights_only(), _error_logged() as logged:
         try:
             program = torch.export.load(path)
         except Exception as error:  # a damaged program may raise anything
-            raise ValueError(why_not(full_text(told.error or error), "program")) from error
+            raise ValueError(why_not(full_text(logged.error or error), "program")) from error
     return open_exported(program)
 
 
@@ -57,7 +57,7 @@ def _weights_only() -> Iterator[None]:
             os.environ[WEIGHTS_ONLY] = before
 
 
-class _Told(logging.Filter):
+class _LoggedError(logging.Filter):
     """Keeps the error that torch logs before raising another one, and blocks the log."""
 
     error: BaseException | None = None
@@ -68,13 +68,13 @@ class _Told(logging.Filter):
 
 
 @contextlib.contextmanager
-def _told_by_torch() -> Iterator[_Told]:
-    logger, told = logging.getLogger("torch.export"), _Told()
-    logger.addFilter(told)
+def _error_logged() -> Iterator[_LoggedError]:
+    logger, logged = logging.getLogger("torch.export"), _LoggedError()
+    logger.addFilter(logged)
     try:
-        yield told
+        yield logged
     finally:
-        logger.removeFilter(told)
+        logger.removeFilter(logged)
 
 
 def open_exported(program: torch.export.ExportedProgram) -> torch.nn.Module:

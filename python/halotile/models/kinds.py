@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..optional import torch_if_loaded
-from .devices import default_device, usable_device
+from .devices import Device, default_device, usable_device
 from .model import NUMPY_WINDOWS, EitherModel, Model, TensorModel
 from .modules import converted, device_and_dtype, first_convolution
 from .needs import Needs
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["channels_of", "open_model"]
 
 
-def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool, memory_format: str = "auto") -> Model:
+def open_model(
+    model: Any, *, device: Device | None, dtype: str | None, tensors: bool, memory_format: str = "auto"
+) -> Model:
     """Wraps the user's model in a `Model`.
 
     Args:
@@ -47,7 +49,7 @@ def open_model(model: Any, *, device: Any, dtype: str | None, tensors: bool, mem
     return _open_callable(model, device, dtype, tensors, memory_format)
 
 
-def _open_module(module: torch.nn.Module, device: Any, dtype: str | None, memory_format: str) -> TensorModel:
+def _open_module(module: torch.nn.Module, device: Device | None, dtype: str | None, memory_format: str) -> TensorModel:
     _refuse_lazy(roots_of(module))
     module = converted(module, device, dtype)
     own_device, own_dtype = device_and_dtype(module)
@@ -55,7 +57,7 @@ def _open_module(module: torch.nn.Module, device: Any, dtype: str | None, memory
     return TensorModel(module, [module], where, _window_dtype(own_dtype or dtype), memory_format)
 
 
-def _open_callable(call: Any, device: Any, dtype: str | None, tensors: bool, memory_format: str) -> Model:
+def _open_callable(call: Any, device: Device | None, dtype: str | None, tensors: bool, memory_format: str) -> Model:
     modules = modules_of(call)
     _refuse_lazy(modules)
     own_device, own_dtype = device_and_dtype(modules[0]) if modules else (None, None)

@@ -22,16 +22,20 @@ from ..optional import torchvision_advice
 from ..texts import named, one_line, quoted
 from . import catalog
 from .needs import Needs
+from .onnx import Provider, load_onnx
 
 __all__ = ["load_model"]
+
+Loaded = Callable[..., Any]
+Providers = Sequence[Provider]
 
 
 def load_model(
     name: str | os.PathLike[str] | None = None,
     *,
-    providers: Sequence[str | tuple[str, dict[str, Any]]] | None = None,
+    providers: Providers | None = None,
     strength: float | None = None,
-) -> Callable[..., Any]:
+) -> Loaded:
     """Loads a model by name.
 
     Args:
@@ -80,7 +84,7 @@ def load_model(
     return _from_module(name, module, attribute)
 
 
-def _embedded(providers: Any, strength: float) -> Callable[..., Any]:
+def _embedded(providers: Providers | None, strength: float) -> Loaded:
     if providers is not None:
         raise ValueError("providers must be None for the included model, which is not an ONNX file")
     if not 0 <= strength <= 1:
@@ -91,7 +95,7 @@ def _embedded(providers: Any, strength: float) -> Callable[..., Any]:
     return load_embedded(strength=strength)
 
 
-def _from_module(name: str, module: str, attribute: str) -> Callable[..., Any]:
+def _from_module(name: str, module: str, attribute: str) -> Loaded:
     attribute, is_factory = attribute.removesuffix("()"), attribute.endswith("()")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -108,7 +112,7 @@ def _from_module(name: str, module: str, attribute: str) -> Callable[..., Any]:
     return model
 
 
-def _from_catalog(name: str) -> Any:
+def _from_catalog(name: str) -> Loaded:
     try:
         param, weights = catalog.known_files(name)
     except ValueError as error:
@@ -125,11 +129,9 @@ NONE_OF_THEM = "neither TorchScript nor torch.export (.pt2), nor a checkpoint, O
 HEAD = 512  # bytes that identify the type of a file
 
 
-def _from_file(path: str, providers: Sequence[Any] | None) -> Callable[..., Any]:
+def _from_file(path: str, providers: Providers | None) -> Loaded:
     kind = _kind_of(path)
     if kind == "ONNX":
-        from .onnx import load_onnx
-
         return _opened(path, kind, lambda: load_onnx(path, providers))
     if providers is not None:
         raise ValueError(f"providers must be None for model {path!r}, which is not an ONNX file")
@@ -144,7 +146,7 @@ def _need_torch(who: str) -> None:
         raise ImportError(f"{who} torch: pip install 'halotile[torch]'") from error
 
 
-def _opened(name: str, kind: str, opener: Callable[[], Callable[..., Any]]) -> Any:
+def _opened(name: str, kind: str, opener: Callable[[], Loaded]) -> Any:
     """Calls `opener`; its errors get the model's name, and one line."""
     try:
         return opener()
@@ -157,13 +159,13 @@ def _opened(name: str, kind: str, opener: Callable[[], Callable[..., Any]]) -> A
         raise ValueError(f"model {name!r} cannot be run as it is: {text}") from error
 
 
-def _checkpoint(path: str) -> Callable[..., Any]:
+def _checkpoint(path: str) -> Loaded:
     from .checkpoint import load_checkpoint
 
     return load_checkpoint(path)
 
 
-def _exported(path: str) -> Callable[..., Any]:
+def _exported(path: str) -> Loaded:
     from .exported import load_exported
 
     with warnings.catch_warnings():
@@ -171,7 +173,7 @@ def _exported(path: str) -> Callable[..., Any]:
         return load_exported(path)
 
 
-def _script(path: str) -> Callable[..., Any]:
+def _script(path: str) -> Loaded:
     import torch
 
     with warnings.catch_warnings():
@@ -180,21 +182,21 @@ def _script(path: str) -> Callable[..., Any]:
         return torch.jit.load(path, map_location="cpu")
 
 
-def _ncnn_pair(path: str) -> Callable[..., Any]:
+def _ncnn_pair(path: str) -> Loaded:
     weights = f"{os.path.splitext(path)[0]}.bin"
     if not os.path.isfile(weights):
         raise ValueError(f"it is an ncnn .param file, but its weights are missing: there is no {weights!r}")
     return _ncnn(path, weights)
 
 
-def _ncnn(param: str, weights: str) -> Callable[..., Any]:
+def _ncnn(param: str, weights: str) -> Loaded:
     from .ncnn import load_ncnn
 
     with open(param, encoding="utf-8") as text, open(weights, "rb") as data:
         return load_ncnn(text.read(), data.read())
 
 
-OPENERS: dict[str, Callable[[str], Callable[..., Any]]] = {
+OPENERS: dict[str, Callable[[str], Loaded]] = {
     "checkpoint": _checkpoint,
     "torch.export": _exported,
     "TorchScript": _script,

@@ -13,14 +13,14 @@ import functools
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ..errors import frames_inside
 from ..optional import torch_if_loaded
 from ..texts import full_text, named
-from .around import same_luck, silence
+from .around import preserved_rng, silence
 from .modes import evaluating
 from .modules import device_and_dtype, first_convolution, mostly_convolutions
 from .outputs import checked_array, checked_tensor
@@ -32,9 +32,11 @@ from .untouched.turns import turns
 if TYPE_CHECKING:
     import torch
 
+    Windows = TypeVar("Windows", np.ndarray, torch.Tensor)
+
 __all__ = ["NUMPY_WINDOWS", "EitherModel", "Model", "TensorModel"]
 
-NUMPY_WINDOWS: dict[str, np.dtype[Any]] = {
+NUMPY_WINDOWS: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(np.uint16),
@@ -60,7 +62,7 @@ class Model:
     """
 
     device: torch.device | None = None
-    compiled: Any = None
+    compiled: Callable[[torch.Tensor], object] | None = None
     alone = False
     may_choose = False
     call: Callable[[Any], Any]
@@ -68,7 +70,7 @@ class Model:
     channels_last = False
     modules: Sequence[torch.nn.Module] = ()
 
-    def __init__(self, call: Callable[[np.ndarray], Any], dtype: str = "float32"):
+    def __init__(self, call: Callable[[np.ndarray], object], dtype: str = "float32"):
         if dtype == "bfloat16":
             raise ValueError("dtype must not be bfloat16 for a model on NumPy arrays: NumPy has no such dtype")
         self.call = call
@@ -98,13 +100,12 @@ class TensorModel(Model):
 
     double = False
     writes: bool | None = None  # whether it writes to its parameters or buffers; None before the first run
-    compiled: Callable[[torch.Tensor], Any] | None = None
     may_compile = True  # False once compiling has failed
-    format_checked = False  # whether `keeps_format` was asked
+    format_checked = False  # whether `keeps_format` was called
 
     def __init__(
         self,
-        call: Callable[[torch.Tensor], Any],
+        call: Callable[[torch.Tensor], object],
         modules: list[torch.nn.Module],
         device: torch.device,
         dtype: str,
@@ -144,14 +145,14 @@ class TensorModel(Model):
         that device, with any strides."""
         torch = self.torch
         watched = self.writes is not False
-        with turns.run(self.modules), tensors_kept(self.modules, watched=watched) as keeping:
+        with turns.run(self.modules), tensors_kept(self.modules, watched=watched) as saved:
             with evaluating(self.modules), torch.inference_mode():
                 output = self._called(windows.double() if self.double else windows)
                 if isinstance(output, np.ndarray):
                     output = torch.from_numpy(checked_array(output, len(windows)))
                 output = checked_tensor(output, len(windows)).to(self.device)
             if self.writes is None:
-                self.writes = keeping.written()
+                self.writes = saved.written()
             return output
 
     def output_of(self, output: torch.Tensor) -> torch.Tensor:
@@ -172,13 +173,13 @@ class TensorModel(Model):
     def twin_modules(self) -> list[torch.nn.Module]:
         return roots_of(self.twin)
 
-    def probed(self, windows: np.ndarray | torch.Tensor) -> Any:
+    def probed(self, windows: Windows) -> Windows:
         """`__call__` on an array or `run` on a tensor, by the twin if there is one."""
         plain = copy.copy(self)
         plain.compiled = None
         if self.twin is not None:
             plain.call, plain.modules = self.twin, self.twin_modules
-        with same_luck(), silence:
+        with preserved_rng, silence:
             return plain(windows) if isinstance(windows, np.ndarray) else plain.run(windows)
 
     def keeps_format(self, windows: np.ndarray | torch.Tensor, rounding: float) -> bool | None:
@@ -207,7 +208,7 @@ class TensorModel(Model):
         if self.compiled is None and self.may_compile:
             self.compiled = self.torch.compile(self.modules[0], dynamic=False)
 
-    def _called(self, windows: torch.Tensor) -> Any:
+    def _called(self, windows: torch.Tensor) -> object:
         if self.compiled is not None:
             try:
                 return self.compiled(windows if self.channels_last else windows.contiguous())
@@ -217,8 +218,8 @@ class TensorModel(Model):
                 self.compiled, self.may_compile = None, False
         return self._called_plainly(windows)
 
-    def _called_plainly(self, windows: torch.Tensor) -> Any:
-        """Uncompiled. If channels_last, which nobody asked for, fails, windows are contiguous from then on."""
+    def _called_plainly(self, windows: torch.Tensor) -> object:
+        """Uncompiled. If channels_last, the default choice, fails, windows are contiguous from then on."""
         if not (self.may_choose and self.channels_last):
             return self.call(windows if self.channels_last or not self.may_choose else windows.contiguous())
         try:

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..optional import torch_if_loaded
 from ..texts import quoted
-from .devices import usable_device
+from .devices import Device, usable_device
 from .untouched.copies import copied
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def device_and_dtype(module: torch.nn.Module) -> tuple[torch.device | None, str 
     return (tensors[0].device if tensors else None), None
 
 
-def converted(module: torch.nn.Module, device: Any, dtype: str | None) -> torch.nn.Module:
+def converted(module: torch.nn.Module, device: Device | None, dtype: str | None) -> torch.nn.Module:
     """The module itself if it has that device and dtype, else a converted copy.
 
     Raises:
@@ -42,8 +42,8 @@ def converted(module: torch.nn.Module, device: Any, dtype: str | None) -> torch.
     try:
         return copied(module).to(device=device, dtype=getattr(torch, dtype) if dtype else None)
     except Exception as error:  # a module may raise anything when it is copied
-        asked = " and ".join(f"{name}={value}" for name, value in (("device", device), ("dtype", dtype)) if value)
-        text = f"{asked} asks for a converted copy of model, which cannot be copied: {quoted(error)}"
+        requested = " and ".join(f"{name}={value}" for name, value in (("device", device), ("dtype", dtype)) if value)
+        text = f"{requested} asks for a converted copy of model, which cannot be copied: {quoted(error)}"
         raise ValueError(f"{text}; convert it yourself") from error
 
 
@@ -59,7 +59,7 @@ def first_convolution(module: torch.nn.Module) -> tuple[int | None, bool]:
     return None, False
 
 
-def _weights_of(module: torch.nn.Module) -> Iterator[Any]:
+def _weights_of(module: torch.nn.Module) -> Iterator[object]:
     """A layer's attribute `weight`, or the tensors that its parametrization computes it from. Computes nothing."""
     if isinstance(module, torch_if_loaded().jit.ScriptModule):
         yield getattr(module, "weight", None)

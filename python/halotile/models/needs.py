@@ -57,10 +57,10 @@ class Needs:
         height, width = (side or self.minimum for side in self.window)
         return height, width
 
-    def phase(self, asked: Pair) -> Pair:
+    def phase(self, requested: Pair) -> Pair:
         """The smallest valid phase (rows, columns) that is a multiple of the one asked for."""
-        multiple = math.lcm(self.multiple, *asked) if self.square else self.multiple
-        rows, columns = (math.lcm(step, multiple) for step in asked)
+        multiple = math.lcm(self.multiple, *requested) if self.square else self.multiple
+        rows, columns = (math.lcm(step, multiple) for step in requested)
         return rows, columns
 
     def check(self, scale: Fraction | None, verify: int) -> None:

@@ -7,17 +7,20 @@ Runtime refuses paths that lead out of it, including links.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..texts import quoted
 from .needs import Needs
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, NodeArg
+
 __all__ = ["OnnxModel", "load_onnx"]
 
-DTYPES = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+DTYPES: dict[str, np.dtype] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
 COLOURS = (1, 2, 3, 4)  # channel counts of images
 # Fastest first, with options that keep float32: CUDA would round to TF32, the neural engine to float16.
 PROVIDERS: dict[str, dict[str, str]] = {
@@ -27,7 +30,7 @@ PROVIDERS: dict[str, dict[str, str]] = {
 }
 SILENT = 4  # failures are raised, so they need not be logged
 
-Provider = str | tuple[str, dict[str, Any]]
+Provider = str | tuple[str, Mapping[str, object]]
 
 
 class OnnxModel:
@@ -40,11 +43,11 @@ class OnnxModel:
         providers: the execution providers in use.
     """
 
-    def __init__(self, session: Any):
+    def __init__(self, session: InferenceSession):
         taken, made = _only(session.get_inputs(), "inputs"), _only(session.get_outputs(), "outputs")
         shape = _checked_shape(taken)
         self.session, self.input, self.output = session, taken.name, made.name
-        self.dtype: np.dtype[Any] = DTYPES[taken.type]
+        self.dtype = DTYPES[taken.type]
         self.batch, self.channels, *size = shape
         self.needs = _needs((size[0], size[1]), [_fixed(side) for side in made.shape or ()])
         self.providers: list[str] = session.get_providers()
@@ -116,19 +119,19 @@ def _chosen(providers: Sequence[Provider] | None, available: Sequence[str]) -> l
 # ---- inputs and outputs of a graph -----------------------------------------------------------------------------------
 
 
-def _only(ends: Sequence[Any], what: str) -> Any:
+def _only(ends: Sequence[NodeArg], what: str) -> NodeArg:
     if len(ends) != 1:
         names = ", ".join(end.name[:60] for end in ends[:8])
         raise ValueError(f"the ONNX graph has {len(ends)} {what} and must have one: {names}")
     return ends[0]
 
 
-def _fixed(side: Any) -> int | None:
+def _fixed(side: object) -> int | None:
     """The side if it is fixed, else None: variable sides have a name, or no value."""
     return side if isinstance(side, int) and side > 0 else None
 
 
-def _checked_shape(taken: Any) -> list[int | None]:
+def _checked_shape(taken: NodeArg) -> list[int | None]:
     """Batch, channels, height, width; None where variable. Raises ValueError unless the input is an image batch."""
     described = f"the ONNX graph takes {taken.name[:60]!r}, {taken.type} {list(taken.shape or ())}"
     shape = [_fixed(side) for side in taken.shape or ()]

@@ -25,7 +25,7 @@ class EmptyOutput(BadOutput):
     """The output has no pixels: the window was too small."""
 
 
-def checked_array(output: Any, batch: int) -> np.ndarray:
+def checked_array(output: object, batch: int) -> np.ndarray:
     """A model's output as an aligned array of float32 or float16.
 
     Raises:
@@ -62,7 +62,7 @@ def checked_tensor(output: Any, batch: int) -> torch.Tensor:
     return output.float() if output.dtype == torch.float64 else output
 
 
-def _on_host(output: Any) -> Any:
+def _on_host(output: Any) -> object:
     """The NumPy array of a tensor; anything else unchanged."""
     torch = torch_if_loaded()
     if torch is None or not isinstance(output, torch.Tensor):
@@ -89,7 +89,7 @@ def _hint(outputs: object) -> str:
     return f"; pass lambda x: model(x)[{key!r:.80}] if that is the image"
 
 
-def described(value: Any) -> str:
+def described(value: object) -> str:
     """Its type and, for collections, its length."""
     if isinstance(value, (tuple, list, dict)):
         return f"a {type(value).__name__} of {len(value)}"

@@ -13,7 +13,7 @@ import types
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from ..optional import torch_if_loaded
 
 if TYPE_CHECKING:
     import torch
+
+    T = TypeVar("T")
 
 __all__ = ["all_modules", "mentions", "modules_of", "reachable", "roots_of"]
 
@@ -36,15 +38,15 @@ PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
 OPAQUE = {"torch", "numpy"}  # packages whose objects, except modules and functions, hold no user objects
 
 
-def reachable(value: Any, depth: int = 2) -> Iterator[Any]:
+def reachable(value: object, depth: int = 2) -> Iterator[object]:
     """A value, and everything that it reaches within `depth` steps."""
     yield value
     if depth:
-        for one in _next_to(value):
+        for one in _neighbours(value):
             yield from reachable(one, depth - 1)
 
 
-def _next_to(value: Any) -> Iterator[Any]:
+def _neighbours(value: object) -> Iterator[object]:
     """What a value reaches in one step."""
     if isinstance(value, functools.partial):
         yield from (value.func, *value.args, *value.keywords.values())
@@ -62,7 +64,7 @@ def _next_to(value: Any) -> Iterator[Any]:
         yield from (one for name, one in vars(type(value)).items() if name == "__call__")
 
 
-def _named_by(function: types.FunctionType) -> list[Any]:
+def _named_by(function: types.FunctionType) -> list[object]:
     """A function's closure, defaults, and the globals in its code, except for torch's functions."""
     names = () if _package_of(function) == "torch" else _globals_in(function.__code__)
     values = [function.__globals__[name] for name in names if name in function.__globals__]
@@ -73,7 +75,7 @@ def _named_by(function: types.FunctionType) -> list[Any]:
     return values
 
 
-def _package_of(thing: Any) -> str:
+def _package_of(thing: types.FunctionType | type) -> str:
     """The top-level package of a function or class."""
     return str(thing.__module__ or "").partition(".")[0]
 
@@ -89,26 +91,26 @@ def _globals_in(code: types.CodeType) -> frozenset[str]:
 # ---- deep search -----------------------------------------------------------------------------------------------------
 
 
-def _hidden_in(things: Iterable[Any], kind: type, parts: Callable[[Any], Iterable[Any]]) -> list[Any]:
+def _hidden_in(things: Iterable[object], kind: type[T], parts: Callable[[T], Iterable[T]]) -> list[T]:
     """Objects of a kind among things and all that these reach through lists, objects, functions and so on, breadth
     first and without parts of those found earlier. No property is evaluated, and nothing is called.
 
     Args:
         parts: a function from an object of the kind to itself and its regular parts, which are of that kind too.
     """
-    found: list[Any] = []
-    known: dict[int, Any] = {}  # by id: parts of what was found
-    seen: dict[int, Any] = {}  # by id; the reference keeps the id from being reused
+    found: list[T] = []
+    known: dict[int, T] = {}  # by id: parts of what was found
+    seen: dict[int, object] = {}  # by id; the reference keeps the id from being reused
     waiting: deque[tuple[Any, int]] = deque((thing, FAR) for thing in things)
     while waiting and len(seen) < MOST + len(known):
         value, depth = waiting.popleft()
         if type(value) in PROXIES:
-            value = _behind(value)
+            value = _proxied(value)
         if type(value) in PLAIN or id(value) in seen:
             continue
         seen[id(value)] = value
         if not issubclass(type(value), kind):
-            waiting.extend((one, depth - 1) for one in _steps(value) if depth and _may_hold(one))
+            waiting.extend((one, depth - 1) for one in _contents(value) if depth and _may_hold(one))
         elif id(value) not in known:
             found.append(value)
             for part in parts(value):
@@ -127,14 +129,14 @@ def _may_hold(value: Any) -> bool:
     return kind not in PLAIN
 
 
-def _behind(proxy: Any) -> Any:
+def _proxied(proxy: Any) -> object:
     """The object of a weak proxy, or None."""
     with contextlib.suppress(ReferenceError, AttributeError):  # it was collected
         return proxy.__init__.__self__
     return None
 
 
-def _steps(value: Any) -> Iterator[Any]:
+def _contents(value: Any) -> Iterator[object]:
     """What an object holds."""
     own = type(value)
     if issubclass(own, CONTAINERS):
@@ -158,14 +160,14 @@ def _steps(value: Any) -> Iterator[Any]:
         yield from (one for cls in own.__mro__ for name, one in vars(cls).items() if name in ("__call__", "forward"))
 
 
-def _elements(value: Any, own: type) -> Iterator[Any]:
+def _elements(value: Any, own: type) -> Iterator[object]:
     """The elements of a container, even if its class overrides `__iter__`."""
     base = next(one for one in CONTAINERS if issubclass(own, one))
     elements = base.__iter__(value)
     return itertools.chain(dict.values(value), elements) if base is dict else elements
 
 
-def _attributes(value: Any, others: Collection[str] = ()) -> Iterator[Any]:
+def _attributes(value: object, others: Collection[str] = ()) -> Iterator[object]:
     """The values of attributes and slots, except for the attributes named in others."""
     with contextlib.suppress(AttributeError, TypeError):
         own = list(itertools.islice(object.__getattribute__(value, "__dict__").items(), WIDE))
@@ -175,12 +177,12 @@ def _attributes(value: Any, others: Collection[str] = ()) -> Iterator[Any]:
             yield slot.__get__(value)
 
 
-def _slots_of(cls: type) -> list[Any]:
+def _slots_of(cls: type) -> list[types.MemberDescriptorType]:
     slotted = (vars(one) for one in cls.__mro__ if "__slots__" in vars(one))
     return [slot for names in slotted for slot in names.values() if type(slot) is types.MemberDescriptorType]
 
 
-def _of_class(cls: type, kind: type, seen: dict[int, Any]) -> Iterator[Any]:
+def _of_class(cls: type, kind: type, seen: dict[int, object]) -> Iterator[object]:
     """The attributes of a class and its bases that `forward` may use: methods have closures and name globals."""
     own = [one for one in cls.__mro__ if not issubclass(kind, one) and _package_of(one) not in OPAQUE]
     used = _names_used([vars(one) for one in own])
@@ -190,7 +192,7 @@ def _of_class(cls: type, kind: type, seen: dict[int, Any]) -> Iterator[Any]:
             yield from (value for name, value in list(vars(one).items()) if name in used)
 
 
-def _names_used(classes: list[Mapping[str, Any]]) -> set[str]:
+def _names_used(classes: list[Mapping[str, object]]) -> set[str]:
     """The names in `forward`, and in all attributes of the classes that have such a name."""
     used, new = set(), {"forward", "__call__"}
     while new:
@@ -211,7 +213,7 @@ def _all_names(code: types.CodeType) -> frozenset[str]:
 # ---- modules ---------------------------------------------------------------------------------------------------------
 
 
-def roots_of(*things: Any) -> list[torch.nn.Module]:
+def roots_of(*things: object) -> list[torch.nn.Module]:
     """The modules among things, and modules that these reach other than as submodules: in lists, objects, closures.
     With their submodules, they are all that a run may use, as far as can be seen."""
     import torch
@@ -219,18 +221,18 @@ def roots_of(*things: Any) -> list[torch.nn.Module]:
     return _hidden_in(things, torch.nn.Module, torch.nn.Module.modules)
 
 
-def all_modules(*things: Any) -> list[torch.nn.Module]:
+def all_modules(*things: object) -> list[torch.nn.Module]:
     """`roots_of` things and their submodules, once each."""
     return list({id(inner): inner for root in roots_of(*things) for inner in root.modules()}.values())
 
 
-def modules_of(model: Any) -> list[torch.nn.Module]:
+def modules_of(model: object) -> list[torch.nn.Module]:
     """The modules that a callable is bound to, closes over, or names as globals."""
     kind = torch_if_loaded().nn.Module
     return list({id(value): value for value in reachable(model) if isinstance(value, kind)}.values())
 
 
-def mentions(model: Any, package: str) -> bool:
+def mentions(model: object, package: str) -> bool:
     """Whether a callable reaches something from a package."""
     for value in reachable(model):
         name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)

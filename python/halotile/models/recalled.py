@@ -9,34 +9,34 @@ from typing import Any
 
 __all__ = ["recalled", "remember", "told_about", "tried_with"]
 
-_seen: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-_tried: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
-_told: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
+_inspected: weakref.WeakKeyDictionary[object, object] = weakref.WeakKeyDictionary()
+_tried: weakref.WeakKeyDictionary[object, dict[object, Any]] = weakref.WeakKeyDictionary()
+_warned: weakref.WeakKeyDictionary[object, set[object]] = weakref.WeakKeyDictionary()
 
 
-def remember(model: Any, info: Any) -> None:
+def remember(model: object, info: object) -> None:
     """Stores a ModelInfo, so that later runs can warn about a halo that is too small."""
     with contextlib.suppress(TypeError):  # cannot be hashed, or referred to weakly
-        _seen[model] = info
+        _inspected[model] = info
 
 
-def recalled(model: Any) -> Any:
+def recalled(model: object) -> Any:
     """The ModelInfo of a model that was inspected in this process; else None."""
     try:
-        return _seen.get(model)
+        return _inspected.get(model)
     except TypeError:
         return None
 
 
-def told_about(model: Any) -> set[Any]:
+def told_about(model: object) -> set[object]:
     """The keys of warnings that were given about a model."""
     try:
-        return _told.setdefault(model, set())
+        return _warned.setdefault(model, set())
     except TypeError:
         return set()
 
 
-def tried_with(model: Any) -> dict[Any, Any]:
+def tried_with(model: object) -> dict[object, Any]:
     """Results of trying windows of a model, by what was tried."""
     try:
         return _tried.setdefault(model, {})

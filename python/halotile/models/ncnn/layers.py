@@ -13,29 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from .modules import (
-    BINARY,
-    UNARY,
-    Binary,
-    Clip,
-    Concat,
-    Constant,
-    Crop,
-    Eltwise,
-    GlobalPooling,
-    HardSigmoid,
-    HardSwish,
-    InnerProduct,
-    Interp,
-    Multiple,
-    Permute,
-    PointConvolution,
-    Reshape,
-    Scale,
-    Slices,
-    Unary,
-    Unshuffled,
-)
+from . import modules
 from .read import ANY_COUNT, SAME_LOWER, SAME_UPPER, UNSET, Layer, Weights
 
 __all__ = ["KINDS"]
@@ -57,15 +35,10 @@ def _convolution(layer: Layer, data: Weights) -> nn.Module:
         raise ValueError(f"{layer}: {count} weights do not make {outputs} outputs, {kernel}, in {groups} groups")
     weight = data.take_tagged(count, layer)
     bias = data.take(outputs, layer) if layer.whole(5) else None
-    settings: dict[str, Any] = {
-        "stride": stride,
-        "dilation": dilation,
-        "groups": groups,
-        "bias": bias is not None,
-        "device": "meta",
-    }
+    settings = dict[str, Any](stride=stride, dilation=dilation, groups=groups, bias=bias is not None, device="meta")
     parts = _cropped(layer, settings) if transposed else _padded(layer, kernel, settings)
-    kind = nn.ConvTranspose2d if transposed else PointConvolution if _is_point(kernel, stride, settings) else nn.Conv2d
+    plain = modules.PointConvolution if _is_point(kernel, stride, settings) else nn.Conv2d
+    kind = nn.ConvTranspose2d if transposed else plain
     convolution = kind(inputs, outputs, kernel, **settings)
     if transposed:  # (groups, out / groups, in / groups, ...) to (in, out / groups, ...)
         weight = weight.view(groups, outputs // groups, inputs // groups, *kernel).transpose(1, 2).contiguous()
@@ -128,7 +101,7 @@ def _cropped(layer: Layer, settings: dict[str, Any]) -> dict[str, nn.Module | No
         settings["padding"] = (top, left)
         return {"convolution": None}
     settings["padding"] = (0, 0)
-    return {"convolution": None, "crop": Crop(offsets=(left, top, 0), ends=(right, bottom, 0))}
+    return {"convolution": None, "crop": modules.Crop(offsets=(left, top, 0), ends=(right, bottom, 0))}
 
 
 def _inner_product(layer: Layer, data: Weights) -> nn.Module:
@@ -139,7 +112,7 @@ def _inner_product(layer: Layer, data: Weights) -> nn.Module:
         raise ValueError(f"{layer}: {count} weights do not make {outputs} outputs")
     weight = data.take_tagged(count, layer)
     bias = data.take(outputs, layer) if layer.whole(1) else None
-    linear = InnerProduct(count // outputs, outputs, bias=bias is not None, device="meta")
+    linear = modules.InnerProduct(count // outputs, outputs, bias=bias is not None, device="meta")
     _fill(linear, weight, bias)
     return _sequence({"linear": linear} | _activation(layer))
 
@@ -173,8 +146,8 @@ def _activation(layer: Layer) -> dict[str, nn.Module]:
     if kind == 2:
         return {"activation": nn.LeakyReLU(values[0])}
     if kind == 3:
-        return {"activation": Clip(low=values[0], high=values[1])}
-    return {"activation": HardSwish(alpha=values[0], beta=values[1])}
+        return {"activation": modules.Clip(low=values[0], high=values[1])}
+    return {"activation": modules.HardSwish(alpha=values[0], beta=values[1])}
 
 
 def _simple(make: Callable[[Layer], nn.Module]) -> Callable[[Layer, Weights], nn.Module]:
@@ -192,7 +165,7 @@ def _wiring(inputs: tuple[float, float], outputs: tuple[float, float]) -> Callab
 
     def build(layer: Layer, _: Weights) -> None:
         layer.wires(inputs, outputs)
-        layer.asked.update(layer.settings)  # the size of an input is a hint
+        layer.used.update(layer.settings)  # the size of an input is a hint
 
     return build
 
@@ -209,7 +182,7 @@ def _memory_data(layer: Layer, data: Weights) -> nn.Module:
     if not shape or (channels and not height) or not width:
         raise ValueError(f"{layer} has the sides {(width, height, channels)}, which are not understood")
     take = data.take if layer.whole(21, 1) else data.take_tagged
-    return Constant(take(math.prod(shape), layer).view(1, *shape))
+    return modules.Constant(take(math.prod(shape), layer).view(1, *shape))
 
 
 def _prelu(layer: Layer, data: Weights) -> nn.Module:
@@ -227,10 +200,10 @@ def _scale(layer: Layer, data: Weights) -> nn.Module:
     count = layer.whole(0, UNSET, least=1, most=ANY_COUNT)
     if count == UNSET:
         layer.wires((2, 2))
-        layer.asked.add(1)  # without weights there is no bias either: src/layer/scale.cpp
-        return Scale(None, None)
+        layer.used.add(1)  # without weights there is no bias either: src/layer/scale.cpp
+        return modules.Scale(None, None)
     layer.wires((1, 1))
-    return Scale(data.take(count, layer), data.take(count, layer) if layer.whole(1) else None)
+    return modules.Scale(data.take(count, layer), data.take(count, layer) if layer.whole(1) else None)
 
 
 def _relu(layer: Layer) -> nn.Module:
@@ -240,26 +213,26 @@ def _relu(layer: Layer) -> nn.Module:
 
 def _clip(layer: Layer) -> nn.Module:
     highest = float(np.finfo(np.float32).max)
-    return Clip(low=layer.number(0, -highest), high=layer.number(1, highest))
+    return modules.Clip(low=layer.number(0, -highest), high=layer.number(1, highest))
 
 
 def _dropout(layer: Layer) -> nn.Module:
     factor = layer.number(0, 1.0)
-    return nn.Identity() if factor == 1 else Multiple(factor=factor)
+    return nn.Identity() if factor == 1 else modules.Multiple(factor=factor)
 
 
 def _unary(layer: Layer) -> nn.Module:
-    return Unary(operation=UNARY[layer.whole(0, most=len(UNARY) - 1)])
+    return modules.Unary(operation=modules.UNARY[layer.whole(0, most=len(modules.UNARY) - 1)])
 
 
 def _binary(layer: Layer, _: Weights) -> nn.Module:
-    operation = list(BINARY)[layer.whole(0, most=len(BINARY) - 1)]
+    operation = list(modules.BINARY)[layer.whole(0, most=len(modules.BINARY) - 1)]
     if layer.whole(1):
         layer.wires((1, 1))
-        return Binary(operation=operation, number=layer.number(2))
+        return modules.Binary(operation=operation, number=layer.number(2))
     layer.wires((2, 2))
-    layer.asked.add(2)
-    return Binary(operation=operation)
+    layer.used.add(2)
+    return modules.Binary(operation=operation)
 
 
 def _eltwise(layer: Layer, _: Weights) -> nn.Module:
@@ -268,12 +241,12 @@ def _eltwise(layer: Layer, _: Weights) -> nn.Module:
     factors = layer.numbers(1)
     if factors and (operation != "add" or len(factors) != len(layer.inputs)):
         raise ValueError(f"{layer} has {len(factors)} factors for {len(layer.inputs)} inputs, to {operation}")
-    return Eltwise(operation=operation, factors=factors)
+    return modules.Eltwise(operation=operation, factors=factors)
 
 
 def _concat(layer: Layer, _: Weights) -> nn.Module:
     layer.wires((1, math.inf))
-    return Concat(axis=layer.whole(0, least=-3, most=2))
+    return modules.Concat(axis=layer.whole(0, least=-3, most=2))
 
 
 def _crop(layer: Layer, _: Weights) -> nn.Module:
@@ -283,13 +256,13 @@ def _crop(layer: Layer, _: Weights) -> nn.Module:
         if len(starts) != len(stops) or (axes and len(axes) != len(starts)) or not set(axes) <= set(range(-3, 3)):
             raise ValueError(f"{layer} has starts {starts}, ends {stops} and axes {axes}, which do not fit")
         starts, stops = ([0 if at == UNSET else at for at in ends] for ends in (starts, stops))
-        return Slices(starts=starts, stops=stops, axes=axes)
+        return modules.Slices(starts=starts, stops=stops, axes=axes)
     layer.wires((1, 2))
     offsets = tuple(layer.whole(key) for key in (0, 1, 2))
     if len(layer.inputs) == 2:
-        return Crop(offsets=offsets)
+        return modules.Crop(offsets=offsets)
     ends = tuple(layer.whole(key) for key in (6, 7, 8))
-    return Crop(offsets=offsets, ends=ends, sizes=tuple(layer.whole(key, UNSET, least=1) for key in (3, 4, 5)))
+    return modules.Crop(offsets=offsets, ends=ends, sizes=tuple(layer.whole(key, UNSET, least=1) for key in (3, 4, 5)))
 
 
 def _padding(layer: Layer) -> nn.Module:
@@ -313,21 +286,21 @@ def _interp(layer: Layer, _: Weights) -> nn.Module:
     if not all(1 / 64 <= side <= 64 for side in scale):
         raise ValueError(f"{layer} scales by {scale}, and must by 1/64 to 64")
     settings = {"mode": ("nearest", "bilinear", "bicubic")[mode - 1], "align_corners": bool(layer.whole(6))}
-    return Interp(**settings, scale=scale, size=size if all(size) and not by_blob else None)
+    return modules.Interp(**settings, scale=scale, size=size if all(size) and not by_blob else None)
 
 
 def _pixel_shuffle(layer: Layer) -> nn.Module:
     factor = layer.whole(0, 1, least=1)
-    return Unshuffled(factor=factor) if layer.whole(1, most=1) else nn.PixelShuffle(factor)
+    return modules.Unshuffled(factor=factor) if layer.whole(1, most=1) else nn.PixelShuffle(factor)
 
 
 def _pooling(layer: Layer) -> nn.Module:
     average = layer.whole(0, most=1)
     if layer.whole(4):
-        layer.asked.update(layer.settings)
-        return GlobalPooling(maximum=not average)
+        layer.used.update(layer.settings)
+        return modules.GlobalPooling(maximum=not average)
     if layer.whole(7):
-        layer.asked.update(layer.settings)
+        layer.used.update(layer.settings)
         width = layer.whole(8, least=1)
         size = (layer.whole(18, width, least=1), width)
         if not all(size):
@@ -360,16 +333,16 @@ def _reshape(layer: Layer) -> nn.Module:
     given = [side for side in shape if side != UNSET]
     if shape[: len(given)] != given or not given or given.count(-1) > 1:
         raise ValueError(f"{layer} has the sides {shape}, which are not understood")
-    return Reshape(shape=given)
+    return modules.Reshape(shape=given)
 
 
 def _permute(layer: Layer) -> nn.Module:
     """ncnn lists axes innermost first: order 1 is (rows, columns, channels)."""
     order = ((1, 2, 3), (1, 3, 2), (2, 1, 3), (2, 3, 1), (3, 1, 2), (3, 2, 1))[layer.whole(0, most=5)]
-    return Permute(order=(0, *order), matrix=(0, 1, 2) if order == (1, 2, 3) else (0, 2, 1))
+    return modules.Permute(order=(0, *order), matrix=(0, 1, 2) if order == (1, 2, 3) else (0, 2, 1))
 
 
-def _hard(kind: type[HardSigmoid]) -> Callable[[Layer], nn.Module]:
+def _hard(kind: type[modules.HardSigmoid]) -> Callable[[Layer], nn.Module]:
     return lambda layer: kind(alpha=layer.number(0, 0.2), beta=layer.number(1, 0.5))
 
 
@@ -387,13 +360,13 @@ KINDS: dict[str, Callable[[Layer, Weights], nn.Module | None]] = {
     "TanH": _simple(lambda _: nn.Tanh()),
     "Swish": _simple(lambda _: nn.SiLU()),
     "Mish": _simple(lambda _: nn.Mish()),
-    "HardSwish": _simple(_hard(HardSwish)),
-    "HardSigmoid": _simple(_hard(HardSigmoid)),
+    "HardSwish": _simple(_hard(modules.HardSwish)),
+    "HardSigmoid": _simple(_hard(modules.HardSigmoid)),
     "GELU": _simple(lambda layer: nn.GELU("tanh" if layer.whole(0) else "none")),
     "Clip": _simple(_clip),
     "Dropout": _simple(_dropout),
     "UnaryOp": _simple(_unary),
-    "AbsVal": _simple(lambda _: Unary(operation="abs")),
+    "AbsVal": _simple(lambda _: modules.Unary(operation="abs")),
     "BinaryOp": _binary,
     "Eltwise": _eltwise,
     "Concat": _concat,

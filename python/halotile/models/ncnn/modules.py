@@ -13,31 +13,6 @@ from torch.nn import functional as F
 
 from .read import UNSET
 
-__all__ = [
-    "BINARY",
-    "UNARY",
-    "Binary",
-    "Clip",
-    "Concat",
-    "Constant",
-    "Crop",
-    "Eltwise",
-    "GlobalPooling",
-    "HardSigmoid",
-    "HardSwish",
-    "InnerProduct",
-    "Interp",
-    "Multiple",
-    "Permute",
-    "PointConvolution",
-    "Reshape",
-    "Scale",
-    "Slices",
-    "Unary",
-    "Unshuffled",
-    "aligned",
-]
-
 
 class PointConvolution(nn.Conv2d):
     """A 1x1 convolution of an image, or of a vector (N, C), which ncnn treats as an image of one pixel."""

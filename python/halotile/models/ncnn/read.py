@@ -35,7 +35,7 @@ class Layer:
             raise ValueError(f"{self} announces {reads} inputs and {writes} outputs, and does not name them")
         self.inputs, self.outputs = blobs[:reads], blobs[reads:]
         self.settings = self._settings(settings)
-        self.asked = set(HINTS)
+        self.used = set(HINTS)
 
     def __str__(self) -> str:
         return f"layer {self.name[:60]} ({self.kind[:60]})"
@@ -82,7 +82,7 @@ class Layer:
 
     def numbers(self, key: int) -> list[float]:
         """A setting that is an array; empty if it is not set."""
-        self.asked.add(key)
+        self.used.add(key)
         return self.settings.get(key, [])
 
     def wholes(self, key: int) -> list[int]:
@@ -106,7 +106,7 @@ class Layer:
     def finish(self) -> None:
         """Raises ValueError if a setting other than zero was not used."""
         for key, values in self.settings.items():
-            if key not in self.asked and any(values):
+            if key not in self.used and any(values):
                 raise ValueError(f"{self}: parameter {key} is not understood")
 
 

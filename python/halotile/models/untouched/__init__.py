@@ -7,6 +7,6 @@
     snapshot.preserved   a context that restores everything, for modules that cannot be copied
     kept.tensors_kept    a context that restores tensors that a run replaced or wrote to; around every run
 
-These are built on turns.py (which thread may inspect or run a module), held.py (saved states that threads share) and
+These are built on turns.py (which thread may inspect or run a module), saved.py (saved states that threads share) and
 tensors.py (a module's tensors and their values). No module here imports torch before a model needs it.
 """

@@ -49,14 +49,14 @@ def shell(module: torch.nn.Module, device: str | None = None) -> torch.nn.Module
     """
     import torch
 
-    memo: dict[int, Any] = {}
+    memo: dict[int, object] = {}
     for inner in all_modules(module):
         for tensor in tensors_of(inner):
             memo[id(tensor)] = _twin(tensor, device, torch)
     return _copy(module, memo)
 
 
-def _copy(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
+def _copy(module: torch.nn.Module, memo: dict[int, object]) -> torch.nn.Module:
     """A deep copy. Raises StaysItself if the copy runs the module or a part of it."""
     with silence:  # torch warns when exported programs are copied
         own = copy.deepcopy(module, memo)

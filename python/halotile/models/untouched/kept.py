@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from .held import held
-from .tensors import equal, give_back_tensors, give_memory, has_values, values_of, write, write_back, write_moved
+from .saved import saved_states
+from .tensors import equal, has_values, restore_memory, restore_tensors, values_of, write, write_back, write_moved
 from .turns import turns
 
 if TYPE_CHECKING:
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["tensors_kept"]
 
 
-class _Kept:
+class _SavedModule:
     """The state of one submodule while it is run."""
 
     def __init__(self, inner: torch.nn.Module):
         self.inner, self.users, self.thread = inner, 0, threading.get_ident()
         self.dicts = [vars(inner), inner._buffers, inner._parameters]
         for own in self.dicts:
-            held.hold(own, dict)
+            saved_states.save(own, dict)
         self.buffers = [one for one in inner._buffers.values() if one is not None and has_values(one)]
-        self.values = [held.hold(one, values_of)[0] for one in self.buffers]
+        self.values = [saved_states.save(one, values_of)[0] for one in self.buffers]
         self.parameters = [one for one in inner._parameters.values() if one is not None and has_values(one)]
         self.memory = [(one, one.data) for one in self.parameters]
         self.watched: list[tuple[torch.Tensor, torch.Tensor]] | None = None  # parameters and their values
@@ -46,16 +46,16 @@ class _Kept:
         """Restores attributes that a run replaced with tensors, the memory of parameters, and the values of buffers.
 
         A run leaves inference tensors behind, and with these the model could not be trained."""
-        with contextlib.ExitStack() as all_of_them:  # even if one fails
+        with contextlib.ExitStack() as stack:  # even if one fails
             for tensor, value in self.watched or ():
-                all_of_them.callback(write, tensor, value)
+                stack.callback(write, tensor, value)
             for tensor in self.buffers:
-                give_back = write_moved if self.watched is None else write_back
-                all_of_them.callback(held.release, tensor, self.thread, give_back)
+                restore = write_moved if self.watched is None else write_back
+                stack.callback(saved_states.release, tensor, self.thread, restore)
             for parameter, data in self.memory:
-                all_of_them.callback(give_memory, parameter, data)
+                stack.callback(restore_memory, parameter, data)
             for own in self.dicts:
-                all_of_them.callback(held.release, own, self.thread, give_back_tensors)
+                stack.callback(saved_states.release, own, self.thread, restore_tensors)
 
 
 def _may_be_read(tensor: torch.Tensor) -> bool:
@@ -63,52 +63,52 @@ def _may_be_read(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-class Keeping:
+class SavedModules:
     """The saved state of modules inside a `tensors_kept`."""
 
     def __init__(self) -> None:
-        self.kept: list[_Kept] = []
+        self.modules: list[_SavedModule] = []
 
     def written(self) -> bool:
         """Whether the run wrote to parameters or buffers. If not, no later run is expected to, and the copies of
         parameters are freed."""
         with _lock:
-            if any(one.written() for one in self.kept):
+            if any(one.written() for one in self.modules):
                 return True
-            for one in self.kept:
+            for one in self.modules:
                 one.watched = None
         return False
 
 
 _lock = threading.RLock()  # reentrant: garbage collection may end a run in the thread that holds it
-_kept: dict[int, _Kept] = {}  # by the submodule's id
+_saved: dict[int, _SavedModule] = {}  # by the submodule's id
 
 
 @contextlib.contextmanager
-def tensors_kept(modules: Iterable[torch.nn.Module], *, watched: bool) -> Iterator[Keeping]:
+def tensors_kept(modules: Iterable[torch.nn.Module], *, watched: bool) -> Iterator[SavedModules]:
     """A context for running modules that restores their tensors. The last of the runs that share a module restores it.
 
     Args:
         watched: whether to restore the values of parameters too, and those of buffers whose version did not change.
             Meanwhile, a copy of the parameters is in memory.
     """
-    keeping, modules = Keeping(), list(modules)
+    saved_modules, modules = SavedModules(), list(modules)
     try:
         with turns.run(modules), _lock:
             for module in modules:
                 for inner in _plain_modules(module):
-                    kept = _kept.get(id(inner)) or _kept.setdefault(id(inner), _Kept(inner))
-                    kept.users += 1
-                    keeping.kept.append(kept)
+                    saved = _saved.get(id(inner)) or _saved.setdefault(id(inner), _SavedModule(inner))
+                    saved.users += 1
+                    saved_modules.modules.append(saved)
                     if watched:
-                        kept.watch()
-        yield keeping
+                        saved.watch()
+        yield saved_modules
     finally:
         with _lock:
-            for kept in keeping.kept:
-                kept.users -= 1
-                if kept.users == 0:
-                    _kept.pop(id(kept.inner)).restore()
+            for saved in saved_modules.modules:
+                saved.users -= 1
+                if saved.users == 0:
+                    _saved.pop(id(saved.inner)).restore()
 
 
 def _plain_modules(module: torch.nn.Module) -> Iterator[torch.nn.Module]:

@@ -9,19 +9,21 @@ import sys
 import threading
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
 
 from ..reach import all_modules
-from .held import held
-from .tensors import DEPTH, give_back_tensors, has_values, tensors_of, values_of, write_back
+from .saved import saved_states
+from .tensors import DEPTH, has_values, restore_tensors, tensors_of, values_of, write_back
 from .turns import turns
 
 if TYPE_CHECKING:
     import torch
 
+    T = TypeVar("T")
+    State = TypeVar("State")
     Generator = random.Random | np.random.Generator | np.random.RandomState | torch.Generator
 
 __all__ = ["preserved"]
@@ -42,12 +44,12 @@ def preserved(modules: Iterable[torch.nn.Module], *, values: bool = True) -> Ite
         yield
         return
     everything = all_modules(*modules)
-    with turns.look(everything) if values else contextlib.nullcontext(), _given_back(everything, values):
+    with turns.look(everything) if values else contextlib.nullcontext(), _restored(everything, values):
         yield
 
 
 @contextlib.contextmanager
-def _given_back(everything: list[torch.nn.Module], values: bool) -> Iterator[None]:
+def _restored(everything: list[torch.nn.Module], values: bool) -> Iterator[None]:
     import torch
 
     snapshot = Snapshot()
@@ -57,7 +59,7 @@ def _given_back(everything: list[torch.nn.Module], values: bool) -> Iterator[Non
     snapshot.alone = False  # modules that are found on the way have no turn
 
     def enter(module: torch.nn.Module, _: object) -> None:
-        if threading.get_ident() == snapshot.thread and id(vars(module)) not in snapshot.held:
+        if threading.get_ident() == snapshot.thread and id(vars(module)) not in snapshot.saved:
             for inner in all_modules(module):
                 snapshot.add(inner, True)
 
@@ -74,7 +76,7 @@ class Snapshot:
 
     def __init__(self) -> None:
         # By id: the object, the function that restores it, and `alone` when it was added.
-        self.held: dict[int, tuple[Any, Callable[[Any, Any], object], bool]] = {}
+        self.saved: dict[int, tuple[object, Callable[..., object], bool]] = {}
         self.thread, self.alone = threading.get_ident(), False  # alone: whether this thread has the turn
 
     def add(self, module: torch.nn.Module, values: bool) -> None:
@@ -89,15 +91,15 @@ class Snapshot:
             if has_values(tensor):
                 self._add(tensor, values_of, write_back)
 
-    def _add(self, thing: Any, state: Callable[[Any], Any], give_back: Callable[[Any, Any], object]) -> bool:
+    def _add(self, thing: T, state: Callable[[Any], State], restore: Callable[[T, State], object]) -> bool:
         """Saves an object. Returns whether it was new."""
-        if id(thing) in self.held:
+        if id(thing) in self.saved:
             return False
-        held.hold(thing, state)
-        self.held[id(thing)] = thing, give_back, self.alone
+        saved_states.save(thing, state)
+        self.saved[id(thing)] = thing, restore, self.alone
         return True
 
-    def _add_contents(self, container: Any, depth: int) -> None:
+    def _add_contents(self, container: Collection[object], depth: int) -> None:
         """Saves the containers, random generators and plain objects in a container."""
         for one in list(container.values() if isinstance(container, dict) else container):
             if isinstance(one, tuple) and depth:
@@ -107,22 +109,22 @@ class Snapshot:
                     self._add_contents(one, depth - 1)
             elif _is_generator(one):
                 self._add(one, _generator_state, _set_generator)
-            elif _is_plain(one) and depth and self._add(vars(one), dict, _give_simple):
+            elif _is_plain(one) and depth and self._add(vars(one), dict, _restore_simple):
                 self._add_contents(vars(one), depth - 1)
 
     def restore(self) -> None:
-        with contextlib.ExitStack() as all_of_them:  # even if one fails
-            for thing, give_back, alone in reversed(self.held.values()):
-                all_of_them.callback(held.release, thing, self.thread, give_back, alone)
+        with contextlib.ExitStack() as stack:  # even if one fails
+            for thing, restore, alone in reversed(self.saved.values()):
+                stack.callback(saved_states.release, thing, self.thread, restore, alone)
 
 
-def _is_generator(value: Any) -> bool:
+def _is_generator(value: object) -> TypeGuard[Generator]:
     import torch
 
     return isinstance(value, (random.Random, np.random.Generator, np.random.RandomState, torch.Generator))
 
 
-def _generator_state(generator: Generator) -> Any:
+def _generator_state(generator: Generator) -> object:
     """The state of a random number generator."""
     if isinstance(generator, random.Random):
         return generator.getstate()
@@ -138,7 +140,7 @@ def _set_generator(generator: Generator, state: Any) -> None:
         generator.set_state(state)
 
 
-def _refill_attributes(now: dict[str, Any], before: dict[str, Any]) -> None:
+def _refill_attributes(now: dict[str, object], before: dict[str, object]) -> None:
     _refill(now, before | {MODE: now[MODE]} if MODE in now else before)
 
 
@@ -154,7 +156,7 @@ def _refill(now: Any, before: Any) -> None:
         now.extend(before)
 
 
-def _refill_dict(now: dict[Any, Any], before: dict[Any, Any]) -> None:
+def _refill_dict(now: dict[object, object], before: dict[object, object]) -> None:
     for name in [name for name in now if name not in before]:
         now.pop(name, None)
     for name, value in before.items():
@@ -165,7 +167,7 @@ def _refill_dict(now: dict[Any, Any], before: dict[Any, Any]) -> None:
             now[name] = now.pop(name)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     """Whether it is an object with attributes, other than a module, tensor, class or function."""
     import torch
 
@@ -173,5 +175,5 @@ def _is_plain(value: Any) -> bool:
     return hasattr(value, "__dict__") and not isinstance(value, others)
 
 
-def _give_simple(now: dict[str, Any], before: dict[str, Any]) -> None:
-    give_back_tensors(now, before, SIMPLE)
+def _restore_simple(now: dict[str, object], before: dict[str, object]) -> None:
+    restore_tensors(now, before, SIMPLE)

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 __all__ = [
     "DEPTH",
     "equal",
-    "give_back_tensors",
-    "give_memory",
     "has_values",
     "leaves",
+    "restore_memory",
+    "restore_tensors",
     "tensors_of",
     "values_of",
     "write",
@@ -39,7 +39,7 @@ def tensors_of(module: torch.nn.Module) -> Iterator[torch.Tensor]:
             yield value
 
 
-def leaves(value: Any, depth: int = DEPTH) -> Iterator[Any]:
+def leaves(value: Collection[object], depth: int = DEPTH) -> Iterator[object]:
     """The elements of a container, with nested containers flattened."""
     inner = value.values() if isinstance(value, dict) else value
     for one in list(inner):
@@ -63,7 +63,7 @@ def _version(tensor: torch.Tensor) -> int | None:
 
 def write_back(tensor: torch.Tensor, before: Values) -> None:
     """Restores memory and values."""
-    give_memory(tensor, before[2])
+    restore_memory(tensor, before[2])
     write(tensor, before[0])
 
 
@@ -110,13 +110,13 @@ def write(tensor: torch.Tensor, value: torch.Tensor) -> None:
         tensor.copy_(value)
 
 
-def give_memory(tensor: torch.Tensor, data: torch.Tensor) -> None:
+def restore_memory(tensor: torch.Tensor, data: torch.Tensor) -> None:
     """Restores the memory of a tensor whose `data` was replaced, perhaps with an inference tensor."""
     if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
         tensor.data = data
 
 
-def give_back_tensors(now: dict[str, Any], before: dict[str, Any], kinds: tuple[type, ...] = ()) -> None:
+def restore_tensors(now: dict[str, object], before: dict[str, object], kinds: tuple[type, ...] = ()) -> None:
     """Restores the entries of a dict that now hold a new tensor or a value of the kinds."""
     import torch
 

@@ -6,10 +6,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import torch
+
+    Turn = TypeVar("Turn")
 
 __all__ = ["turns"]
 
@@ -62,7 +64,7 @@ class Turns:
         ids = (*(look[1] for look in before), *(_ids_in(roots) for _, roots in self.runs))
         return all(turn[1].isdisjoint(one) for one in ids)
 
-    def _end(self, turns: list[Any], turn: Any) -> None:
+    def _end(self, turns: list[Turn], turn: Turn) -> None:
         with self.changed:
             del turns[next(i for i, one in enumerate(turns) if one is turn)]
             self.changed.notify_all()

@@ -5,32 +5,35 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["held"]
+__all__ = ["saved_states"]
+
+T = TypeVar("T")
+State = TypeVar("State")
 
 
-class Held:
+class SavedStates:
     """Saved states of parts of models, taken by the first thread that inspects or runs them. A thread restores them
     when it is done, unless another one still uses them."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.entries: dict[int, tuple[Any, Any, list[int]]] = {}  # by id: the object, its state, threads
+        self.entries: dict[int, tuple[object, Any, list[int]]] = {}  # by id: the object, its state, threads
 
-    def hold(self, thing: Any, state: Callable[[Any], Any]) -> Any:
-        """The saved state. state: saves it, if no thread holds the object yet."""
+    def save(self, thing: T, state: Callable[[T], State]) -> State:
+        """The saved state of an object. state: makes it, if no thread uses the object yet."""
         with self.lock:
             entry = self.entries.get(id(thing)) or self.entries.setdefault(id(thing), (thing, state(thing), []))
             entry[2].append(threading.get_ident())
         return entry[1]
 
-    def release(self, thing: Any, thread: int, give_back: Callable[[Any, Any], object], alone: bool = False) -> None:
-        """Ends a hold and restores the state, if no other thread needs the object.
+    def release(self, thing: T, thread: int, restore: Callable[[T, Any], object], alone: bool = False) -> None:
+        """Ends a thread's use of an object and restores its state if no other thread needs the object.
 
         Args:
-            thread: the one that called `hold`.
-            alone: whether to restore even if other threads hold the object, since none uses it now.
+            thread: the one that called `save`.
+            alone: whether to restore even if other threads still use the object, since none runs it now.
         """
         with self.lock:
             _, before, threads = self.entries[id(thing)]
@@ -38,7 +41,7 @@ class Held:
             if not threads:
                 del self.entries[id(thing)]
             if alone or all(one == thread for one in threads):
-                give_back(thing, before)
+                restore(thing, before)
 
 
-held = Held()
+saved_states = SavedStates()
