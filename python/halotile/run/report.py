@@ -224,7 +224,7 @@ class RunInfo:
 
     def __str__(self) -> str:
         how = "" if self.how == "given" else f", {self.how}"
-        parts = (self.tuning, self.precision, self.stream, self.schedule_why)
+        parts = (self.tuning, self.precision, self.stream)
         tuned = "".join(f"; {one}" for one in parts if one is not None)
         return f"halo {short(self.halo)}, phase {short(self.phase)}{how}: {self.why}{tuned}"
 
