@@ -21,10 +21,10 @@ from ..models.reach import roots_of
 from ..models.untouched.copies import shell, uncompiled
 from ..models.untouched.snapshot import preserved
 from ..texts import named
-from .following import FakeRun, is_random, same_elements
+from .following import FakeRun, is_random, same_elements, storage_of
 from .operators import entry
 from .operators.elementwise import pointwise_stream
-from .operators.streaming import Edge, NotStreamable, StreamNode, sources
+from .operators.streaming import Edge, NotStreamable, StreamNode, parted_rows, sources
 
 __all__ = ["Graph", "record"]
 
@@ -97,9 +97,12 @@ class Recorder(FakeRun):
                 _assign(node)
         if result is None or result.axis is None:
             raise NotStreamable("the result does not depend on the image")
-        if result.axis != 2 or result.per * result.outer != 1 or result.shape[0] != 1:
+        if result.axis != 2 or result.outer != 1 or result.shape[0] != 1:
             raise result.refuse("rows of the result are not its third dimension")
-        return _finished(image, result, [node for node in self.nodes if id(node) in used])
+        nodes = [node for node in self.nodes if id(node) in used]
+        if result.per > 1:
+            nodes.append(parted_rows(result))
+        return _finished(image, nodes[-1], nodes)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -112,6 +115,8 @@ class Recorder(FakeRun):
         if name == "as_strided_" and sees and same_elements(*args, **kwargs):
             return args[0]
         if func._schema.is_mutable:
+            if sees and self._rewritten(func, name, args, kwargs):
+                return args[0]
             if sees:
                 raise NotStreamable(f"{name} in {self.path or 'the model'} writes to a tensor in place")
             return self.constant(func, args, kwargs)
@@ -122,13 +127,35 @@ class Recorder(FakeRun):
             if is_random(func, name):
                 raise NotStreamable(f"{name} in {self.path or 'the model'} is random")
             return self.constant(func, args, kwargs)
-        names = [argument.name for argument in func._schema.arguments]
-        given = {one.name: one.default_value for one in func._schema.arguments}
-        given |= dict(zip(names, args, strict=False)) | kwargs
-        given = _pytree.tree_map_only(Tensor, self._reference, given)
+        given = self._given(func, args, kwargs)
         for place, tensor in enumerate(outputs):
             self._add(tensor, func, given, place if len(outputs) > 1 or isinstance(result, (list, tuple)) else None)
         return result
+
+    def _given(self, func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+        """Arguments by name."""
+        names = [argument.name for argument in func._schema.arguments]
+        given = {one.name: one.default_value for one in func._schema.arguments}
+        given |= dict(zip(names, args, strict=False)) | kwargs
+        return _pytree.tree_map_only(Tensor, self._reference, given)
+
+    def _rewritten(self, func: Any, name: str, args: Any, kwargs: Any) -> bool:
+        """Records an operator that writes to its first operand as one that does not, if nothing else sees the memory:
+        composite operators write to what they have just made."""
+        target, overload = args[0] if args else None, func._overloadname
+        plain = getattr(getattr(torch.ops.aten, name.removesuffix("_"), None), overload, None)
+        if not isinstance(target, FakeTensor) or not name.endswith("_") or plain is None or plain._schema.is_mutable:
+            return False
+        shared = [one for one in self.alive if storage_of(one) == storage_of(target)]
+        if len(shared) != 1 or shared[0] is not target or id(target) not in self.node_of:
+            return False
+        with self.fake:
+            result = plain(*args, **kwargs)
+        if (result.shape, result.dtype) != (target.shape, target.dtype):
+            return False
+        self._add(target, plain, self._given(plain, args, kwargs), None)
+        self.alive.pop()  # it is there already
+        return True
 
     def _add(self, tensor: Tensor, func: Any, given: dict[str, Any], output: int | None) -> None:
         node = StreamNode(
@@ -222,19 +249,24 @@ def _finished(image: StreamNode, result: StreamNode, used: list[StreamNode]) -> 
 def _start_before_first_row(nodes: list[StreamNode], image: StreamNode) -> None:
     """Nodes between two rolls start before row 0, see `roll_stream`; only operators that keep rows apart may lie
     between."""
+    down: dict[int, StreamNode] = {}  # by the node that starts before row 0: the roll that needs it
     for node in reversed(nodes):
-        if node.first >= 0 and node.turn <= 0:
-            continue
         if node.turn < 0:
+            if node.first > node.turn:
+                raise node.refuse("it rolls the image up, and nothing rolls it down again")
             if node.first < -node.rows:
                 raise node.refuse("it rolls the image by more than its height")
             continue  # zeros above the first row
+        if node.first >= 0 and node.turn == 0:
+            continue
+        roll = node if node.turn else down[id(node)]
         if node is image or not node.edges:
-            raise node.refuse("nothing rolls the image up before it is rolled down")
+            raise roll.refuse("nothing rolls the image up before it is rolled down")
         for edge in node.edges:
             if edge.source.axis is None or (not node.turn and _reaches(edge)):
                 raise node.refuse("it takes rows from both sides of a rolled image")
             edge.source.first = min(edge.source.first, edge.low(node.first))
+            down[id(edge.source)] = roll
 
 
 def _reaches(edge: Edge) -> bool:

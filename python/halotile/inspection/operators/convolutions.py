@@ -136,8 +136,8 @@ def _transposed_stream(node: StreamNode, source: StreamNode, weight_and_bias: Ca
     reach, ox, groups = dy * (node["weight"].shape[2] - 1), pair(node["output_padding"])[1], node["groups"]
     node.unit = sy
 
-    def low(a: int) -> int:
-        return ceil_div(a + py - reach, sy)
+    def low(a: int) -> int:  # rows of bias alone have no source, and take the one above
+        return min(ceil_div(a + py - reach, sy), (a + py) // sy, source.rows - 1)
 
     def high(b: int) -> int:
         return max((b - 1 + py) // sy, ceil_div(b - 1 + py - reach, sy)) + 1

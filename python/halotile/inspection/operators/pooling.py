@@ -150,7 +150,8 @@ def _covers_all(node: StreamNode) -> bool:
 def _reduced_stream(node: StreamNode, func: Any) -> None:
     """Pooling with one window that covers everything is a reduction."""
     node.func, node.output = func, None
-    node.arguments = {"self": node["self"], "dim": [-2, -1], "keepdim": True, "dtype": None}
+    settings = {"self": node["self"], "dim": [-2, -1], "keepdim": True, "dtype": None}
+    node.arguments = {argument.name: settings[argument.name] for argument in func._schema.arguments}
     whole_stream(node)
 
 

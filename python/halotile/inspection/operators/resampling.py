@@ -103,7 +103,7 @@ def resampling_stream(node: StreamNode, kind: str) -> None:
     if in_batch(node):
         return
     source = image_like(node)
-    if node.get("align_corners") and node.rows > 1:
+    if node.get("align_corners"):
         _aligned_stream(node, source)
         return
     given = (node.get("scale_factors") or [node.get("scales_h"), node.get("scales_w")])[:2]
@@ -138,20 +138,25 @@ def _aligned_stream(node: StreamNode, source: StreamNode) -> None:
     columns are left to the operator."""
     if node.name != "upsample_bilinear2d":
         raise node.refuse("it aligns corners")
-    ratio = Fraction(source.rows - 1, node.rows - 1)
-    node.edges = [
-        Edge(source, lambda a: math.floor(a * ratio), lambda b: math.floor((b - 1) * ratio) + 2),
-    ]
+    # A single row is the first one; a single row of the source moves along with those of the result.
+    ratio = Fraction(source.rows - 1, node.rows - 1) if min(source.rows, node.rows) > 1 else Fraction(1)
+    last = source.rows - 1
+
+    def low(a: int) -> int:
+        return min(math.floor(a * ratio), last)
+
+    node.edges = [Edge(source, low, lambda b: math.floor((b - 1) * ratio) + 2)]
 
     def make(strip: Strip) -> torch.Tensor:
         slab, width = strip.slabs[0], node.shape[3]
         wide = torch.ops.aten.upsample_bilinear2d.default(slab, [slab.shape[2], width], True)
         places = [row * ratio for row in range(strip.start, strip.stop)]
-        low = [math.floor(place) - strip.first for place in places]
+        rows = [min(math.floor(place), last) - strip.first for place in places]
         part = [float(place - math.floor(place)) for place in places]
-        above = torch.cat([wide.narrow(2, row, 1) for row in low], 2)
-        below = torch.cat([wide.narrow(2, min(row + 1, slab.shape[2] - 1), 1) for row in low], 2)
-        weights = torch.tensor(part, dtype=torch.float32).to(wide.dtype).to(wide.device).reshape(1, 1, -1, 1)
+        above = torch.cat([wide.narrow(2, row, 1) for row in rows], 2)
+        below = torch.cat([wide.narrow(2, min(row + 1, slab.shape[2] - 1), 1) for row in rows], 2)
+        exact = torch.promote_types(wide.dtype, torch.float32)
+        weights = torch.tensor(part, dtype=exact).to(wide.dtype).to(wide.device).reshape(1, 1, -1, 1)
         return above * (1 - weights) + below * weights
 
     node.make = make

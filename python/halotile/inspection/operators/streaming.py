@@ -33,6 +33,7 @@ __all__ = [
     "local_stream",
     "pair",
     "parted",
+    "parted_rows",
     "pieces_stream",
     "refused",
     "same",
@@ -339,12 +340,18 @@ def parted(node: StreamNode, source: StreamNode) -> StreamNode:
     """A source whose groups of rows are single rows again, as after windows are joined."""
     if source.per == 1:
         return source
-    rows = StreamNode(node.number, source.path, source.func, {}, None, source.shape, source.dtype, source.device)
+    rows = parted_rows(source)
+    node.before.append(rows)
+    return rows
+
+
+def parted_rows(source: StreamNode) -> StreamNode:
+    """Groups of rows as single rows."""
+    rows = StreamNode(source.number, source.path, source.func, {}, None, source.shape, source.dtype, source.device)
     per = source.per
     rows.axis, rows.rows = source.axis, source.rows * per
     rows.edges = [Edge(source, lambda a: a // per, lambda b: ceil_div(b, per))]
     rows.make = lambda strip: rows.rows_of(strip.slabs[0], strip.start % per, strip.stop - strip.start)
-    node.before.append(rows)
     return rows
 
 
@@ -391,8 +398,11 @@ def pieces_stream(node: StreamNode, pieces: Sequence[Any]) -> None:
     for one, stop in zip(pieces, stops, strict=True):
         above = stop - one.rows
 
-        def clipped(row: int, above: int = above, rows: int = one.rows) -> int:
+        def low(row: int, above: int = above, rows: int = one.rows) -> int:
             return min(max(row - above, 0), rows)
 
-        node.edges.append(Edge(one, clipped, clipped))
+        def high(row: int, above: int = above, rows: int = one.rows) -> int:
+            return min(row - above, rows)  # far above the piece it needs nothing of what lies above its sources
+
+        node.edges.append(Edge(one, low, high))
     node.make = lambda strip: torch.cat([slab for slab in strip.slabs if slab.shape[axis]], axis)

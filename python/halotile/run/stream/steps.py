@@ -320,6 +320,8 @@ class Stepper:
                 pieces.append(node.rows_of(value, low - first, last - low))
                 low = last
         assert low == high, f"rows {low} .. {high} of {node.name} in {node.path} are gone"
+        if not pieces:
+            return torch.empty((*node.shape[: node.axis], 0, *node.shape[node.axis + 1 :]), **_like(node))
         return node.joined(pieces)
 
     def _release(self, node: StreamNode) -> None:
@@ -393,6 +395,10 @@ def streamed(graph: Graph, image: Tensor, rows: int = 8, *, channels_last: bool 
     add_statistics(graph, constants, read, rows)
     stepper = Stepper(graph, [graph.result], constants, read)
     return torch.cat([strip.clone() for _, strip in stepper.run(rows_per_step(graph, rows))], 2)
+
+
+def _like(node: StreamNode) -> dict[str, Any]:
+    return {"dtype": node.dtype, "device": node.device}
 
 
 def _row_bytes(node: StreamNode) -> int:
