@@ -106,8 +106,12 @@ def with_stream(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> tup
         ValueError: schedule="stream" is not possible. TileError: the model failed.
     """
     asked = knowledge.options
-    if opened.report.stream is not None:
+    changed = knowledge.recorded is not None and knowledge.recorded.changed()
+    if opened.report.stream is not None and not changed:
         return _as_before(opened, knowledge), opened
+    if changed:
+        knowledge.no_stream = "untried"
+        opened = replace(opened, report=replace(opened.report, stream=None))
     try:
         if asked.schedule == "tiles":
             raise NoStream

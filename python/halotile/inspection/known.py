@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from .quick import Quick
 
-__all__ = ["FORMATS", "about", "known_model", "known_quick"]
+__all__ = ["FORMATS", "about", "known_model", "known_quick", "state_of"]
 
 WORTH_KEEPING = 0.3  # seconds; shorter quick checks are not worth a file
 Key = tuple[object, ...]  # everything that a result depends on
@@ -143,6 +143,25 @@ def about(model: Any, dtype: DType | None) -> Key | None:
     except (RuntimeError, NotImplementedError, TypeError, ValueError):  # tensors whose values cannot be read
         return None
     return __version__, torch.__version__, str(dtype), digest.hexdigest()
+
+
+def state_of(model: torch.nn.Module) -> Key | None:
+    """A key that changes with everything that a recorded module depends on, also with values written to its tensors.
+    Those on a device are not looked at, only counted. None if there is no such key."""
+    torch = torch_if_loaded()
+    shape = _shape_of(model, (), torch)
+    if shape is None:
+        return None
+    try:
+        return shape, *(_value_of(value, torch) for _, value in _tensors(model))
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # tensors whose values cannot be read
+        return None
+
+
+def _value_of(tensor: torch.Tensor, torch: ModuleType) -> Key:
+    version = None if tensor.is_inference() else tensor._version
+    digest = hashlib.blake2b(_bytes(tensor, torch)).digest() if tensor.device.type == "cpu" else None
+    return id(tensor), tensor.device, version if digest is None else digest
 
 
 def _structure(model: torch.nn.Module, torch: ModuleType) -> bytes | None:

@@ -25,6 +25,7 @@ from ...engine.host import ConstantBand
 from ...errors import TileError
 from ...images.channels import Part
 from ...images.image import Pixels
+from ...inspection.known import state_of
 from ...inspection.recorder import Graph, record
 from ...models.model import TensorModel
 from ...options import Options
@@ -48,14 +49,24 @@ class Recorded:
     def __init__(self, module: torch.nn.Module):
         self.module = module
         self.graphs: dict[tuple[int, Pair, torch.dtype], Graph] = {}
+        self.state = state_of(module)
+
+    def changed(self) -> bool:
+        """Whether the module is another than before, or may be. Then its graphs are forgotten."""
+        state = state_of(self.module)
+        if state is not None and state == self.state:
+            return False
+        self.state, self.graphs = state, {}
+        return True
 
     def graph(self, channels: int, size: Pair, dtype: torch.dtype) -> Graph:
         """Raises NotStreamable."""
-        key = channels, size, dtype
-        if key not in self.graphs:
-            self.graphs = {other: graph for other, graph in self.graphs.items() if other[1] == size}
-            self.graphs[key] = record(self.module, (channels, *size), dtype)
-        return self.graphs[key]
+        key, graphs = (channels, size, dtype), self.graphs
+        found = graphs.get(key)
+        if found is None:
+            found = record(self.module, (channels, *size), dtype)
+            self.graphs = {other: graph for other, graph in graphs.items() if other[1] == size} | {key: found}
+        return found
 
 
 class Flow(NamedTuple):
