@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..inspection.quick import Quick
     from ..run.stream.schedule import Recorded
 
-__all__ = ["Knowledge"]
+__all__ = ["Knowledge", "channels_tried"]
 
 Pair = tuple[int, int]
 
@@ -91,8 +91,8 @@ class Knowledge:
         if torch is None:
             return None
         if isinstance(self.model, torch.nn.Module):
-            return known_quick(self.model, _channels_tried(self.model))
-        looks = [known_quick(module, _channels_tried(module)) for module in modules_of(self.model)]
+            return known_quick(self.model, channels_tried(self.model))
+        looks = [known_quick(module, channels_tried(module)) for module in modules_of(self.model)]
         found = [look for look in looks if look is not None and look.phase is not None]
         if not found:
             return None
@@ -126,6 +126,6 @@ class Knowledge:
         return subject in told_about(self.model)
 
 
-def _channels_tried(module: Any) -> tuple[int, ...]:
+def channels_tried(module: Any) -> tuple[int, ...]:
     own = channels_of(module)
     return (*((own,) if own else ()), 3, 1, 4, 2)

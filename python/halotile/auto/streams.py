@@ -24,7 +24,7 @@ from ..plan import BYTES, TilePlan, make_plan
 from ..run.prepared import Delivery, Opened, Prepared
 from ..run.report import Streaming
 from ..texts import bytes_text
-from .knowledge import Knowledge
+from .knowledge import Knowledge, channels_tried
 from .opening import learned, opened_model
 
 if TYPE_CHECKING:
@@ -96,7 +96,13 @@ def _tried(knowledge: Knowledge, image: Image, options: Options) -> str | None:
     # Two windows of attention along each side: a single one hides what rows lie in.
     size = tuple(-(-max(a, b, 2 * step) // step) * step for a, b, step in zip(TRIED, least, steps, strict=True))
     knowledge.recorded = Recorded(model.modules[0])
-    return refusal(model, model.in_channels or image.channels, size)
+    traits, reasons = knowledge.traits.get(image.channels), []
+    feeds = channels_tried(model.modules[0]) if traits is None else (traits.parts[0].feed,)
+    for feed in feeds:
+        reasons.append(refusal(model, feed, size))
+        if reasons[-1] is None or "cannot be recorded" not in reasons[-1]:
+            return reasons[-1]
+    return reasons[0]
 
 
 def with_stream(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> tuple[Prepared | None, Opened]:
@@ -187,7 +193,8 @@ def _streaming(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> Prep
     windows = learned_from.windows
     options = replace(opened.options, batch_size=1)
     schedule = Stream(knowledge.recorded, 1, _taken_as_is(opened, learned_from))
-    whole = replace(opened, windows=windows, options=options).with_tiles((opened.image.size[0], _width(opened)), 1)
+    height = max(opened.image.size[0], opened.options.phase[0])
+    whole = replace(opened, windows=windows, options=options).with_tiles((height, _width(opened)), 1)
     prepared = Prepared.of(whole, learned_from.traits, schedule)
     try:
         return _fitted(prepared, schedule, delivery)
@@ -227,10 +234,14 @@ def _small(opened: Opened, knowledge: Knowledge) -> Opened:
 
 def _fitted(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepared:
     """The stream with as many rows in a step, and as many columns, as memory allows."""
+    from ..inspection.operators.streaming import NotStreamable
     from ..run.stream.cost import memory as memory_of
     from ..run.stream.cost import usual_rows
 
     graph = _graph(prepared, schedule)
+    returned = graph.result.rows, graph.result.shape[3]
+    if schedule.as_is and returned != prepared.plan.output_size:
+        raise NotStreamable(f"the model returns {returned[0]}x{returned[1]} pixels for the image")
     limit, rows = _limit(prepared, delivery), usual_rows(graph)
     streams = sum(part.how == "model" for part in prepared.traits.parts)
     peak = memory_of(graph, rows)[1]
@@ -239,7 +250,7 @@ def _fitted(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepare
         peak = memory_of(graph, rows)[1]
     chosen = replace(schedule, step=rows)
     if streams * peak <= limit:
-        height = min(prepared.image.size[0], max(rows, prepared.plan.phase[0]))
+        height = max(min(prepared.image.size[0], rows), prepared.plan.phase[0])
         return _reported(prepared.with_tiles((height, _width(prepared)), 1), chosen, delivery)
     column = streams * peak / graph.image.shape[3]
     tile = _tile(prepared, column, limit, delivery)

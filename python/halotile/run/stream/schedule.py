@@ -142,9 +142,8 @@ class Stream:
                 tallest = prepared.plan.tallest_band()
                 for y in range(top, stop, tallest):
                     end = min(stop, y + tallest)
-                    watched.finish(
-                        flows[0], y, [one[..., y - top : end - top, :] for one in pieces], sink.rows(index, y, end)
-                    )
+                    rows = [None if one is None else one[..., y - top : end - top, :] for one in pieces]
+                    watched.finish(flows[0], y, rows, sink.rows(index, y, end))
                     yield end
             return
         top, bottom = _rows_of(flows)
