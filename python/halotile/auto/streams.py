@@ -95,7 +95,7 @@ def _tried(knowledge: Knowledge, image: Image, options: Options) -> str | None:
     steps = options.phase or (1, 1) if info is None else (one or 1 for one in info.phase)
     # Two windows of attention along each side: a single one hides what rows lie in.
     size = tuple(-(-max(a, b, 2 * step) // step) * step for a, b, step in zip(TRIED, least, steps, strict=True))
-    knowledge.recorded = Recorded(model.modules[0])
+    knowledge.recorded = Recorded(model.modules[0], model.device)
     traits, reasons = knowledge.traits.get(image.channels), []
     feeds = channels_tried(model.modules[0]) if traits is None else (traits.parts[0].feed,)
     for feed in feeds:
@@ -143,7 +143,7 @@ def _as_before(opened: Opened, knowledge: Knowledge) -> Prepared:
     found = opened.report.stream
     assert found is not None
     traits = knowledge.traits.get(opened.image.channels) or learned(_small(opened, knowledge), knowledge)[0].traits
-    recorded = knowledge.recorded or Recorded(opened.windows.modules[0])
+    recorded = knowledge.recorded or Recorded(opened.windows.modules[0], opened.windows.engine.device)
     return Prepared.of(opened, traits, Stream(recorded, found.rows, found.as_is))
 
 
@@ -253,6 +253,8 @@ def _fitted(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepare
         height = max(min(prepared.image.size[0], rows), prepared.plan.phase[0])
         return _reported(prepared.with_tiles((height, _width(prepared)), 1), chosen, delivery)
     column = streams * peak / graph.image.shape[3]
+    if graph.levels:
+        raise NoStream(f"a stream needs {bytes_text(streams * peak)}, and tiles have no statistics of the whole image")
     tile = _tile(prepared, column, limit, delivery)
     if tile is None:
         raise NoStream(f"a stream needs more than {bytes_text(limit)}, {bytes_text(column)} a column")

@@ -38,7 +38,9 @@ class FakeRun(TorchDispatchMode):
         """Called with the image before the module runs."""
         raise NotImplementedError
 
-    def run(self, channels: int, size: tuple[int, int], dtype: torch.dtype | None) -> torch.Tensor:
+    def run(
+        self, channels: int, size: tuple[int, int], dtype: torch.dtype | None, device: torch.device | None = None
+    ) -> torch.Tensor:
         """The module's output, without data.
 
         Raises:
@@ -46,7 +48,7 @@ class FakeRun(TorchDispatchMode):
         """
         like = next((tensor for tensor in self.module.parameters() if tensor.is_floating_point()), torch.empty(0))
         with self.fake:
-            image = torch.empty(1, channels, *size, dtype=dtype or like.dtype, device=like.device)
+            image = torch.empty(1, channels, *size, dtype=dtype or like.dtype, device=device or like.device)
         self.begin(image)
         call = Followed(self).run if isinstance(self.module, torch.fx.GraphModule) else self.module
         with (

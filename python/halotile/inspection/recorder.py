@@ -49,8 +49,13 @@ class Graph:
     levels: int
 
 
-def record(module: torch.nn.Module, shape: tuple[int, int, int], dtype: torch.dtype) -> Graph:
+def record(
+    module: torch.nn.Module, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device | None = None
+) -> Graph:
     """Records a module for images of shape (channels, rows, columns). It runs in eval mode and is left unchanged.
+
+    Args:
+        device: of the images; None: that of the module's parameters.
 
     Raises:
         NotStreamable: it cannot run on rows, with the operator and the reason.
@@ -66,7 +71,7 @@ def record(module: torch.nn.Module, shape: tuple[int, int, int], dtype: torch.dt
             recorder = Recorder(own)
             with evaluating(roots_of(own)), recorder:
                 try:
-                    output = recorder.run(shape[0], shape[1:], dtype)
+                    output = recorder.run(shape[0], shape[1:], dtype, device)
                 except NotStreamable:
                     raise
                 except Exception as error:  # a model may raise anything

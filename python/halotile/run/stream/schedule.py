@@ -46,8 +46,8 @@ SMALLEST_STEP = 4  # rows of the image in a step; fewer save no memory
 class Recorded:
     """The graphs of a module, by channels of the model's input, size of the image and dtype."""
 
-    def __init__(self, module: torch.nn.Module):
-        self.module = module
+    def __init__(self, module: torch.nn.Module, device: torch.device | None):
+        self.module, self.device = module, device
         self.graphs: dict[tuple[int, Pair, torch.dtype], Graph] = {}
         self.state = state_of(module)
 
@@ -64,7 +64,7 @@ class Recorded:
         key, graphs = (channels, size, dtype), self.graphs
         found = graphs.get(key)
         if found is None:
-            found = record(self.module, (channels, *size), dtype)
+            found = record(self.module, (channels, *size), dtype, self.device)
             self.graphs = {other: graph for other, graph in graphs.items() if other[1] == size} | {key: found}
         return found
 
@@ -213,14 +213,15 @@ class Stream:
         return len(prepared.plan) - _tiles_complete(prepared.plan, rows_done)
 
     def smaller(self, prepared: Stage) -> tuple[Stage, str] | None:
-        """Half the rows of a step; then half the columns."""
+        """Half the rows of a step; then half the columns, unless statistics of the whole image are needed."""
         plan, stream = prepared.plan, prepared.report.stream
         text = f"steps of {self.step} rows, {plan.window[1]} columns: going on with "
         if self.step > SMALLEST_STEP:
             after = replace(prepared, schedule=replace(self, step=max(SMALLEST_STEP, self.step // 2)))
         else:
             width = max(plan.tile[1] // 2, plan.phase[1])
-            if width >= plan.tile[1] or plan.tile[1] <= 2 * plan.halo[1]:
+            statistics = any(graph.levels for graph in self.recorded.graphs.values())
+            if width >= plan.tile[1] or plan.tile[1] <= 2 * plan.halo[1] or statistics:
                 return None
             height = plan.tile[0] if plan.grid[1] > 1 else max(width, plan.phase[0])
             after = replace(prepared.with_tiles((height, width), 1), schedule=replace(self, as_is=False))

@@ -289,13 +289,14 @@ class Stepper:
         if low == first and high == last:
             return self._take(source, low, high), low
         shape, axis = list(source.shape), source.axis
-        pieces = []
-        for count in (max(0, min(first, high) - low), 0, max(0, high - max(last, low))):
+
+        def blank(count: int) -> list[Tensor]:
             shape[axis] = count * source.per
-            pieces.append(torch.full(shape, edge.fill, dtype=source.dtype, device=source.device))
-        if last > first:
-            pieces[1] = self._take(source, first, last)
-        return self._joined([piece for piece in pieces if piece.shape[axis]], axis), low
+            return [torch.full(shape, edge.fill, **_like(source))] if count > 0 else []
+
+        between = [self._take(source, first, last)] if last > first else []
+        pieces = [*blank(min(first, high) - low), *between, *blank(high - max(last, low))]
+        return self._joined(pieces, axis), low
 
     def _joined(self, pieces: list[Tensor], axis: int) -> Tensor:
         if self.constants.channels_last and pieces[0].dim() == 4:

@@ -35,7 +35,7 @@ def refusal(model: TensorModel, channels: int, size: tuple[int, int]) -> str | N
             if _is_same(model.probed, module, there, model.channels_last) is None:
                 return None
         with looking():
-            exact = copied(module).to("cpu", torch.float64).eval()
+            exact = copied(module).to("cpu").to(torch.float64).eval()  # a device may have no float64
             return _is_same(exact, exact, noise.double(), channels_last=False)
     except NotStreamable as error:
         return str(error)
@@ -48,7 +48,7 @@ def _is_same(
 ) -> str | None:
     if channels_last:
         noise = noise.contiguous(memory_format=torch.channels_last)
-    graph = record(module, tuple(noise.shape[1:]), noise.dtype)
+    graph = record(module, tuple(noise.shape[1:]), noise.dtype, noise.device)
     with torch.inference_mode():
         want = run(noise.clone())  # it may write to its input
         got = streamed(graph, noise, channels_last=channels_last)
