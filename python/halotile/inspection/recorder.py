@@ -198,8 +198,8 @@ def _assign(node: StreamNode) -> None:
 
 
 def _full(node: StreamNode, value: Any) -> dict[str, Any]:
-    rest = {"layout": None, "pin_memory": None}
-    return {"size": list(node.shape), "fill_value": value, "dtype": node.dtype, "device": node.device, **rest}
+    kind = {"dtype": node.dtype, "layout": None, "device": node.device, "pin_memory": None}
+    return {"size": list(node.shape), "fill_value": value, **kind}
 
 
 def _finished(image: StreamNode, result: StreamNode, used: list[StreamNode]) -> Graph:

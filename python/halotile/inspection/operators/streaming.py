@@ -10,6 +10,7 @@ Both functions are monotone, and defined above the first row and below the last.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -87,7 +88,7 @@ class StreamNode:
     """One result of one call of an operator.
 
     Attributes:
-        arguments: by name: nodes, tensors (constants) and plain values.
+        arguments: by name, in the order of the schema: nodes, tensors (constants) and plain values.
         output: index of the result; None for operators with one.
         axis: the dimension that holds rows; None for constants. It holds `outer` times `rows` rows of `per` entries.
         unit: rows are made in multiples of this.
@@ -192,16 +193,27 @@ def sources(node: StreamNode) -> list[StreamNode]:
 
 def call(func: Any, values: Sequence[Any]) -> Any:
     """Calls an operator with all its arguments in the order of the schema."""
+    positional, names = _signature(func)
+    return func(*values[:positional], **dict(zip(names, values[positional:], strict=True)))
+
+
+@functools.cache
+def _signature(func: Any) -> tuple[int, tuple[str, ...]]:
+    """The number of positional arguments of an operator, and the names of the others."""
     arguments = func._schema.arguments
-    positional = sum(not argument.kwarg_only for argument in arguments)
-    named = {one.name: value for one, value in zip(arguments[positional:], values[positional:], strict=False)}
-    return func(*values[:positional], **named)
+    return sum(not one.kwarg_only for one in arguments), tuple(one.name for one in arguments if one.kwarg_only)
 
 
 def assembled(node: StreamNode, replaced: Callable[[Any], Any]) -> list[Any]:
-    """All arguments in the order of the schema, with nodes and tensors replaced."""
-    values = [node.arguments[argument.name] for argument in node.func._schema.arguments]
-    return _pytree.tree_map_only((StreamNode, Tensor), replaced, values)
+    """All arguments, in the order of the schema, with nodes and tensors replaced."""
+    return [
+        replaced(value)
+        if isinstance(value, (StreamNode, Tensor))
+        else [replaced(one) if isinstance(one, (StreamNode, Tensor)) else one for one in value]
+        if isinstance(value, (list, tuple))
+        else value
+        for value in node.arguments.values()
+    ]
 
 
 # ---- rules -----------------------------------------------------------------------------------------------------------
@@ -242,18 +254,12 @@ def local_stream(
             values[listed] = list(values[listed])
             values[listed][axis] = node.outer * (stop - start) * per
         if strip.out is not None:
-            return call_out(node, values, strip.out)
+            positional, names = _signature(func)
+            return node.out(*values[:positional], **dict(zip(names, values[positional:], strict=True)), out=strip.out)
         result = call(func, values)
         return result if output is None else result[output]
 
     node.make, node.owns = make, True
-
-
-def call_out(node: StreamNode, values: list[Any], out: Tensor) -> Tensor:
-    arguments = node.func._schema.arguments
-    positional = sum(not argument.kwarg_only for argument in arguments)
-    named = {one.name: value for one, value in zip(arguments[positional:], values[positional:], strict=False)}
-    return node.out(*values[:positional], **named, out=out)
 
 
 def _with_finest_rows(node: StreamNode, inputs: list[StreamNode], axis: int) -> None:
