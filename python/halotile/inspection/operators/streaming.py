@@ -23,6 +23,7 @@ __all__ = [
     "IN_PLACE",
     "Edge",
     "NotStreamable",
+    "RowsOfConstant",
     "StreamNode",
     "StreamRule",
     "Strip",
@@ -96,6 +97,8 @@ class StreamNode:
         out: the operator's variant that writes to a given tensor, if there is a fast one.
         owns: whether its rows have memory of their own.
         whole: whether it takes all rows together, to a value without rows: a statistic of the whole image.
+        along: dimensions along the rows, by the id of constant arguments that have some.
+        by_rows: functions that make rows of a constant, by its id; others are computed whole.
         before: nodes made for it: of a statistic, or of the rows of groups.
         statistic: the node of the statistic that its rows need; None for most.
         is_statistic: whether it is such a node: its value is a `Statistic`, not the operator's result.
@@ -122,6 +125,8 @@ class StreamNode:
     out: Any = None
     owns: bool = False
     whole: bool = False
+    along: dict[int, int] = field(default_factory=dict)
+    by_rows: dict[int, RowsOfConstant] = field(default_factory=dict)
     before: list[StreamNode] = field(default_factory=list)
     statistic: StreamNode | None = None
     is_statistic: bool = False
@@ -158,6 +163,7 @@ class StreamNode:
         return NotStreamable(f"{self.name} in {where} cannot run on rows: {why}")
 
 
+RowsOfConstant = Callable[[int, int, Callable[[Any], Tensor]], Tensor]
 StreamRule = Callable[[StreamNode], None]
 
 IN_PLACE = "it writes to a tensor in place"
@@ -232,7 +238,7 @@ def local_stream(
     inputs = sources(node)
     _with_finest_rows(node, inputs, axis)
     back = len(node.shape) - axis
-    narrowed = _constants_along(node, along or (lambda _: back))
+    node.along = _constants_along(node, along or (lambda _: back))
     places = {id(source): place for place, source in reversed(list(enumerate(inputs)))}
     func, output, edges, per = node.func, node.output, node.edges, node.per
     order = [argument.name for argument in func._schema.arguments]
@@ -245,8 +251,9 @@ def local_stream(
             place = places.get(id(argument))
             if place is not None:
                 return _cut(node, strip.slabs[place], edges[place], start, stop)
-            constant = strip.value(argument)
-            dim = narrowed.get(id(argument))
+            if id(argument) in node.by_rows:
+                return node.by_rows[id(argument)](start, stop, strip.value)
+            constant, dim = strip.value(argument), node.along.get(id(argument))
             return constant if dim is None else _narrowed(node, constant, dim, start, stop - start)
 
         values = assembled(node, value)
@@ -267,7 +274,7 @@ def _with_finest_rows(node: StreamNode, inputs: list[StreamNode], axis: int) -> 
     finest = max(inputs, key=lambda source: source.rows)
     node.axis, node.rows, node.per, node.outer = axis, finest.rows, finest.per, finest.outer
     for source in inputs:
-        times = finest.rows // source.rows
+        times = finest.rows // source.rows if source.rows else 1
         if (source.rows * times, source.per, source.outer) != (finest.rows, times * finest.per, finest.outer):
             raise node.refuse("its operands have different heights")
         if times == 1:
