@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .. import memory
 from ..images.channels import Part
@@ -34,7 +34,8 @@ __all__ = ["check_schedule", "may_stream", "with_stream"]
 
 Pair = tuple[int, int]
 
-STRIPS = 1.1  # cost of a pixel in steps of a stream, as a multiple of that in large windows
+CLEAR = 1.5  # above this ratio of pixels, strips are cheaper whatever they cost
+BETTER = 1.05  # a stream must save this
 WORTH = 2e10  # multiplications that must be saved: a graph takes a second to record
 SHARE = 0.8  # of the available memory that a run may use
 TRIED = (48, 32)  # least size of the image of noise
@@ -117,7 +118,7 @@ def with_stream(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> tup
             _check_worth(opened.plan, asked, knowledge, opened.image.count)
         prepared = _streaming(opened, knowledge, delivery)
         if asked.schedule == "auto":
-            _check_cost(opened, prepared)
+            prepared = _cheaper(opened, prepared)
         return prepared, opened
     except NoStream as reason:
         said = str(reason)
@@ -143,16 +144,25 @@ def _check_worth(plan: TilePlan, asked: Options, knowledge: Knowledge, images: i
     if reason is not None:
         raise NoStream(f"in tiles {reason}")
     tiles, rows = plan.processed_pixels, _window_pixels(plan)
-    if tiles <= STRIPS * rows:
+    if tiles <= BETTER * rows:
         raise NoStream(f"in tiles, which take {tiles / plan.ideal_pixels:.2f} of the image's pixels")
     if (tiles - rows) * images * _weights(knowledge.model) < WORTH:
         raise NoStream("in tiles, which are done before the model is recorded")
 
 
-def _check_cost(opened: Opened, prepared: Prepared) -> None:
+def _cheaper(opened: Opened, prepared: Prepared) -> Prepared:
+    """The stream, if it is cheaper than tiles, with the reason. Raises NoStream."""
+    from ..run.stream.cost import strip_cost
+
     stream, tiles = prepared.report.stream, opened.plan.processed_pixels / opened.plan.ideal_pixels
-    if stream is not None and tiles <= STRIPS * stream.recompute:
-        raise NoStream(f"in tiles, which take {tiles:.2f} of the image's pixels, a stream {stream.recompute:.2f}")
+    assert stream is not None
+    text, strips = f"tiles take {tiles:.2f} of the image's pixels, a stream {stream.recompute:.2f}", 1.0
+    if tiles < CLEAR * stream.recompute:
+        strips = strip_cost(_graph(prepared, cast("Stream", prepared.schedule)), stream.rows, min(opened.plan.window))
+        text += f", each {strips:.2f} times as long"
+    if tiles < BETTER * stream.recompute * max(strips, 1.0):
+        raise NoStream(text)
+    return replace(prepared, report=replace(prepared.report, schedule_why=text))
 
 
 def _window_pixels(plan: TilePlan) -> int:

@@ -246,6 +246,7 @@ def _rows_overwritten(node: StreamNode, axis: int) -> None:
     start, end, step = slice(node["start"], node["end"], node["step"]).indices(node.shape[axis])
     if step != 1 or base.per * source.per * base.outer * source.outer != 1:
         raise node.refuse("it overwrites every other row, or groups of rows")
+    end = max(start, end)
     node.axis, node.rows, node.owns = axis, base.rows, True
 
     def inside(row: int) -> int:
