@@ -4,7 +4,8 @@
 may it stream?    a torch module by itself, and operators that run on rows: tried once on a small image
 what does it cost?
     tiles         pixels of all windows
-    a stream      pixels of the image, x 1.1 for its smaller steps; in tiles if it holds more than memory has
+    a stream      pixels of the image, times the cost of a pixel in strips, which is measured where it matters; in
+                  tiles if it holds more than memory has
 the cheaper one   unless an option says which
 """
 
@@ -21,6 +22,7 @@ from ..models.model import TensorModel
 from ..optional import torch_if_loaded
 from ..options import Options
 from ..plan import BYTES, TilePlan, make_plan
+from ..run.out_of_memory import SMALLEST_TILE
 from ..run.prepared import Delivery, Opened, Prepared
 from ..run.report import Streaming
 from ..texts import bytes_text
@@ -143,6 +145,8 @@ def _check_worth(plan: TilePlan, asked: Options, knowledge: Knowledge, images: i
     reason = "" if asked.schedule == "tiles" else _against(asked)
     if reason is not None:
         raise NoStream(f"in tiles {reason}")
+    if asked.memory_limit is not None:
+        return  # tiles may have to be smaller
     tiles, rows = plan.processed_pixels, _window_pixels(plan)
     if tiles <= BETTER * rows:
         raise NoStream(f"in tiles, which take {tiles / plan.ideal_pixels:.2f} of the image's pixels")
@@ -154,15 +158,30 @@ def _cheaper(opened: Opened, prepared: Prepared) -> Prepared:
     """The stream, if it is cheaper than tiles, with the reason. Raises NoStream."""
     from ..run.stream.cost import strip_cost
 
-    stream, tiles = prepared.report.stream, opened.plan.processed_pixels / opened.plan.ideal_pixels
+    stream, plan = prepared.report.stream, _fitting_tiles(opened, prepared)
     assert stream is not None
+    tiles = plan.processed_pixels / plan.ideal_pixels
     text, strips = f"tiles take {tiles:.2f} of the image's pixels, a stream {stream.recompute:.2f}", 1.0
     if tiles < CLEAR * stream.recompute:
-        strips = strip_cost(_graph(prepared, cast("Stream", prepared.schedule)), stream.rows, min(opened.plan.window))
+        strips = strip_cost(_graph(prepared, cast("Stream", prepared.schedule)), stream.rows, min(plan.window))
         text += f", each {strips:.2f} times as long"
     if tiles < BETTER * stream.recompute * max(strips, 1.0):
         raise NoStream(text)
     return replace(prepared, report=replace(prepared.report, schedule_why=text))
+
+
+def _fitting_tiles(opened: Opened, prepared: Prepared) -> TilePlan:
+    """The plan of tiles, smaller ones if memory has no room for the activations of a window."""
+    from ..run.stream.cost import whole_memory
+
+    stream = cast("Stream", prepared.schedule)
+    graph = _graph(prepared, stream)
+    pixel = whole_memory(graph) / (graph.image.rows * graph.image.shape[3])
+    limit, plan, least = _limit(prepared, Delivery()), opened.plan, max(SMALLEST_TILE, *opened.plan.phase)
+    while pixel * plan.window[0] * plan.window[1] > limit and max(plan.tile) > least:
+        rows, columns = (max(least, min(side, max(plan.tile) // 2)) for side in plan.tile)
+        plan = opened.with_tiles((rows, columns), 1).plan
+    return plan
 
 
 def _window_pixels(plan: TilePlan) -> int:

@@ -13,7 +13,7 @@ from ...inspection.operators.streaming import StreamNode
 from ...inspection.recorder import Graph
 from .steps import idle, rows_per_step
 
-__all__ = ["flops", "memory", "strip_cost", "usual_rows"]
+__all__ = ["flops", "memory", "strip_cost", "usual_rows", "whole_memory"]
 
 PIXELS = 1 << 15  # of the image in a step: fewer cost time for each call, more leave the processor's caches
 LEAST, MOST = 8, 64  # rows of the image in a step
@@ -49,6 +49,20 @@ def usual_rows(graph: Graph) -> int:
 def memory(graph: Graph, rows: int) -> tuple[int, int]:
     """Bytes held between steps of `rows` rows of the image, and in use during one."""
     return idle(graph).footprint(rows_per_step(graph, rows))
+
+
+def whole_memory(graph: Graph) -> int:
+    """The largest number of bytes in use if the model ran on the whole image."""
+    stepper, now, most = idle(graph), 0, 0
+    for node in stepper.nodes:
+        now += _bytes_of(node)
+        most = max(most, now)
+        now -= sum(map(_bytes_of, stepper.last_use.get(node, ())))
+    return most
+
+
+def _bytes_of(node: StreamNode) -> int:
+    return prod(node.shape) * node.dtype.itemsize if node.owns or node.func is None else 0
 
 
 def strip_cost(graph: Graph, rows: int, side: int) -> float:
