@@ -7,7 +7,7 @@ from typing import Any
 
 from common import MIB, RESULTS
 
-__all__ = ["bars", "scaling"]
+__all__ = ["bars", "scaling", "streams"]
 
 OURS, OTHERS, WHOLE = "#c8442c", "#8a9aa8", "#3d4a56"
 
@@ -78,3 +78,30 @@ def scaling(found: dict[str, Any]) -> None:
     right.set_ylabel("MiB above the model and torch")
     left.legend(fontsize=8)
     _save(figure, "peers-scaling")
+
+
+def streams(found: dict[str, Any]) -> None:
+    """Time over that of the whole image, and memory beside image and result, of each network."""
+    made = _new(2, 10, 0.9 * len(found) + 1.6)
+    if made is None:
+        return
+    figure, (left, right) = made
+    names = list(next(iter(found.values())))
+    height = 0.8 / len(names)
+    for index, name in enumerate(names):
+        places = [row + index * height for row in range(len(found))]
+        colour = OURS if name.endswith("stream") else _colour("" if name.startswith("halotile") else name)
+        style = {"height": height * 0.9, "color": colour, "label": name, "hatch": "//" if "tiles" in name else None}
+        left.barh(places, [one[name]["over_whole"]["median"] for one in found.values()], **style)
+        right.barh(places, [max(1, one[name]["bytes"]["median"] / MIB) for one in found.values()], **style)
+    left.set_yticks([row + 0.4 for row in range(len(found))], list(found))
+    right.set_yticks([])
+    left.axvline(1, color=WHOLE, linestyle=":", linewidth=1)
+    left.set_xlabel("time, as a multiple of the whole image's")
+    right.set_xlabel("MiB beside image and result")
+    right.set_xscale("log")
+    right.legend(fontsize=7)
+    for axes in (left, right):
+        axes.invert_yaxis()
+    figure.suptitle("one image, the same weights")
+    _save(figure, "stream")

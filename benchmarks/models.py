@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from halotile.run import kept_heap as heap
 
-__all__ = ["Compact", "Denoiser", "window_cost"]
+__all__ = ["RRDB", "Compact", "Denoiser", "UNet", "window_cost"]
 
 
 class Compact(nn.Module):
@@ -63,3 +63,65 @@ def window_cost(
             model(window)
             seconds.append(clock() - start)
     return statistics.median(seconds) / side**2
+
+
+class UNet(nn.Module):
+    """Four levels of 32 to 512 features: pooling down, transposed convolutions up."""
+
+    def __init__(self, base: int = 32, depth: int = 4):
+        super().__init__()
+        sides = [base << level for level in range(depth + 1)]
+        self.first, self.last = _pair(3, base), nn.Conv2d(base, 3, 1)
+        self.down = nn.ModuleList(_pair(a, b) for a, b in itertools.pairwise(sides))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in itertools.pairwise(sides))
+        self.join = nn.ModuleList(_pair(2 * side, side) for side in sides[:-1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen, y = [], self.first(x)
+        for down in self.down:
+            seen.append(y)
+            y = down(F.max_pool2d(y, 2))
+        for up, join, skip in zip(reversed(self.up), reversed(self.join), reversed(seen), strict=True):
+            y = join(torch.cat([up(y), skip], 1))
+        return x + self.last(y)
+
+
+def _pair(a: int, b: int) -> nn.Sequential:
+    first, second = nn.Conv2d(a, b, 3, padding=1), nn.Conv2d(b, b, 3, padding=1)
+    return nn.Sequential(first, nn.BatchNorm2d(b), nn.ReLU(inplace=True), second, nn.ReLU(inplace=True))
+
+
+class Dense(nn.Module):
+    """A residual dense block of Real-ESRGAN's: five convolutions, each of which sees all before it."""
+
+    def __init__(self, features: int = 64, growth: int = 32):
+        super().__init__()
+        sides = [features + growth * layer for layer in range(5)]
+        self.layers = nn.ModuleList(nn.Conv2d(a, growth, 3, padding=1) for a in sides[:-1])
+        self.last = nn.Conv2d(sides[-1], features, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = [x]
+        for layer in self.layers:
+            seen.append(F.leaky_relu(layer(torch.cat(seen, 1)), 0.2))
+        return x + 0.2 * self.last(torch.cat(seen, 1))
+
+
+class RRDB(nn.Module):
+    """Real-ESRGAN's x4 network: 23 blocks of three dense blocks in x4plus, 6 in x4plus-anime."""
+
+    def __init__(self, blocks: int = 23):
+        super().__init__()
+        self.head, self.tail = nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 3, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Sequential(Dense(), Dense(), Dense()) for _ in range(blocks))
+        self.body, *self.steps = (nn.Conv2d(64, 64, 3, padding=1) for _ in range(4))
+        self.steps = nn.ModuleList(self.steps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x = self.head(x)
+        for block in self.blocks:
+            y = y + 0.2 * block(y)
+        y = x + self.body(y)
+        for step in self.steps[:2]:
+            y = F.leaky_relu(step(F.interpolate(y, scale_factor=2)), 0.2)
+        return self.tail(F.leaky_relu(self.steps[2](y), 0.2))

@@ -4,7 +4,8 @@
 may it stream?    a torch module by itself, and operators that run on rows: tried once on a small image
 what does it cost?
     tiles         pixels of all windows
-    a stream      pixels of the image, x 1.1 for its smaller steps; in tiles if it holds more than memory has
+    a stream      pixels of the image, times the cost of a pixel in strips, which is measured where it matters; in
+                  tiles if it holds more than memory has
 the cheaper one   unless an option says which
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .. import memory
 from ..images.channels import Part
@@ -21,6 +22,7 @@ from ..models.model import TensorModel
 from ..optional import torch_if_loaded
 from ..options import Options
 from ..plan import BYTES, TilePlan, make_plan
+from ..run.out_of_memory import SMALLEST_TILE
 from ..run.prepared import Delivery, Opened, Prepared
 from ..run.report import Streaming
 from ..texts import bytes_text
@@ -34,7 +36,8 @@ __all__ = ["check_schedule", "may_stream", "with_stream"]
 
 Pair = tuple[int, int]
 
-STRIPS = 1.1  # cost of a pixel in steps of a stream, as a multiple of that in large windows
+CLEAR = 1.5  # above this ratio of pixels, strips are cheaper whatever they cost
+BETTER = 1.05  # a stream must save this
 WORTH = 2e10  # multiplications that must be saved: a graph takes a second to record
 SHARE = 0.8  # of the available memory that a run may use
 TRIED = (48, 32)  # least size of the image of noise
@@ -127,7 +130,7 @@ def with_stream(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> tup
             _check_worth(opened.plan, asked, knowledge, opened.image.count)
         prepared = _streaming(opened, knowledge, delivery)
         if asked.schedule == "auto":
-            _check_cost(opened, prepared)
+            prepared = _cheaper(opened, prepared)
         return prepared, opened
     except NoStream as reason:
         said = str(reason)
@@ -152,17 +155,43 @@ def _check_worth(plan: TilePlan, asked: Options, knowledge: Knowledge, images: i
     reason = "" if asked.schedule == "tiles" else _against(asked)
     if reason is not None:
         raise NoStream(f"in tiles {reason}")
+    if asked.memory_limit is not None:
+        return  # tiles may have to be smaller
     tiles, rows = plan.processed_pixels, _window_pixels(plan)
-    if tiles <= STRIPS * rows:
+    if tiles <= BETTER * rows:
         raise NoStream(f"in tiles, which take {tiles / plan.ideal_pixels:.2f} of the image's pixels")
     if (tiles - rows) * images * _weights(knowledge.model) < WORTH:
         raise NoStream("in tiles, which are done before the model is recorded")
 
 
-def _check_cost(opened: Opened, prepared: Prepared) -> None:
-    stream, tiles = prepared.report.stream, opened.plan.processed_pixels / opened.plan.ideal_pixels
-    if stream is not None and tiles <= STRIPS * stream.recompute:
-        raise NoStream(f"in tiles, which take {tiles:.2f} of the image's pixels, a stream {stream.recompute:.2f}")
+def _cheaper(opened: Opened, prepared: Prepared) -> Prepared:
+    """The stream, if it is cheaper than tiles, with the reason. Raises NoStream."""
+    from ..run.stream.cost import strip_cost
+
+    stream, plan = prepared.report.stream, _fitting_tiles(opened, prepared)
+    assert stream is not None
+    tiles = plan.processed_pixels / plan.ideal_pixels
+    text, strips = f"tiles take {tiles:.2f} of the image's pixels, a stream {stream.recompute:.2f}", 1.0
+    if tiles < CLEAR * stream.recompute:
+        strips = strip_cost(_graph(prepared, cast("Stream", prepared.schedule)), stream.rows, min(plan.window))
+        text += f", each {strips:.2f} times as long"
+    if tiles < BETTER * stream.recompute * max(strips, 1.0):
+        raise NoStream(text)
+    return replace(prepared, report=replace(prepared.report, schedule_why=text))
+
+
+def _fitting_tiles(opened: Opened, prepared: Prepared) -> TilePlan:
+    """The plan of tiles, smaller ones if memory has no room for the activations of a window."""
+    from ..run.stream.cost import whole_memory
+
+    stream = cast("Stream", prepared.schedule)
+    graph = _graph(prepared, stream)
+    pixel = whole_memory(graph) / (graph.image.rows * graph.image.shape[3])
+    limit, plan, least = _limit(prepared, Delivery()), opened.plan, max(SMALLEST_TILE, *opened.plan.phase)
+    while pixel * plan.window[0] * plan.window[1] > limit and max(plan.tile) > least:
+        rows, columns = (max(least, min(side, max(plan.tile) // 2)) for side in plan.tile)
+        plan = opened.with_tiles((rows, columns), 1).plan
+    return plan
 
 
 def _window_pixels(plan: TilePlan) -> int:

@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import time
+from fractions import Fraction
 from math import prod
+
+import torch
 
 from ...inspection.operators.streaming import StreamNode
 from ...inspection.recorder import Graph
 from .steps import idle, rows_per_step
 
-__all__ = ["flops", "memory", "usual_rows"]
+__all__ = ["flops", "memory", "strip_cost", "usual_rows", "whole_memory"]
 
 PIXELS = 1 << 15  # of the image in a step: fewer cost time for each call, more leave the processor's caches
 LEAST, MOST = 8, 64  # rows of the image in a step
+TIMED = 3  # kinds of convolutions that are timed
 COARSEST = 4  # rows in a step of the layer with the fewest
 FACTORS = {"mm": ("self", "mat2"), "bmm": ("self", "mat2"), "addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2")}
 
@@ -44,3 +49,59 @@ def usual_rows(graph: Graph) -> int:
 def memory(graph: Graph, rows: int) -> tuple[int, int]:
     """Bytes held between steps of `rows` rows of the image, and in use during one."""
     return idle(graph).footprint(rows_per_step(graph, rows))
+
+
+def whole_memory(graph: Graph) -> int:
+    """The largest number of bytes in use if the model ran on the whole image."""
+    stepper, now, most = idle(graph), 0, 0
+    for node in stepper.nodes:
+        now += _bytes_of(node)
+        most = max(most, now)
+        now -= sum(map(_bytes_of, stepper.last_use.get(node, ())))
+    return most
+
+
+def _bytes_of(node: StreamNode) -> int:
+    return prod(node.shape) * node.dtype.itemsize if node.owns or node.func is None else 0
+
+
+def strip_cost(graph: Graph, rows: int, side: int) -> float:
+    """The time of the heaviest convolutions for a pixel of a strip, as a multiple of that in a square window.
+
+    Measured on noise, in about a second: strips of few rows keep processors less busy, or their caches fuller.
+
+    Args:
+        rows: rows of the image in a step. side: of the window, input pixels.
+    """
+    heaviest = sorted((node for node in graph.nodes if _is_plain(node)), key=_flops_of, reverse=True)
+    kinds: dict[tuple[int, ...], list[StreamNode]] = {}
+    for node in heaviest:
+        kinds.setdefault((*node["weight"].shape, node["groups"], node.rows), []).append(node)
+    taken = sorted(kinds.values(), key=lambda nodes: -sum(map(_flops_of, nodes)))[:TIMED]
+    strips = windows = 0.0
+    for nodes in taken:
+        share = sum(map(_flops_of, nodes))
+        scale = Fraction(nodes[0].rows, graph.image.rows)
+        strips += share * _seconds_per_pixel(nodes[0], max(1, int(rows * scale)), nodes[0].shape[3])
+        windows += share * _seconds_per_pixel(nodes[0], max(1, int(side * scale)), max(1, int(side * scale)))
+    return strips / windows if windows else 1.0
+
+
+def _is_plain(node: StreamNode) -> bool:
+    weight = node.get("weight")
+    return node.name == "convolution" and isinstance(weight, torch.Tensor) and not node["transposed"]
+
+
+def _seconds_per_pixel(node: StreamNode, height: int, width: int) -> float:
+    weight, like = node["weight"], torch.channels_last if node.device.type == "cpu" else torch.contiguous_format
+    channels = weight.shape[1] * node["groups"]
+    x = torch.rand((1, channels, height, width), device=node.device).to(node.dtype).contiguous(memory_format=like)
+    weight, padding = weight.contiguous(memory_format=like), [side // 2 for side in weight.shape[2:]]
+    with torch.inference_mode():
+        torch.conv2d(x, weight, None, 1, padding, 1, node["groups"])
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            torch.conv2d(x, weight, None, 1, padding, 1, node["groups"])
+            seconds.append(time.perf_counter() - start)
+    return min(seconds) / (height * width)
