@@ -23,6 +23,7 @@ from halotile.run.stream.steps import Stepper  # noqa: E402
 
 from .architectures import KNOWN, SRVGG, RRDBNet, UNet, chain, conv  # noqa: E402
 from .networks import Chain, seeded  # noqa: E402
+from .test_device import in_two_threads  # noqa: E402
 from .test_engines import pixels_of  # noqa: E402
 from .test_memory import MPS_TEXT  # noqa: E402
 
@@ -276,3 +277,15 @@ def test_nan_on_the_device_is_found_where_it_is(fake_mps):
 
 def test_the_smallest_step_is_the_end_of_the_ladder():
     assert schedule.Stream.smallest == schedule.SMALLEST_STEP
+
+
+def test_one_thread_at_a_time_uses_the_device(fake_mps):
+    model, results = on_device(seeded(SMALL["U-Net"])), []
+    image = pixels_of("uint8", (90, 40, 3))
+    restorer = TiledRestorer(model, halo="exact", **STREAM)
+    want = restorer(image)
+    fake_mps.set_busy(50)
+    assert in_two_threads(lambda: results.append(restorer(image))) == []
+    for result in results:
+        np.testing.assert_array_equal(result, want)
+    assert fake_mps.violations() == []
