@@ -130,9 +130,9 @@ def test_channels_and_alpha(channels, alpha):
 
 
 def test_alpha_resized_by_fractions_and_across_bands():
-    for name in ("1/2", "3/2", "stride 4"):
+    for name in ("1/2", "3/2", "stride 4", "valid"):
         model = seeded(MODELS[name])
-        for size in ((60, 48), (61, 47)):
+        for size in ((60, 48), (61, 47), (200, 9)):
             image = pixels_of("uint8", (*size, 4))
             options = {"halo": 12, "alpha": "resize", "phase": model.phase, "boundary": "reflect"}
             got = restore_tiled(image, model, **STREAM, **options)

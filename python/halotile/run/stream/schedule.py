@@ -269,13 +269,13 @@ def _in_order(
 def _resized(prepared: Prepared, index: int, part: Part, flow: Flow, y: int, stop: int) -> Any:
     """Rows of alpha that is resized beside the model."""
     windows, window, scale = prepared.windows, flow.window, prepared.plan.scale
-    down, margin = flow.crop[0] - flow.keep.y + prepared.plan.trim[0], 2 * max(1, scale.denominator)
+    down, lost, margin = flow.crop[0] - flow.keep.y, 2 * prepared.plan.trim[0], 2 * max(1, scale.denominator)
     first = max(0, int((y + down) / scale) - margin) // scale.denominator * scale.denominator
-    last = min(window.height, int(Fraction(stop + down) / scale) + margin)
+    last = min(window.height, int(Fraction(stop + down + lost) / scale) + margin)
     last = min(window.height, -(-last // scale.denominator) * scale.denominator)
     box = Box(window.y + first, window.x, last - first, window.width)
     output = windows(part, index, prepared.plan, [replace(flow.tile, window=box)])
-    above = y + flow.crop[0] - flow.keep.y - int(first * scale)
+    above = y + down - int(first * scale)
     return output[:, :, above : above + stop - y, flow.crop[1] : flow.crop[1] + flow.keep.width]
 
 
