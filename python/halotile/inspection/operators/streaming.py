@@ -22,6 +22,7 @@ __all__ = [
     "IN_PLACE",
     "Edge",
     "NotStreamable",
+    "Refused",
     "StreamNode",
     "StreamRule",
     "Strip",
@@ -34,7 +35,6 @@ __all__ = [
     "pair",
     "parted",
     "pieces_stream",
-    "refused",
     "same",
     "sources",
     "whole_stream",
@@ -162,13 +162,14 @@ StreamRule = Callable[[StreamNode], None]
 IN_PLACE = "it writes to a tensor in place"
 
 
-def refused(why: str) -> StreamRule:
+@dataclass(frozen=True)
+class Refused:
     """The rule of operators that cannot run on rows."""
 
-    def rule(node: StreamNode) -> None:
-        raise node.refuse(why)
+    why: str
 
-    return rule
+    def __call__(self, node: StreamNode) -> None:
+        raise node.refuse(self.why)
 
 
 def same(row: int) -> int:
