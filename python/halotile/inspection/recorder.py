@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from .following import FakeRun, is_random, same_elements
 from .operators import entry
 from .operators.elementwise import pointwise_stream
 from .operators.streaming import Edge, NotStreamable, StreamNode, sources
+from .row_constants import rows_of_constant
 
 __all__ = ["Graph", "record"]
 
@@ -195,11 +197,16 @@ def _assign(node: StreamNode) -> None:
     if rule is None:
         raise node.refuse("there is no rule for it")
     rule(node)
+    for leaf in arguments_of(node):
+        if id(leaf) in node.along and prod(leaf.shape) > SMALL:
+            rows = rows_of_constant(leaf, node, node.along[id(leaf)], _assign)
+            if rows is not None:
+                node.by_rows[id(leaf)] = rows
 
 
 def _full(node: StreamNode, value: Any) -> dict[str, Any]:
-    rest = {"layout": None, "pin_memory": None}
-    return {"size": list(node.shape), "fill_value": value, "dtype": node.dtype, "device": node.device, **rest}
+    kind = {"dtype": node.dtype, "layout": None, "device": node.device, "pin_memory": None}
+    return {"size": list(node.shape), "fill_value": value, **kind}
 
 
 def _finished(image: StreamNode, result: StreamNode, used: list[StreamNode]) -> Graph:

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_iter
 from ..rowmaps import EVERYWHERE, Part, Unknown, Value, dim_size, joined, moved, opaque, spatial
 from .positions import NotInTable, moved_positions
 from .rows import Operation, at_edges, dims_of, per_axis
-from .streaming import Edge, Refused, StreamNode, Strip, ceil_div, local_stream, parted, pieces_stream, sources
+from .streaming import Edge, Refused, StreamNode, Strip, ceil_div, local_stream, parted, pieces_stream, same, sources
 from .table import DECOMPOSED, UNWRITTEN, VIEW, Family
 
 operator = Family("parts and movements", statistic="it reduces nothing")
@@ -231,13 +231,36 @@ def taken_stream(node: StreamNode) -> None:
 
 
 def scatter_stream(node: StreamNode) -> None:
-    """A part of another dimension is overwritten."""
+    """A part is overwritten: of another dimension, or rows."""
     axis = next(one.axis for one in sources(node) if len(one.shape) == len(node.shape))
     dim = node["dim"] % len(node.shape)
     if dim == axis:
-        raise node.refuse("it overwrites rows at fixed places")
+        _rows_overwritten(node, axis)
+        return
     gone = node.name == "select_scatter"
     local_stream(node, axis, along=lambda name: len(node.shape) - axis - (gone and name == "src" and dim > axis))
+
+
+def _rows_overwritten(node: StreamNode, axis: int) -> None:
+    base, source = node["self"], node["src"]
+    if node.name != "slice_scatter" or any(getattr(one, "axis", None) != axis for one in (base, source)):
+        raise node.refuse("it overwrites rows by something else than rows")
+    start, end, step = slice(node["start"], node["end"], node["step"]).indices(node.shape[axis])
+    if step != 1 or base.per * source.per * base.outer * source.outer != 1:
+        raise node.refuse("it overwrites every other row, or groups of rows")
+    node.axis, node.rows, node.owns = axis, base.rows, True
+
+    def inside(row: int) -> int:
+        return min(max(row - start, 0), end - start)
+
+    def make(strip: Strip) -> torch.Tensor:
+        around, over = strip.slabs
+        above, below = max(0, min(start, strip.stop) - strip.start), max(0, strip.stop - max(end, strip.start))
+        count = strip.stop - strip.start
+        pieces = [around.narrow(axis, 0, above), over, around.narrow(axis, count - below, below)]
+        return torch.cat([piece for piece in pieces if piece.shape[axis]] or pieces[:1], axis)
+
+    node.edges, node.make = [Edge(base, same, same), Edge(source, inside, inside)], make
 
 
 def roll_stream(node: StreamNode) -> None:

@@ -152,7 +152,7 @@ def _covers_all(node: StreamNode) -> bool:
 def _reduced_stream(node: StreamNode, func: Any) -> None:
     """Pooling with one window that covers everything is a reduction."""
     node.func, node.output = func, None
-    node.arguments = {"self": node["self"], "dim": [-2, -1], "keepdim": True, "dtype": None}
+    node.arguments = {"self": node["self"], "dim": [-2, -1], "keepdim": True}
     whole_stream(node)
 
 

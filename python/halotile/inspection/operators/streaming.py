@@ -10,6 +10,7 @@ Both functions are monotone, and defined above the first row and below the last.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -23,6 +24,7 @@ __all__ = [
     "Edge",
     "NotStreamable",
     "Refused",
+    "RowsOfConstant",
     "StreamNode",
     "StreamRule",
     "Strip",
@@ -87,7 +89,7 @@ class StreamNode:
     """One result of one call of an operator.
 
     Attributes:
-        arguments: by name: nodes, tensors (constants) and plain values.
+        arguments: by name, in the order of the schema: nodes, tensors (constants) and plain values.
         output: index of the result; None for operators with one.
         axis: the dimension that holds rows; None for constants. It holds `outer` times `rows` rows of `per` entries.
         unit: rows are made in multiples of this.
@@ -95,6 +97,8 @@ class StreamNode:
         out: the operator's variant that writes to a given tensor, if there is a fast one.
         owns: whether its rows have memory of their own.
         whole: whether it takes all rows together, to a value without rows: a statistic of the whole image.
+        along: dimensions along the rows, by the id of constant arguments that have some.
+        by_rows: functions that make rows of a constant, by its id; others are computed whole.
         before: nodes made for it: of a statistic, or of the rows of groups.
         statistic: the node of the statistic that its rows need; None for most.
         is_statistic: whether it is such a node: its value is a `Statistic`, not the operator's result.
@@ -121,6 +125,8 @@ class StreamNode:
     out: Any = None
     owns: bool = False
     whole: bool = False
+    along: dict[int, int] = field(default_factory=dict)
+    by_rows: dict[int, RowsOfConstant] = field(default_factory=dict)
     before: list[StreamNode] = field(default_factory=list)
     statistic: StreamNode | None = None
     is_statistic: bool = False
@@ -157,6 +163,7 @@ class StreamNode:
         return NotStreamable(f"{self.name} in {where} cannot run on rows: {why}")
 
 
+RowsOfConstant = Callable[[int, int, Callable[[Any], Tensor]], Tensor]
 StreamRule = Callable[[StreamNode], None]
 
 IN_PLACE = "it writes to a tensor in place"
@@ -193,16 +200,27 @@ def sources(node: StreamNode) -> list[StreamNode]:
 
 def call(func: Any, values: Sequence[Any]) -> Any:
     """Calls an operator with all its arguments in the order of the schema."""
+    positional, names = _signature(func)
+    return func(*values[:positional], **dict(zip(names, values[positional:], strict=True)))
+
+
+@functools.cache
+def _signature(func: Any) -> tuple[int, tuple[str, ...]]:
+    """The number of positional arguments of an operator, and the names of the others."""
     arguments = func._schema.arguments
-    positional = sum(not argument.kwarg_only for argument in arguments)
-    named = {one.name: value for one, value in zip(arguments[positional:], values[positional:], strict=False)}
-    return func(*values[:positional], **named)
+    return sum(not one.kwarg_only for one in arguments), tuple(one.name for one in arguments if one.kwarg_only)
 
 
 def assembled(node: StreamNode, replaced: Callable[[Any], Any]) -> list[Any]:
-    """All arguments in the order of the schema, with nodes and tensors replaced."""
-    values = [node.arguments[argument.name] for argument in node.func._schema.arguments]
-    return _pytree.tree_map_only((StreamNode, Tensor), replaced, values)
+    """All arguments, in the order of the schema, with nodes and tensors replaced."""
+    return [
+        replaced(value)
+        if isinstance(value, (StreamNode, Tensor))
+        else [replaced(one) if isinstance(one, (StreamNode, Tensor)) else one for one in value]
+        if isinstance(value, (list, tuple))
+        else value
+        for value in node.arguments.values()
+    ]
 
 
 # ---- rules -----------------------------------------------------------------------------------------------------------
@@ -221,7 +239,7 @@ def local_stream(
     inputs = sources(node)
     _with_finest_rows(node, inputs, axis)
     back = len(node.shape) - axis
-    narrowed = _constants_along(node, along or (lambda _: back))
+    node.along = _constants_along(node, along or (lambda _: back))
     places = {id(source): place for place, source in reversed(list(enumerate(inputs)))}
     func, output, edges, per = node.func, node.output, node.edges, node.per
     order = [argument.name for argument in func._schema.arguments]
@@ -234,8 +252,9 @@ def local_stream(
             place = places.get(id(argument))
             if place is not None:
                 return _cut(node, strip.slabs[place], edges[place], start, stop)
-            constant = strip.value(argument)
-            dim = narrowed.get(id(argument))
+            if id(argument) in node.by_rows:
+                return node.by_rows[id(argument)](start, stop, strip.value)
+            constant, dim = strip.value(argument), node.along.get(id(argument))
             return constant if dim is None else _narrowed(node, constant, dim, start, stop - start)
 
         values = assembled(node, value)
@@ -243,18 +262,12 @@ def local_stream(
             values[listed] = list(values[listed])
             values[listed][axis] = node.outer * (stop - start) * per
         if strip.out is not None:
-            return call_out(node, values, strip.out)
+            positional, names = _signature(func)
+            return node.out(*values[:positional], **dict(zip(names, values[positional:], strict=True)), out=strip.out)
         result = call(func, values)
         return result if output is None else result[output]
 
     node.make, node.owns = make, True
-
-
-def call_out(node: StreamNode, values: list[Any], out: Tensor) -> Tensor:
-    arguments = node.func._schema.arguments
-    positional = sum(not argument.kwarg_only for argument in arguments)
-    named = {one.name: value for one, value in zip(arguments[positional:], values[positional:], strict=False)}
-    return node.out(*values[:positional], **named, out=out)
 
 
 def _with_finest_rows(node: StreamNode, inputs: list[StreamNode], axis: int) -> None:
@@ -262,7 +275,7 @@ def _with_finest_rows(node: StreamNode, inputs: list[StreamNode], axis: int) -> 
     finest = max(inputs, key=lambda source: source.rows)
     node.axis, node.rows, node.per, node.outer = axis, finest.rows, finest.per, finest.outer
     for source in inputs:
-        times = finest.rows // source.rows
+        times = finest.rows // source.rows if source.rows else 1
         if (source.rows * times, source.per, source.outer) != (finest.rows, times * finest.per, finest.outer):
             raise node.refuse("its operands have different heights")
         if times == 1:
