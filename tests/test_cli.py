@@ -701,8 +701,9 @@ def test_what_was_chosen_is_said(place, network, capsys):
     command = ("restore", "in.png", "-m", "model.pt2", "--force", "-o", "out.png")
     automatic = ("--tile", "auto", "--batch-size", "auto", "--dtype", "auto")
     assert run(*command, *automatic) == 0
-    first, halo, chosen = capsys.readouterr().out.splitlines()
+    first, halo, rows, chosen = capsys.readouterr().out.splitlines()
     assert first.startswith("out.png: 420x300 -> 840x600, uint8, ") and halo.startswith("halo 1, phase 1, exact: ")
+    assert rows.startswith("in tiles, which take 1.")
     assert re.match(r"chosen: tiles of \d+x\d+ in batches of \d, \w+: .*; dtype (float16|bfloat16|float32): .*", chosen)
     assert run(*command, *automatic, "--json") == 0
     entry = json.loads(capsys.readouterr().out)["files"][0]
@@ -711,6 +712,25 @@ def test_what_was_chosen_is_said(place, network, capsys):
     assert run(*command, "--json") == 0
     entry = json.loads(capsys.readouterr().out)["files"][0]
     assert (entry["tuning"], entry["precision"]) == (None, None)
+
+
+def test_how_rows_were_made_is_said(place, network, capsys):
+    export(network, "model.pt2", sides=(2, 3))
+    command = ("restore", "in.png", "-m", "model.pt2", "--force", "-o", "out.png")
+    assert run(*command, "--schedule", "stream") == 0
+    assert capsys.readouterr().out.splitlines()[2].startswith("rows stream through the model, ")
+    streamed = files.read_image("out.png").pixels
+    assert run(*command, "--schedule", "stream", "--json") == 0
+    entry = json.loads(capsys.readouterr().out)["files"][0]
+    assert entry["schedule"] == "stream" and entry["stream"]["held"] > 0 and entry["schedule_why"] is None
+    assert run(*command) == 0
+    assert capsys.readouterr().out.splitlines()[2].startswith("in tiles, which take 1.")
+    np.testing.assert_array_equal(files.read_image("out.png").pixels, streamed)
+    assert run(*command, "--schedule", "tiles") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    os.unlink("out.png")
+    assert restore("--schedule", "stream") == 1
+    assert_one_error(capsys, "schedule must be 'auto' or 'tiles' for this model, not 'stream': only torch modules")
 
 
 def test_of_other_models_too(place, capsys):

@@ -11,7 +11,17 @@ from typing import Any, NoReturn
 
 from ..files.formats import FORMATS
 from ..files.vips import MAX_PIXELS
-from ..options import ALPHAS, BLENDS, BOUNDARIES, ENGINES, GLOBAL_STATS, MEMORY_FORMATS, MODEL_DTYPES, NONFINITE
+from ..options import (
+    ALPHAS,
+    BLENDS,
+    BOUNDARIES,
+    ENGINES,
+    GLOBAL_STATS,
+    MEMORY_FORMATS,
+    MODEL_DTYPES,
+    NONFINITE,
+    SCHEDULES,
+)
 from . import commands
 from .common import BIT_DTYPES, SUFFIXES
 from .restore import restore
@@ -99,6 +109,9 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
 
 def _add_speed(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("speed and memory").add_argument
+    text = "how rows are made: tile by tile, or streamed, each row of each layer once (default: auto, the cheaper one "
+    text += "for --halo exact or auto, else tiles)"
+    add("--schedule", choices=SCHEDULES, default="auto", help=text)
     text = "memory limit in bytes, such as 700M or 2G (default: none; with --tile-size auto, most of the free memory)"
     add("--memory-limit", type=_bytes, metavar="N", help=text)
     text = "memory format of windows (default: auto, which is channels_last for convolutions on a CPU)"
