@@ -723,6 +723,7 @@ def test_how_rows_were_made_is_said(place, network, capsys):
     assert run(*command, "--schedule", "stream", "--json") == 0
     entry = json.loads(capsys.readouterr().out)["files"][0]
     assert entry["schedule"] == "stream" and entry["stream"]["held"] > 0 and entry["schedule_why"] is None
+    assert entry["stream"]["seconds"] > 0
     assert run(*command) == 0
     assert capsys.readouterr().out.splitlines()[2].startswith("in tiles, which take 1.")
     np.testing.assert_array_equal(files.read_image("out.png").pixels, streamed)
