@@ -701,8 +701,9 @@ def test_what_was_chosen_is_said(place, network, capsys):
     command = ("restore", "in.png", "-m", "model.pt2", "--force", "-o", "out.png")
     automatic = ("--tile", "auto", "--batch-size", "auto", "--dtype", "auto")
     assert run(*command, *automatic) == 0
-    first, halo, chosen = capsys.readouterr().out.splitlines()
+    first, halo, rows, chosen = capsys.readouterr().out.splitlines()
     assert first.startswith("out.png: 420x300 -> 840x600, uint8, ") and halo.startswith("halo 1, phase 1, exact: ")
+    assert rows.startswith("in tiles, which take 1.")
     assert re.match(r"chosen: tiles of \d+x\d+ in batches of \d, \w+: .*; dtype (float16|bfloat16|float32): .*", chosen)
     assert run(*command, *automatic, "--json") == 0
     entry = json.loads(capsys.readouterr().out)["files"][0]
@@ -711,6 +712,26 @@ def test_what_was_chosen_is_said(place, network, capsys):
     assert run(*command, "--json") == 0
     entry = json.loads(capsys.readouterr().out)["files"][0]
     assert (entry["tuning"], entry["precision"]) == (None, None)
+
+
+def test_how_rows_were_made_is_said(place, network, capsys):
+    export(network, "model.pt2", sides=(2, 3))
+    command = ("restore", "in.png", "-m", "model.pt2", "--force", "-o", "out.png")
+    assert run(*command, "--schedule", "stream") == 0
+    assert capsys.readouterr().out.splitlines()[2].startswith("rows stream through the model, ")
+    streamed = files.read_image("out.png").pixels
+    assert run(*command, "--schedule", "stream", "--json") == 0
+    entry = json.loads(capsys.readouterr().out)["files"][0]
+    assert entry["schedule"] == "stream" and entry["stream"]["held"] > 0 and entry["schedule_why"] is None
+    assert entry["stream"]["seconds"] > 0
+    assert run(*command) == 0
+    assert capsys.readouterr().out.splitlines()[2].startswith("in tiles, which take 1.")
+    np.testing.assert_array_equal(files.read_image("out.png").pixels, streamed)
+    assert run(*command, "--schedule", "tiles") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    os.unlink("out.png")
+    assert restore("--schedule", "stream") == 1
+    assert_one_error(capsys, "schedule must be 'auto' or 'tiles' for this model, not 'stream': only torch modules")
 
 
 def test_of_other_models_too(place, capsys):
@@ -920,13 +941,21 @@ def test_plan_of_an_array(place, capsys, rng):
         (("100x",), 1, "100x: No such file or directory, and not a size WIDTHxHEIGHT such as 3840x2160"),
         (("0x10",), 2, "an image must be at least 1 pixel wide and high, not 0x10"),
         (("640x480", "--tile-size", 0), 2, "tile_size must be from 1"),
-        (("640x480", "--tile-size", "auto"), 2, "argument --tile-size/--tile: must be a whole number, as plan runs"),
-        (("640x480", "--halo", "exact"), 2, "must be a whole number, as plan runs no model, not 'exact'"),
-        (("640x480", "--phase", "auto"), 2, "argument --phase: must be a whole number, as plan runs no model"),
+        (
+            ("640x480", "--tile-size", "auto"),
+            2,
+            "argument --tile-size/--tile: must be a whole number, not 'auto': with --model",
+        ),
+        (
+            ("640x480", "--halo", "exact"),
+            2,
+            "must be a whole number, not 'exact': with --model, plan finds it if it is left out",
+        ),
+        (("640x480", "--phase", "auto"), 2, "argument --phase: must be a whole number, not 'auto'"),
         (
             ("640x480", "--batch-size", "auto"),
             2,
-            "argument --batch-size: must be a whole number, as plan runs no model",
+            "argument --batch-size: must be a whole number, not 'auto'",
         ),
         (("640x480", "--batch-size", "many"), 2, "argument --batch-size: must be a whole number, not 'many'"),
         (("640x480", "--dtype", "auto"), 2, "argument --dtype: invalid choice: 'auto'"),

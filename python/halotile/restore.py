@@ -11,6 +11,7 @@ assemble   runs the windows and sends finished rows to a sink               run/
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
@@ -22,7 +23,7 @@ from .images.image import Image, check_output_kind
 from .models.untouched.kept import tensors_kept
 from .options import IMAGE_DTYPES, Options, RestoreOptions, RunOptions, dtype_name, signature_with_options
 from .run import kept_heap
-from .run.assemble import assemble, drained
+from .run.assemble import assemble, drained, timed
 from .run.prepared import Delivery, Opened, Prepared, Sink
 from .run.progress import Progress
 from .run.remade import verified
@@ -257,13 +258,15 @@ class TiledRestorer:
             sink_for: returns the sink once the size of the result is known.
         """
         prepared, first = prepare(opened, self.knowledge, progress, delivery)
-        sink = sink_for(prepared)
+        sink, seconds = sink_for(prepared), 0.0
         for index in range(opened.image.count):
             warn_of_colours(prepared, index, self.knowledge)
             before = prepared
-            prepared = yield from assemble(prepared, index, sink, first, progress)
+            prepared, taken = yield from timed(assemble(prepared, index, sink, first, progress))
+            seconds += taken
             if prepared is not before:
                 remember(prepared, self.knowledge)
+        prepared = replace(prepared, report=prepared.report.after(seconds / opened.image.count))
         self.last_run = prepared.report
         return prepared
 

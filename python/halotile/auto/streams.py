@@ -32,7 +32,7 @@ from .opening import learned, opened_model
 if TYPE_CHECKING:
     from ..run.stream.schedule import Stream
 
-__all__ = ["check_schedule", "may_stream", "with_stream"]
+__all__ = ["NoStream", "check_schedule", "may_stream", "small_windows", "streaming", "with_stream"]
 
 Pair = tuple[int, int]
 
@@ -128,7 +128,7 @@ def with_stream(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> tup
             if not isinstance(asked.halo, str) or opened.report.how not in ("exact", "unverified"):
                 raise NoStream
             _check_worth(opened.plan, asked, knowledge, opened.image.count)
-        prepared = _streaming(opened, knowledge, delivery)
+        prepared = streaming(opened, knowledge, delivery)
         if asked.schedule == "auto":
             prepared = _cheaper(opened, prepared)
         return prepared, opened
@@ -145,7 +145,9 @@ def _as_before(opened: Opened, knowledge: Knowledge) -> Prepared:
 
     found = opened.report.stream
     assert found is not None
-    traits = knowledge.traits.get(opened.image.channels) or learned(_small(opened, knowledge), knowledge)[0].traits
+    traits = knowledge.traits.get(opened.image.channels)
+    if traits is None:
+        traits = learned(small_windows(opened, knowledge), knowledge)[0].traits
     recorded = knowledge.recorded or Recorded(opened.windows.modules[0], opened.windows.engine.device)
     return Prepared.of(opened, traits, Stream(recorded, found.rows, found.as_is))
 
@@ -210,7 +212,8 @@ def _weights(model: object) -> int:
 # ---- the run on rows -------------------------------------------------------------------------------------------------
 
 
-def _streaming(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> Prepared:
+def streaming(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> Prepared:
+    """The run on rows, whatever tiles would cost. Raises NoStream."""
     refused = _refusal(knowledge, opened.image, opened.options)
     if refused is not None:
         raise NoStream(refused)
@@ -218,7 +221,7 @@ def _streaming(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> Prep
     from ..run.stream.schedule import Stream
 
     assert knowledge.recorded is not None
-    learned_from, _ = learned(_small(opened, knowledge), knowledge)
+    learned_from, _ = learned(small_windows(opened, knowledge), knowledge)
     windows = learned_from.windows
     options = replace(opened.options, batch_size=1)
     schedule = Stream(knowledge.recorded, 1, _taken_as_is(opened, learned_from))
@@ -248,7 +251,7 @@ def _taken_as_is(opened: Opened, learned_from: Prepared) -> bool:
     return opened.options.boundary == "native" and learned_from.traits.trim == (0, 0) and whole
 
 
-def _small(opened: Opened, knowledge: Knowledge) -> Opened:
+def small_windows(opened: Opened, knowledge: Knowledge) -> Opened:
     """Windows that are only large enough to see what the model returns."""
     info = opened.report.model
     lost = (0, 0) if info is None or info.trim is None or info.scale is None else info.trim

@@ -11,9 +11,20 @@ from typing import Any, NoReturn
 
 from ..files.formats import FORMATS
 from ..files.vips import MAX_PIXELS
-from ..options import ALPHAS, BLENDS, BOUNDARIES, ENGINES, GLOBAL_STATS, MEMORY_FORMATS, MODEL_DTYPES, NONFINITE
+from ..options import (
+    ALPHAS,
+    BLENDS,
+    BOUNDARIES,
+    ENGINES,
+    GLOBAL_STATS,
+    MEMORY_FORMATS,
+    MODEL_DTYPES,
+    NONFINITE,
+    SCHEDULES,
+)
 from . import commands
 from .common import BIT_DTYPES, SUFFIXES
+from .plan import show_plan
 from .restore import restore
 
 __all__ = ["new_parser"]
@@ -46,7 +57,7 @@ def new_parser() -> argparse.ArgumentParser:
     add_parser = parser.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
     _add_restore(add_parser("restore", help="restore image files, or folders of them", allow_abbrev=False))
     _add_compare(add_parser("compare", help="compare two images: PSNR, SSIM, seams", allow_abbrev=False))
-    _add_plan(add_parser("plan", help="preview tiles and memory use without running a model", allow_abbrev=False))
+    _add_plan(add_parser("plan", help="preview tiles, memory use and, with a model, streams", allow_abbrev=False))
     _add_inspect(add_parser("inspect", help="determine the halo, phase and scale of a model", allow_abbrev=False))
     _add_models(add_parser("models", help="list the models that --model takes by name", allow_abbrev=False))
     _add_selftest(add_parser("selftest", help="check this device, print a report", allow_abbrev=False))
@@ -99,6 +110,9 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
 
 def _add_speed(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("speed and memory").add_argument
+    text = "how rows are made: tile by tile, or streamed, each row of each layer once (default: auto, the cheaper one "
+    text += "for --halo exact or auto, else tiles)"
+    add("--schedule", choices=SCHEDULES, default="auto", help=text)
     text = "memory limit in bytes, such as 700M or 2G (default: none; with --tile-size auto, most of the free memory)"
     add("--memory-limit", type=_bytes, metavar="N", help=text)
     text = "memory format of windows (default: auto, which is channels_last for convolutions on a CPU)"
@@ -139,11 +153,17 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=commands.show_plan)
+    parser.set_defaults(run=show_plan)
     add = parser.add_argument
     add("image", metavar="WIDTHxHEIGHT|FILE", help="image size, or an image file, .npy file or .zarr array")
     add("--channels", type=_number(1), metavar="N", help="channel count of the image (default: the file's, or 3)")
     _add_tiling(parser)
+    add = parser.add_argument_group("with a model, which runs on small windows").add_argument
+    add("-m", "--model", help=f"compare tiles and a stream for this model: {MODEL_HELP}")
+    add("--device", help="cpu, cuda, mps, ... (default: the model's device)")
+    text = "how to handle pooling and normalisation over the whole image (default: not at all)"
+    add("--global-stats", choices=GLOBAL_STATS, help=text)
+    add("--memory-limit", type=_bytes, metavar="N", help="memory limit in bytes, such as 700M or 2G (default: none)")
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -162,26 +182,24 @@ def _add_selftest(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_tiling(parser: argparse.ArgumentParser, asks_model: bool = False) -> None:
-    """asks_model: allow words such as auto, and leave halo and phase unset unless they are given."""
-    halo, phase = (argparse.SUPPRESS, argparse.SUPPRESS) if asks_model else (32, 1)
-    halo_default, phase_default = (
-        ("auto for torch modules, else 32", "as for --halo, else 1") if asks_model else (32, 1)
-    )
+    """asks_model: allow words such as auto."""
+    halo_default = "auto for torch modules, else 32" if asks_model else "32; that of a torch module with --model"
+    phase_default = "as for --halo, else 1" if asks_model else "1; the model's with --model"
     number_or = _or if asks_model else _no_word
     group = parser.add_argument_group("tiling, in input pixels")
     add = group.add_argument
     text = f"largest tile{', or auto' if asks_model else ''} (default: 512)"
     add("--tile-size", "--tile", type=number_or("auto"), default=512, metavar="N", help=text)
     text = f"context around each tile: N{', exact or auto' if asks_model else ''} (default: {halo_default})"
-    add("--halo", type=number_or("exact", "auto"), default=halo, metavar="N", help=text)
+    add("--halo", type=number_or("exact", "auto"), default=argparse.SUPPRESS, metavar="N", help=text)
     text = "pixels shared by neighbouring tiles (default: auto)"
     add("--overlap", type=_or("auto"), default="auto", metavar="N", help=text)
     add("--blend", choices=BLENDS, default="average", help="weighting of overlapping tiles (default: average)")
     text = "padding at the image border: reflection, or the model's own (default: reflect)"
     add("--boundary", choices=BOUNDARIES, default="reflect", help=text)
     text = f"alignment of window origins{', or auto' if asks_model else ''} (default: {phase_default})"
-    add("--phase", type=_phase(number_or("auto")), default=phase, metavar="N", help=text)
-    text = "output pixels per input pixel, such as 4 or 3/2 (default: detected by restore, 1 for plan)"
+    add("--phase", type=_phase(number_or("auto")), default=argparse.SUPPRESS, metavar="N", help=text)
+    text = "output pixels per input pixel, such as 4 or 3/2 (default: detected, 1 for plan without --model)"
     add("--scale", metavar="S", help=text)
     text = f"windows per call of the model{', or auto' if asks_model else ''} (default: 1)"
     add("--batch-size", type=number_or("auto"), default=1, metavar="N", help=text)
@@ -203,7 +221,9 @@ def _or(*words: str) -> Callable[[str], int | str]:
 def _no_word(*words: str) -> Callable[[str], int]:
     def number(text: str) -> int:
         if text in words:
-            raise argparse.ArgumentTypeError(f"must be a whole number, as plan runs no model, not {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number, not {text!r}: with --model, plan finds it if it is left out"
+            )
         return _whole(text, "a whole number")
 
     return number

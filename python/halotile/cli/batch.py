@@ -282,8 +282,8 @@ class Outcome:
     error: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """A dict for json.dumps. Sizes are [width, height], halo and phase [rows, columns]. "tuning" and "precision"
-        are null if nothing was chosen automatically."""
+        """A dict for json.dumps. Sizes are [width, height], halo and phase [rows, columns]. "tuning", "precision"
+        and "schedule_why" are null if nothing was chosen automatically, "stream" for tiles."""
         run = self.run
         content: dict[str, Any] = {
             "input": self.job.input,
@@ -301,6 +301,9 @@ class Outcome:
             "why": run and run.why,
             "tuning": run and _tuning_as_json(run.tuning),
             "precision": run and run.precision and asdict(run.precision),
+            "schedule": run and run.schedule,
+            "schedule_why": run and run.schedule_why,
+            "stream": run and run.stream and asdict(run.stream),
             "seconds": round(self.seconds, 3),
             "error": self.error,
         }

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The commands compare, plan, inspect, models, selftest, and --version."""
+"""The commands compare, inspect, models, selftest, and --version."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import errno
 import importlib.metadata
 import importlib.util
 import json
 import os
 import platform
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,12 +21,10 @@ from ..models import catalog
 from ..models.load import load_model
 from ..options import ENGINES, Options
 from ..plan import TilePlan, plan_tiles
-from ..texts import bytes_text
 from ..version import __version__
-from . import batch
-from .common import BIT_DTYPES, UsageError, checked_options, planned, shown, size_text, usage_errors
+from .common import UsageError, shown, size_text, usage_errors
 
-__all__ = ["compare", "inspect", "selftest", "show_models", "show_plan", "show_versions"]
+__all__ = ["compare", "inspect", "selftest", "show_models", "show_versions"]
 
 READERS = (
     ("torch.export (.pt2), TorchScript (.pt), ncnn (.param and .bin)", "torch"),
@@ -90,57 +86,6 @@ def _compared_plan(asked: argparse.Namespace, size: tuple[int, int]) -> TilePlan
     if plan.output_size != size:
         raise UsageError(f"--scale {asked.scale}: no input size gives {size_text(size)}")
     return plan
-
-
-# ---- plan ------------------------------------------------------------------------------------------------------------
-
-
-def show_plan(asked: argparse.Namespace) -> None:
-    options = checked_options(asked)
-    size, channels, dtype = _planned_image(asked)
-    plan = planned(size, options)
-    out_dtype = BIT_DTYPES.get(asked.bits, dtype)
-    dtypes: dict[str, Any] = {"dtype": dtype, "out_dtype": out_dtype, "model_dtype": asked.dtype or "float32"}
-    memory = plan.estimate_bytes(channels=channels, batch_size=asked.batch_size, **dtypes)
-    ratio = plan.processed_pixels / plan.ideal_pixels
-    rows = [
-        ("image", f"{size_text(plan.image_size)}, {channels} channels, {dtype}"),
-        ("output", f"{size_text(plan.output_size)}, scale {plan.scale}, {out_dtype}"),
-        ("tiles", f"{len(plan)} in a grid of {size_text(plan.grid)}"),
-        ("tile", size_text(plan.tile)),
-        ("window", f"{size_text(plan.window)}, batches of {plan.batch(asked.batch_size)}"),
-        ("halo", size_text(plan.halo)),
-        ("overlap", size_text(plan.overlap)),
-        ("phase", size_text(plan.phase)),
-        ("processed", f"{_megapixels(plan.processed_pixels)} for {_megapixels(plan.ideal_pixels)}: {ratio:.2f}x"),
-        *((f"memory: {part}", bytes_text(count)) for part, count in memory.items()),
-    ]
-    print("sizes are width x height, in pixels; memory excludes the model's own")
-    for name, value in rows:
-        print(f"{name:<21}{value}")
-
-
-def _planned_image(asked: argparse.Namespace) -> tuple[tuple[int, int], int, str]:
-    """(height, width), channels and dtype of the image argument: a size, an image file or an array."""
-    if not os.path.exists(asked.image):
-        match = re.fullmatch(r"(\d+)x(\d+)", asked.image)
-        if match is None:
-            text = f"{os.strerror(errno.ENOENT)}, and not a size WIDTHxHEIGHT such as 3840x2160"
-            raise FileNotFoundError(errno.ENOENT, text, asked.image)
-        width, height = int(match[1]), int(match[2])
-        if min(width, height) < 1:
-            raise UsageError(f"an image must be at least 1 pixel wide and high, not {asked.image}")
-        return (height, width), asked.channels or 3, "uint8"
-    if batch.is_array(asked.image):
-        header = batch.read_header(asked.image, max_pixels=None, page=None)
-        shape, dtype = header.shape, header.dtype
-    else:
-        shape, dtype = files.read_shape(asked.image)
-    return (shape[0], shape[1]), asked.channels or (*shape, 1)[2], dtype
-
-
-def _megapixels(count: int) -> str:
-    return f"{count / 1e6:.2f} megapixels"
 
 
 # ---- inspect ---------------------------------------------------------------------------------------------------------

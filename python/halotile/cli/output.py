@@ -86,9 +86,14 @@ class Reports:
 
 
 def _about(run: Any) -> Iterator[str]:
-    """Lines about the inspected model, and about tiles and dtype that were chosen automatically."""
+    """Lines about the inspected model, about how rows were made, and about tiles and dtype that were chosen
+    automatically."""
     if run.model is not None:
-        yield str(dataclasses.replace(run, tuning=None, precision=None))
+        yield str(dataclasses.replace(run, tuning=None, precision=None, stream=None))
+    if run.stream is not None:
+        yield str(run.stream)
+    elif run.schedule_why is not None:
+        yield run.schedule_why if run.schedule_why.startswith("in tiles") else f"in tiles: {run.schedule_why}"
     chosen = []
     if run.tuning is not None:
         tiles = f"tiles of {size_text(run.tuning.tile_size)} in batches of {run.tuning.batch_size}"

@@ -187,8 +187,8 @@ def _is_network(model: Any) -> bool:
 
 
 def _settled(asked: argparse.Namespace, restorer: TiledRestorer) -> TiledRestorer:
-    """The restorer with defaults for --halo and --phase: auto for torch modules that inspection understands, else 32
-    and 1, as inspecting other models would take many runs."""
+    """The restorer with defaults for --halo and --phase: auto for torch modules that inspection understands or that
+    stream without a halo, else 32 and 1, as inspecting other models would take many runs."""
     missing = {"halo", "phase"} - vars(asked).keys()
     if not missing or not _is_network(restorer.model):
         return restorer
@@ -203,8 +203,9 @@ def _settled(asked: argparse.Namespace, restorer: TiledRestorer) -> TiledRestore
     if "phase" in missing:
         found["phase"] = tuple(step or 1 for step in info.phase)
     if "halo" in missing:
-        field = info.local_field if asked.global_stats and info.global_operations else info.receptive_field
-        if field is not None and None not in info.phase:
+        streams, statistics = asked.schedule == "stream", asked.global_stats or asked.schedule == "stream"
+        field = info.local_field if statistics and info.global_operations else info.receptive_field
+        if (field is not None or (streams and asked.boundary == "native")) and None not in info.phase:
             found["halo"] = "auto"
         else:
             warnings.warn(f"halo is 32, which is not exact: {_why_unknown(info)}", stacklevel=2)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
+from contextlib import closing
 from typing import Any, TypeVar
 
 from ..engine.device_lock import turn
@@ -13,9 +15,9 @@ from .out_of_memory import smaller
 from .prepared import First, Prepared, Sink
 from .progress import Progress
 
-__all__ = ["assemble", "drained"]
+__all__ = ["assemble", "drained", "timed"]
 
-End = TypeVar("End")
+Item, End = TypeVar("Item"), TypeVar("End")
 
 
 def assemble(
@@ -69,3 +71,17 @@ def drained(steps: Generator[Any, None, End]) -> End:
             next(steps)
         except StopIteration as end:
             return end.value
+
+
+def timed(steps: Generator[Item, None, End]) -> Generator[Item, None, tuple[End, float]]:
+    """The same steps; returns the seconds that they took, too, without what happens between them."""
+    seconds = 0.0
+    with closing(steps):
+        while True:
+            started = time.perf_counter()
+            try:
+                item = next(steps)
+            except StopIteration as end:
+                return end.value, seconds + time.perf_counter() - started
+            seconds += time.perf_counter() - started
+            yield item

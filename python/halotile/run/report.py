@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..options import Options
@@ -89,6 +89,7 @@ class Streaming:
         peak: largest number of bytes in use during a step, with those.
         flops: floating-point operations of the model for one image, as far as they are counted: convolutions and
             matrix products.
+        seconds: time that an image took; None before the run is finished.
     """
 
     rows: int
@@ -99,6 +100,7 @@ class Streaming:
     held: int
     peak: int
     flops: int
+    seconds: float | None = None
 
     @property
     def held_per_column(self) -> float:
@@ -110,7 +112,8 @@ class Streaming:
         if self.streams > 1:
             text += f", in {self.streams} tiles with {self.columns} columns"
         held = f"{bytes_text(self.held)} held, {bytes_text(int(self.held_per_column))} a column"
-        return f"{text}; {self.recompute:.2f} of the image's pixels; {held}"
+        took = "" if self.seconds is None else f"; {self.flops / 1e9:.1f} GFLOP in {self.seconds:.1f} s"
+        return f"{text}; {self.recompute:.2f} of the image's pixels; {held}{took}"
 
 
 @dataclass(frozen=True)
@@ -227,6 +230,10 @@ class RunInfo:
         parts = (self.tuning, self.precision, self.stream)
         tuned = "".join(f"; {one}" for one in parts if one is not None)
         return f"halo {short(self.halo)}, phase {short(self.phase)}{how}: {self.why}{tuned}"
+
+    def after(self, seconds: float) -> RunInfo:
+        """The report of a finished run that took so long for an image."""
+        return self if self.stream is None else replace(self, stream=replace(self.stream, seconds=seconds))
 
     @property
     def holds(self) -> bool:

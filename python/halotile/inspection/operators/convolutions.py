@@ -11,7 +11,9 @@ from ..rowmaps import Unknown, Value, joined, mixed, opaque
 from .positions import NOTHING, NotInTable
 from .rows import Operation, per_axis, transposed, windowed
 from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, in_batch, pair
-from .table import operator
+from .table import Family
+
+operator = Family("convolutions", statistic="a kernel sees a few elements, never the whole image")
 
 
 def convolution_rows(op: Operation) -> Value:

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import torch
 
-from ..rowmaps import Value
+from ..rowmaps import Value, mixed, opaque
 from .positions import NOTHING, pointwise_positions
 from .rows import POOLING, Operation, broadcast
-from .streaming import IN_PLACE, StreamNode, local_stream, refused, sources
-from .table import operator
+from .streaming import IN_PLACE, Refused, StreamNode, local_stream, sources
+from .table import DECOMPOSED, FUNCTIONAL, OUT_OF_PLACE, POINTWISE, UNWRITTEN, VIEW, Family
+
+operator = Family("elementwise", statistic="it reduces nothing")
 
 
 def pointwise_rows(op: Operation) -> Value:
@@ -36,6 +38,13 @@ def same_rows(op: Operation) -> Value:
 
 def copy_rows(op: Operation) -> Value:
     return broadcast(op.value("src"), op.shape)
+
+
+def glu_rows(op: Operation) -> Value:
+    """One half of a dimension, usually the channels, times a function of the other half."""
+    value = op.value("self")
+    dim = op["dim"] % len(value.dims)
+    return mixed(value, [dim], op.event("reduction")).with_dim(dim, *opaque(op.shape[dim]))
 
 
 def multiply_positions(mode, func, args, kwargs):
@@ -136,19 +145,38 @@ UNCHANGED = ("alias", "detach", "contiguous", "lift_fresh", "_conj")
 
 # Operators that torch tags as pointwise need no entry: all methods treat them as elementwise.
 operator("_prelu_kernel", "lerp", rows=pointwise_rows, positions=pointwise_positions, stream=pointwise_stream)
-operator("hardswish", "softplus", "celu", "mish", positions=pointwise_positions, stream=pointwise_stream)
-operator("rrelu_with_noise", "dropout", positions=pointwise_positions, stream=refused("it is random"))
-operator("rrelu_with_noise_functional", rows=pointwise_rows, stream=refused("it is random"))
-operator("prelu", "complex", "real", "imag", rows=pointwise_rows, stream=pointwise_stream)
-operator("addcmul", "addcdiv", "fill", rows=pointwise_rows, stream=pointwise_stream)
+operator("hardswish", rows=pointwise_rows, positions=pointwise_positions, stream=pointwise_stream)
+operator(
+    *("softplus", "celu", "mish"),
+    positions=pointwise_positions,
+    stream=pointwise_stream,
+    without={"rows": POINTWISE},
+)
+NOISE = "it writes its noise to an operand; it is unknown"
+operator("rrelu_with_noise", stream=Refused("it is random"), without={"rows": NOISE, "positions": NOISE})
+operator("dropout", positions=pointwise_positions, stream=Refused("it is random"), without={"rows": DECOMPOSED})
+operator(
+    "rrelu_with_noise_functional",
+    rows=pointwise_rows,
+    stream=Refused("it is random"),
+    without={"positions": FUNCTIONAL},
+)
+operator(*("prelu", "real", "imag"), rows=pointwise_rows, stream=pointwise_stream, without={"positions": DECOMPOSED})
+operator("complex", rows=pointwise_rows, stream=pointwise_stream, without={"positions": UNWRITTEN})
+operator("addcmul", "addcdiv", rows=pointwise_rows, stream=pointwise_stream, without={"positions": POINTWISE})
+operator("fill", "zero", rows=pointwise_rows, stream=pointwise_stream, without={"positions": FUNCTIONAL})
 operator("mul", rows=pointwise_rows, positions=multiply_positions, stream=pointwise_stream)
 operator("masked_fill", rows=pointwise_rows, positions=masked_fill_positions, stream=pointwise_stream)
 operator("where", rows=pointwise_rows, positions=where_positions, stream=pointwise_stream)
-operator("glu", positions=glu_positions, stream=glu_stream)
+operator("glu", rows=glu_rows, positions=glu_positions, stream=glu_stream)
 operator("_to_copy", rows=same_rows, positions=cast_positions, stream=cast_stream)
-operator("clone", "to", "lift_fresh_copy", rows=same_rows, stream=cast_stream)
+operator("clone", rows=same_rows, stream=cast_stream, without={"positions": POINTWISE})
+operator("to", rows=same_rows, stream=cast_stream, without={"positions": DECOMPOSED})
+operator("lift_fresh_copy", rows=same_rows, stream=cast_stream, without={"positions": FUNCTIONAL})
 operator("contiguous", rows=same_rows, positions=pointwise_positions, stream=pointwise_stream)
-operator("alias", "detach", "lift_fresh", "_conj", rows=same_rows, stream=pointwise_stream)
-operator("copy", rows=copy_rows, stream=pointwise_stream)
-operator("copy_", positions=copy_positions, stream=refused(IN_PLACE))
-operator("fill_", "zero_", positions=fill_positions, stream=refused(IN_PLACE))
+operator(
+    *("alias", "detach", "lift_fresh", "_conj"), rows=same_rows, stream=pointwise_stream, without={"positions": VIEW}
+)
+operator("copy", rows=copy_rows, stream=pointwise_stream, without={"positions": FUNCTIONAL})
+operator("copy_", positions=copy_positions, stream=Refused(IN_PLACE), without={"rows": OUT_OF_PLACE})
+operator("fill_", "zero_", positions=fill_positions, stream=Refused(IN_PLACE), without={"rows": OUT_OF_PLACE})

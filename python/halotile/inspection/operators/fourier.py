@@ -8,8 +8,10 @@ import torch
 from ..rowmaps import Value, mixed, opaque
 from .positions import NOTHING
 from .rows import Operation, dims_of
-from .streaming import refused
-from .table import operator
+from .streaming import Refused
+from .table import Family
+
+operator = Family("Fourier transforms", statistic="frequencies cannot be held fixed")
 
 
 def fourier_rows(op: Operation) -> Value:
@@ -36,5 +38,5 @@ operator(
     *("_fft_r2c", "_fft_c2c", "_fft_c2r"),
     rows=fourier_rows,
     positions=fourier_positions,
-    stream=refused("every frequency takes all rows"),
+    stream=Refused("every frequency takes all rows"),
 )

@@ -11,8 +11,10 @@ from torch.utils._pytree import tree_iter
 from ..rowmaps import EVERYWHERE, Part, Unknown, Value, dim_size, joined, moved, opaque, spatial
 from .positions import NotInTable, moved_positions
 from .rows import Operation, at_edges, dims_of, per_axis
-from .streaming import Edge, StreamNode, Strip, ceil_div, local_stream, parted, pieces_stream, refused, same, sources
-from .table import operator
+from .streaming import Edge, Refused, StreamNode, Strip, ceil_div, local_stream, parted, pieces_stream, same, sources
+from .table import DECOMPOSED, UNWRITTEN, VIEW, Family
+
+operator = Family("parts and movements", statistic="it reduces nothing")
 
 
 def cat_rows(op: Operation) -> Value:
@@ -317,20 +319,34 @@ def index_stream(node: StreamNode) -> None:
     local_stream(node, source.axis, along=lambda _: len(node.shape) - source.axis if node.name == "gather" else 0)
 
 
-BY_NUMBER = refused("it chooses rows by number")
-SPLITS = ("split", "split_with_sizes", "unbind", "chunk", "unsafe_split", "unsafe_chunk")
+BY_NUMBER = Refused("it chooses rows by number")
 operator("cat", rows=cat_rows, positions=moved_positions, stream=cat_stream)
 operator("stack", rows=stack_rows, positions=moved_positions, stream=stack_stream)
-operator("select", rows=select_rows, stream=taken_stream)
-operator("slice", rows=slice_rows, stream=taken_stream)
-operator(*SPLITS, rows=split_rows, stream=taken_stream)
+operator("select", rows=select_rows, stream=taken_stream, without={"positions": VIEW})
+operator("slice", rows=slice_rows, stream=taken_stream, without={"positions": VIEW})
+operator("split", "split_with_sizes", "unbind", rows=split_rows, stream=taken_stream, without={"positions": VIEW})
+operator("chunk", rows=split_rows, stream=taken_stream, without={"positions": DECOMPOSED})
+operator("unsafe_split", "unsafe_chunk", rows=split_rows, positions=moved_positions, stream=taken_stream)
 operator("slice_scatter", rows=slice_scatter_rows, positions=moved_positions, stream=scatter_stream)
 operator("select_scatter", rows=select_scatter_rows, positions=moved_positions, stream=scatter_stream)
 operator("roll", rows=roll_rows, positions=moved_positions, stream=roll_stream)
 operator("flip", rows=flip_rows, positions=moved_positions, stream=flip_stream)
-operator("rot90", positions=moved_positions, stream=refused("it turns rows into columns"))
-operator("tril", "triu", positions=moved_positions, stream=BY_NUMBER)
-operator("repeat_interleave", "as_strided", positions=moved_positions, stream=BY_NUMBER)
+operator(
+    "rot90",
+    positions=moved_positions,
+    stream=Refused("it turns rows into columns"),
+    without={"rows": UNWRITTEN},
+)
+operator("tril", "triu", positions=moved_positions, stream=BY_NUMBER, without={"rows": UNWRITTEN})
+operator("repeat_interleave", positions=moved_positions, stream=BY_NUMBER, without={"rows": DECOMPOSED})
+operator(
+    "as_strided",
+    positions=moved_positions,
+    stream=BY_NUMBER,
+    without={"rows": "it reads memory by addresses, which say nothing of rows; it is unknown"},
+)
 operator("index_select", "index", "gather", rows=index_rows, positions=index_positions, stream=index_stream)
-operator("index_put", "scatter", positions=index_positions, stream=BY_NUMBER)
-operator("topk", "sort", "argsort", rows=index_rows, stream=refused("it orders elements by value"))
+operator("index_put", "scatter", positions=index_positions, stream=BY_NUMBER, without={"rows": UNWRITTEN})
+BY_VALUE = Refused("it orders elements by value")
+operator("topk", "sort", rows=index_rows, stream=BY_VALUE, without={"positions": UNWRITTEN})
+operator("argsort", rows=index_rows, stream=BY_VALUE, without={"positions": DECOMPOSED})

@@ -12,7 +12,9 @@ from ..rowmaps import Value, joined, mixed
 from .rows import Operation
 from .statistic import Call, Statistic
 from .streaming import StreamNode, local_stream, sources, with_statistic
-from .table import operator
+from .table import DECOMPOSED, ON_DEVICES, UNWRITTEN, Family
+
+operator = Family("normalisation")
 
 
 def layer_norm_rows(op: Operation) -> Value:
@@ -139,6 +141,7 @@ def batch_norm_stream(node: StreamNode) -> None:
         local_stream(node, sources(node)[0].axis, along=lambda _: 0)
 
 
+TRAINED = "its statistics come from training"
 operator(
     "native_layer_norm",
     rows=layer_norm_rows,
@@ -146,7 +149,12 @@ operator(
     statistic=layer_norm_statistic,
     stream=layer_norm_stream,
 )
-operator("_fused_rms_norm", rows=layer_norm_rows, stream=layer_norm_stream)
+operator(
+    "_fused_rms_norm",
+    rows=layer_norm_rows,
+    stream=layer_norm_stream,
+    without={"positions": DECOMPOSED, "statistic": DECOMPOSED},
+)
 operator(
     "native_group_norm",
     rows=group_norm_rows,
@@ -166,5 +174,17 @@ operator(
     rows=batch_norm_rows,
     positions=batch_norm_positions(training=None),
     stream=batch_norm_stream,
+    without={"statistic": TRAINED},
 )
-operator("_batch_norm_no_update", "miopen_batch_norm", rows=batch_norm_rows, stream=batch_norm_stream)
+operator(
+    "_batch_norm_no_update",
+    rows=batch_norm_rows,
+    stream=batch_norm_stream,
+    without={"positions": UNWRITTEN, "statistic": TRAINED},
+)
+operator(
+    "miopen_batch_norm",
+    rows=batch_norm_rows,
+    stream=batch_norm_stream,
+    without={"positions": ON_DEVICES, "statistic": TRAINED},
+)

@@ -10,8 +10,10 @@ from torch.nn import functional
 
 from ..rowmaps import Value, moved, opaque, spatial
 from .rows import Operation
-from .streaming import Edge, StreamNode, Strip, image_like, in_batch, local_stream, parted, refused, sources
-from .table import operator
+from .streaming import Edge, Refused, StreamNode, Strip, image_like, in_batch, local_stream, parted, sources
+from .table import UNWRITTEN, Family
+
+operator = Family("padding", statistic="it reduces nothing")
 
 
 def padding_rows(op: Operation, kind: str) -> Value:
@@ -93,7 +95,7 @@ def edge_pad_stream(node: StreamNode, mode: str) -> None:
     node.edges, node.make, node.owns = [Edge(source, low, high)], make, False
 
 
-ONE_ROW = refused("it pads a signal, not an image")
+ONE_ROW = Refused("it pads a signal, not an image")
 
 operator(
     "constant_pad_nd", rows=partial(padding_rows, kind=""), positions=padding_positions, stream=constant_pad_stream
@@ -110,5 +112,5 @@ operator(
     positions=padding_positions,
     stream=partial(edge_pad_stream, mode="replicate"),
 )
-operator("reflection_pad1d", rows=partial(padding_rows, kind="mirrored"), stream=ONE_ROW)
-operator("replication_pad1d", rows=partial(padding_rows, kind="repeated"), stream=ONE_ROW)
+for name, kind in (("reflection_pad1d", "mirrored"), ("replication_pad1d", "repeated")):
+    operator(name, rows=partial(padding_rows, kind=kind), stream=ONE_ROW, without={"positions": UNWRITTEN})

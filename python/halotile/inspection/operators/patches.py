@@ -9,8 +9,10 @@ from torch.nn import functional
 from ..rowmaps import Unknown, Value, dim_size, mixed, opaque
 from .positions import moved_positions
 from .rows import Operation, regrouped, transposed, windowed
-from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, in_batch, pair, refused, same
-from .table import operator
+from .streaming import Edge, Refused, StreamNode, Strip, ceil_div, image_like, in_batch, pair, same
+from .table import UNWRITTEN, VIEW, Family
+
+operator = Family("patches and pixel shuffling", statistic="it reduces nothing")
 
 
 def im2col_rows(op: Operation) -> Value:
@@ -61,6 +63,11 @@ def pixel_unshuffle_rows(op: Operation) -> Value:
     return regrouped(value.with_dims(value.dims[index] for index in order), op.shape)
 
 
+def channel_shuffle_rows(op: Operation) -> Value:
+    value = op.value("self")
+    return mixed(value, [1], op.event("reduction")).with_dim(1, *opaque(op.shape[1]))
+
+
 def im2col_stream(node: StreamNode) -> None:
     """Patches lie in one dimension, row by row."""
     source = image_like(node)
@@ -101,10 +108,21 @@ def channel_shuffle_stream(node: StreamNode) -> None:
     node.make = lambda strip: functional.channel_shuffle(strip.slabs[0], node["groups"])
 
 
+OVERLAPPING = Refused("it makes overlapping views")
 operator("im2col", rows=im2col_rows, positions=moved_positions, stream=im2col_stream)
-operator("col2im", rows=col2im_rows, stream=refused("it adds patches up that overlap"))
-operator("unfold", rows=unfold_rows, stream=refused("it makes overlapping views"))
-operator("unfold_copy", positions=moved_positions, stream=refused("it makes overlapping views"))
-operator("channel_shuffle", "native_channel_shuffle", positions=moved_positions, stream=channel_shuffle_stream)
+operator(
+    "col2im",
+    rows=col2im_rows,
+    stream=Refused("it adds patches up that overlap"),
+    without={"positions": UNWRITTEN},
+)
+operator("unfold", rows=unfold_rows, stream=OVERLAPPING, without={"positions": VIEW})
+operator("unfold_copy", rows=unfold_rows, positions=moved_positions, stream=OVERLAPPING)
+operator(
+    *("channel_shuffle", "native_channel_shuffle"),
+    rows=channel_shuffle_rows,
+    positions=moved_positions,
+    stream=channel_shuffle_stream,
+)
 operator("pixel_shuffle", rows=pixel_shuffle_rows, positions=moved_positions, stream=pixel_shuffle_stream)
 operator("pixel_unshuffle", rows=pixel_unshuffle_rows, positions=moved_positions, stream=pixel_unshuffle_stream)

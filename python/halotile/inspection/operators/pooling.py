@@ -14,8 +14,10 @@ from ..rowmaps import Unknown, Value, dim_size, mixed
 from .positions import HOW, NOTHING
 from .rows import POOLING, Operation, per_axis, windowed
 from .statistic import Call, Statistic
-from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, in_batch, pair, refused, sources, whole_stream
-from .table import operator
+from .streaming import Edge, Refused, StreamNode, Strip, ceil_div, image_like, in_batch, pair, sources, whole_stream
+from .table import DECOMPOSED, Family
+
+operator = Family("pooling")
 
 
 def pooling_rows(op: Operation) -> Value:
@@ -178,7 +180,8 @@ def adaptive_pooling_stream(node: StreamNode) -> None:
     node.make = make
 
 
-ONE_AXIS = refused("it pools a signal, not an image")
+ONE_AXIS = Refused("it pools a signal, not an image")
+IN_PARTS = {"positions": DECOMPOSED, "statistic": DECOMPOSED}
 
 operator(
     "max_pool2d_with_indices",
@@ -187,7 +190,13 @@ operator(
     positions=pooling_positions(results=2),
     statistic=whole_pooling_statistic("most", results=2),
 )
-operator("max_pool2d", rows=pooling_rows, positions=pooling_positions(results=1), stream=max_pooling_stream)
+operator(
+    "max_pool2d",
+    rows=pooling_rows,
+    positions=pooling_positions(results=1),
+    stream=max_pooling_stream,
+    without={"statistic": DECOMPOSED},
+)
 operator(
     "avg_pool2d",
     stream=average_pooling_stream,
@@ -195,7 +204,7 @@ operator(
     positions=pooling_positions(results=1),
     statistic=whole_pooling_statistic("mean", results=1),
 )
-operator("avg_pool1d", "max_pool1d", rows=pooling_rows, stream=ONE_AXIS)
+operator("avg_pool1d", "max_pool1d", rows=pooling_rows, stream=ONE_AXIS, without=IN_PARTS)
 operator(
     "_adaptive_avg_pool2d",
     stream=adaptive_pooling_stream,
@@ -203,7 +212,7 @@ operator(
     positions=adaptive_pooling_positions(results=1),
     statistic=whole_pooling_statistic("mean", results=1),
 )
-operator("adaptive_avg_pool2d", rows=adaptive_pooling_rows, stream=adaptive_pooling_stream)
+operator("adaptive_avg_pool2d", rows=adaptive_pooling_rows, stream=adaptive_pooling_stream, without=IN_PARTS)
 operator(
     "adaptive_max_pool2d",
     stream=adaptive_pooling_stream,

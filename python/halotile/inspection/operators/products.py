@@ -15,7 +15,9 @@ from .positions import CHUNK, NOTHING
 from .rows import Operation
 from .statistic import Call, Statistic
 from .streaming import StreamNode, local_stream, sources, whole_stream
-from .table import operator
+from .table import ON_DEVICES, UNWRITTEN, Family
+
+operator = Family("matrix products and attention")
 
 
 def product_rows(op: Operation, names: tuple[str, str]) -> Value:
@@ -181,17 +183,27 @@ operator(
     rows=partial(product_rows, names=("mat1", "mat2")),
     positions=added_product_positions,
     stream=product_stream,
+    without={"statistic": UNWRITTEN},
 )
 operator(
     "baddbmm",
     rows=partial(product_rows, names=("batch1", "batch2")),
     positions=added_product_positions,
     stream=product_stream,
+    without={"statistic": UNWRITTEN},
 )
 ATTENTION = "_scaled_dot_product_flash_attention"
-operator(f"{ATTENTION}_for_cpu", rows=attention_rows, positions=attention_positions, stream=attention_stream)
+WEIGHTED = "each element of the image weighs others by their values"
+operator(
+    f"{ATTENTION}_for_cpu",
+    rows=attention_rows,
+    positions=attention_positions,
+    stream=attention_stream,
+    without={"statistic": WEIGHTED},
+)
 operator(
     *(ATTENTION, "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention"),
     rows=attention_rows,
     stream=attention_stream,
+    without={"positions": ON_DEVICES, "statistic": WEIGHTED},
 )

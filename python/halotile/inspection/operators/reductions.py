@@ -16,7 +16,9 @@ from .positions import NOTHING
 from .rows import POOLING, Operation, dims_of
 from .statistic import Call, Statistic
 from .streaming import StreamNode, local_stream, sources, whole_stream
-from .table import entry, operator
+from .table import DECOMPOSED, UNWRITTEN, Family, entry
+
+operator = Family("reductions")
 
 
 def reduction_rows(op: Operation, kind: str) -> Value:
@@ -164,12 +166,19 @@ def along_one_stream(node: StreamNode) -> None:
 
 POOLED = partial(reduction_rows, kind=POOLING)
 REDUCED = partial(reduction_rows, kind="reduction")
+KEPT = "its result is as large as what it takes"
 
 
 operator("mean", rows=POOLED, positions=reduction_positions, statistic=mean_statistic, stream=reduction_stream)
 operator("amax", rows=POOLED, positions=reduction_positions, statistic=largest_statistic, stream=reduction_stream)
 operator("amin", rows=POOLED, positions=reduction_positions, statistic=smallest_statistic, stream=reduction_stream)
-operator("max", "min", rows=POOLED, positions=reduction_positions, stream=reduction_stream)
+operator(
+    *("max", "min"),
+    rows=POOLED,
+    positions=reduction_positions,
+    stream=reduction_stream,
+    without={"statistic": UNWRITTEN},
+)
 operator("sum", rows=REDUCED, positions=reduction_positions, statistic=sum_statistic, stream=reduction_stream)
 operator("var", rows=REDUCED, positions=reduction_positions, statistic=variance_statistic, stream=reduction_stream)
 operator("std", rows=REDUCED, positions=reduction_positions, statistic=deviation_statistic, stream=reduction_stream)
@@ -206,16 +215,31 @@ operator(
     rows=REDUCED,
     positions=reduction_positions,
     stream=reduction_stream,
+    without={"statistic": UNWRITTEN},
 )
-operator("nansum", "mode", "count_nonzero", rows=REDUCED, stream=reduction_stream)
 operator(
-    *("_softmax", "_log_softmax"),
+    *("nansum", "mode", "count_nonzero"),
+    rows=REDUCED,
+    stream=reduction_stream,
+    without={"positions": UNWRITTEN, "statistic": UNWRITTEN},
+)
+operator(
+    *("_softmax", "_log_softmax", "_safe_softmax"),
     rows=partial(along_one_rows, kind="attention"),
     positions=along_one_positions("attention"),
     stream=along_one_stream,
+    without={"statistic": KEPT},
 )
-operator("_safe_softmax", "softmax", rows=partial(along_one_rows, kind="attention"), stream=along_one_stream)
 operator(
-    "cumsum", rows=partial(along_one_rows, kind="reduction"), positions=cumulative_positions, stream=along_one_stream
+    "softmax",
+    rows=partial(along_one_rows, kind="attention"),
+    stream=along_one_stream,
+    without={"positions": DECOMPOSED, "statistic": KEPT},
 )
-operator("cumprod", "logcumsumexp", rows=partial(along_one_rows, kind="reduction"), stream=along_one_stream)
+operator(
+    *("cumsum", "cumprod", "logcumsumexp"),
+    rows=partial(along_one_rows, kind="reduction"),
+    positions=cumulative_positions,
+    stream=along_one_stream,
+    without={"statistic": KEPT},
+)

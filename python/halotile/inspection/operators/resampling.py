@@ -12,8 +12,10 @@ import torch
 from ..rowmaps import Value, dim_size, moved, opaque, spatial
 from .positions import moved_positions
 from .rows import Aligned, Operation
-from .streaming import Edge, StreamNode, Strip, ceil_div, image_like, in_batch, refused
-from .table import operator
+from .streaming import Edge, Refused, StreamNode, Strip, ceil_div, image_like, in_batch
+from .table import UNWRITTEN, Family
+
+operator = Family("resizing", statistic="it reduces nothing")
 
 
 def _nearest(place: Fraction) -> list[int]:
@@ -162,7 +164,7 @@ def _aligned_stream(node: StreamNode, source: StreamNode) -> None:
     node.make = make
 
 
-ONE_AXIS = refused("it resizes a signal, not an image")
+ONE_AXIS = Refused("it resizes a signal, not an image")
 
 operator(
     "upsample_nearest2d",
@@ -173,15 +175,20 @@ operator(
 operator(
     "upsample_nearest1d", rows=partial(resampling_rows, kind="nearest"), positions=moved_positions, stream=ONE_AXIS
 )
-operator("upsample_nearest3d", positions=moved_positions, stream=refused("it resizes a volume"))
+operator(
+    "upsample_nearest3d",
+    positions=moved_positions,
+    stream=Refused("it resizes a volume"),
+    without={"rows": UNWRITTEN},
+)
 operator(
     "_upsample_nearest_exact2d",
     rows=partial(resampling_rows, kind="exact"),
     positions=moved_positions,
     stream=partial(resampling_stream, kind="exact"),
 )
-operator("_upsample_nearest_exact1d", rows=partial(resampling_rows, kind="exact"), stream=ONE_AXIS)
-operator("upsample_linear1d", rows=partial(resampling_rows, kind="linear"), stream=ONE_AXIS)
+for name, kind in (("_upsample_nearest_exact1d", "exact"), ("upsample_linear1d", "linear")):
+    operator(name, rows=partial(resampling_rows, kind=kind), stream=ONE_AXIS, without={"positions": UNWRITTEN})
 for name, kind in (
     ("upsample_bilinear2d", "linear"),
     ("upsample_bicubic2d", "cubic"),

@@ -11,7 +11,9 @@ from ..rowmaps import Unknown, Value, dim_size, opaque, spatial
 from .positions import moved_positions
 from .rows import Operation, broadcast, regrouped
 from .streaming import Edge, StreamNode, Strip, ceil_div, local_stream, same, sources
-from .table import operator
+from .table import DECOMPOSED, VIEW, Family
+
+operator = Family("views and permutations", statistic="it reduces nothing")
 
 
 def view_rows(op: Operation) -> Value:
@@ -125,15 +127,17 @@ def pairs_stream(node: StreamNode) -> None:
     node.owns = False
 
 
-# For all other operators that torch tags as views, positions use `moved_positions`.
-VIEWS = ("view", "reshape", "_reshape_alias", "flatten", "unflatten", "unsqueeze", "squeeze")
-operator(*VIEWS, rows=view_rows, stream=view_stream)
-operator("_unsafe_view", rows=view_rows, positions=moved_positions, stream=view_stream)
-operator("view_copy", "_reshape_copy", positions=moved_positions, stream=view_stream)
+VIEWS = ("view", "_reshape_alias", "unsqueeze", "squeeze")
+operator(*VIEWS, rows=view_rows, stream=view_stream, without={"positions": VIEW})
+operator("reshape", "flatten", "unflatten", rows=view_rows, stream=view_stream, without={"positions": DECOMPOSED})
+operator("_unsafe_view", "view_copy", "_reshape_copy", rows=view_rows, positions=moved_positions, stream=view_stream)
 operator("view_as_real", rows=pairs_rows, positions=view_as_real_positions, stream=pairs_stream)
 operator("view_as_complex", rows=pairs_rows, positions=view_as_complex_positions, stream=pairs_stream)
-operator("permute", rows=permute_rows, stream=moved_axes_stream)
+operator("permute", rows=permute_rows, stream=moved_axes_stream, without={"positions": VIEW})
 operator("permute_copy", rows=permute_rows, positions=moved_positions, stream=moved_axes_stream)
-operator("transpose", "t", "swapaxes", "numpy_T", "mT", rows=transpose_rows, stream=moved_axes_stream)
+operator("transpose", "t", rows=transpose_rows, stream=moved_axes_stream, without={"positions": VIEW})
+operator(
+    *("swapaxes", "numpy_T", "mT"), rows=transpose_rows, stream=moved_axes_stream, without={"positions": DECOMPOSED}
+)
 operator("repeat", rows=repeat_rows, positions=moved_positions, stream=repeat_stream)
-operator("expand", rows=expand_rows, stream=expand_stream)
+operator("expand", rows=expand_rows, stream=expand_stream, without={"positions": VIEW})

@@ -23,6 +23,7 @@ __all__ = [
     "IN_PLACE",
     "Edge",
     "NotStreamable",
+    "Refused",
     "RowsOfConstant",
     "StreamNode",
     "StreamRule",
@@ -37,7 +38,6 @@ __all__ = [
     "parted",
     "parted_rows",
     "pieces_stream",
-    "refused",
     "same",
     "sources",
     "whole_stream",
@@ -170,13 +170,14 @@ StreamRule = Callable[[StreamNode], None]
 IN_PLACE = "it writes to a tensor in place"
 
 
-def refused(why: str) -> StreamRule:
+@dataclass(frozen=True)
+class Refused:
     """The rule of operators that cannot run on rows."""
 
-    def rule(node: StreamNode) -> None:
-        raise node.refuse(why)
+    why: str
 
-    return rule
+    def __call__(self, node: StreamNode) -> None:
+        raise node.refuse(self.why)
 
 
 def same(row: int) -> int:
