@@ -106,6 +106,7 @@ restore_tiled(
     dtype=torch.float16,
     engine="torch",
     value_range=(-1, 1),
+    white="12bit",
     out=np.zeros((90, 70, 3)),
     out_dtype=np.float32,
     layout="HWC",

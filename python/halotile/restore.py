@@ -99,8 +99,11 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             float32; see `TiledRestorer.last_run.precision`.
         engine: tiling backend: "host" (CPU memory, any model), "torch" (torch operations on the model's device) or
             "mps" (Metal kernels). None: the environment variable HALOTILE_ENGINE, else what fits the device.
-        value_range: (low, high), the model's values for black and white. Image values from 0 to white (255, 65535 or
-            1.0) are mapped to it; outputs are mapped back and clamped.
+        value_range: (low, high), the model's values for black and white. Image values from 0 to white are
+            mapped to it; outputs are mapped back and clamped.
+        white: the image's value of white: a number such as 10000, bits such as "12bit" (4095), or "max", the image's
+            largest value. None: 255 for uint8, 65535 for uint16, 1 for floats. A result of the image's dtype has the
+            same white, and so have floats of floats; any other has its dtype's own. Integers are clamped to it.
         out: array or tensor of the result's shape to write to; may be a memmap. Its dtype replaces out_dtype.
         out_dtype: dtype of the result. None: the image's.
         layout: order of the image's axes, one letter each: H or Y for rows, W or X for columns, C or S for channels, N,

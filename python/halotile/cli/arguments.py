@@ -71,6 +71,8 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("--strength", type=_share, metavar="X", help=text)
     text = "values the model uses for black and white (default: 0 1)"
     add("--value-range", type=float, nargs=2, metavar=("LO", "HI"), help=text)
+    text = "value of white in the images: a number, bits such as 12bit (4095), or max (default: the dtype's)"
+    add("--white", type=_white, metavar="W", help=text)
     text = "how to handle pooling and normalisation over the whole image (default: not at all)"
     add("--global-stats", choices=GLOBAL_STATS, help=text)
     text = "largest error for --halo auto and --verify (default: half an 8-bit step)"
@@ -119,6 +121,8 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     add("a", metavar="REFERENCE", help="reference image file")
     add("b", metavar="TEST", help="image file of the same size, to be compared with it")
     add("--json", action="store_true", help="print JSON")
+    text = "value of white: a number, bits such as 12bit (4095), or max, REFERENCE's largest (default: the dtype's)"
+    add("--white", type=_white, metavar="W", help=text)
     add("--heatmap", metavar="FILE", help="write a heatmap of the differences")
     add("--force", action="store_true", help="overwrite an existing heatmap")
     add("--fail-below", type=float, metavar="PSNR", help="exit with status 1 if the PSNR is below")
@@ -236,6 +240,12 @@ def _devices(text: str) -> str | list[str]:
     if "" in devices:
         raise argparse.ArgumentTypeError(f"must be a device, or several separated by commas, not {text!r}")
     return devices if len(devices) > 1 else text
+
+
+def _white(text: str) -> float | str:
+    with suppress(ValueError):
+        return float(text)
+    return text
 
 
 def _share(text: str) -> float:

@@ -395,7 +395,7 @@ class FileRestorer:
             image = PictureSource(made.job.input, max_pixels=self.max_pixels, page=number)
             made.like = made.like or image.like
         of_file = None if is_array(made.job.input) else "HWC"[: len(image.shape)]
-        opened = self.restorer.open(image) if of_file is None else open_image(image, of_file)
+        opened = self.restorer.open(image if of_file is None else open_image(image, of_file))
         made.check_like_first(_shape_of(opened), number)
         sink_for = made.kept_for if self.verify else made.sink_for
         write_restored(self.restorer, opened, check_output(made.job.output), sink_for, bool(self.verify))

@@ -74,6 +74,7 @@ class Image:
         layout: axes of the original, spelled with N, C, H and W.
         device: the tensor's device; None for NumPy arrays.
         by_model: whether the channels that the model seems to take decided the layout.
+        white: its value of white, if it is not the dtype's.
     """
 
     original: Any
@@ -81,6 +82,17 @@ class Image:
     layout: str
     device: torch.device | None = None
     by_model: bool = False
+    white: float | None = None
+
+    @property
+    def peak(self) -> float:
+        """The value of white."""
+        return peak_of(self.dtype) if self.white is None else self.white
+
+    def peak_in(self, dtype: str) -> float:
+        """The value of white in a result of that dtype."""
+        floats = INTEGER_PEAK.keys().isdisjoint((dtype, self.dtype))
+        return self.peak if dtype == self.dtype or floats else peak_of(dtype)
 
     @property
     def by_rows(self) -> bool:

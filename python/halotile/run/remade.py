@@ -210,7 +210,7 @@ class Remade:
 
     @property
     def _values(self) -> Values:
-        return Values(self.result.dtype, self.prepared.options.value_range)
+        return self.prepared.out_values
 
     def _box(self, place: tuple[Place, Place]) -> Box:
         """The region of a place in output pixels."""

@@ -48,7 +48,7 @@ class Windows:
 
     def __init__(self, image: Image, opened: Model, engine: Engine, value_range: tuple[float, float] | None):
         self.image, self.opened, self.engine = image, opened, engine
-        self.values = Values(image.dtype, value_range)
+        self.values = Values(image.dtype, value_range, image.peak)
         self.models: dict[Part, Model] = {}
         self.held: dict[Part, Any] = {}
         self.held_for: int | None = None
