@@ -586,7 +586,7 @@ def test_where_no_halo_is_exact_there_is_a_warning(place, capsys):
     assert "halo is 32, which is not exact: the model sees the whole image in" in capsys.readouterr().err
     assert run("restore", "in.png", "-m", "norm.pt", "-o", "b.png", "--tile", 32, "--global-stats", "exact") == 0
     output = capsys.readouterr()
-    assert output.err == "" and "exact: the receptive field" in output.out
+    assert unclamped(output.err) == "" and "exact: the receptive field" in output.out
     assert run("restore", "in.png", "-m", "norm.pt", "-o", "c.png", "--tile", 32, "--halo", 8) == 0
     assert "halo is 32" not in capsys.readouterr().err
 
@@ -603,7 +603,12 @@ def test_a_model_that_cannot_be_inspected_still_runs(place, network, monkeypatch
     monkeypatch.setattr(halotile.TiledRestorer, "inspected", fail)
     assert run("restore", "in.png", "-m", "model.pt", "-o", "a.png", "--tile", 32) == 0
     text = "inspecting the model failed, so halo is 32 and phase is 1: RuntimeError: no idea"
-    assert capsys.readouterr().err == f"halotile: warning: {text}\n"
+    assert unclamped(capsys.readouterr().err) == f"halotile: warning: {text}\n"
+
+
+def unclamped(text):
+    """Without what is said of the values of networks with random weights."""
+    return "".join(line for line in text.splitlines(keepends=True) if "of the result was clamped" not in line)
 
 
 @pytest.fixture

@@ -88,6 +88,7 @@ class SharedOptions(TypedDict, total=False):
     engine: Engine | None
     value_range: tuple[float, float] | list[float] | None
     white: float | str | None
+    nodata: float | Literal["nan"] | None
     layout: str | None
     alpha: Alpha
     on_nonfinite: Nonfinite
@@ -248,6 +249,16 @@ def white_level(name: str, value: Any) -> float | str | None:
     return float(value)
 
 
+def _nodata(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value.lower() == "nan":
+        return float("nan")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"nodata must be a number or 'nan', not {value!r}")
+    return float(value)
+
+
 def dtype_name(name: str, value: Any, allowed: tuple[str, ...]) -> str | None:
     """'float32' from a string, a NumPy dtype or type, or a torch.dtype; None stays None."""
     if value is None:
@@ -322,6 +333,7 @@ class Options:
     engine: str | None = option(None, _or(None, _one_of(*ENGINES)))
     value_range: tuple[float, float] | None = option(None, _value_range)
     white: float | str | None = option(None, white_level)
+    nodata: float | None = option(None, lambda _, value: _nodata(value))
     out: Any = option(None)
     out_dtype: Any = option(None, _dtype_of(IMAGE_DTYPES))
     layout: str | None = option(None, lambda _, value: checked_layout(value))

@@ -73,6 +73,8 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("--value-range", type=float, nargs=2, metavar=("LO", "HI"), help=text)
     text = "value of white in the images: a number, bits such as 12bit (4095), or max (default: the dtype's)"
     add("--white", type=_white, metavar="W", help=text)
+    text = "value of pixels without data, which are filled for the model and put back: a number, or nan"
+    add("--nodata", type=_white, metavar="V", help=text)
     text = "how to handle pooling and normalisation over the whole image (default: not at all)"
     add("--global-stats", choices=GLOBAL_STATS, help=text)
     text = "largest error for --halo auto and --verify (default: half an 8-bit step)"

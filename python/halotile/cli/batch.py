@@ -301,6 +301,7 @@ class Outcome:
             "why": run and run.why,
             "tuning": run and _tuning_as_json(run.tuning),
             "precision": run and run.precision and asdict(run.precision),
+            "filled": run and run.filled and asdict(run.filled) | {"nodata": f"{run.filled.nodata:g}"},
             "seconds": round(self.seconds, 3),
             "error": self.error,
         }

@@ -88,7 +88,7 @@ class Reports:
 def _about(run: Any) -> Iterator[str]:
     """Lines about the inspected model, and about tiles and dtype that were chosen automatically."""
     if run.model is not None:
-        yield str(dataclasses.replace(run, tuning=None, precision=None))
+        yield str(dataclasses.replace(run, tuning=None, precision=None, filled=None))
     chosen = []
     if run.tuning is not None:
         tiles = f"tiles of {size_text(run.tuning.tile_size)} in batches of {run.tuning.batch_size}"
@@ -97,3 +97,5 @@ def _about(run: Any) -> Iterator[str]:
         chosen.append(f"dtype {run.precision.dtype}: {run.precision.why}")
     if chosen:
         yield f"chosen: {'; '.join(chosen)}"
+    if run.filled is not None:
+        yield str(run.filled)

@@ -202,7 +202,8 @@ def check_output_path(
     if shape is not None:
         _check_fits(path, kind, shape)
     if dtype is not None and np.dtype(dtype).name not in kind.dtypes:
-        raise ValueError(f"{path}: {kind.name} cannot hold {np.dtype(dtype)}; it takes {', '.join(kind.dtypes)}")
+        allowed = f"it takes {', '.join(kind.dtypes)}, see out_dtype="
+        raise ValueError(f"{path}: {kind.name} cannot hold {np.dtype(dtype)}; {allowed}")
     return kind
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from ..optional import torch_if_loaded
 from ..options import Options
 from .channels import KINDS
-from .image import Image, peak_of
+from .image import Image, NoData, peak_of
+from .nodata import is_missing, rounded_to
 from .scan import alpha_of, strips, widened, widened_tensor
 
 __all__ = ["has_alpha", "with_levels"]
@@ -19,13 +20,22 @@ __all__ = ["has_alpha", "with_levels"]
 
 def with_levels(image: Image, options: Options) -> Image:
     """The image with the levels that the options state. Raises ValueError if its dtype cannot have them."""
-    if options.white is None or image.white is not None:
-        return image
-    return replace(image, white=_white(image, options))
+    if options.nodata is not None and image.nodata is None:
+        image = replace(image, nodata=_nodata(image, options, options.nodata))
+    if options.white is not None and image.white is None:
+        image = replace(image, white=_white(image, options))
+    return image
 
 
 def has_alpha(image: Image, options: Options) -> bool:
     return image.channels in KINDS and image.channels % 2 == 0 and options.alpha != "channel"
+
+
+def _nodata(image: Image, options: Options, value: float) -> NoData:
+    near = rounded_to(value, image.dtype)
+    if near is None:
+        raise ValueError(f"nodata must be a value that an image of {image.dtype} can have, not {value:g}")
+    return NoData(near, image.channels - has_alpha(image, options))
 
 
 def _white(image: Image, options: Options) -> float:
@@ -62,13 +72,17 @@ def _largest_of(image: Image, index: int, channels: slice) -> float:
     if not image.on_host:
         torch = torch_if_loaded()
         values = widened_tensor(image.tensor[index, channels])
-        return float(torch.where(torch.isfinite(values), values, values.new_zeros(())).max().item())
+        used = torch.isfinite(values)
+        if image.nodata is not None:
+            used &= ~is_missing(image.tensor[index, channels], image.dtype, image.nodata.value)
+        return float(torch.where(used, values, values.new_zeros(())).max().item())
     largest = 0.0
     for rows in strips(image, index):
-        values = rows[channels]
-        if image.dtype == "bfloat16":
-            values = widened(values, image.dtype)
+        stored = rows[channels]
+        values = widened(stored, image.dtype) if image.dtype == "bfloat16" else stored
         if values.dtype.kind == "f":
             values = np.where(np.isfinite(values), values, 0)
+        if image.nodata is not None:
+            values = np.where(is_missing(stored, image.dtype, image.nodata.value), 0, values)
         largest = max(largest, float(values.max()))
     return largest if math.isfinite(largest) else 0.0

@@ -11,7 +11,7 @@ from ..options import Options
 if TYPE_CHECKING:
     from ..inspection import ModelInfo
 
-__all__ = ["HOLDING", "Precision", "RunInfo", "Tuning", "Verification", "by", "short"]
+__all__ = ["HOLDING", "Filled", "Precision", "RunInfo", "Tuning", "Verification", "by", "short"]
 
 Pair = tuple[int, int]
 
@@ -139,6 +139,28 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Filled:
+    """What was filled for the model because the image has no data there, and put back.
+
+    Attributes:
+        nodata: the value that means it.
+        values: number of such values in the image.
+        share: of all its values.
+        margin: how far from there results may depend on what was filled in (rows, columns), input pixels: the model's
+            receptive field if it is known, else the halo.
+    """
+
+    nodata: float
+    values: int
+    share: float
+    margin: Pair
+
+    def __str__(self) -> str:
+        filled = f"nodata {self.nodata:g}: {self.share:.1%} of the values were filled in for the model and put back"
+        return f"{filled}; results up to {by(self.margin)} pixels from them depend on what was filled in"
+
+
+@dataclass(frozen=True)
 class RunInfo:
     """What a run did and why. Pairs are (rows, columns), input pixels.
 
@@ -155,6 +177,7 @@ class RunInfo:
         verified: with verify=, a Verification.
         tuning: a Tuning, if tile_size or batch_size was "auto" or memory was limited.
         precision: for dtype="auto", a Precision.
+        filled: with nodata=, a Filled.
     """
 
     halo: Pair
@@ -167,6 +190,7 @@ class RunInfo:
     verified: Verification | None = None
     tuning: Tuning | None = None
     precision: Precision | None = None
+    filled: Filled | None = None
 
     @classmethod
     def given(cls, options: Options, model: ModelInfo | None = None) -> RunInfo:
@@ -176,7 +200,7 @@ class RunInfo:
 
     def __str__(self) -> str:
         how = "" if self.how == "given" else f", {self.how}"
-        tuned = "".join(f"; {one}" for one in (self.tuning, self.precision) if one is not None)
+        tuned = "".join(f"; {one}" for one in (self.tuning, self.precision, self.filled) if one is not None)
         return f"halo {short(self.halo)}, phase {short(self.phase)}{how}: {self.why}{tuned}"
 
     @property
