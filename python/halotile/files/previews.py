@@ -17,7 +17,14 @@ from typing import BinaryIO
 from .tiff_tags import TIFF_MAGIC, Directory, ReadAt, directories
 
 __all__ = [
+    "BITS",
+    "COMPRESSION",
+    "HEIGHT",
+    "PHOTOMETRIC",
+    "SAMPLES",
+    "STACKS",
     "START",
+    "WIDTH",
     "bits_of_tiff",
     "frames_of_png",
     "kind_of",
@@ -191,6 +198,7 @@ def kind_of(start: bytes) -> str | None:
 # ---- stacks in one directory -----------------------------------------------------------------------------------------
 
 IMAGEJ = re.compile(r"ImageJ=\S*\r?\n(?:[^\0]*\n)?images=(\d{1,18})\s", re.ASCII)
+STACKS = ("an ImageJ stack", "a tifffile stack")  # whose images lie one after the other
 METAMORPH = 33629  # the UIC2 tag, with an entry for each plane
 IMAGE_DEPTH = 32997
 MOST_PLANES = 2**32
@@ -205,12 +213,12 @@ def planes_of_tiff(read_at: ReadAt) -> tuple[int, str]:
     description = first.texts.get(DESCRIPTION, "")
     match = IMAGEJ.match(description + "\n")
     if match:
-        return int(match[1]), "an ImageJ stack"
+        return int(match[1]), STACKS[0]
     if METAMORPH in first.counts:
         return min(first.counts[METAMORPH], MOST_PLANES), "a MetaMorph stack"
     if first.number(IMAGE_DEPTH) > 1:
         return first.number(IMAGE_DEPTH), "a volume"
-    return _planes_of_shape(first, description), "a tifffile stack"
+    return _planes_of_shape(first, description), STACKS[1]
 
 
 def bits_of_tiff(read_at: ReadAt) -> int:

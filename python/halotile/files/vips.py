@@ -19,7 +19,8 @@ import numpy as np
 
 from ..texts import full_text, quoted, shortened
 from .codecs import PNG, TIFF, WEBP, Codec, recognised
-from .previews import START, bits_of_tiff, frames_of_png, planes_of_tiff, reader_of, refusal
+from .previews import STACKS, START, bits_of_tiff, frames_of_png, planes_of_tiff, reader_of, refusal
+from .stacks import Stack, stack_of_tiff
 from .tiff_tags import ReadAt
 
 if TYPE_CHECKING:
@@ -102,14 +103,15 @@ def opened(path: Path, max_pixels: int | None, page: int | None = None) -> Itera
             raise ValueError(f"{path}: samples of {bits} bits; {SAMPLES_READ}")
         try:
             image = loaded(file, codec)
-            pages = pages_of(image)
+            stack = _stack(path, pages_of(image), read_at) if codec is TIFF else None
+            pages = pages_of(image) if stack is None else stack.count
             if page is not None and not 1 <= page <= pages:
                 raise ValueError(f"{path}: page={page}; must be from 1 to {pages}, as many as there are")
-            if page is not None and page > 1:
+            if stack is not None:
+                image = stack.page(path, (page or 1) - 1, image, vips)
+            elif page is not None and page > 1:
                 image = loaded(file, codec, page=page - 1)
             _check_readable(image, path, max_pixels)
-            if codec is TIFF:
-                _refuse_stack(path, pages, read_at)
             if page is None:
                 _warn_of_others(path, codec, pages, read_at)
             yield image, codec
@@ -138,13 +140,18 @@ def _check_readable(image: pyvips.Image, path: str, max_pixels: int | None) -> N
         raise ValueError(f"{path}: samples are {SAMPLES.get(image.format, image.format)}; {SAMPLES_READ}")
 
 
-def _refuse_stack(path: str, pages: int, read_at: ReadAt) -> None:
+def _stack(path: str, pages: int, read_at: ReadAt) -> Stack | None:
+    """The stack under a TIFF's only directory, if it is one. Raises ValueError if it cannot be read."""
     planes, what = planes_of_tiff(read_at)
-    if planes > pages:
+    if planes <= pages:
+        return None
+    stack = stack_of_tiff(read_at, planes) if pages == 1 and what in STACKS else None
+    if stack is None:
         held = f"only the first {pages} can be read" if pages > 1 else "only the first can be read"
         text = f"{what} of {planes} images, of which {held}: the others have no directory of their own"
         advice = "save it with a directory for each: tifffile.imwrite(new, tifffile.imread(old), metadata=None)"
         raise ValueError(f"{path}: {text}; {advice}")
+    return stack
 
 
 def _warn_of_others(path: str, codec: Codec, pages: int, read_at: ReadAt) -> None:
