@@ -603,3 +603,11 @@ def test_ranges_are_told_on_devices(fake_mps):
     (text,) = messages(lambda: restore_tiled((PHOTO * 255).astype(np.uint8), Times(4).to(DEVICE), **OPTIONS))
     assert "of the first tile was clamped" in text
     assert messages(lambda: restore_tiled((PHOTO * 255).astype(np.uint8), Times(1).to(DEVICE), **OPTIONS)) == []
+
+
+def test_grey_images_that_are_read_by_rows(tmp_path):
+    image = with_gaps(0, "uint16", (70, 90), 4000)
+    np.save(tmp_path / "in.npy", image)
+    for options in ({"white": "max"}, {"nodata": 0}, {"white": "max", "nodata": 0}):
+        restore_to(tmp_path / "out.npy", tmp_path / "in.npy", plain(), **OPTIONS, **options)
+        np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), image)

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -20,10 +21,12 @@ import numpy as np
 from .auto.prepare import open_run
 from .files.codecs import check_options
 from .files.formats import FileSink, Format, check_output, open_sink
+from .files.metadata import Picture
 from .files.open import file_of, open_source
 from .files.vips import MAX_PIXELS, Path
 from .files.vips_rows import PictureSource
 from .images.image import Image
+from .images.nodata import rounded_to
 from .models.untouched.kept import tensors_kept
 from .options import Options, RunOptions
 from .restore import TiledRestorer
@@ -33,7 +36,7 @@ from .run.prepared import Delivery, Prepared
 from .run.progress import Progress
 from .run.report import RunInfo
 
-__all__ = ["restore_to", "write_restored"]
+__all__ = ["for_file", "restore_to", "write_restored"]
 
 
 def restore_to(
@@ -79,11 +82,12 @@ def restore_to(
     check_options(quality, compression)
     is_path = isinstance(image, str | os.PathLike)
     source = open_source(os.fspath(image), restorer.options.layout, max_pixels) if is_path else image
+    like = source.like if isinstance(source, PictureSource) else None
+    given, restorer = restorer, for_file(restorer, like)
     opened = restorer.open(source)
     _check(path, kind, opened, restorer.options)
     named = opened.count > 1 or restorer.options.layout is not None
     images = opened.count if kind.stack and "N" in opened.layout and named else None
-    like = source.like if isinstance(source, PictureSource) else None
     with kept_heap.kept(restorer.options.keep_heap), ExitStack() as stack:  # the sink's memory is returned as well
 
         def sink_for(shape: tuple[int, ...], dtype: str) -> FileSink:
@@ -91,8 +95,22 @@ def restore_to(
             return stack.enter_context(sink)
 
         write_restored(restorer, opened, kind, sink_for)
+    given.last_run = restorer.last_run
     assert restorer.last_run is not None
     return restorer.last_run
+
+
+def for_file(restorer: TiledRestorer, like: Picture | None) -> TiledRestorer:
+    """The restorer, with what an image file says of its pixels unless options do: the value of those without data, and
+    bands that are no alpha."""
+    if like is None:
+        return restorer
+    options, extras, found = restorer.options, like.extras, {}
+    if options.nodata is None and extras.nodata is not None and rounded_to(extras.nodata, extras.dtype) is not None:
+        found["nodata"] = extras.nodata
+    if options.alpha == "restore" and extras.data:
+        found["alpha"] = "channel"
+    return restorer.with_options(replace(options, **found)) if found else restorer
 
 
 def _restorer(model: Any, options: RunOptions) -> TiledRestorer:

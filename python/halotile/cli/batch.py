@@ -27,7 +27,7 @@ from ..files.vips_rows import PictureSource
 from ..files.zarr import is_zarr_array
 from ..images.image import Image, open_image, shape_of_result
 from ..texts import quoted
-from ..to_file import write_restored
+from ..to_file import for_file, write_restored
 
 __all__ = [
     "Bar",
@@ -396,15 +396,16 @@ class FileRestorer:
             image = PictureSource(made.job.input, max_pixels=self.max_pixels, page=number)
             made.like = made.like or image.like
         of_file = None if is_array(made.job.input) else "HWC"[: len(image.shape)]
-        opened = self.restorer.open(image if of_file is None else open_image(image, of_file))
+        restorer = for_file(self.restorer, made.like)
+        opened = restorer.open(image if of_file is None else open_image(image, of_file))
         made.check_like_first(_shape_of(opened), number)
         sink_for = made.kept_for if self.verify else made.sink_for
-        write_restored(self.restorer, opened, check_output(made.job.output), sink_for, bool(self.verify))
-        made.keep_farthest(self.restorer.last_run)
+        write_restored(restorer, opened, check_output(made.job.output), sink_for, bool(self.verify))
+        made.keep_farthest(restorer.last_run)
         if self.verify:
             from ..check.verify import verify
 
-            made.keep_worst(verify(opened, self.restorer, _as_result(made.kept.rows, opened), windows=self.verify))
+            made.keep_worst(verify(opened, restorer, _as_result(made.kept.rows, opened), windows=self.verify))
 
 
 class _Made:

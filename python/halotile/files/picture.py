@@ -10,8 +10,9 @@ import numpy as np
 
 from .atomic import replacing
 from .codecs import WEBP, check_options, page_options
+from .extras import extras_of
 from .formats import check_output_path
-from .metadata import Picture, picture_of, with_metadata
+from .metadata import Picture, amend_file, picture_of, with_metadata
 from .previews import one_image_of_tiff, reader_of
 from .vips import (
     DTYPES,
@@ -69,9 +70,10 @@ def read_image(path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | N
     """
     with opened(path, max_pixels, page) as (stored, codec):
         # To rotate, libvips reads columns, which is impossible for a file that is decoded row by row.
-        image = as_rgb((stored.copy_memory() if is_turned(stored) else stored).autorot())
+        turned = is_turned(stored)
+        image = as_rgb((stored.copy_memory() if turned else stored).autorot())
         array = np.ndarray(shape_of(image), DTYPES[image.format], interruptible(image, image.write_to_memory))
-        return picture_of(image, codec, array)
+        return picture_of(image, codec, array, extras_of(os.fspath(path), image, codec, page, turned))
 
 
 def read_shape(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> tuple[tuple[int, ...], str]:
@@ -179,7 +181,7 @@ def write_image(
     check_options(quality, compression)
     options = codec.options(pixels.nbytes, pixels.dtype, quality, compression)
     options |= page_options(path, codec, len(pixels), pages)
-    image = with_metadata(to_vips(pixels, codec), like, codec, path)
+    image = with_metadata(to_vips(pixels, codec), like, codec, path, pages)
     with replacing(path) as descriptor:
         target = vips.Target.new_to_descriptor(descriptor)
         save = getattr(image, f"{codec.vips}save_target")
@@ -187,3 +189,4 @@ def write_image(
             interruptible(image, lambda: save(target, **options))
         except vips.Error as error:
             raise OSError(f"{path}: cannot be written: {reason(error)}") from error
+        amend_file(descriptor, image, like, codec, path, pages)

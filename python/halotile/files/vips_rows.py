@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,8 @@ from numpy.typing import DTypeLike
 from ..images.source import Source
 from .atomic import replacing
 from .codecs import Codec, check_options, page_options
-from .metadata import Picture, picture_of, with_metadata
+from .extras import extras_of
+from .metadata import Picture, amend_file, picture_of, with_metadata
 from .tiff_feed import STRIP_BYTES, Feed
 from .vips import DTYPES, MAX_PIXELS, Path, as_held, as_rgb, import_pyvips, is_turned, opened, reason, shape_of
 
@@ -46,12 +48,14 @@ class PictureSource(Source):
         self.shape = shape_of(self.image)
         self.layout = "HWC"[: len(self.shape)]
         self.dtype = np.dtype(DTYPES[self.image.format])
-        self.like = picture_of(self.image, self.codec, np.empty(0))
+        extras = extras_of(self.path, self.image, self.codec, page, self.turned)
+        self.like = picture_of(self.image, self.codec, np.empty(0), extras)
         self.page = page or 1  # so that opening it again does not repeat the warning about other pages
 
     def _open(self) -> None:
         with opened(self.path, self.max_pixels, self.page) as (stored, self.codec):
-            image = stored.copy_memory() if is_turned(stored) else stored
+            self.turned = is_turned(stored)
+            image = stored.copy_memory() if self.turned else stored
             self.image, self.position = as_rgb(image.autorot()), 0
 
     def read(self, start: int, rows: np.ndarray) -> None:
@@ -131,7 +135,8 @@ class PictureSink:
         self.source = vips.SourceCustom()  # must live as long as libvips may call it
         self.source.on_read(self.feed.read)
         self.source.on_seek(self.feed.seek)
-        self.image = with_metadata(as_held(_plain(self.source), codec), like, codec, path)
+        self.image = with_metadata(as_held(_plain(self.source), codec), like, codec, path, pages)
+        self.amended = partial(amend_file, descriptor, self.image, like, codec, path, pages)
         save = getattr(self.image, f"{codec.vips}save_target")
         self.thread = ThreadPoolExecutor(1)
         self.saved = self.thread.submit(save, vips.Target.new_to_descriptor(descriptor), **options)
@@ -150,6 +155,8 @@ class PictureSink:
             self.saved.result()
         except import_pyvips().Error as error:
             raise OSError(f"{self.path}: cannot be written: {reason(error)}") from error
+        self.amended()
+        self.amended = partial(bool)
 
     def abandon(self) -> None:
         """Ends the thread, whatever the state of the file."""

@@ -81,7 +81,7 @@ def _strips_of_source(image: Image, index: int) -> Iterator[np.ndarray]:
     for start in range(0, height, rows):
         strip = buffer[: min(rows, height - start)]
         source.read(start, strip)
-        yield strip.transpose(2, 0, 1)
+        yield strip.transpose(2, 0, 1) if strip.ndim == 3 else strip[np.newaxis]
 
 
 def is_zero(values: np.ndarray, dtype: str) -> np.ndarray:
