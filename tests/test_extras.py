@@ -172,13 +172,13 @@ def test_ome_sizes_are_mended(tmp_path):
 
 def test_imagej_stacks_stay_imagej_stacks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "model.py").write_text("def twice(x):\n    return x.repeat(2, axis=2).repeat(2, axis=3)\n")
+    (tmp_path / "twofold.py").write_text("def twice(x):\n    return x.repeat(2, axis=2).repeat(2, axis=3)\n")
     stack = np.random.default_rng(0).integers(0, 65535, (5, 40, 50), np.uint16)
     options = {"resolution": (4.0, 4.0), "metadata": {"unit": "um", "spacing": 2.0, "axes": "ZYX"}, "truncate": True}
     tifffile.imwrite("a.tif", stack, imagej=True, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert cli.main(["restore", "a.tif", "-o", "b.tif", "-m", "model:twice"]) == 0
+        assert cli.main(["restore", "a.tif", "-o", "b.tif", "-m", "twofold:twice"]) == 0
     with tifffile.TiffFile("b.tif") as file:
         assert file.imagej_metadata["slices"] == 5 and file.imagej_metadata["unit"] == "um"
         assert len(file.pages) == 5
