@@ -107,13 +107,14 @@ def test_restore_is_restore_tiled(place, capsys):
     assert output.err == ""
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".avif"])
 def test_restore_enlarges_into_every_format(place, suffix):
-    assert restore("--quality", 100, model="models:enlarge", output=f"out{suffix}") == 0
+    options = ("--quality", 100) if suffix in (".jpg", ".jpeg", ".jfif", ".webp", ".avif") else ()
+    assert restore(*options, model="models:enlarge", output=f"out{suffix}") == 0
     pixels = files.read_image(f"out{suffix}").pixels.astype(int)
     expected = files.read_image("in.png").pixels.repeat(4, 0).repeat(4, 1)
     assert pixels.shape == expected.shape
-    assert np.abs(pixels - expected).max() <= (0 if suffix not in (".jpg", ".jpeg") else 12)
+    assert np.abs(pixels - expected).max() <= (12 if suffix in (".jpg", ".jpeg", ".jfif") else 0)
 
 
 def test_16_bits_stay_and_8_become_16(place, rng):
@@ -412,8 +413,8 @@ def test_wrong_commands(place, capsys):
     assert_one_error(capsys, "the following arguments are required: COMMAND")
     assert run("enlarge") == 2
     assert_one_error(capsys, "invalid choice: 'enlarge'")
-    assert run("restore", "in.png") == 2
-    assert_one_error(capsys, "the following arguments are required: -o/--output")
+    assert run("restore") == 2
+    assert_one_error(capsys, "the following arguments are required: INPUT")
 
 
 @pytest.mark.parametrize(
@@ -422,20 +423,27 @@ def test_wrong_commands(place, capsys):
         ("out.gif", 2, "out.gif: unknown suffix '.gif'; must be one of"),
         ("out", 2, "unknown suffix ''"),
         ("there/out.png", 1, "there/out.png: there is no directory"),
-        ("in.png", 2, "in.png exists; --force overwrites it"),
+        ("in.png", 2, "in.png is the input, which is never overwritten"),
+        ("there.png", 2, "there.png exists; --force overwrites it"),
         ("dir.png", 1, "dir.png: exists and is not a regular file"),
     ],
 )
 def test_wrong_outputs(place, capsys, output, status, message):
     os.mkdir("dir.png")
+    (place / "there.png").touch()
     assert restore(model="models:refuse", output=output) == status
     assert_one_error(capsys, message)
 
 
-def test_force_overwrites_even_the_input(place):
-    before = files.read_image("in.png").pixels
-    assert restore("--force", output="in.png", model="models:enlarge") == 0
-    np.testing.assert_array_equal(files.read_image("in.png").pixels[::4, ::4], before)
+def test_force_never_overwrites_the_input(place, capsys):
+    before = (place / "in.png").read_bytes()
+    os.link("in.png", "link.png")
+    os.symlink("in.png", "soft.png")
+    for output in ("in.png", "./in.png", "link.png", "soft.png"):
+        for options in (("--force",), ("--skip-existing",), ()):
+            assert restore(*options, output=output, model="models:refuse") == 2
+            assert "is the input, which is never overwritten; choose another name" in capsys.readouterr().err
+    assert (place / "in.png").read_bytes() == before
 
 
 def test_wrong_inputs(place, capsys):
@@ -936,7 +944,7 @@ def test_plan_of_an_array(place, capsys, rng):
         (("640x480", "--batch-size", "many"), 2, "argument --batch-size: must be a whole number, not 'many'"),
         (("640x480", "--dtype", "auto"), 2, "argument --dtype: invalid choice: 'auto'"),
         (("640x480", "--channels", 0), 2, "argument --channels: must be a whole number from 1"),
-        (("models.py",), 1, "models.py: not a PNG, JPEG, WebP or TIFF file"),
+        (("models.py",), 1, "models.py: not a PNG, JPEG, WebP, TIFF or AVIF file"),
     ],
 )
 def test_wrong_plans(place, capsys, arguments, status, message):

@@ -25,8 +25,8 @@ from ..options import ENGINES, Options, white_level
 from ..plan import TilePlan, plan_tiles
 from ..texts import bytes_text
 from ..version import __version__
-from . import batch
 from .common import BIT_DTYPES, UsageError, checked_options, planned, shown, size_text, usage_errors
+from .work import is_array, read_header
 
 __all__ = ["compare", "inspect", "selftest", "show_models", "show_plan", "show_versions"]
 
@@ -137,8 +137,8 @@ def _planned_image(asked: argparse.Namespace) -> tuple[tuple[int, int], int, str
         if min(width, height) < 1:
             raise UsageError(f"an image must be at least 1 pixel wide and high, not {asked.image}")
         return (height, width), asked.channels or 3, "uint8"
-    if batch.is_array(asked.image):
-        header = batch.read_header(asked.image, max_pixels=None, page=None)
+    if is_array(asked.image):
+        header = read_header(asked.image, max_pixels=None, page=None)
         shape, dtype = header.shape, header.dtype
     else:
         shape, dtype = files.read_shape(asked.image)

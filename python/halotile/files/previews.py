@@ -21,11 +21,13 @@ __all__ = [
     "COMPRESSION",
     "HEIGHT",
     "PHOTOMETRIC",
+    "RAW_SUFFIXES",
     "SAMPLES",
     "STACKS",
     "START",
     "WIDTH",
     "bits_of_tiff",
+    "ends_jpeg",
     "frames_of_png",
     "kind_of",
     "one_image_of_tiff",
@@ -274,6 +276,34 @@ def frames_of_png(read_at: ReadAt) -> tuple[int, bool]:
         is_frame |= head[4:8] == b"fcTL"
         offset += 12 + length
     return (frames, is_frame) if frames else (1, True)
+
+
+# ---- files that end early --------------------------------------------------------------------------------------------
+
+JPEG_END = b"\xff\xd9"
+JPEG_SCAN = b"\xff\xda"
+BLOCK = 2**20
+
+
+def ends_jpeg(read_at: ReadAt) -> bool:
+    """Whether a JPEG's image ends before the file does. Thumbnails, which end too, come before its first scan."""
+    offset = _first_scan(read_at)
+    before = b""
+    while block := read_at(offset, BLOCK):
+        if JPEG_END in before + block:
+            return True
+        before, offset = block[-1:], offset + len(block)
+    return False
+
+
+def _first_scan(read_at: ReadAt) -> int:
+    """The offset of the first scan; of the whole file if there is none."""
+    offset = 2
+    while len(head := read_at(offset, 4)) == 4 and head[0] == 0xFF:
+        if head[:2] == JPEG_SCAN:
+            return offset
+        offset += 1 if head[1] == 0xFF else 2 + int.from_bytes(head[2:], "big")
+    return 0
 
 
 def reader_of(file: BinaryIO) -> ReadAt:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 import numpy as np
 
 from ..texts import full_text, quoted, shortened
-from .codecs import PNG, TIFF, WEBP, Codec, recognised
-from .previews import STACKS, START, bits_of_tiff, frames_of_png, planes_of_tiff, reader_of, refusal
+from .codecs import JPEG, PNG, TIFF, WEBP, Codec, recognised
+from .previews import STACKS, START, bits_of_tiff, ends_jpeg, frames_of_png, planes_of_tiff, reader_of, refusal
 from .stacks import Stack, stack_of_tiff
 from .tiff_tags import ReadAt
 
@@ -34,6 +34,7 @@ __all__ = [
     "as_held",
     "as_rgb",
     "import_pyvips",
+    "import_writer",
     "interruptible",
     "is_turned",
     "loaded",
@@ -80,12 +81,25 @@ def import_pyvips() -> ModuleType:
     return pyvips
 
 
+def import_writer(codec: Codec) -> ModuleType:
+    """pyvips, if its libvips writes that format. Raises ImportError."""
+    vips = import_pyvips()
+    if not vips.type_find("VipsOperation", f"{codec.vips}save_target"):
+        raise ImportError(f"{codec.name} needs a libvips that has it, such as that of pip install 'halotile[cli]'")
+    return vips
+
+
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def opened(path: Path, max_pixels: int | None, page: int | None = None) -> Iterator[tuple[pyvips.Image, Codec]]:
+def opened(
+    path: Path, max_pixels: int | None, page: int | None = None, strict: bool = False
+) -> Iterator[tuple[pyvips.Image, Codec]]:
     """A file's image, which is decoded lazily, and its codec. Errors of libvips in the body become ValueErrors.
+
+    Args:
+        strict: refuse a JPEG that lacks its last bytes; else a warning says so, and what they would show is grey.
 
     Raises:
         OSError: the file cannot be opened. ValueError: it is refused or unreadable, or has no such page.
@@ -102,7 +116,10 @@ def opened(path: Path, max_pixels: int | None, page: int | None = None) -> Itera
         if bits > LARGEST_BITS:
             raise ValueError(f"{path}: samples of {bits} bits; {SAMPLES_READ}")
         try:
-            image = loaded(file, codec)
+            whole = codec is not JPEG or ends_jpeg(read_at)
+            if not whole and strict:
+                raise ValueError(f"{path}: not a whole JPEG file: its last bytes are missing")
+            image = loaded(file, codec, fail_on="error" if whole else "none")
             stack = _stack(path, pages_of(image), read_at) if codec is TIFF else None
             pages = pages_of(image) if stack is None else stack.count
             if page is not None and not 1 <= page <= pages:
@@ -114,18 +131,21 @@ def opened(path: Path, max_pixels: int | None, page: int | None = None) -> Itera
             _check_readable(image, path, max_pixels)
             if page is None:
                 _warn_of_others(path, codec, pages, read_at)
+                if not whole:
+                    text = "its last bytes are missing, and what they would show is grey"
+                    warnings.warn(f"{path}: {text}", stacklevel=4)
             yield image, codec
         except vips.Error as error:
             raise ValueError(f"{path}: not a readable {codec.name} file: {reason(error)}") from error
 
 
-def loaded(file: BinaryIO, codec: Codec, **options: int) -> pyvips.Image:
+def loaded(file: BinaryIO, codec: Codec, *, fail_on: str = "error", **options: int) -> pyvips.Image:
     """Loads a file with the codec's own loader: by itself, libvips would also try formats that it marks as untrusted.
     With fail_on, a damaged file raises an error instead of giving grey rows."""
     vips = import_pyvips()
     file.seek(0)
     source = vips.Source.new_from_descriptor(file.fileno())
-    return vips.Operation.call(f"{codec.vips}load_source", source, access="sequential", fail_on="error", **options)
+    return vips.Operation.call(f"{codec.vips}load_source", source, access="sequential", fail_on=fail_on, **options)
 
 
 def pages_of(image: pyvips.Image) -> int:
