@@ -291,12 +291,41 @@ def test_deep_avif_and_its_metadata(place):
     assert "exif-ifd0-Make" in files.read_image("p.avif").metadata
 
 
-def test_jfif_files_are_found_and_others_named(place, capsys):
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_heic_in(place, mode):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    picture = Image.fromarray(np.dstack([smooth(), smooth()[..., 0]])).convert(mode)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x0f\0\x02\0\0\0\4Abc\0\0\0\0\0"
+    os.mkdir("in")
+    pillow_heif.from_pillow(picture).save("in/a.HEIC", quality=95, exif=exif)
+    assert restore("in", "-o", "out") == 0
+    got = files.read_image("out/a.png")
+    want = np.asarray(picture.convert("RGB") if mode == "L" else picture)
+    assert np.abs(np.atleast_3d(got.pixels).astype(int) - want).max() < 12
+    assert "exif-ifd0-Make" in got.metadata
+    assert restore("in/a.HEIC") == 0 and os.path.exists("in/a_restored.png")
+    with pytest.raises(ValueError, match="60 x 40 pixels are more than max_pixels=100"):
+        files.read_image("in/a.HEIC", max_pixels=100)
+    (place / "bad.heic").write_bytes((place / "in" / "a.HEIC").read_bytes()[:200])
+    with pytest.raises(ValueError, match="not a readable HEIC file"):
+        files.read_image("bad.heic")
+
+
+def test_deep_heic(place):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    image = (smooth().astype(np.uint16) * 257).copy()
+    pillow_heif.encode("RGB;16", (60, 40), image.tobytes(), "a.heic", quality=95)
+    got = pixels("a.heic")
+    assert got.dtype == np.uint16 and np.abs(got.astype(int) - image).max() < 12 * 257
+
+
+def test_jfif_files_are_found_and_others_named(place, capsys, monkeypatch):
+    monkeypatch.setattr("halotile.files.formats.reads_heic", lambda: False)
     os.mkdir("in")
     Image.fromarray(PHOTO).save("in/a.jfif", format="JPEG")
     Image.fromarray(PHOTO).save("in/b.gif")
     Image.fromarray(PHOTO).save("in/c.bmp")
-    for name in ("d.heic", "e.nef", "f.txt", "g.jxl", ".h.gif"):
+    for name in ("d.heic", "e.nef", "f.txt", "g.psd", ".h.gif"):
         (place / "in" / name).write_bytes(b"x")
     (place / "in" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (place / "out").mkdir()
@@ -308,9 +337,9 @@ def test_jfif_files_are_found_and_others_named(place, capsys):
         ["restored", "in/a.jfif", "out/a.jfif"],
         ["skipped", "in/b.gif", "GIF is not read; convert it to PNG or TIFF first"],
         ["skipped", "in/c.bmp", "BMP is not read; convert it to PNG or TIFF first"],
-        ["skipped", "in/d.heic", "HEIC is not read; convert it to PNG or TIFF first"],
+        ["skipped", "in/d.heic", "HEIC is not read; convert it to PNG or TIFF first, or pip install 'halotile[heic]'"],
         ["skipped", "in/e.nef", "camera raw files are not read; develop it first"],
-        ["skipped", "in/g.jxl", "JPEG XL is not read; convert it to PNG or TIFF first"],
+        ["skipped", "in/g.psd", "Photoshop is not read; convert it to PNG or TIFF first"],
         ["failed", "in/broken.png", table[-1][2]],
     ]
     assert "not a readable PNG file" in table[-1][2]
@@ -337,3 +366,19 @@ def test_long_tables_are_short(place, capsys):
     assert lines[-2] == "restored  5 more" and lines[-22].startswith("restored  in/00.png")
     assert restore("in", "-o", "out", "--skip-existing", "--quiet") == 0
     assert capsys.readouterr().out == ""
+
+
+def test_jpeg_xl_where_libvips_has_it(place, capsys):
+    import pyvips
+
+    if pyvips.type_find("VipsOperation", "jxlsave_target"):
+        assert restore("a.png", "-o", "b.jxl", "--quality", 100) == 0
+        np.testing.assert_array_equal(pixels("b.jxl"), PHOTO)
+        return
+    assert restore("a.png", "-o", "b.jxl") == 1
+    assert "JPEG XL needs a libvips that has it" in capsys.readouterr().err
+    (place / "in.jxl").write_bytes(b"\xff\x0a" + bytes(40))
+    assert restore("in.jxl", "-o", "b.png") == 1
+    assert (
+        "in.jxl: not a PNG, JPEG, WebP, TIFF or AVIF file (it is JPEG XL: convert it to PNG" in capsys.readouterr().err
+    )

@@ -305,7 +305,8 @@ def test_image_files_of_other_kinds_are_named(tmp_path, kind):
         (b"\x93NUMPY\1\0", r"it is a NumPy array: its name must end in \.npy"),
     ],
 )
-def test_what_a_file_is_instead(tmp_path, start, what):
+def test_what_a_file_is_instead(tmp_path, monkeypatch, start, what):
+    monkeypatch.setattr("halotile.files.codecs.reads_heic", lambda: False)
     (tmp_path / "a.jpg").write_bytes(start)
     with pytest.raises(ValueError, match=rf"a\.jpg: not a PNG, JPEG, WebP, TIFF or AVIF file \({what}"):
         files.read_image(tmp_path / "a.jpg")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..files import picture as files
-from ..files.formats import FORMATS, PICTURES, check_output
+from ..files.formats import FORMATS, READ_ONLY, check_output, is_read
 from ..files.open import open_source
 from ..files.picture import Header
 from ..files.previews import RAW_SUFFIXES
@@ -40,7 +40,7 @@ OTHER_IMAGES = {  # by suffix
     **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
     **dict.fromkeys((".jp2", ".j2k", ".jpf", ".jpx"), "JPEG 2000"),
     **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm"), "Netpbm"),
-    **{".gif": "GIF", ".bmp": "BMP", ".jxl": "JPEG XL", ".psd": "Photoshop", ".psb": "Photoshop", ".xcf": "GIMP"},
+    **{".gif": "GIF", ".bmp": "BMP", ".psd": "Photoshop", ".psb": "Photoshop", ".xcf": "GIMP"},
     **{".exr": "OpenEXR", ".hdr": "Radiance HDR", ".ico": "an icon file", ".svg": "SVG", ".tga": "TGA", ".dds": "DDS"},
     **{".apng": "a PNG under this name", ".jpe": "a JPEG under this name"},
 }
@@ -119,7 +119,7 @@ def beside(path: str, suffix: str | None) -> str:
     """The output for an input without an output: name_restored, of the same or the given suffix."""
     path = _without_dots(path)
     name, own = os.path.splitext(os.path.join(os.path.dirname(path), _own_name(path)))
-    return f"{name}_restored{suffix or own}"
+    return f"{name}_restored{suffix or _written(own)}"
 
 
 def _without_dots(path: str) -> str:
@@ -134,19 +134,26 @@ def _own_name(path: str) -> str:
 
 
 def _within(folder: str, inner: str, suffix: str | None) -> str:
-    return os.path.join(folder, inner if suffix is None else os.path.splitext(inner)[0] + suffix)
+    name, own = os.path.splitext(inner)
+    return os.path.join(folder, name + (suffix or _written(own)))
+
+
+def _written(suffix: str) -> str:
+    """The suffix of a result, for that of an input: PNG for kinds that are only read."""
+    return ".png" if suffix.lower() in READ_ONLY else suffix
 
 
 def kind_not_read(path: str) -> str | None:
     """Why a file is left out that is an image by its name; None if it is none, or hidden."""
     name = os.path.basename(path)
     suffix = suffix_of(name)
-    if name.startswith(".") or suffix in FORMATS or not os.path.isfile(path):
+    if name.startswith(".") or suffix in FORMATS or is_read(suffix) or not os.path.isfile(path):
         return None
     if suffix in RAW_SUFFIXES:
         return "camera raw files are not read; develop it first"
     kind = OTHER_IMAGES.get(suffix)
-    return None if kind is None else f"{kind} is not read; convert it to PNG or TIFF first"
+    extra = ", or pip install 'halotile[heic]'" if suffix in READ_ONLY else ""
+    return None if kind is None else f"{kind} is not read; convert it to PNG or TIFF first{extra}"
 
 
 def _files_below(top: str, leave_out: str) -> Iterator[str]:
@@ -168,7 +175,7 @@ def _say_unreadable(error: OSError) -> None:
 
 def _is_image(path: str) -> bool:
     name = os.path.basename(path)
-    return not name.startswith(".") and suffix_of(name) in PICTURES and os.path.isfile(path)
+    return not name.startswith(".") and is_read(suffix_of(name)) and os.path.isfile(path)
 
 
 def suffix_of(path: str) -> str:

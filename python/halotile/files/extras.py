@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from .codecs import JPEG, PNG, TIFF, Codec
+from .heic import LOST
 from .previews import reader_of
 from .tiff_patch import ASCII, DOUBLE, RATIONAL, SHORT, Tag, read_tags
 from .tiff_tags import ReadAt
@@ -102,9 +103,10 @@ def extras_of(path: str, image: pyvips.Image, codec: Codec, page: int | None, tu
         read_at = reader_of(file)
         if codec is TIFF:
             return _of_tiff(read_at, known, page or 1)
+        told = image.get(LOST) if image.get_typeof(LOST) else ""
         xmp = image.get("xmp-data") if image.get_typeof("xmp-data") else b""
         in_xmp = [name for name, sign in (("gain map", GAIN_MAP), ("motion photo", MOTION_PHOTO)) if sign.search(xmp)]
-        lost = [*in_xmp, *_beside(read_at, codec, os.fstat(file.fileno()).st_size)]
+        lost = [*filter(None, told.split(",")), *in_xmp, *_beside(read_at, codec, os.fstat(file.fileno()).st_size)]
     return replace(known, lost=tuple(dict.fromkeys(lost)), without_xmp=bool(in_xmp))
 
 

@@ -18,12 +18,24 @@ from numpy.typing import DTypeLike
 
 from ..optional import import_zarr
 from . import npy, vips_rows, zarr
-from .codecs import AVIF, JPEG, PNG, TIFF, WEBP, Codec
+from .codecs import AVIF, JPEG, JXL, PNG, TIFF, WEBP, Codec
 from .finish import Colour, finished_shape
+from .heic import reads_heic
 from .metadata import Picture
 from .vips import Path, import_writer
 
-__all__ = ["FORMATS", "PICTURES", "TABLE", "FileSink", "Format", "check_output", "check_output_path", "open_sink"]
+__all__ = [
+    "FORMATS",
+    "PICTURES",
+    "READ_ONLY",
+    "TABLE",
+    "FileSink",
+    "Format",
+    "check_output",
+    "check_output_path",
+    "is_read",
+    "open_sink",
+]
 
 
 class FileSink(Protocol):
@@ -116,7 +128,7 @@ def _image_file(
 ) -> Format:
     return Format(
         codec.name,
-        codec.name.lower(),
+        codec.name.lower().replace(" ", "-"),
         suffixes,
         max_side,
         channels,
@@ -139,6 +151,7 @@ TABLE = (
     _image_file(WEBP, (".webp",), 16383, (1, 2, 3, 4), INTEGERS),
     _image_file(TIFF, (".tif", ".tiff"), VIPS_SIDE, None, NUMBERS),
     _image_file(AVIF, (".avif",), 16384, (1, 2, 3, 4), INTEGERS),
+    _image_file(JXL, (".jxl",), 2**28, (1, 2, 3, 4), INTEGERS),
     Format(
         "NumPy",
         "npy",
@@ -168,7 +181,13 @@ TABLE = (
 )
 
 FORMATS = {suffix: kind for kind in TABLE for suffix in kind.suffixes}
+READ_ONLY = (".heic", ".heif", ".hif")
 PICTURES = {suffix: kind for suffix, kind in FORMATS.items() if kind.codec is not None}  # image files
+
+
+def is_read(suffix: str) -> bool:
+    """Whether image files of that suffix, in lower case, are read."""
+    return suffix in PICTURES or (suffix in READ_ONLY and reads_heic())
 
 
 def check_output(path: Path, shape: Sequence[int] | None = None, dtype: DTypeLike | None = None) -> Format:

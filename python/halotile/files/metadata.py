@@ -148,7 +148,7 @@ def _can_store(image: pyvips.Image, fields: Fields, codec: Codec) -> bool:
     black = vips.Image.black(1, 1, bands=image.bands).cast(image.format)
     pixel = _set_fields(black.copy(interpretation=image.interpretation), fields)
     try:
-        pixel.write_to_buffer(f".{codec.name.lower()}")
+        pixel.write_to_buffer(codec.suffix)
     except vips.Error:
         return False
     return True

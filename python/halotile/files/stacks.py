@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,18 +38,18 @@ class Stack:
     size: int
     swapped: bool
 
-    def page(self, path: str, index: int, first: pyvips.Image, vips: object) -> pyvips.Image:
+    def page(self, path: str, index: int, first: pyvips.Image, vips: ModuleType) -> pyvips.Image:
         """Image `index`, with the metadata of the first one as libvips loaded it."""
         start = self.offset + index * self.size  # libvips' own reader of raw pixels remembers files by their names
         pixels = np.memmap(path, np.uint8, "r", start, (self.size,))
         sizes = first.width, first.height, first.bands, first.format
-        image = vips.Image.new_from_memory(pixels.data, *sizes)  # type: ignore[attr-defined]
+        image = vips.Image.new_from_memory(pixels.data, *sizes)
         image = image.copy(interpretation=first.interpretation)
         image = (image.byteswap() if self.swapped else image).copy(xres=first.xres, yres=first.yres)
         for name in KEPT:
             if first.get_typeof(name):
                 image.set_type(first.get_typeof(name), name, first.get(name))
-        image.set_type(vips.GValue.gint_type, "n-pages", self.count)  # type: ignore[attr-defined]
+        image.set_type(vips.GValue.gint_type, "n-pages", self.count)
         return image
 
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 import numpy as np
 
 from ..texts import full_text, quoted, shortened
-from .codecs import JPEG, PNG, TIFF, WEBP, Codec, recognised
+from .codecs import HEIC, JPEG, PNG, TIFF, WEBP, Codec, recognised
+from .heic import heic_image
 from .previews import STACKS, START, bits_of_tiff, ends_jpeg, frames_of_png, planes_of_tiff, reader_of, refusal
 from .stacks import Stack, stack_of_tiff
 from .tiff_tags import ReadAt
@@ -89,6 +90,10 @@ def import_writer(codec: Codec) -> ModuleType:
     return vips
 
 
+def _reads(codec: Codec) -> bool:
+    return bool(import_pyvips().type_find("VipsOperation", f"{codec.vips}load_source"))
+
+
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -111,7 +116,7 @@ def opened(
         why_not = refusal(path, start, read_at)
         if why_not is not None:
             raise ValueError(f"{path}: {why_not}")
-        codec = recognised(start, path)
+        codec = recognised(start, path, _reads)
         bits = bits_of_tiff(read_at) if codec is TIFF else 0
         if bits > LARGEST_BITS:
             raise ValueError(f"{path}: samples of {bits} bits; {SAMPLES_READ}")
@@ -119,7 +124,9 @@ def opened(
             whole = codec is not JPEG or ends_jpeg(read_at)
             if not whole and strict:
                 raise ValueError(f"{path}: not a whole JPEG file: its last bytes are missing")
-            image = loaded(file, codec, fail_on="error" if whole else "none")
+            image = (
+                _heic(path, max_pixels) if codec is HEIC else loaded(file, codec, fail_on="error" if whole else "none")
+            )
             stack = _stack(path, pages_of(image), read_at) if codec is TIFF else None
             pages = pages_of(image) if stack is None else stack.count
             if page is not None and not 1 <= page <= pages:
@@ -137,6 +144,13 @@ def opened(
             yield image, codec
         except vips.Error as error:
             raise ValueError(f"{path}: not a readable {codec.name} file: {reason(error)}") from error
+
+
+def _heic(path: str, max_pixels: int | None) -> pyvips.Image:
+    found = heic_image(path, max_pixels, import_pyvips())
+    if isinstance(found, tuple):
+        raise ValueError(f"{path}: {found[0]} x {found[1]} pixels are more than max_pixels={max_pixels}; {TRUST}")
+    return found
 
 
 def loaded(file: BinaryIO, codec: Codec, *, fail_on: str = "error", **options: int) -> pyvips.Image:
