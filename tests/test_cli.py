@@ -130,6 +130,12 @@ def test_16_bits_stay_and_8_become_16(place, rng):
     assert files.read_image("out.png").pixels.dtype == np.uint8
 
 
+def test_32_bits_are_floats(place):
+    assert restore("--bits", 32, output="out.tif") == 0
+    assert files.read_image("out.tif").pixels.dtype == np.float32
+    assert restore("--bits", 32) == 2
+
+
 def test_float_tiffs_stay_float(place, rng):
     files.write_image("in.tif", rng.normal(size=(45, 70, 3)).astype(np.float32))
     assert run("restore", "in.tif", "-o", "out.tif", "-m", "models:enlarge", "--tile-size", 32) == 0
@@ -1045,6 +1051,10 @@ def test_what_a_model_needs(place, capsys, monkeypatch):
         ("failed; pass scale=", "failed; pass --scale"),
         ("going on with tile_size=256, batch_size=1", "going on with --tile-size 256, --batch-size 1"),
         ("pass global_stats='exact' or 'tile'", "pass --global-stats exact or 'tile'"),
+        ("pass value_range=(-1, 1.5); out_dtype='float32' keeps", "pass --value-range -1 1.5; --bits 32 keeps"),
+        ("it takes uint8, uint16, see out_dtype=", "it takes uint8, uint16, see --bits"),
+        ("out_dtype must be one that can hold nodata=0", "--bits must be one that can hold --nodata 0"),
+        ("pass white=255, background= or strict=", "pass --white 255, --background or --strict"),
         ("conv2d(input, dtype=torch.float32, my_scale=2)", "conv2d(input, dtype=torch.float32, my_scale=2)"),
         (
             "a file of layout HWC; scale is 2, F.interpolate(scale=2.5)",

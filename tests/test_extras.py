@@ -141,6 +141,40 @@ def test_bands_beyond_colours_are_no_alpha(tmp_path, bands, photometric, samples
     np.testing.assert_array_equal(files.read_image(tmp_path / "b.tif").pixels, image)
 
 
+@pytest.mark.parametrize("kind", ["ycbcr", "cmyk", "palette", "white is zero"])
+def test_other_colour_spaces_become_colours(tmp_path, kind):
+    picture = Image.fromarray(np.repeat(np.repeat(PHOTO[:5, :8], 8, 0), 8, 1))
+    if kind == "ycbcr":
+        picture.save(tmp_path / "a.tif", compression="jpeg", quality=95)
+    elif kind == "white is zero":
+        tifffile.imwrite(tmp_path / "a.tif", np.asarray(picture)[..., 0], photometric="miniswhite")
+    else:
+        picture.convert({"cmyk": "CMYK", "palette": "P"}[kind]).save(tmp_path / "a.tif")
+    restore_to(tmp_path / "b.tif", tmp_path / "a.tif", same)
+    tags = tags_of(tmp_path / "b.tif")
+    assert tags[262] == (1 if kind == "white is zero" else 2) and 338 not in tags
+    np.testing.assert_array_equal(
+        files.read_image(tmp_path / "b.tif").pixels, files.read_image(tmp_path / "a.tif").pixels
+    )
+
+
+def test_three_bands_that_are_no_colours_stay_so(tmp_path):
+    options = {"photometric": "minisblack", "extrasamples": [0, 0], "planarconfig": "contig", "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", PHOTO, **options)
+    restore_to(tmp_path / "b.tif", tmp_path / "a.tif", same)
+    tags = tags_of(tmp_path / "b.tif")
+    assert tags[262] == 1 and tags[338] == (0, 0)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif"), PHOTO)
+
+    def grey(x):
+        if x.shape[1] != 1:
+            raise ValueError(f"expected 1 channel, got {x.shape[1]}")
+        return x * 1
+
+    restore_to(tmp_path / "b.tif", tmp_path / "a.tif", grey)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif"), PHOTO)
+
+
 def test_alpha_is_still_alpha(tmp_path):
     image = np.dstack([PHOTO, np.full((40, 60), 200, np.uint8)])
     tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", metadata=None)

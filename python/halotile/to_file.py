@@ -128,7 +128,7 @@ def for_file(restorer: TiledRestorer, like: Picture | None) -> TiledRestorer:
     options, extras, found = restorer.options, like.extras, {}
     if options.nodata is None and extras.nodata is not None and rounded_to(extras.nodata, extras.dtype) is not None:
         found["nodata"] = extras.nodata
-    if options.alpha == "restore" and extras.data:
+    if options.alpha == "restore" and extras.data and extras.bands in (2, 4):
         found["alpha"] = "channel"
     return restorer.with_options(replace(options, **found)) if found else restorer
 

@@ -209,7 +209,12 @@ def _add_tiling(parser: argparse.ArgumentParser, asks_model: bool = False) -> No
     either("--dtype", choices=dtypes, help="dtype of the model (default: its own)")
     if asks_model:
         either("--half", action="store_true", help="--dtype float16, or bfloat16 for a torch module on a CPU")
-    add("--bits", type=int, choices=BIT_DTYPES, help="bits per channel of the output (default: the input's)")
+    add(
+        "--bits",
+        type=int,
+        choices=BIT_DTYPES,
+        help="bits per channel of the output, 32 for floats (default: the input's)",
+    )
 
 
 def _or(*words: str) -> Callable[[str], int | str]:

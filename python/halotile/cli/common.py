@@ -31,7 +31,7 @@ __all__ = [
     "usage_errors",
 ]
 
-BIT_DTYPES = {8: "uint8", 16: "uint16"}
+BIT_DTYPES = {8: "uint8", 16: "uint16", 32: "float32"}
 SUFFIXES = {kind.key: kind.suffixes[0] for kind in TABLE}  # by the value of --format
 
 
@@ -82,6 +82,14 @@ NAMED += ("memory_format", "value_range", "white", "nodata", "background", "stri
 OPTION = re.compile(rf"(?<![\w.-])({'|'.join(NAMED)})=(?:'([^']*)'|(\d+)(?![\w.])|(?=[\s,;:.)]|$))")
 
 
+NUMBER = r"(-?[\w.]+)"
+OTHERS = (  # options that the command line has in another form
+    (re.compile(rf"\bvalue_range=\({NUMBER}, {NUMBER}\)"), r"--value-range \1 \2"),
+    *((re.compile(rf"\bout_dtype='{dtype}'"), f"--bits {bits}") for bits, dtype in BIT_DTYPES.items()),
+    (re.compile(r"\bout_dtype=?(?=\s|[,;:.)]|$)"), "--bits"),
+)
+
+
 def as_written(text: str) -> str:
     """Rewrites options in a message for the command line: layout='CHW' to --layout CHW, phase= to --phase."""
 
@@ -90,6 +98,8 @@ def as_written(text: str) -> str:
         value = word or number
         return f"--{name.replace('_', '-')}" + (f" {value}" if value else "")
 
+    for pattern, words in OTHERS:
+        text = pattern.sub(words, text)
     return OPTION.sub(written, text)
 
 

@@ -40,7 +40,7 @@ GDAL_METADATA, GDAL_NODATA, RPC = 42112, 42113, 50844
 UNITS, RESOLUTIONS, NO_UNIT = 296, (282, 283), 1
 GEO = (PIXEL_SCALE, TIE_POINTS, TRANSFORM, GEO_KEYS, 34736, 34737, GDAL_METADATA, GDAL_NODATA)
 RASTER_TYPE, IS_POINT = 1025, 2  # the GeoKey that says whether coordinates are those of pixels' middles
-BLACK_IS_ZERO, RGB, UNSPECIFIED = 1, 2, 0
+GREY, BLACK_IS_ZERO, RGB, UNSPECIFIED = (0, 1), 1, 2, 0
 
 STATISTICS = re.compile(rb'<Item name="STATISTICS_[^>]*>[^<]*</Item>\s*')
 GAIN_MAP = re.compile(rb"hdrgm:|HDRGainMap|hdr-gain-map|urn:iso:std:iso:ts:21496")
@@ -113,9 +113,9 @@ def extras_of(path: str, image: pyvips.Image, codec: Codec, page: int | None, tu
 def _of_tiff(read_at: ReadAt, known: Extras, page: int) -> Extras:
     tags = read_tags(read_at, (*GEO, RPC, PHOTOMETRIC, EXTRA_SAMPLES, UNITS, *RESOLUTIONS), page)
     samples = tags.pop(EXTRA_SAMPLES, Tag(SHORT, ())).values
-    rgb = RGB in tags.pop(PHOTOMETRIC, Tag(SHORT, ())).values
-    bands = known.bands
-    data = bands > 4 or (UNSPECIFIED in samples[:1] and bands in (2, 4)) or (bands in (3, 4) and not rgb)
+    photometric = (*tags.pop(PHOTOMETRIC, Tag(SHORT, ())).values, None)[0]
+    grey, rgb, bands = photometric in GREY, photometric == RGB, known.bands
+    data = (grey and bands > 2) or (UNSPECIFIED in samples[:1] and bands == (2 if grey else 4))
     if tags.get(UNITS, Tag(SHORT, ())).values[:1] != (NO_UNIT,):  # libvips knows the others
         tags = {tag: value for tag, value in tags.items() if tag not in (UNITS, *RESOLUTIONS)}
     lost = ["RPC coefficients"] if tags.pop(RPC, None) is not None else []
