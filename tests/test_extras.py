@@ -287,3 +287,65 @@ def test_sixteen_signed_bits_and_doubles_say_what_to_do(tmp_path):
         tifffile.imwrite(tmp_path / "a.tif", PHOTO[..., 0].astype(dtype))
         with pytest.raises(ValueError, match=rf"{words}.*tifffile\.imwrite\(new, .*astype\('float32'\)"):
             restore_to(tmp_path / "b.tif", tmp_path / "a.tif", same)
+
+
+def test_a_georeference_of_another_size_than_the_models(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", PHOTO, extratags=geo_tags(), metadata=None)
+    restore_to(tmp_path / "b.tif", tmp_path / "a.tif", twice, size=(30, 45))
+    before, after = tags_of(tmp_path / "a.tif"), tags_of(tmp_path / "b.tif")
+    assert world(after, 30, 45) == pytest.approx(world(before, 40, 60))
+
+
+def test_pages_have_tags_of_their_own(tmp_path, monkeypatch):
+    """The first page has the georeference; what bands are is said of every page."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "same_as_it_is.py").write_text("def same(x):\n    return x * 1\n")
+    image = np.random.default_rng(0).integers(0, 65535, (3, 40, 50, 6), np.uint16)
+    with tifffile.TiffWriter("a.tif") as file:
+        for index, page in enumerate(image):
+            options = {"photometric": "minisblack", "extrasamples": [0] * 5, "planarconfig": "contig"}
+            file.write(page, **options, metadata=None, extratags=geo_tags() if index == 0 else [])
+    assert cli.main(["restore", "a.tif", "-o", "b.tif", "-m", "same_as_it_is:same", "--halo", "2"]) == 0
+    np.testing.assert_array_equal(tifffile.imread("b.tif"), image)
+    for page in range(3):
+        tags = tags_of("b.tif", page)
+        assert tags[262] == 1 and tags[338] == (0,) * 5 and (34735 in tags) == (page == 0)
+
+
+def test_a_folder_of_everything(tmp_path, monkeypatch, capsys):
+    """Phone photos, scans, icons, a GeoTIFF, a stack, animations, AVIF, raw files and what is no image."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "twofold_of_all.py").write_text("def twice(x):\n    return x.repeat(2, axis=2).repeat(2, axis=3)\n")
+    place = tmp_path / "in"
+    place.mkdir()
+    photo = Image.fromarray(PHOTO)
+    exif = photo.getexif()
+    exif[0x112] = 6  # lies on its side
+    photo.save(place / "phone.jpg", exif=exif, xmp=XMP % GAIN_MAP)
+    photo.convert("L").save(place / "scan.tif", dpi=(300, 300))
+    photo.convert("1").save(place / "fax.tif", compression="group4")
+    photo.convert("P").resize((16, 16)).save(place / "icon.png")
+    photo.convert("CMYK").save(place / "print.jpg")
+    Image.fromarray(np.dstack([PHOTO, PHOTO[..., 0]])).save(place / "logo.webp", lossless=True)
+    frames = [photo, photo.rotate(90), photo.rotate(180)]
+    frames[0].save(place / "moving.png", save_all=True, append_images=frames[1:])
+    tifffile.imwrite(place / "field.tif", PHOTO, extratags=geo_tags(), metadata=None)
+    stack = np.random.default_rng(0).integers(0, 65535, (4, 30, 40), np.uint16)
+    tifffile.imwrite(place / "stack.tif", stack, imagej=True, truncate=True)
+    tifffile.imwrite(place / "signed.tif", PHOTO[..., 0].astype(np.int16), metadata=None)
+    (place / "raw.dng").write_bytes(b"II*\0")
+    (place / "notes.txt").write_text("none")
+    assert cli.main(["restore", "in", "-o", "out", "-m", "twofold_of_all:twice", "--halo", "2"]) == 1
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines[-1].startswith("restored 9 of 11 files, 1 skipped, 1 failed, 1 other files ignored, ")
+    assert lines[-3].startswith("skipped") and "camera raw files are not read" in lines[-3]
+    assert lines[-2].startswith("failed") and "16-bit signed integers" in lines[-2]
+    assert "phone.jpg: of the input, JPEG does not get this: gain map" in said.err
+    assert "moving.png: holds 3 frames; the first is read" in said.err
+    shapes = {"phone.jpg": (120, 80, 3), "scan.tif": (80, 120), "fax.tif": (80, 120), "icon.png": (32, 32, 3)}
+    shapes |= {"print.jpg": (80, 120, 3), "logo.webp": (80, 120, 4), "field.tif": (80, 120, 3), "stack.tif": (60, 80)}
+    for name, shape in shapes.items():
+        assert files.read_header(tmp_path / "out" / name).shape == shape
+    assert files.read_header(tmp_path / "out" / "stack.tif").pages == 4
+    assert tags_of(tmp_path / "out" / "field.tif")[33550][:2] == (5.0, 10.0)

@@ -37,7 +37,7 @@ from .run.prepared import Delivery, Prepared
 from .run.progress import Progress
 from .run.report import RunInfo
 
-__all__ = ["for_file", "restore_to", "write_restored"]
+__all__ = ["Fitted", "for_file", "restore_to", "write_restored"]
 
 
 def restore_to(
@@ -120,9 +120,15 @@ def restore_to(
     return restorer.last_run
 
 
-def for_file(restorer: TiledRestorer, like: Picture | None) -> TiledRestorer:
+Fitted = dict[str, TiledRestorer]
+
+
+def for_file(restorer: TiledRestorer, like: Picture | None, known: Fitted | None = None) -> TiledRestorer:
     """The restorer, with what an image file says of its pixels unless options do: the value of those without data, and
-    bands that are no alpha."""
+    bands that are no alpha.
+
+    known: those of earlier files, which have learnt about the model; gets this one.
+    """
     if like is None:
         return restorer
     options, extras, found = restorer.options, like.extras, {}
@@ -130,7 +136,12 @@ def for_file(restorer: TiledRestorer, like: Picture | None) -> TiledRestorer:
         found["nodata"] = extras.nodata
     if options.alpha == "restore" and extras.data and extras.bands in (2, 4):
         found["alpha"] = "channel"
-    return restorer.with_options(replace(options, **found)) if found else restorer
+    if not found:
+        return restorer
+    known = {} if known is None else known
+    if str(found) not in known:
+        known[str(found)] = restorer.with_options(replace(options, **found))
+    return known[str(found)]
 
 
 def _restorer(model: Any, options: RunOptions) -> TiledRestorer:

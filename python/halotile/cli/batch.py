@@ -24,7 +24,7 @@ from ..files.picture import Header, Picture
 from ..files.vips import MAX_PIXELS
 from ..files.vips_rows import PictureSource
 from ..images.image import Image, open_image, shape_of_result
-from ..to_file import for_file, write_restored
+from ..to_file import Fitted, for_file, write_restored
 from .bar import Bar
 from .saving import Saving
 from .work import Job, check_holds, is_array, open_array, read_header, shape_of
@@ -136,6 +136,7 @@ class FileRestorer:
     ):
         self.restorer, self.page, self.max_pixels, self.verify = restorer, page, max_pixels, verify
         self.saving, self.strict = saving, strict
+        self.fitted: Fitted = {}
 
     def header(self, job: Job) -> Header:
         """The input's header. Raises OSError or ValueError."""
@@ -183,7 +184,7 @@ class FileRestorer:
             image = PictureSource(made.job.input, max_pixels=self.max_pixels, page=number, strict=self.strict)
             made.like = made.like or image.like
         of_file = None if is_array(made.job.input) else "HWC"[: len(image.shape)]
-        restorer = for_file(self.restorer, made.like)
+        restorer = for_file(self.restorer, made.like, self.fitted)
         opened = restorer.open(image if of_file is None else open_image(image, of_file))
         made.check_like_first(shape_of(opened), number)
         sink_for = made.kept_for if self.verify else made.sink_for

@@ -285,8 +285,11 @@ JPEG_SCAN = b"\xff\xda"
 BLOCK = 2**20
 
 
-def ends_jpeg(read_at: ReadAt) -> bool:
-    """Whether a JPEG's image ends before the file does. Thumbnails, which end too, come before its first scan."""
+def ends_jpeg(read_at: ReadAt, size: int) -> bool:
+    """Whether a JPEG's image ends before the file, of that size, does. Thumbnails, which end too, come before its first
+    scan."""
+    if read_at(size - len(JPEG_END), len(JPEG_END)) == JPEG_END:
+        return True
     offset = _first_scan(read_at)
     before = b""
     while block := read_at(offset, BLOCK):

@@ -121,7 +121,7 @@ def opened(
         if bits > LARGEST_BITS:
             raise ValueError(f"{path}: samples of {bits} bits; {SAMPLES_READ}")
         try:
-            whole = codec is not JPEG or ends_jpeg(read_at)
+            whole = codec is not JPEG or ends_jpeg(read_at, os.fstat(file.fileno()).st_size)
             if not whole and strict:
                 raise ValueError(f"{path}: not a whole JPEG file: its last bytes are missing")
             image = (
