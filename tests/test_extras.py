@@ -349,3 +349,26 @@ def test_a_folder_of_everything(tmp_path, monkeypatch, capsys):
         assert files.read_header(tmp_path / "out" / name).shape == shape
     assert files.read_header(tmp_path / "out" / "stack.tif").pages == 4
     assert tags_of(tmp_path / "out" / "field.tif")[33550][:2] == (5.0, 10.0)
+
+
+def test_texts_of_tiffs_are_carried_and_named(tmp_path):
+    texts = [(315, "s", 0, "Ann", True), (33432, "s", 0, "2026 Ann", True), (269, "s", 0, "Field 7", True)]
+    tifffile.imwrite(tmp_path / "a.tif", PHOTO, extratags=texts, metadata=None, datetime=True, software=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        restore_to(tmp_path / "b.tif", tmp_path / "a.tif", same)
+    before, after = tags_of(tmp_path / "a.tif"), tags_of(tmp_path / "b.tif")
+    assert all(after[tag] == before[tag] for tag in (315, 33432, 269, 306))
+    with pytest.warns(UserWarning, match="PNG does not get this: artist, copyright, date, document name$"):
+        restore_to(tmp_path / "b.png", tmp_path / "a.tif", same)
+
+
+def test_what_libvips_does_not_read_of_a_tiff_is_named(tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(34665)[36867] = "2026:01:01 00:00:00"
+    Image.fromarray(PHOTO).save(tmp_path / "a.tif", exif=exif.tobytes())
+    with pytest.warns(UserWarning, match="TIFF does not get this: EXIF$"):
+        restore_to(tmp_path / "b.tif", tmp_path / "a.tif", same)
+    tifffile.imwrite(tmp_path / "a.tif", PHOTO, extratags=[(37724, "B", 4, b"8BIM", True)], metadata=None)
+    with pytest.warns(UserWarning, match="TIFF does not get this: Photoshop's layers$"):
+        restore_to(tmp_path / "b.tif", tmp_path / "a.tif", same)

@@ -362,6 +362,7 @@ def test_models_of_volumes_are_refused_by_name():
         nn.Sequential(nn.Conv3d(1, 1, 3, padding=1)),
         nn.Sequential(nn.Conv2d(3, 3, 1), nn.ConvTranspose3d(3, 3, 1)),
         nn.Conv3d(1, 1, 1),
+        torch.jit.script(nn.Sequential(nn.Conv3d(1, 1, 3, padding=1))),
     ):
         with pytest.raises(ValueError, match=r"model must take images, .* is a Conv(Transpose)?3d.*function"):
             restore_tiled(np.zeros((16, 64, 64, 1), np.uint8), module)

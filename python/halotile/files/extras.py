@@ -16,7 +16,7 @@ from .codecs import JPEG, PNG, TIFF, Codec
 from .heic import LOST
 from .previews import reader_of
 from .tiff_patch import ASCII, DOUBLE, RATIONAL, SHORT, Tag, read_tags
-from .tiff_tags import ReadAt
+from .tiff_tags import Directory, ReadAt, directories
 
 if TYPE_CHECKING:
     import pyvips
@@ -39,6 +39,16 @@ PIXEL_SCALE, TIE_POINTS, TRANSFORM, GEO_KEYS = 33550, 33922, 34264, 34735
 GDAL_METADATA, GDAL_NODATA, RPC = 42112, 42113, 50844
 UNITS, RESOLUTIONS, NO_UNIT = 296, (282, 283), 1
 GEO = (PIXEL_SCALE, TIE_POINTS, TRANSFORM, GEO_KEYS, 34736, 34737, GDAL_METADATA, GDAL_NODATA)
+TEXTS = {
+    315: "artist",
+    33432: "copyright",
+    306: "date",
+    271: "make",
+    272: "model",
+    269: "document name",
+    285: "page name",
+}
+UNREAD = {34665: "EXIF", 34853: "GPS", 33723: "IPTC", 34377: "Photoshop's settings", 37724: "Photoshop's layers"}
 RASTER_TYPE, IS_POINT = 1025, 2  # the GeoKey that says whether coordinates are those of pixels' middles
 GREY, BLACK_IS_ZERO, RGB, UNSPECIFIED = (0, 1), 1, 2, 0
 
@@ -87,6 +97,11 @@ class Extras:
             return None
 
     @property
+    def texts(self) -> list[str]:
+        """Names of the texts that only TIFF holds."""
+        return [name for tag, name in TEXTS.items() if tag in self.tags]
+
+    @property
     def has_place(self) -> bool:
         """Whether there is a georeference."""
         return GEO_KEYS in self.tags or PIXEL_SCALE in self.tags or TRANSFORM in self.tags
@@ -111,14 +126,16 @@ def extras_of(path: str, image: pyvips.Image, codec: Codec, page: int | None, tu
 
 
 def _of_tiff(read_at: ReadAt, known: Extras, page: int) -> Extras:
-    tags = read_tags(read_at, (*GEO, RPC, PHOTOMETRIC, EXTRA_SAMPLES, UNITS, *RESOLUTIONS), page)
+    tags = read_tags(read_at, (*GEO, RPC, PHOTOMETRIC, EXTRA_SAMPLES, UNITS, *RESOLUTIONS, *TEXTS), page)
     samples = tags.pop(EXTRA_SAMPLES, Tag(SHORT, ())).values
     photometric = (*tags.pop(PHOTOMETRIC, Tag(SHORT, ())).values, None)[0]
     grey, rgb, bands = photometric in GREY, photometric == RGB, known.bands
     data = (grey and bands > 2) or (UNSPECIFIED in samples[:1] and bands == (2 if grey else 4))
     if tags.get(UNITS, Tag(SHORT, ())).values[:1] != (NO_UNIT,):  # libvips knows the others
         tags = {tag: value for tag, value in tags.items() if tag not in (UNITS, *RESOLUTIONS)}
-    lost = ["RPC coefficients"] if tags.pop(RPC, None) is not None else []
+    there = (*directories(read_at), *(Directory(),) * page)[page - 1].counts
+    lost = [name for tag, name in UNREAD.items() if tag in there]
+    lost += ["RPC coefficients"] if tags.pop(RPC, None) is not None else []
     if GDAL_METADATA in tags and isinstance(tags[GDAL_METADATA].values, bytes):
         tags[GDAL_METADATA] = Tag(ASCII, STATISTICS.sub(b"", tags[GDAL_METADATA].values))
     return replace(known, tags=tags, lost=tuple(lost), data=data, rgb=rgb)

@@ -82,6 +82,8 @@ def with_metadata(image: pyvips.Image, like: Picture | None, codec: Codec, path:
         fields.pop("xmp-data", None)
     lost = [label for name, label in codec.unwritten if fields.pop(name, None) is not None]
     lost += [*_described(image, fields, extras, codec, pages), *extras.lost]
+    if codec is not TIFF:
+        lost += extras.texts
     if extras.has_place and (codec is not TIFF or extras.turned):
         lost.append("georeference")
     if lost:

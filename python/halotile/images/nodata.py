@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ __all__ = ["check_nodata", "is_missing", "missing_of", "rounded_to", "without_ga
 class Missing(NamedTuple):
     """Of one image: the number of missing values, and the mean of the others by channel."""
 
-    count: int
+    values: int
     means: tuple[float, ...]
 
 
@@ -94,7 +95,7 @@ class MissingValues:
         block, weights = on_grid(widened_tensor(values), torch), on_grid((~missing).float(), torch)
         return torch.cat([self._plane(block, weights, k, torch) for k in range(len(block))])
 
-    def _plane(self, block: Pixels, weights: Pixels, channel: int, xp: object) -> Pixels:
+    def _plane(self, block: Pixels, weights: Pixels, channel: int, xp: ModuleType) -> Pixels:
         return surroundings(block[channel : channel + 1], weights[channel], self.means[channel], xp)
 
 

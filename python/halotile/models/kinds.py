@@ -86,13 +86,12 @@ def _refuse_volumes(module: torch.nn.Module) -> None:
     """Raises ValueError for a module with 3-D convolutions: torch would take a batch of images for one volume."""
     nn = torch_if_loaded().nn
     for name, inner in module.named_modules():
-        if isinstance(inner, (nn.Conv3d, nn.ConvTranspose3d)):
+        kind = getattr(inner, "original_name", type(inner).__name__)  # of TorchScript's modules
+        if isinstance(inner, (nn.Conv3d, nn.ConvTranspose3d)) or kind in ("Conv3d", "ConvTranspose3d"):
             what = f"its layer {name}" if name else "it"
-            text = (
-                f"model must take images, but {what} is a {type(inner).__name__}, which takes volumes (N, C, D, H, W)"
-            )
+            text = f"model must take images, but {what} is a {kind}, which takes volumes (N, C, D, H, W)"
             advice = "pass a function that makes volumes of windows, such as lambda x: model(x[:, None])[:, 0]"
-            raise ValueError(f"{text}: {advice}")
+            raise ValueError(f"{text}: {advice}, or lambda x: model(x) if the model does so itself")
 
 
 def channels_of(model: Any) -> int | None:

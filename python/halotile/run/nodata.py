@@ -102,7 +102,7 @@ def with_filled(prepared: Prepared) -> RunInfo:
     image, report = prepared.image, prepared.report
     if image.nodata is None:
         return report
-    count = sum(missing_of(image, index).count for index in range(image.count))
+    count = sum(missing_of(image, index).values for index in range(image.count))
     values = image.count * image.nodata.channels * image.size[0] * image.size[1]
     field = None if report.model is None else report.model.receptive_field
     margin = prepared.plan.halo if field is None else field.halo
