@@ -13,7 +13,7 @@ from torch import nn  # noqa: E402
 from halotile import NonFiniteError, TiledRestorer, iter_bands, restore_tiled, restore_to, verify  # noqa: E402
 from halotile.files import picture as files  # noqa: E402
 from halotile.files.vips_rows import PictureSource  # noqa: E402
-from halotile.images.hidden import REACH, FilledSource, _filled_tensor  # noqa: E402
+from halotile.images.hidden import REACH, FilledSource, HiddenColours, filled_tensor  # noqa: E402
 from halotile.images.image import Alpha, open_image  # noqa: E402
 from halotile.images.scan import alpha_of  # noqa: E402
 
@@ -114,6 +114,11 @@ def test_the_grey_of_colours_with_alpha():
     assert_looks_the_same(got, want)
 
 
+def gaps_of(image):
+    dtype = str(image.dtype).removeprefix("torch.")
+    return HiddenColours(dtype, WHITE.get(dtype, 1) / 2)
+
+
 @pytest.mark.parametrize("size", [(5, 7), (64, 64), (130, 65), (63, 200)])
 def test_every_pixel_beside_a_visible_one_has_its_colour(size):
     """Also where blocks end: at multiples of 2 ... 64."""
@@ -124,7 +129,7 @@ def test_every_pixel_beside_a_visible_one_has_its_colour(size):
         y, x = (int(rng.integers(side)) for side in size)
         image[y:, x:, :3], image[y:, x:, 3] = RED, 255
         filled = np.empty_like(image)
-        FilledSource(open_image(image, None), 0).read(0, filled)
+        FilledSource(open_image(image, None), 0, gaps_of(image)).read(0, filled)
         near = filled[max(0, y - REACH) :, max(0, x - REACH) :]
         assert (near[..., :3] == RED).all()
         np.testing.assert_array_equal(filled[..., 3], image[..., 3])
@@ -134,7 +139,7 @@ def test_nothing_near_is_mid_grey():
     image = np.zeros((300, 300, 4), np.uint8)
     image[:9, :9] = 255
     filled = np.empty_like(image)
-    FilledSource(open_image(image, None), 0).read(0, filled)
+    FilledSource(open_image(image, None), 0, gaps_of(image)).read(0, filled)
     assert (filled[200:, 200:, :3] == 128).all()
     assert (filled[:64, :64, :3] == 255).all()
 
@@ -153,10 +158,10 @@ def test_arrays_and_tensors_are_filled_alike(dtype):
         image = noise_with_holes(size, "float32" if dtype == "bfloat16" else dtype)
         image[image[..., 3] == 0, 0] = np.nan if "float" in dtype else 255  # counts for nothing
         tensor = torch.from_numpy(image.transpose(2, 0, 1).copy()).to(getattr(torch, dtype))
-        source = FilledSource(open_image(tensor, None), 0)
+        source = FilledSource(open_image(tensor, None), 0, gaps_of(tensor))
         got = np.empty(source.shape, source.dtype)
         source.read(0, got)
-        want = _filled_tensor(tensor, dtype).permute(1, 2, 0).contiguous()
+        want = filled_tensor(tensor, dtype, gaps_of(tensor)).permute(1, 2, 0).contiguous()
         np.testing.assert_array_equal(got, (want.view(torch.uint16) if dtype == "bfloat16" else want).numpy())
         for start, stop in ((0, 1), (3, size[0]), (size[0] // 2, size[0] // 2 + 1)):
             rows = np.empty((stop - start, *got.shape[1:]), got.dtype)

@@ -16,7 +16,8 @@ pytest.importorskip("pyvips")
 import halotile
 from halotile import cli
 from halotile.cli import batch
-from halotile.cli.batch import Job, find_work, split_existing
+from halotile.cli.bar import Bar
+from halotile.cli.work import Job, find_work, split_existing
 from halotile.files import picture as files
 from halotile.files.codecs import recognised
 
@@ -270,7 +271,7 @@ def test_an_output_that_appears_meanwhile_stays(place, monkeypatch, capsys):
             file.write("mine")
         return list(jobs), []
 
-    monkeypatch.setattr(batch, "split_existing", late)
+    monkeypatch.setattr("halotile.cli.restore.split_existing", late)
     assert restore() == 1
     assert "out/a.png: File exists" in capsys.readouterr().err
     assert content("out/a.png") == b"mine" and below("out") == INPUTS
@@ -305,7 +306,7 @@ def test_a_failure_stops_no_other_file(place, capsys):
     output = capsys.readouterr()
     lines = output.err.splitlines()
     assert lines[0].startswith("halotile: error: photos/cut.png: not a readable PNG file")
-    assert lines[1].startswith("halotile: error: photos/empty.jpg: not a PNG, JPEG, WebP or TIFF file")
+    assert lines[1].startswith("halotile: error: photos/empty.jpg: not a PNG, JPEG, WebP, TIFF or AVIF file")
     assert lines[2].startswith("halotile: error: photos/white.png: tile 0 ") and "too bright" in lines[2]
     assert lines[3] == "halotile: 3 of 7 files failed: photos/cut.png, photos/empty.jpg, photos/white.png"
     assert len(lines) == 4
@@ -524,13 +525,13 @@ def test_one_bar_over_all_files(place, capsys, monkeypatch, rng):
     write_pages("photos/pages.tif", [noise(rng) for _ in range(3)])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     totals = []
-    make = batch.Bar.__init__
+    make = Bar.__init__
 
     def spy(bar, total, wanted=True):
         totals.append(total)
         make(bar, total, wanted)
 
-    monkeypatch.setattr(batch.Bar, "__init__", spy)
+    monkeypatch.setattr(Bar, "__init__", spy)
     assert restore() == 1
     output = capsys.readouterr()
     assert totals[-1] == 600 * (4 + 1 + 1 + 3)  # the others, cut.png and white.png, three pages
@@ -558,7 +559,7 @@ class Counted:
 
 
 def test_the_bar_ends_where_its_total_is():
-    bar = batch.Bar(0, wanted=False)
+    bar = Bar(0, wanted=False)
     bar.bar = Counted()
     bar.begin_page(100)
     seen = []

@@ -327,7 +327,7 @@ def test_iptc_is_kept_in_jpeg(tmp_path):
 def test_metadata_that_a_format_cannot_hold_is_announced(tmp_path, suffix, lost):
     vips_image(gradient(), **{"iptc-data": IPTC, EXIF_ARTIST[0]: EXIF_ARTIST[1]}).write_to_file(str(tmp_path / "a.jpg"))
     picture = read_image(tmp_path / "a.jpg")
-    with pytest.warns(UserWarning, match=rf"b\.{suffix}: libvips cannot write this into .*: {lost}$") as caught:
+    with pytest.warns(UserWarning, match=rf"b\.{suffix}: of the input, .* does not get this: {lost}$") as caught:
         write_image(tmp_path / f"b.{suffix}", picture.pixels, like=picture)
     assert caught[0].filename == __file__
 
@@ -483,7 +483,7 @@ def test_the_first_of_several_pages_is_read_with_a_warning(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"hello", b"GIF89a" + bytes(99), b"BM" + bytes(99), b"RIFF\0\0\0\0WAVE"])
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.png: not a PNG, JPEG, WebP or TIFF file"):
+    with pytest.raises(ValueError, match=r"a\.png: not a PNG, JPEG, WebP, TIFF or AVIF file"):
         read_image(tmp_path / "a.png")
 
 
@@ -501,7 +501,7 @@ def test_missing_files_and_directories_are_os_errors(tmp_path):
         read_image(tmp_path)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.95])
 def test_truncated_files_are_refused(tmp_path, rng, suffix, share):
     path = tmp_path / f"a{suffix}"
@@ -606,7 +606,9 @@ def test_damaged_files_never_crash(tmp_path, rng):
 
 @pytest.mark.parametrize("name", ["a", "a.", "a.bmp", "a.gif", ".png", "png"])
 def test_unknown_suffixes_are_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=r"unknown suffix '.*'; must be one of \.png, \.jpg, \.jpeg, \.webp, \.tif"):
+    with pytest.raises(
+        ValueError, match=r"unknown suffix '.*'; must be one of \.png, \.jpg, \.jpeg, \.jfif, \.webp, \.tif"
+    ):
         check_output_path(tmp_path / name)
 
 

@@ -40,7 +40,6 @@ FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names.spl
 LONGEST = {".py": 450, ".c": 400, ".h": 400, ".cpp": 400}
 # Longer files, each with its reason.
 LONGER = {
-    "python/halotile/cli/batch.py": "533: many files by one restorer",
     "python/halotile/auto/tiles.py": "459: the tuner's choices and probes share their state",
 }
 

@@ -101,7 +101,7 @@ def test_what_cannot_be_compared(measure):
 def test_bad_options():
     a = np.zeros((4, 5), np.uint8)
     for white in (0, -1, math.nan, True):
-        with pytest.raises(ValueError, match="data_range must be a number above 0, not"):
+        with pytest.raises(ValueError, match="data_range must be a number above 0, 'max'"):
             psnr(a, a, data_range=white)
     with pytest.raises(ValueError, match="scale must be a number above 0, not 0"):
         heatmap(a, a, scale=0)

@@ -562,7 +562,7 @@ def test_ctrl_c_leaves_nothing(sink):
         ("out.npy", {"image": "folder.zarr"}, ValueError, "folder.zarr: not a readable zarr array"),
         ("out.npy", {"image": "text.npy"}, ValueError, "text.npy: not a readable .npy file"),
         ("out.npy", {"image": "short.npy"}, ValueError, "short.npy: was cut short"),
-        ("out.npy", {"image": "text.png"}, ValueError, "not a PNG, JPEG, WebP or TIFF file"),
+        ("out.npy", {"image": "text.png"}, ValueError, "not a PNG, JPEG, WebP, TIFF or AVIF file"),
         ("out.npy", {"image": "five.zarr"}, ValueError, "image must have 2 to 4 dimensions"),
         ("out.npy", {"image": "first.zarr"}, ValueError, "would have 40 channels"),
         ("out.npy", {"image": "first.zarr", "layout": "NCHW"}, ValueError, "4 dimensions of layout .NCHW."),

@@ -37,6 +37,7 @@ from halotile import (
     NonFiniteError,
     NonFiniteWarning,
     OutOfMemoryError,
+    RangeWarning,
     RunInfo,
     SeamWarning,
     Tile,
@@ -106,6 +107,8 @@ restore_tiled(
     dtype=torch.float16,
     engine="torch",
     value_range=(-1, 1),
+    white="12bit",
+    nodata=-9999,
     out=np.zeros((90, 70, 3)),
     out_dtype=np.float32,
     layout="HWC",
@@ -148,7 +151,7 @@ except (ModelInputError, ModelOutputError, NonFiniteError, OutOfMemoryError) as 
     print(error.tile, error.box, error.rows_done, error.out)
 except TileError as error:
     partial: np.ndarray = error.out
-kinds: list[type[Warning]] = [SeamWarning, NonFiniteWarning, TileSizeWarning, ColourWarning]
+kinds: list[type[Warning]] = [SeamWarning, NonFiniteWarning, RangeWarning, TileSizeWarning, ColourWarning]
 print(about(inspect_model(module), plan, RunInfo((1, 1), (1, 1), "given", None, ""), found, curve), assert_seamless)
 """
 

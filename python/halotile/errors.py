@@ -13,6 +13,7 @@ __all__ = [
     "NonFiniteError",
     "NonFiniteWarning",
     "OutOfMemoryError",
+    "RangeWarning",
     "SeamWarning",
     "TileError",
     "TileSizeWarning",
@@ -56,6 +57,10 @@ class OutOfMemoryError(TileError, MemoryError):
 
 class ColourWarning(UserWarning):
     """The model ignores an image's colours, or turns a grey image into colours that are averaged."""
+
+
+class RangeWarning(UserWarning):
+    """Values are far outside the range that is expected of an image, or much of a result was clamped."""
 
 
 class TileSizeWarning(UserWarning):

@@ -18,6 +18,7 @@ import numpy as np
 
 from .images.image import Image, is_tensor, open_image, peak_of
 from .layouts import checked_layout
+from .options import white_level
 from .plan import TilePlan
 
 __all__ = ["Comparison", "Largest", "compare", "heatmap", "largest_difference", "mae", "psnr", "seam_score", "ssim"]
@@ -94,12 +95,13 @@ def _finite(value: float | None) -> float | None:
 # ---- differences -----------------------------------------------------------------------------------------------------
 
 
-def psnr(a: Any, b: Any, data_range: float | None = None) -> float:
+def psnr(a: Any, b: Any, data_range: float | str | None = None) -> float:
     """Peak signal-to-noise ratio: ``10 log10(data_range**2 / mean((a - b)**2))``, dB, over all pixels and channels.
 
     Args:
         a, b: images of the same shape and dtype, arrays or tensors, as for `restore_tiled`.
-        data_range: the value of white. None: 255 for uint8, 65535 for uint16, 1 for floats.
+        data_range: the value of white: a number, bits such as "12bit" (4095), or "max", the largest value of `a`.
+            None: 255 for uint8, 65535 for uint16, 1 for floats.
 
     Returns:
         The PSNR; infinity for equal images, NaN if either contains NaN.
@@ -139,7 +141,7 @@ def largest_difference(a: Any, b: Any, *, layout: str | None = None) -> Largest:
     return Largest(float(difference[image, channel, row, column]), image, row, column, channel)
 
 
-def ssim(a: Any, b: Any, data_range: float | None = None, *, layout: str | None = None) -> float:
+def ssim(a: Any, b: Any, data_range: float | str | None = None, *, layout: str | None = None) -> float:
     """Structural similarity as in Wang et al. 2004: Gaussian windows of 11 pixels with sigma 1.5, K1 0.01, K2 0.03,
     without sample covariance, averaged over channels and over the images of a batch.
 
@@ -165,7 +167,7 @@ def ssim(a: Any, b: Any, data_range: float | None = None, *, layout: str | None 
 
 
 def compare(
-    a: Any, b: Any, *, data_range: float | None = None, plan: TilePlan | None = None, layout: str | None = None
+    a: Any, b: Any, *, data_range: float | str | None = None, plan: TilePlan | None = None, layout: str | None = None
 ) -> Comparison:
     """All metrics of this module.
 
@@ -315,7 +317,7 @@ def _any_layout(image: object) -> str | None:
     return {2: "HW", 3: "HWC", 4: "NHWC"}.get(getattr(image, "ndim", 0))
 
 
-def _both(a: Any, b: Any, data_range: float | None, layout: str | None) -> tuple[np.ndarray, np.ndarray, float]:
+def _both(a: Any, b: Any, data_range: float | str | None, layout: str | None) -> tuple[np.ndarray, np.ndarray, float]:
     """Both images as float64 (N, C, H, W), and the data range."""
     layout = checked_layout(layout)
     first, second = _opened("a", a, layout), _opened("b", b, layout)
@@ -325,10 +327,10 @@ def _both(a: Any, b: Any, data_range: float | None, layout: str | None) -> tuple
         raise ValueError(f"images must have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
     if first.dtype != second.dtype:
         raise ValueError(f"images must have one dtype, not {first.dtype} and {second.dtype}: their data_range differs")
-    value = peak_of(first.dtype) if data_range is None else data_range
-    if isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"data_range must be a number above 0, not {data_range!r}")
-    return _floats(first), _floats(second), float(value)
+    reference, value = _floats(first), white_level("data_range", data_range)
+    if value == "max":
+        value = float(np.nan_to_num(reference, posinf=0).max(initial=0)) or None
+    return reference, _floats(second), float(value or peak_of(first.dtype))
 
 
 def _opened(name: str, image: Any, layout: str | None) -> Image:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import numbers
 import operator
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
@@ -32,6 +33,7 @@ __all__ = [
     "dtype_name",
     "integer",
     "signature_with_options",
+    "white_level",
 ]
 
 Boundary = Literal["reflect", "native"]
@@ -59,6 +61,7 @@ LARGEST_SCALE = 1024
 AUTO_OVERLAP = 16
 DEFAULT_TILE = 512
 MOST_PLACES = 4096  # for verify=
+MOST_BITS = 32  # for white=
 
 NO_NEEDS = Needs()
 
@@ -87,6 +90,8 @@ class SharedOptions(TypedDict, total=False):
     dtype: DType | None
     engine: Engine | None
     value_range: tuple[float, float] | list[float] | None
+    white: float | str | None
+    nodata: float | Literal["nan"] | None
     layout: str | None
     alpha: Alpha
     on_nonfinite: Nonfinite
@@ -233,6 +238,30 @@ def _value_range(_: str, value: Any) -> tuple[float, float] | None:
     return low, high
 
 
+def white_level(name: str, value: Any) -> float | str | None:
+    """A number above 0 from a number or "12bit"; "max" and None stay."""
+    if value is None or value == "max":
+        return value
+    bits = re.fullmatch(r"([0-9]{1,2})[ -]?bits?", value) if isinstance(value, str) else None
+    if bits is not None and 1 <= int(bits[1]) <= MOST_BITS:
+        return float(2 ** int(bits[1]) - 1)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 1e-30 <= value <= 1e38:
+        raise ValueError(
+            f"{name} must be a number above 0, 'max', or bits such as '12bit' (which is 4095), not {value!r}"
+        )
+    return float(value)
+
+
+def _nodata(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value.lower() == "nan":
+        return float("nan")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"nodata must be a number or 'nan', not {value!r}")
+    return float(value)
+
+
 def dtype_name(name: str, value: Any, allowed: tuple[str, ...]) -> str | None:
     """'float32' from a string, a NumPy dtype or type, or a torch.dtype; None stays None."""
     if value is None:
@@ -307,6 +336,8 @@ class Options:
     dtype: Any = option(None, _or("auto", _dtype_of(MODEL_DTYPES)))
     engine: str | None = option(None, _or(None, _one_of(*ENGINES)))
     value_range: tuple[float, float] | None = option(None, _value_range)
+    white: float | str | None = option(None, white_level)
+    nodata: float | None = option(None, lambda _, value: _nodata(value))
     out: Any = option(None)
     out_dtype: Any = option(None, _dtype_of(IMAGE_DTYPES))
     layout: str | None = option(None, lambda _, value: checked_layout(value))

@@ -18,12 +18,14 @@ import numpy as np
 
 from .auto.knowledge import Knowledge
 from .auto.prepare import open_run, prepare, remember, warn_of_colours
+from .auto.ranges import warn_of_clamped, watch_ranges, with_room_for_data
 from .errors import TileError
 from .images.image import Image, check_output_kind
 from .models.untouched.kept import tensors_kept
 from .options import IMAGE_DTYPES, Options, RestoreOptions, RunOptions, dtype_name, signature_with_options
 from .run import kept_heap
 from .run.assemble import assemble, drained, timed
+from .run.nodata import putting_back, with_filled
 from .run.prepared import Delivery, Opened, Prepared, Sink
 from .run.progress import Progress
 from .run.remade import verified
@@ -103,10 +105,18 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             float32; see `TiledRestorer.last_run.precision`.
         engine: tiling backend: "host" (CPU memory, any model), "torch" (torch operations on the model's device) or
             "mps" (Metal kernels). None: the environment variable HALOTILE_ENGINE, else what fits the device.
-        value_range: (low, high), the model's values for black and white. Image values from 0 to white (255, 65535 or
-            1.0) are mapped to it; outputs are mapped back and clamped.
+        value_range: (low, high), the model's values for black and white. Image values from 0 to white are
+            mapped to it; outputs are mapped back and clamped.
+        white: the image's value of white: a number such as 10000, bits such as "12bit" (4095), or "max", the image's
+            largest value. None: 255 for uint8, 65535 for uint16, 1 for floats. A result of the image's dtype has the
+            same white, and so have floats of floats; any other has its dtype's own. Integers are clamped to it.
+        nodata: the value of pixels without data: a number such as -9999, or "nan". Such values, each channel by itself
+            and alpha excepted, are filled from their surroundings for the model and put back into the result, where
+            valid integers that equal it are moved by one. `TiledRestorer.last_run.filled` tells how much was filled
+            and how far results may depend on it.
         out: array or tensor of the result's shape to write to; may be a memmap. Its dtype replaces out_dtype.
-        out_dtype: dtype of the result. None: the image's.
+        out_dtype: dtype of the result. None: the image's; float32 if the model makes something else than a picture of
+            its input's channels, such as classes.
         layout: order of the image's axes, one letter each: H or Y for rows, W or X for columns, C or S for channels, N,
             Z, T or B for images, as in "CHW", "NHWC", "ZYX" or "TYXC". None: the usual order if plausible (at most four
             channels, or fewer than rows and columns), else the only one that fits the model's channels. An ambiguous
@@ -239,7 +249,7 @@ class TiledRestorer:
             kept_heap.kept(opened.keeps_heap),
         ):
             try:
-                prepared = drained(self.restored(opened, result.opened, delivery, progress))
+                prepared = drained(self.restored(opened, result.opened, delivery, progress, asked is not None))
             except TileError as error:
                 error.out = result.original
                 raise
@@ -250,15 +260,24 @@ class TiledRestorer:
         return delivered
 
     def restored(
-        self, opened: Opened, sink_for: Callable[[Prepared], Sink], delivery: Delivery, progress: Progress
+        self,
+        opened: Opened,
+        sink_for: Callable[[Prepared], Sink],
+        delivery: Delivery,
+        progress: Progress,
+        keeps_dtype: bool = False,
     ) -> Generator[tuple[int, int], None, Prepared]:
         """Restores the images of a run one by one, and yields (start, stop) when rows are finished.
 
         Args:
             sink_for: returns the sink once the size of the result is known.
+            keeps_dtype: whether the sink takes the dtype of `opened` only.
         """
         prepared, first = prepare(opened, self.knowledge, progress, delivery)
-        sink, seconds = sink_for(prepared), 0.0
+        if not keeps_dtype and self.options.out_dtype is None:
+            prepared = with_room_for_data(prepared)
+        watch_ranges(prepared, first, self.knowledge)
+        sink, seconds = putting_back(sink_for(prepared), prepared), 0.0
         for index in range(opened.image.count):
             warn_of_colours(prepared, index, self.knowledge)
             before = prepared
@@ -266,7 +285,9 @@ class TiledRestorer:
             seconds += taken
             if prepared is not before:
                 remember(prepared, self.knowledge)
-        prepared = replace(prepared, report=prepared.report.after(seconds / opened.image.count))
+            warn_of_clamped(prepared, self.knowledge)
+        report = with_filled(prepared).after(seconds / opened.image.count)
+        prepared = replace(prepared, report=report)
         self.last_run = prepared.report
         return prepared
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -19,11 +20,14 @@ import numpy as np
 
 from .auto.prepare import open_run
 from .files.codecs import check_options
+from .files.finish import Colour, checked_colour, checked_size, finished_shape
 from .files.formats import FileSink, Format, check_output, open_sink
+from .files.metadata import Picture
 from .files.open import file_of, open_source
 from .files.vips import MAX_PIXELS, Path
 from .files.vips_rows import PictureSource
 from .images.image import Image
+from .images.nodata import rounded_to
 from .models.untouched.kept import tensors_kept
 from .options import Options, RunOptions
 from .restore import TiledRestorer
@@ -33,7 +37,7 @@ from .run.prepared import Delivery, Prepared
 from .run.progress import Progress
 from .run.report import RunInfo
 
-__all__ = ["restore_to", "write_restored"]
+__all__ = ["Fitted", "for_file", "restore_to", "write_restored"]
 
 
 def restore_to(
@@ -44,6 +48,9 @@ def restore_to(
     quality: int = 95,
     compression: int = 6,
     max_pixels: int | None = MAX_PIXELS,
+    strict: bool = False,
+    background: tuple[int, int, int] | None = None,
+    size: tuple[int, int] | None = None,
     **options: Unpack[RunOptions],
 ) -> RunInfo:
     """Restores an image into a file. Neither is in memory as a whole: rows are read when windows need them, and written
@@ -51,8 +58,8 @@ def restore_to(
 
     Args:
         path: .npy; .zarr, a zarr v3 array in chunks of 256x256 and shards of 256x4096 pixels; .tif or .tiff (a BigTIFF
-            from nearly 4 GiB on); .png, .jpg, .jpeg or .webp. The file is (H, W) or (H, W, C) whatever the image's
-            layout; for several images, which only .npy and .zarr support, (N, H, W) or (N, H, W, C). The result is
+            from nearly 4 GiB on); .png, .jpg, .jpeg, .webp or .avif. The file is (H, W) or (H, W, C) whatever the
+            image's layout; for several images, which only .npy and .zarr support, (N, H, W) or (N, H, W, C). It is
             written to a temporary file beside it and replaces any old file when complete; errors and Ctrl-C remove the
             temporary file.
         image: as for `restore_tiled`; or the path of a .npy file, a zarr array's folder or an image file. These and
@@ -60,8 +67,11 @@ def restore_to(
         model: as for `restore_tiled`; or a `TiledRestorer`, whose options then apply.
 
     Keyword Args:
-        quality: 1 to 100, of JPEG and WebP. compression: 0 (none) to 9 (smallest), of PNG and TIFF.
+        quality: 1 to 100, of JPEG, WebP and AVIF. compression: 0 (none) to 9 (smallest), of PNG and TIFF.
         max_pixels: largest height x width of an image file; None lifts the limit.
+        strict: refuse a JPEG that lacks its last bytes; else a warning says so, and what they would show is grey.
+        background: red, green and blue from 0 to 255 of a colour in front of which pixels with alpha are laid.
+        size: (height, width) to which the result is resampled, with Lanczos' filter by rows.
         options: as for `restore_tiled`, without out and verify, which need the whole result.
 
     Returns:
@@ -77,22 +87,61 @@ def restore_to(
     restorer = _restorer(model, options)
     kind = check_output(path)
     check_options(quality, compression)
+    background, size = checked_colour(background), checked_size(size)
     is_path = isinstance(image, str | os.PathLike)
-    source = open_source(os.fspath(image), restorer.options.layout, max_pixels) if is_path else image
+    source = open_source(os.fspath(image), restorer.options.layout, max_pixels, strict) if is_path else image
+    like = source.like if isinstance(source, PictureSource) else None
+    given, restorer = restorer, for_file(restorer, like)
     opened = restorer.open(source)
-    _check(path, kind, opened, restorer.options)
+    _check(path, kind, opened, restorer.options, background)
+    if not kind.uses and (background, size) != (None, None):
+        raise ValueError(f"background and size must be None for {kind.name}: they are for image files")
     named = opened.count > 1 or restorer.options.layout is not None
     images = opened.count if kind.stack and "N" in opened.layout and named else None
-    like = source.like if isinstance(source, PictureSource) else None
     with kept_heap.kept(restorer.options.keep_heap), ExitStack() as stack:  # the sink's memory is returned as well
 
         def sink_for(shape: tuple[int, ...], dtype: str) -> FileSink:
-            sink = open_sink(path, shape, dtype, images=images, like=like, quality=quality, compression=compression)
+            sink = open_sink(
+                path,
+                shape,
+                dtype,
+                images=images,
+                like=like,
+                quality=quality,
+                compression=compression,
+                background=background,
+                size=size,
+            )
             return stack.enter_context(sink)
 
         write_restored(restorer, opened, kind, sink_for)
+    given.last_run = restorer.last_run
     assert restorer.last_run is not None
     return restorer.last_run
+
+
+Fitted = dict[str, TiledRestorer]
+
+
+def for_file(restorer: TiledRestorer, like: Picture | None, known: Fitted | None = None) -> TiledRestorer:
+    """The restorer, with what an image file says of its pixels unless options do: the value of those without data, and
+    bands that are no alpha.
+
+    known: those of earlier files, which have learnt about the model; gets this one.
+    """
+    if like is None:
+        return restorer
+    options, extras, found = restorer.options, like.extras, {}
+    if options.nodata is None and extras.nodata is not None and rounded_to(extras.nodata, extras.dtype) is not None:
+        found["nodata"] = extras.nodata
+    if options.alpha == "restore" and extras.data and extras.bands in (2, 4):
+        found["alpha"] = "channel"
+    if not found:
+        return restorer
+    known = {} if known is None else known
+    if str(found) not in known:
+        known[str(found)] = restorer.with_options(replace(options, **found))
+    return known[str(found)]
 
 
 def _restorer(model: Any, options: RunOptions) -> TiledRestorer:
@@ -104,7 +153,7 @@ def _restorer(model: Any, options: RunOptions) -> TiledRestorer:
     return restorer
 
 
-def _check(path: Path, kind: Format, image: Image, options: Options) -> None:
+def _check(path: Path, kind: Format, image: Image, options: Options, background: Colour | None) -> None:
     if image.count != 1 and not kind.stack:
         text = f"path must be that of a .npy file or a .zarr array for {image.count} images, not {os.fspath(path)!r}"
         raise ValueError(f"{text}: {kind.name} holds one")
@@ -112,7 +161,7 @@ def _check(path: Path, kind: Format, image: Image, options: Options) -> None:
     if dtype not in kind.dtypes:
         raise ValueError(f"out_dtype must be one of {', '.join(kind.dtypes)} for {kind.name}, not {dtype!r}")
     if options.alpha != "channel":
-        check_output(path, (1, 1, image.channels))
+        check_output(path, finished_shape((1, 1, image.channels), background, None))
     origin = file_of(image.original)
     if origin is not None and os.path.exists(path) and os.path.samefile(path, origin):
         raise ValueError(f"path must not be that of the image, {os.fspath(path)}: an image is never modified")

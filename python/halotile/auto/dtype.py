@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from ..images.image import peak_of
 from ..images.values import as_floats
 from ..models.kinds import open_model
 from ..models.model import TensorModel
@@ -41,7 +40,7 @@ def choose_dtype(prepared: Prepared, first: First, knowledge: Knowledge) -> tupl
 
 
 def _chosen(prepared: Prepared, knowledge: Knowledge) -> tuple[Precision, TensorModel | None]:
-    own, white, options = prepared.windows.model, peak_of(prepared.out_dtype), prepared.options
+    own, white, options = prepared.windows.model, prepared.out_values.numbers[0], prepared.options
     if not (isinstance(own, TensorModel) and own.alone and own.dtype == "float32" and not own.double):
         return Precision(own.dtype, 0.0, "only torch modules in float32 are converted"), None
     if prepared.report.holds:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.device_lock import turn
-from ..images.image import Image, peak_of
+from ..images.image import Image
 from ..images.values import as_floats
 from ..options import Options
 from ..plan import Box
@@ -124,7 +124,7 @@ def with_seams(prepared: Prepared) -> Prepared:
     apart = _seam_error(replace(prepared, options=options))
     operations = () if report.model is None else report.model.global_operations
     names = ", ".join(one.path or "the model" for one in operations)
-    white = peak_of(prepared.out_dtype)
+    white = prepared.out_values.numbers[0]
     why = f"{report.why}; {names} of every tile for itself: where it was measured, tiles are {apart:.3g} of {white:g} "
     return replace(prepared, report=replace(report, bound=apart, why=f"{why}apart"))
 
@@ -158,7 +158,7 @@ class Probe:
     def __init__(self, prepared: Prepared, side: Pair):
         self.prepared, self.image, self.plan = prepared, prepared.image, prepared.plan
         self.phase: Pair = prepared.options.phase
-        self.white = peak_of(prepared.out_dtype)
+        self.white = prepared.out_values.numbers[0]
         self.side = side
 
     def places(self, count: int) -> list[Pair]:

@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..images.image import Image, peak_of
+from ..images.image import Image
 from ..inspection.info import STATISTICS
 from ..models.recalled import recalled
 from ..options import Options
@@ -93,7 +93,7 @@ class HaloChoice:
             self.global_stats = "exact"
         field = info.local_field if self.global_stats else info.receptive_field
         self.field: Pair | None = None if field is None else field.halo
-        self.white = peak_of(options.out_dtype or image.dtype)
+        self.white = image.peak_in(options.out_dtype or image.dtype)
 
     def made(self) -> tuple[Options, RunInfo]:
         if isinstance(self.options.halo, str) and self.field is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import SeamWarning, frames_inside
 from ..images.image import Image, open_image
+from ..images.levels import with_levels
 from ..inspection.known import about, known_model, known_quick
 from ..models.descriptor import unwrapped
 from ..models.kinds import channels_of
@@ -73,7 +74,8 @@ class Knowledge:
         return cls(model, Options.of({"needs": needs_of(model)} | options))
 
     def open(self, image: Any) -> Image:
-        return open_image(image, self.options.layout, lambda: channels_of(self.model))
+        opened = open_image(image, self.options.layout, lambda: channels_of(self.model))
+        return with_levels(opened, self.options)
 
     def inspected(self) -> ModelInfo:
         if self.info is None:

@@ -11,6 +11,7 @@ from ..engine.choose import asked_engine, engine_for
 from ..engine.device_lock import turn
 from ..errors import TileError
 from ..images.image import Image, check_output_dtype
+from ..images.nodata import check_nodata
 from ..layouts import check_layout_found
 from ..memory import is_out_of_memory
 from ..models.activations import warn_about_device
@@ -45,6 +46,7 @@ def opened_for(image: Image, knowledge: Knowledge, options: Options, report: Run
     """
     dtype = out_dtype or image.dtype
     check_output_dtype(image, dtype)
+    check_nodata(image, dtype)
     with turn():
         model = opened_model(image, knowledge, options)
         chosen = model.chosen if isinstance(model, EitherModel) else model

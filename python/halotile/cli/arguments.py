@@ -26,6 +26,7 @@ from . import commands
 from .common import BIT_DTYPES, SUFFIXES
 from .plan import show_plan
 from .restore import restore
+from .saving import colour, factor, sides
 
 __all__ = ["new_parser"]
 
@@ -67,10 +68,11 @@ def new_parser() -> argparse.ArgumentParser:
 def _add_restore(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=restore)
     add = parser.add_argument
-    text = "PNG, JPEG, WebP or TIFF file, .npy file or .zarr array; or a folder, searched recursively for image files"
+    text = "PNG, JPEG, WebP, TIFF or AVIF file, .npy file or .zarr array; or a folder, searched recursively for images"
     add("inputs", metavar="INPUT", nargs="+", help=text)
     suffixes = ", ".join(FORMATS)
-    add("-o", "--output", required=True, metavar="FILE|FOLDER", help=f"output: a file ({suffixes}) or a folder")
+    text = f"output: a file ({suffixes}) or a folder (default: name_restored beside each input)"
+    add("-o", "--output", metavar="FILE|FOLDER", help=text)
     add("-m", "--model", help=f"{MODEL_HELP} (default: the included model)")
     _add_tiling(parser, asks_model=True)
     _add_speed(parser)
@@ -82,6 +84,10 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("--strength", type=_share, metavar="X", help=text)
     text = "values the model uses for black and white (default: 0 1)"
     add("--value-range", type=float, nargs=2, metavar=("LO", "HI"), help=text)
+    text = "value of white in the images: a number, bits such as 12bit (4095), or max (default: the dtype's)"
+    add("--white", type=_white, metavar="W", help=text)
+    text = "value of pixels without data, which are filled for the model and put back: a number, or nan"
+    add("--nodata", type=_white, metavar="V", help=text)
     text = "how to handle pooling and normalisation over the whole image (default: not at all)"
     add("--global-stats", choices=GLOBAL_STATS, help=text)
     text = "largest error for --halo auto and --verify (default: half an 8-bit step)"
@@ -90,17 +96,28 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("--alpha", choices=ALPHAS, default="restore", help=text)
     text = "what to do if the model returns NaN or Inf (default: raise)"
     add("--on-nonfinite", choices=NONFINITE, default="raise", help=text)
+    _add_files(parser)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("files").add_argument
-    text = "quality of JPEG and WebP, 1 to 100 (default: 95)"
-    add("--quality", type=_number(1, 100), default=95, metavar="N", help=text)
+    text = "quality of JPEG, WebP and AVIF, 1 to 100 (default: 95)"
+    add("--quality", type=_number(1, 100), metavar="N", help=text)
     text = "compression level of PNG and TIFF, 0 to 9 (default: 6)"
-    add("--compression", type=_number(0, 9), default=6, metavar="N", help=text)
+    add("--compression", type=_number(0, 9), metavar="N", help=text)
+    text = "lay pixels with alpha in front of this colour: white, black, grey, #rrggbb or r,g,b"
+    add("--background", type=colour, metavar="COLOUR", help=text)
+    text = "size of the result in pixels, other than the model's scale gives: 800x600, 800x or x600 (Lanczos)"
+    add("--size", type=sides, metavar="WxH", help=text)
+    text = "size of the result as a multiple of the input's, whatever the model's scale (Lanczos)"
+    add("--outscale", type=factor, metavar="S", help=text)
+    add("--strict", action="store_true", help="refuse JPEG files that lack their last bytes (default: a warning)")
     _add_max_pixels(add)
     text = "axes of .npy files and zarr arrays, such as HWC or CYX (default: the usual ones)"
     add("--layout", metavar="AXES", help=text)
     add("--page", type=_number(1), metavar="N", help="page of a TIFF with several pages, counted from 1 (default: all)")
     add("--format", choices=SUFFIXES, help="format of files written into a folder (default: each file's own)")
-    add("--force", action="store_true", help="overwrite existing outputs")
+    add("--force", action="store_true", help="overwrite existing outputs, but never an input")
     add("--skip-existing", action="store_true", help="keep existing outputs, restore the others")
     add("--json", action="store_true", help="print only one JSON document, at the end")
     text = "recompute K random windows with a larger halo and compare"
@@ -133,6 +150,8 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     add("a", metavar="REFERENCE", help="reference image file")
     add("b", metavar="TEST", help="image file of the same size, to be compared with it")
     add("--json", action="store_true", help="print JSON")
+    text = "value of white: a number, bits such as 12bit (4095), or max, REFERENCE's largest (default: the dtype's)"
+    add("--white", type=_white, metavar="W", help=text)
     add("--heatmap", metavar="FILE", help="write a heatmap of the differences")
     add("--force", action="store_true", help="overwrite an existing heatmap")
     add("--fail-below", type=float, metavar="PSNR", help="exit with status 1 if the PSNR is below")
@@ -208,7 +227,12 @@ def _add_tiling(parser: argparse.ArgumentParser, asks_model: bool = False) -> No
     either("--dtype", choices=dtypes, help="dtype of the model (default: its own)")
     if asks_model:
         either("--half", action="store_true", help="--dtype float16, or bfloat16 for a torch module on a CPU")
-    add("--bits", type=int, choices=BIT_DTYPES, help="bits per channel of the output (default: the input's)")
+    add(
+        "--bits",
+        type=int,
+        choices=BIT_DTYPES,
+        help="bits per channel of the output, 32 for floats (default: the input's)",
+    )
 
 
 def _or(*words: str) -> Callable[[str], int | str]:
@@ -256,6 +280,12 @@ def _devices(text: str) -> str | list[str]:
     if "" in devices:
         raise argparse.ArgumentTypeError(f"must be a device, or several separated by commas, not {text!r}")
     return devices if len(devices) > 1 else text
+
+
+def _white(text: str) -> float | str:
+    with suppress(ValueError):
+        return float(text)
+    return text
 
 
 def _share(text: str) -> float:

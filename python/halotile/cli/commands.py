@@ -19,7 +19,7 @@ from ..files.formats import check_output_path
 from ..images.image import peak_of
 from ..models import catalog
 from ..models.load import load_model
-from ..options import ENGINES, Options
+from ..options import ENGINES, Options, white_level
 from ..plan import TilePlan, plan_tiles
 from ..version import __version__
 from .common import UsageError, shown, size_text, usage_errors
@@ -45,6 +45,8 @@ def compare(asked: argparse.Namespace) -> int:
             check_output_path(asked.heatmap, dtype="uint8")
         if os.path.exists(asked.heatmap) and not asked.force:
             raise UsageError(f"{asked.heatmap} exists; --force overwrites it")
+    with usage_errors():
+        white_level("--white", asked.white)
     pictures = [files.read_image(path, max_pixels=asked.max_pixels).pixels for path in (asked.a, asked.b)]
     first, second, white = _comparable(asked, *pictures)
     plan = _compared_plan(asked, second.shape[:2])
@@ -58,11 +60,13 @@ def compare(asked: argparse.Namespace) -> int:
     else:
         print(found)
         if asked.heatmap:
-            print(f"{shown(asked.heatmap)}: differences from 0 (dark blue) to {scale:g} of {white:g} (yellow)")
+            print(
+                f"{shown(asked.heatmap)}: differences from 0 (dark blue) to {scale:g} of {found.data_range:g} (yellow)"
+            )
     return 1 if asked.fail_below is not None and not found.psnr >= asked.fail_below else 0
 
 
-def _comparable(asked: argparse.Namespace, first: Any, second: Any) -> tuple[Any, Any, float]:
+def _comparable(asked: argparse.Namespace, first: Any, second: Any) -> tuple[Any, Any, float | str]:
     """Both images and their data range; as floats if their bit depths differ."""
     if first.shape != second.shape:
         of = [
@@ -72,7 +76,9 @@ def _comparable(asked: argparse.Namespace, first: Any, second: Any) -> tuple[Any
         raise ValueError(f"{of[0]}, {of[1]}: both must be the same")
     whites = [peak_of(image.dtype.name) for image in (first, second)]
     if first.dtype == second.dtype:
-        return first, second, whites[0]
+        return first, second, whites[0] if asked.white is None else asked.white
+    if asked.white is not None:
+        raise UsageError(f"--white must be left out for images of {first.dtype} and {second.dtype}")
     return first / whites[0], second / whites[1], 1
 
 

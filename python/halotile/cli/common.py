@@ -31,7 +31,7 @@ __all__ = [
     "usage_errors",
 ]
 
-BIT_DTYPES = {8: "uint8", 16: "uint16"}
+BIT_DTYPES = {8: "uint8", 16: "uint16", 32: "float32"}
 SUFFIXES = {kind.key: kind.suffixes[0] for kind in TABLE}  # by the value of --format
 
 
@@ -78,8 +78,16 @@ OURS = (UsageError, ValueError, TypeError, ImportError, OSError, TileError)
 # Options of `restore_tiled` that the command line has, too, as messages write them: name=value, or name= alone.
 NAMED = ("tile_size", "halo", "overlap", "blend", "boundary", "phase", "scale", "batch_size", "dtype", "layout")
 NAMED += ("device", "global_stats", "tolerance", "alpha", "on_nonfinite", "engine", "verify")
-NAMED += ("memory_format", "value_range", "schedule")
+NAMED += ("memory_format", "value_range", "schedule", "white", "nodata", "background", "strict")
 OPTION = re.compile(rf"(?<![\w.-])({'|'.join(NAMED)})=(?:'([^']*)'|(\d+)(?![\w.])|(?=[\s,;:.)]|$))")
+
+
+NUMBER = r"(-?[\w.]+)"
+OTHERS = (  # options that the command line has in another form
+    (re.compile(rf"\bvalue_range=\({NUMBER}, {NUMBER}\)"), r"--value-range \1 \2"),
+    *((re.compile(rf"\bout_dtype='{dtype}'"), f"--bits {bits}") for bits, dtype in BIT_DTYPES.items()),
+    (re.compile(r"\bout_dtype=?(?=\s|[,;:.)]|$)"), "--bits"),
+)
 
 
 def as_written(text: str) -> str:
@@ -90,6 +98,8 @@ def as_written(text: str) -> str:
         value = word or number
         return f"--{name.replace('_', '-')}" + (f" {value}" if value else "")
 
+    for pattern, words in OTHERS:
+        text = pattern.sub(words, text)
     return OPTION.sub(written, text)
 
 

@@ -13,20 +13,23 @@ from typing import Any
 
 from ..version import __version__
 from . import batch
+from .bar import Bar
 from .common import as_written, shown, size_text
+from .work import Work
 
 __all__ = ["Reports"]
 
 NAMED = 10  # failed files that the summary lists
+ROWS, WIDEST = 20, 60  # of each status in the table; characters of its second column
 
 
 class Reports:
     """Prints lines as files are finished, or one JSON document at the end."""
 
-    def __init__(self, asked: argparse.Namespace, alone: bool, work: batch.Work):
+    def __init__(self, asked: argparse.Namespace, alone: bool, work: Work):
         self.asked, self.alone, self.work = asked, alone, work
         self.outcomes: list[batch.Outcome] = []
-        self.bar = batch.Bar(0, wanted=False)
+        self.bar = Bar(0, wanted=False)
         self.started = time.monotonic()
         self._said: list[str] = []  # lines about the previous file's run
         self._talks = not (asked.quiet or asked.json)
@@ -57,16 +60,32 @@ class Reports:
             print(json.dumps(self._document(interrupted), indent=1, allow_nan=False))
         elif self.alone:
             if self._talks and self.count("skipped"):
-                print(f"{shown(self.asked.output)} exists, skipped")
+                print(f"{shown(self.work.jobs[0].output)} exists, skipped")
         elif self._talks:
-            print(self._summary())
+            print("\n".join([*self._table(), self._summary()]))
         failed = [outcome.job.input for outcome in self.outcomes if outcome.error is not None]
         if failed and not self.alone:
             names = ", ".join(failed[:NAMED]) + (f" and {len(failed) - NAMED} more" if len(failed) > NAMED else "")
-            print(f"halotile: {len(failed)} of {len(self.work.jobs)} files failed: {names}", file=sys.stderr)
+            print(f"halotile: {len(failed)} of {self.work.count} files failed: {names}", file=sys.stderr)
+
+    def _table(self) -> Iterator[str]:
+        """What became of each file, and why: a few of each kind."""
+        width = max((len(shown(outcome.job.input)) for outcome in self.outcomes), default=0)
+        for status in ("restored", "skipped", "failed"):
+            those = [outcome for outcome in self.outcomes if outcome.status == status]
+            for outcome in those[:ROWS]:
+                yield f"{status:<9} {shown(outcome.job.input):<{min(width, WIDEST)}}  {self._why(outcome)}".rstrip()
+            if len(those) > ROWS:
+                yield f"{status:<9} {len(those) - ROWS} more"
+
+    def _why(self, outcome: batch.Outcome) -> str:
+        if outcome.status == "restored":
+            return shown(outcome.job.output)
+        said = outcome.error or outcome.why or ""
+        return as_written(said.removeprefix(f"{outcome.job.input}: "))
 
     def _summary(self) -> str:
-        text = f"restored {self.count('restored')} of {len(self.work.jobs)} files"
+        text = f"restored {self.count('restored')} of {self.work.count} files"
         for status in ("skipped", "failed"):
             text += f", {self.count(status)} {status}" if self.count(status) else ""
         text += f", {self.work.ignored} other files ignored" if self.work.ignored else ""
@@ -74,7 +93,7 @@ class Reports:
 
     def _document(self, interrupted: bool) -> dict[str, Any]:
         counts = {status: self.count(status) for status in ("restored", "skipped", "failed")}
-        totals = {"files": len(self.work.jobs), **counts, "ignored": self.work.ignored}
+        totals = {"files": self.work.count, **counts, "ignored": self.work.ignored}
         return {
             "version": __version__,
             "model": self.asked.model,
@@ -89,7 +108,7 @@ def _about(run: Any) -> Iterator[str]:
     """Lines about the inspected model, about how rows were made, and about tiles and dtype that were chosen
     automatically."""
     if run.model is not None:
-        yield str(dataclasses.replace(run, tuning=None, precision=None, stream=None))
+        yield str(dataclasses.replace(run, tuning=None, precision=None, stream=None, filled=None))
     if run.stream is not None:
         yield str(run.stream)
     elif run.schedule_why is not None:
@@ -102,3 +121,5 @@ def _about(run: Any) -> Iterator[str]:
         chosen.append(f"dtype {run.precision.dtype}: {run.precision.why}")
     if chosen:
         yield f"chosen: {'; '.join(chosen)}"
+    if run.filled is not None:
+        yield str(run.filled)

@@ -18,8 +18,8 @@ from ..models.load import load_model
 from ..optional import torch_if_loaded
 from ..plan import TilePlan
 from ..texts import bytes_text
-from . import batch
 from .common import BIT_DTYPES, UsageError, checked_options, planned, size_text, usage_errors
+from .work import is_array, read_header
 
 __all__ = ["show_plan"]
 
@@ -131,8 +131,8 @@ def _planned_image(asked: argparse.Namespace) -> tuple[tuple[int, int], int, str
         if min(width, height) < 1:
             raise UsageError(f"an image must be at least 1 pixel wide and high, not {asked.image}")
         return (height, width), asked.channels or 3, "uint8"
-    if batch.is_array(asked.image):
-        header = batch.read_header(asked.image, max_pixels=None, page=None)
+    if is_array(asked.image):
+        header = read_header(asked.image, max_pixels=None, page=None)
         shape, dtype = header.shape, header.dtype
     else:
         shape, dtype = files.read_shape(asked.image)

@@ -22,8 +22,22 @@ from ..optional import torch_if_loaded
 from ..options import Options
 from ..restore import TiledRestorer
 from . import batch
+from .bar import Bar
 from .common import BIT_DTYPES, SUFFIXES, UsageError, checked_options, debugging, one_line, planned, shown, usage_errors
 from .output import Reports
+from .saving import Saving, check_effects
+from .work import (
+    Job,
+    Work,
+    beside,
+    check_folder,
+    check_holds,
+    find_work,
+    is_folder,
+    read_header,
+    split_existing,
+    suffix_of,
+)
 
 __all__ = ["restore"]
 
@@ -36,16 +50,19 @@ def restore(asked: argparse.Namespace) -> int:
         raise UsageError("--force and --skip-existing cannot be combined")
     if asked.strength is not None and asked.model is not None:
         raise UsageError(f"--strength is only for the included model, not for --model {asked.model}")
+    saving = Saving.of(asked)
     alone = _is_alone(asked)
     work = _work(asked, alone)
+    check_effects(asked, work.jobs)
     todo, skipped = _split(asked, work, alone)
     if alone and todo:
-        _check_alone(asked, todo[0], options)
+        _check_alone(asked, todo[0], options, saving)
     reports = Reports(asked, alone, work)
-    reports.outcomes += [batch.Outcome(job, "skipped") for job in skipped]
+    reports.outcomes += [batch.Outcome(job, "skipped", why="its output exists") for job in skipped]
+    reports.outcomes += [batch.Outcome(Job(path, ""), "skipped", why=why) for path, why in work.unread]
     try:
         if todo:
-            _restore_all(asked, options, todo, reports)
+            _restore_all(asked, options, saving, todo, reports)
     except KeyboardInterrupt:
         reports.end(interrupted=True)
         raise
@@ -55,59 +72,73 @@ def restore(asked: argparse.Namespace) -> int:
 
 def _is_alone(asked: argparse.Namespace) -> bool:
     """Whether there is one input file and -o names one output file, not a folder."""
-    one_file = len(asked.inputs) == 1 and not batch.is_folder(asked.inputs[0])
+    one_file = len(asked.inputs) == 1 and not is_folder(asked.inputs[0])
+    if asked.output is None:
+        return one_file
     into_folder = os.path.isdir(asked.output) and not _has_suffix(asked.output)
     return one_file and not (asked.output.endswith("/") or into_folder)
 
 
 def _has_suffix(path: str) -> bool:
-    return batch.suffix_of(path) in FORMATS
+    return suffix_of(path) in FORMATS
 
 
-def _work(asked: argparse.Namespace, alone: bool) -> batch.Work:
+def _work(asked: argparse.Namespace, alone: bool) -> Work:
+    suffix = SUFFIXES.get(asked.format)
     if alone:
-        kinds = {FORMATS.get(suffix) for suffix in (batch.suffix_of(asked.output), SUFFIXES.get(asked.format))}
-        if asked.format and len(kinds) > 1:
-            raise UsageError(f"--format {asked.format} contradicts {asked.output}; leave one out")
-        return batch.Work((batch.Job(asked.inputs[0], asked.output),), 0)
-    is_folder = os.path.isdir(asked.output) and batch.suffix_of(asked.output) != ".zarr"
-    if not is_folder and (os.path.lexists(asked.output) or _has_suffix(asked.output)):
-        raise UsageError(f"with several inputs (or a folder), -o must be a folder, not {asked.output}")
-    batch.check_folder(asked.output)
-    work = batch.find_work(asked.inputs, asked.output, SUFFIXES.get(asked.format))
+        output = beside(asked.inputs[0], suffix) if asked.output is None else asked.output
+        if suffix is not None and FORMATS.get(suffix_of(output)) is not FORMATS[suffix]:
+            raise UsageError(f"--format {asked.format} contradicts {output}; leave one out")
+        return Work((Job(asked.inputs[0], output),))
+    if asked.output is not None:
+        folder = os.path.isdir(asked.output) and suffix_of(asked.output) != ".zarr"
+        if not folder and (os.path.lexists(asked.output) or _has_suffix(asked.output)):
+            raise UsageError(f"with several inputs (or a folder), -o must be a folder, not {asked.output}")
+        check_folder(asked.output)
+    work = find_work(asked.inputs, asked.output, suffix)
+    if asked.output is None:
+        for folder_of in {os.path.dirname(job.output) or "." for job in work.jobs}:
+            check_folder(folder_of)
     if not work.jobs:
+        kinds = "".join(f"; {shown(path)}: {why}" for path, why in work.unread[:3])
         others = f"; {work.ignored} other files" if work.ignored else ""
-        raise UsageError(f"{', '.join(map(shown, asked.inputs))}: no image files found{others}")
+        raise UsageError(f"{', '.join(map(shown, asked.inputs))}: no image files found{kinds}{others}")
     return work
 
 
-def _split(asked: argparse.Namespace, work: batch.Work, alone: bool) -> tuple[list[batch.Job], list[batch.Job]]:
-    """(to do, to skip). With --force, a single file may overwrite its own input; one of several never does."""
+def _split(asked: argparse.Namespace, work: Work, alone: bool) -> tuple[list[Job], list[Job]]:
+    """(to do, to skip). An input is never overwritten."""
+    output = work.jobs[0].output
     with usage_errors():
         if not alone:
-            return batch.split_existing(work.jobs, force=asked.force, skip=asked.skip_existing)
-        check_output(asked.output, dtype=BIT_DTYPES.get(asked.bits))
-    exists = os.path.exists(asked.output)
+            return split_existing(work.jobs, force=asked.force, skip=asked.skip_existing)
+        check_output(output, dtype=BIT_DTYPES.get(asked.bits))
+    if os.path.exists(output) and os.path.exists(asked.inputs[0]) and os.path.samefile(output, asked.inputs[0]):
+        raise UsageError(f"{output} is the input, which is never overwritten; choose another name")
+    exists = os.path.exists(output)
     if exists and not (asked.force or asked.skip_existing):
-        raise UsageError(f"{asked.output} exists; --force overwrites it")
+        raise UsageError(f"{output} exists; --force overwrites it")
     jobs = list(work.jobs)
     return ([], jobs) if exists and asked.skip_existing else (jobs, [])
 
 
-def _check_alone(asked: argparse.Namespace, job: batch.Job, options: dict[str, Any]) -> None:
-    header = batch.read_header(job.input, max_pixels=asked.max_pixels, page=asked.page, layout=asked.layout)
+def _check_alone(asked: argparse.Namespace, job: Job, options: dict[str, Any], saving: Saving) -> None:
+    header = read_header(job.input, max_pixels=asked.max_pixels, page=asked.page, layout=asked.layout)
+    kept = {"flat": saving.background is not None, "resampled": saving.resamples}
     with usage_errors():
-        batch.check_holds(job.output, header, out_dtype=BIT_DTYPES.get(asked.bits), alpha=asked.alpha)
+        check_holds(job.output, header, out_dtype=BIT_DTYPES.get(asked.bits), alpha=asked.alpha, **kept)
     if not Options(**options).asks_model:
         planned(header.shape[:2], options)
 
 
-def _restore_all(asked: argparse.Namespace, options: dict[str, Any], todo: list[batch.Job], reports: Reports) -> None:
+def _restore_all(
+    asked: argparse.Namespace, options: dict[str, Any], saving: Saving, todo: list[Job], reports: Reports
+) -> None:
     """Uses one restorer for all files, so that the model is loaded and inspected once."""
     many = _shows_progress(asked) and not reports.alone
     pixels = [_pixels_of(asked, job) if many else 0 for job in todo]
     restorer = _restorer(asked, options)
-    with closing(batch.Bar(sum(pixels), many)) as bar:
+    with closing(Bar(sum(pixels), many)) as bar:
         reports.bar = bar
         if many:
             restorer = restorer.with_options(dataclasses.replace(restorer.options, progress=bar))
@@ -115,8 +146,8 @@ def _restore_all(asked: argparse.Namespace, options: dict[str, Any], todo: list[
             restorer,
             page=asked.page,
             max_pixels=asked.max_pixels,
-            quality=asked.quality,
-            compression=asked.compression,
+            saving=saving,
+            strict=asked.strict,
             verify=asked.verify,
         )
         for index, job in enumerate(todo):
@@ -124,15 +155,15 @@ def _restore_all(asked: argparse.Namespace, options: dict[str, Any], todo: list[
             bar.end_file(pixels[index], sum(pixels[:index]))
 
 
-def _pixels_of(asked: argparse.Namespace, job: batch.Job) -> int:
+def _pixels_of(asked: argparse.Namespace, job: Job) -> int:
     """Pixels for the progress bar; 0 for an unreadable file, which is reported when its turn comes."""
     with suppress(OSError, ValueError):
-        header = batch.read_header(job.input, max_pixels=asked.max_pixels, page=asked.page, layout=asked.layout)
+        header = read_header(job.input, max_pixels=asked.max_pixels, page=asked.page, layout=asked.layout)
         return header.shape[0] * header.shape[1] * header.pages
     return 0
 
 
-def _outcome(asked: argparse.Namespace, one: batch.FileRestorer, job: batch.Job, reports: Reports) -> batch.Outcome:
+def _outcome(asked: argparse.Namespace, one: batch.FileRestorer, job: Job, reports: Reports) -> batch.Outcome:
     started = time.monotonic()
     try:
         return one(job, force=asked.force, bar=reports.bar)

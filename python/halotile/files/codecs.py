@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Properties of libvips' codecs for PNG, JPEG, WebP and TIFF."""
+"""Properties of libvips' codecs for PNG, JPEG, WebP, TIFF and AVIF."""
 
 from __future__ import annotations
 
@@ -9,10 +9,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .heic import reads_heic
 from .previews import kind_of
 from .tiff_tags import TIFF_MAGIC
 
-__all__ = ["CODECS", "JPEG", "PNG", "TIFF", "WEBP", "Codec", "check_options", "page_options", "recognised"]
+__all__ = [
+    "AVIF",
+    "CODECS",
+    "HEIC",
+    "JPEG",
+    "PNG",
+    "TIFF",
+    "WEBP",
+    "Codec",
+    "check_options",
+    "page_options",
+    "recognised",
+]
 
 SMALL_JPEG_BYTES = 2**26  # of pixels; libjpeg needs four times as much memory to optimise its Huffman tables
 CLASSIC_TIFF_BYTES = 2**32 - 2**26  # of pixels; offsets have 32 bits, and deflate and metadata add a little
@@ -35,6 +48,7 @@ class Codec:
         grey: whether it stores grey; if not, grey becomes RGB.
         pages: whether one file may hold several pages.
         held: measured bytes that the writer allocates beyond a few rows, from bytes of pixels.
+        uses: the options that its writer heeds.
     """
 
     name: str
@@ -47,6 +61,12 @@ class Codec:
     grey: bool = True
     pages: bool = False
     held: Callable[[int], int] = lambda size: 0
+    uses: tuple[str, ...] = ("quality",)
+
+    @property
+    def suffix(self) -> str:
+        """The suffix by which libvips knows it."""
+        return ".avif" if self.vips == "heif" else f".{self.vips}"
 
 
 def _png_options(size: int, dtype: np.dtype, quality: int, compression: int) -> Options:
@@ -72,9 +92,18 @@ def _tiff_options(size: int, dtype: np.dtype, quality: int, compression: int) ->
     return options
 
 
+def _avif_options(size: int, dtype: np.dtype, quality: int, compression: int) -> Options:
+    depth = 12 if dtype == np.uint16 else 8
+    return {"Q": quality, "lossless": quality == 100, "compression": "av1", "bitdepth": depth, "effort": 4}
+
+
+def _jxl_options(size: int, dtype: np.dtype, quality: int, compression: int) -> Options:
+    return {"Q": quality, "lossless": quality == 100}
+
+
 IPTC, EXIF = ("iptc-data", "IPTC"), ("exif-data", "EXIF")
 
-PNG = Codec("PNG", "png", re.compile(rb"\x89PNG\r\n\x1a\n"), _png_options, unwritten=(IPTC,))
+PNG = Codec("PNG", "png", re.compile(rb"\x89PNG\r\n\x1a\n"), _png_options, unwritten=(IPTC,), uses=("compression",))
 JPEG = Codec(
     "JPEG",
     "jpeg",
@@ -101,22 +130,47 @@ TIFF = Codec(
     unwritten=(EXIF, IPTC),
     unread=("iptc-data",),
     pages=True,
+    uses=("compression",),
 )
-CODECS = (PNG, JPEG, WEBP, TIFF)
+AVIF = Codec(
+    "AVIF",
+    "heif",
+    re.compile(rb".{4}ftypavi[fs]", re.DOTALL),
+    _avif_options,
+    unwritten=(IPTC,),
+    grey=False,
+    held=lambda size: 10 * size,
+)
+JXL = Codec(
+    "JPEG XL",
+    "jxl",
+    re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ", re.DOTALL),
+    _jxl_options,
+    unwritten=(IPTC,),
+    held=lambda size: 10 * size,
+)
+HEIC = Codec("HEIC", "heif", re.compile(rb".{4}ftyp(hei[cxms]|hevc|mif1|msf1)", re.DOTALL), _avif_options, grey=False)
+CODECS = (PNG, JPEG, WEBP, TIFF, AVIF, JXL)
 
 
-def recognised(start: bytes, path: str) -> Codec:
-    """The codec of a file, by its first 12 bytes. Raises ValueError if there is none."""
-    codec = next((one for one in CODECS if one.start.match(start)), None)
+def recognised(start: bytes, path: str, has: Callable[[Codec], bool] = lambda _: True) -> Codec:
+    """The codec of a file, by its first 12 bytes. Raises ValueError if there is none.
+
+    has: whether this libvips has the codec.
+    """
+    codec = next((one for one in CODECS if one.start.match(start) and has(one)), None)
     if codec is not None:
         return codec
+    if HEIC.start.match(start) and reads_heic():
+        return HEIC
     other = kind_of(start)
     what = "it is empty" if not start else f"it starts with {start[:12]!r}"
     if other is not None:
         what = f"it is {other}: convert it to PNG or TIFF first"
+        what += ", or pip install 'halotile[heic]'" if other == "HEIF" else ""
     elif start.startswith(b"\x93NUMPY"):
         what = "it is a NumPy array: its name must end in .npy"
-    raise ValueError(f"{path}: not a PNG, JPEG, WebP or TIFF file ({what})")
+    raise ValueError(f"{path}: not a PNG, JPEG, WebP, TIFF or AVIF file ({what})")
 
 
 def check_options(quality: int, compression: int) -> None:

@@ -18,11 +18,24 @@ from numpy.typing import DTypeLike
 
 from ..optional import import_zarr
 from . import npy, vips_rows, zarr
-from .codecs import JPEG, PNG, TIFF, WEBP, Codec
+from .codecs import AVIF, JPEG, JXL, PNG, TIFF, WEBP, Codec
+from .finish import Colour, finished_shape
+from .heic import reads_heic
 from .metadata import Picture
-from .vips import Path, import_pyvips
+from .vips import Path, import_writer
 
-__all__ = ["FORMATS", "PICTURES", "TABLE", "FileSink", "Format", "check_output", "check_output_path", "open_sink"]
+__all__ = [
+    "FORMATS",
+    "PICTURES",
+    "READ_ONLY",
+    "TABLE",
+    "FileSink",
+    "Format",
+    "check_output",
+    "check_output_path",
+    "is_read",
+    "open_sink",
+]
 
 
 class FileSink(Protocol):
@@ -60,6 +73,8 @@ class SinkOpener(Protocol):
         quality: int,
         compression: int,
         pages: int,
+        background: Colour | None,
+        size: tuple[int, int] | None,
     ) -> AbstractContextManager[FileSink]: ...
 
 
@@ -98,6 +113,11 @@ class Format:
     codec: Codec | None = None
 
     @property
+    def uses(self) -> tuple[str, ...]:
+        """Which of the options quality, compression, background and size it heeds."""
+        return () if self.codec is None else (*self.codec.uses, "background", "size")
+
+    @property
     def pages(self) -> bool:
         """Whether an image file may hold several pages."""
         return self.codec is not None and self.codec.pages
@@ -108,7 +128,7 @@ def _image_file(
 ) -> Format:
     return Format(
         codec.name,
-        codec.vips,
+        codec.name.lower().replace(" ", "-"),
         suffixes,
         max_side,
         channels,
@@ -116,7 +136,7 @@ def _image_file(
         partial(vips_rows.open_sink, codec),
         partial(vips_rows.held_bytes, codec),
         vips_rows.PictureSink.overlaps,
-        library=import_pyvips,
+        library=partial(import_writer, codec),
         codec=codec,
     )
 
@@ -127,9 +147,11 @@ VIPS_SIDE, ANY_SIDE = 2**31 - 1, 2**40
 
 TABLE = (
     _image_file(PNG, (".png",), VIPS_SIDE, (1, 2, 3, 4), INTEGERS),
-    _image_file(JPEG, (".jpg", ".jpeg"), 65535, (1, 3), INTEGERS),
+    _image_file(JPEG, (".jpg", ".jpeg", ".jfif"), 65535, (1, 3), INTEGERS),
     _image_file(WEBP, (".webp",), 16383, (1, 2, 3, 4), INTEGERS),
     _image_file(TIFF, (".tif", ".tiff"), VIPS_SIDE, None, NUMBERS),
+    _image_file(AVIF, (".avif",), 16384, (1, 2, 3, 4), INTEGERS),
+    _image_file(JXL, (".jxl",), 2**28, (1, 2, 3, 4), INTEGERS),
     Format(
         "NumPy",
         "npy",
@@ -159,7 +181,13 @@ TABLE = (
 )
 
 FORMATS = {suffix: kind for kind in TABLE for suffix in kind.suffixes}
+READ_ONLY = (".heic", ".heif", ".hif")
 PICTURES = {suffix: kind for suffix, kind in FORMATS.items() if kind.codec is not None}  # image files
+
+
+def is_read(suffix: str) -> bool:
+    """Whether image files of that suffix, in lower case, are read."""
+    return suffix in PICTURES or (suffix in READ_ONLY and reads_heic())
 
 
 def check_output(path: Path, shape: Sequence[int] | None = None, dtype: DTypeLike | None = None) -> Format:
@@ -202,7 +230,8 @@ def check_output_path(
     if shape is not None:
         _check_fits(path, kind, shape)
     if dtype is not None and np.dtype(dtype).name not in kind.dtypes:
-        raise ValueError(f"{path}: {kind.name} cannot hold {np.dtype(dtype)}; it takes {', '.join(kind.dtypes)}")
+        allowed = f"it takes {', '.join(kind.dtypes)}, see out_dtype="
+        raise ValueError(f"{path}: {kind.name} cannot hold {np.dtype(dtype)}; {allowed}")
     return kind
 
 
@@ -213,6 +242,7 @@ def _check_fits(path: str, kind: Format, shape: Sequence[int]) -> None:
     if kind.channels is not None and channels not in kind.channels:
         if channels in (2, 4):
             text = f"{kind.name} has no alpha channel, pixels of shape {tuple(shape)} have one; use PNG or TIFF"
+            text += ", or background= for the colour behind them"
             raise ValueError(f"{path}: {text}")
         allowed = ", ".join(map(str, kind.channels))
         raise ValueError(f"{path}: {kind.name} cannot hold {channels} channels; it takes {allowed}")
@@ -232,6 +262,8 @@ def open_sink(
     quality: int = 95,
     compression: int = 6,
     pages: int = 1,
+    background: Colour | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[FileSink]:
     """Opens a sink for an image (H, W) or (H, W, C), in the format of the suffix.
 
@@ -242,14 +274,25 @@ def open_sink(
         images: the number of images of that shape, one after the other, for a file with an image axis, if the format
             is a `stack`; None: one image without such an axis.
         like, quality, compression, pages: as for `write_image`; only for image files.
+        background: the colour in front of which pixels with alpha are laid; None keeps alpha. Only for image files.
+        size: (height, width) to which the image is resampled. Only for image files.
 
     Raises:
         ValueError: the format cannot hold the image. OSError: it cannot be written, or disk space is too small.
     """
     path = os.fspath(path)
-    kind = check_output(path, shape, dtype)
+    kind = check_output(path, finished_shape(shape, background, size, pages), dtype)
     with kind.open_sink(
-        path, shape, dtype, images=images, like=like, quality=quality, compression=compression, pages=pages
+        path,
+        shape,
+        dtype,
+        images=images,
+        like=like,
+        quality=quality,
+        compression=compression,
+        pages=pages,
+        background=background,
+        size=size,
     ) as sink:
         try:
             yield sink

@@ -17,7 +17,7 @@ from .zarr import zarr_source
 __all__ = ["file_of", "open_source"]
 
 
-def open_source(path: str, layout: str | None, max_pixels: int | None) -> Source | np.ndarray:
+def open_source(path: str, layout: str | None, max_pixels: int | None, strict: bool = False) -> Source | np.ndarray:
     """Opens a .npy file, the folder of a zarr array, or an image file. Returns a memory map if the rows of a .npy file
     cannot be streamed in the given layout.
 
@@ -32,7 +32,7 @@ def open_source(path: str, layout: str | None, max_pixels: int | None) -> Source
         return source
     if suffix == ".zarr" or os.path.isdir(path):
         return zarr_source(path)
-    return PictureSource(path, max_pixels=max_pixels)
+    return PictureSource(path, max_pixels=max_pixels, strict=strict)
 
 
 def file_of(image: Any) -> str | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Reads and writes whole image files as arrays: PNG, JPEG, WebP and TIFF."""
+"""Reads and writes whole image files as arrays: PNG, JPEG, WebP, TIFF and AVIF."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from .atomic import replacing
 from .codecs import WEBP, check_options, page_options
+from .extras import extras_of
 from .formats import check_output_path
-from .metadata import Picture, picture_of, with_metadata
+from .metadata import Picture, amend_file, picture_of, with_metadata
 from .previews import one_image_of_tiff, reader_of
 from .vips import (
     DTYPES,
@@ -53,8 +54,10 @@ class Header:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_image(path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | None = None) -> Picture:
-    """Reads a PNG, JPEG, WebP or TIFF file, recognised by its content.
+def read_image(
+    path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | None = None, strict: bool = False
+) -> Picture:
+    """Reads a PNG, JPEG, WebP, TIFF or AVIF file, recognised by its content.
 
     The EXIF orientation is applied and removed. 16-bit files become uint16, float TIFFs float32. Palettes and 1-bit
     images are expanded to 8 bits; CMYK and 32-bit Lab become sRGB.
@@ -62,16 +65,18 @@ def read_image(path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | N
     Args:
         max_pixels: limit on height x width, checked before decoding; None: no limit.
         page: page of a TIFF or frame of a WebP, from 1 on. None: the first, with a warning if there are more.
+        strict: refuse a JPEG that lacks its last bytes; else a warning says so, and what they would show is grey.
 
     Raises:
         OSError: the file cannot be opened. ValueError: it cannot be decoded, has no such page, is a camera raw file,
             or a stack of images under one TIFF directory.
     """
-    with opened(path, max_pixels, page) as (stored, codec):
+    with opened(path, max_pixels, page, strict) as (stored, codec):
         # To rotate, libvips reads columns, which is impossible for a file that is decoded row by row.
-        image = as_rgb((stored.copy_memory() if is_turned(stored) else stored).autorot())
+        turned = is_turned(stored)
+        image = as_rgb((stored.copy_memory() if turned else stored).autorot())
         array = np.ndarray(shape_of(image), DTYPES[image.format], interruptible(image, image.write_to_memory))
-        return picture_of(image, codec, array)
+        return picture_of(image, codec, array, extras_of(os.fspath(path), image, codec, page, turned))
 
 
 def read_shape(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> tuple[tuple[int, ...], str]:
@@ -154,17 +159,17 @@ def write_image(
     compression: int = 6,
     pages: int = 1,
 ) -> None:
-    """Writes pixels to a PNG, JPEG, WebP or TIFF file, depending on the suffix.
+    """Writes pixels to a PNG, JPEG, WebP, TIFF or AVIF file, depending on the suffix.
 
     The file is replaced atomically: an error or Ctrl-C leaves the old one in place. A TIFF of nearly 4 GiB or more
-    becomes a BigTIFF. WebP stores grey as RGB.
+    becomes a BigTIFF. WebP and AVIF store grey as RGB, AVIF 16 bits as 12.
 
     Args:
         pixels: (H, W) or (H, W, C); two channels are grey with alpha, four RGB with alpha. All formats take uint8 and
             uint16, which JPEG and WebP round to 8 bits. Only TIFF takes floats, and stores them as float32.
         like: a Picture whose metadata and resolution are kept, except for a profile for another number of colours.
             Metadata that libvips cannot write (EXIF to TIFF, IPTC to anything but JPEG) are dropped with a warning.
-        quality: 1 to 100, for JPEG and WebP; a WebP of quality 100 is lossless.
+        quality: 1 to 100, for JPEG, WebP and AVIF; of quality 100, the latter two are lossless.
         compression: 0 (none) to 9 (smallest), for PNG and TIFF, which are always lossless.
         pages: number of pages of equal height into which the rows of a TIFF are split.
 
@@ -179,7 +184,7 @@ def write_image(
     check_options(quality, compression)
     options = codec.options(pixels.nbytes, pixels.dtype, quality, compression)
     options |= page_options(path, codec, len(pixels), pages)
-    image = with_metadata(to_vips(pixels, codec), like, codec, path)
+    image = with_metadata(to_vips(pixels, codec), like, codec, path, pages)
     with replacing(path) as descriptor:
         target = vips.Target.new_to_descriptor(descriptor)
         save = getattr(image, f"{codec.vips}save_target")
@@ -187,3 +192,4 @@ def write_image(
             interruptible(image, lambda: save(target, **options))
         except vips.Error as error:
             raise OSError(f"{path}: cannot be written: {reason(error)}") from error
+        amend_file(descriptor, image, like, codec, path, pages)

@@ -17,8 +17,17 @@ from typing import BinaryIO
 from .tiff_tags import TIFF_MAGIC, Directory, ReadAt, directories
 
 __all__ = [
+    "BITS",
+    "COMPRESSION",
+    "HEIGHT",
+    "PHOTOMETRIC",
+    "RAW_SUFFIXES",
+    "SAMPLES",
+    "STACKS",
     "START",
+    "WIDTH",
     "bits_of_tiff",
+    "ends_jpeg",
     "frames_of_png",
     "kind_of",
     "one_image_of_tiff",
@@ -191,6 +200,7 @@ def kind_of(start: bytes) -> str | None:
 # ---- stacks in one directory -----------------------------------------------------------------------------------------
 
 IMAGEJ = re.compile(r"ImageJ=\S*\r?\n(?:[^\0]*\n)?images=(\d{1,18})\s", re.ASCII)
+STACKS = ("an ImageJ stack", "a tifffile stack")  # whose images lie one after the other
 METAMORPH = 33629  # the UIC2 tag, with an entry for each plane
 IMAGE_DEPTH = 32997
 MOST_PLANES = 2**32
@@ -205,12 +215,12 @@ def planes_of_tiff(read_at: ReadAt) -> tuple[int, str]:
     description = first.texts.get(DESCRIPTION, "")
     match = IMAGEJ.match(description + "\n")
     if match:
-        return int(match[1]), "an ImageJ stack"
+        return int(match[1]), STACKS[0]
     if METAMORPH in first.counts:
         return min(first.counts[METAMORPH], MOST_PLANES), "a MetaMorph stack"
     if first.number(IMAGE_DEPTH) > 1:
         return first.number(IMAGE_DEPTH), "a volume"
-    return _planes_of_shape(first, description), "a tifffile stack"
+    return _planes_of_shape(first, description), STACKS[1]
 
 
 def bits_of_tiff(read_at: ReadAt) -> int:
@@ -266,6 +276,37 @@ def frames_of_png(read_at: ReadAt) -> tuple[int, bool]:
         is_frame |= head[4:8] == b"fcTL"
         offset += 12 + length
     return (frames, is_frame) if frames else (1, True)
+
+
+# ---- files that end early --------------------------------------------------------------------------------------------
+
+JPEG_END = b"\xff\xd9"
+JPEG_SCAN = b"\xff\xda"
+BLOCK = 2**20
+
+
+def ends_jpeg(read_at: ReadAt, size: int) -> bool:
+    """Whether a JPEG's image ends before the file, of that size, does. Thumbnails, which end too, come before its first
+    scan."""
+    if read_at(size - len(JPEG_END), len(JPEG_END)) == JPEG_END:
+        return True
+    offset = _first_scan(read_at)
+    before = b""
+    while block := read_at(offset, BLOCK):
+        if JPEG_END in before + block:
+            return True
+        before, offset = block[-1:], offset + len(block)
+    return False
+
+
+def _first_scan(read_at: ReadAt) -> int:
+    """The offset of the first scan; of the whole file if there is none."""
+    offset = 2
+    while len(head := read_at(offset, 4)) == 4 and head[0] == 0xFF:
+        if head[:2] == JPEG_SCAN:
+            return offset
+        offset += 1 if head[1] == 0xFF else 2 + int.from_bytes(head[2:], "big")
+    return 0
 
 
 def reader_of(file: BinaryIO) -> ReadAt:

@@ -61,12 +61,12 @@ def directories(read_at: ReadAt, most: int = DIRECTORIES) -> list[Directory]:
     Args:
         most: the largest number, including children.
     """
-    layout = _Layout.of(read_at(0, 16))
+    layout = Layout.of(read_at(0, 16))
     return [] if layout is None else _Walk(read_at, layout, most).chain()
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """The number formats of a file.
 
     Attributes:
@@ -83,13 +83,13 @@ class _Layout:
     first: int
 
     @classmethod
-    def of(cls, start: bytes) -> _Layout | None:
+    def of(cls, start: bytes) -> Layout | None:
         if start[:4] not in TIFF_MAGIC:
             return None
         order = "<" if start[:2] == b"II" else ">"
         big = start[:4] in TIFF_MAGIC[2:]
         count, offset, entry, at = ("Q", "Q", 20, 8) if big else ("H", "I", 12, 4)
-        first = _numbers(start[at : at + struct.calcsize(offset)], order, offset)
+        first = numbers(start[at : at + struct.calcsize(offset)], order, offset)
         return cls(order, count, offset, entry, first[0]) if first else None
 
     @property
@@ -97,14 +97,14 @@ class _Layout:
         return struct.calcsize(self.offset)
 
 
-def _numbers(data: bytes, order: str, kind: str) -> tuple[int, ...]:
+def numbers(data: bytes, order: str, kind: str) -> tuple[int, ...]:
     """The complete numbers in the data."""
     count = len(data) // struct.calcsize(kind)
     return struct.unpack(f"{order}{count}{kind}", data[: count * struct.calcsize(kind)])
 
 
 class _Walk:
-    def __init__(self, read_at: ReadAt, layout: _Layout, most: int):
+    def __init__(self, read_at: ReadAt, layout: Layout, most: int):
         self.read_at, self.layout, self.most = read_at, layout, most
         self.seen: set[int] = set()
 
@@ -124,7 +124,7 @@ class _Walk:
     def _count(self, offset: int) -> int:
         """The stated number of entries of the directory at an offset; 0 if there is none."""
         layout = self.layout
-        claimed = _numbers(self.read_at(offset, struct.calcsize(layout.count)), layout.order, layout.count)
+        claimed = numbers(self.read_at(offset, struct.calcsize(layout.count)), layout.order, layout.count)
         return claimed[0] if claimed else 0
 
     def _directory(self, offset: int, with_children: bool) -> tuple[Directory, int]:
@@ -144,21 +144,21 @@ class _Walk:
                 if self._is_new(child)
             ]
             directory = Directory(directory.numbers, directory.texts, directory.counts, tuple(children))
-        following = _numbers(data[size:], layout.order, layout.offset) if claimed == count else ()
+        following = numbers(data[size:], layout.order, layout.offset) if claimed == count else ()
         return directory, (following or (0,))[0]
 
     def _enter(self, directory: Directory, entry: bytes) -> None:
         layout = self.layout
         tag, kind = struct.unpack(f"{layout.order}HH", entry[:4])
         rest = 4 + layout.offset_size
-        count = _numbers(entry[4:rest], layout.order, layout.offset)[0]
+        count = numbers(entry[4:rest], layout.order, layout.offset)[0]
         if kind == TEXT_TYPE:
             text = self._value(entry[rest:], count, min(count, TEXT))
             directory.texts.setdefault(tag, text.partition(b"\0")[0].decode("utf-8", "replace"))
         elif kind in NUMBER_TYPES:
             size = SIZES[kind]
             data = self._value(entry[rest:], count * size, min(count, VALUES) * size)
-            directory.numbers.setdefault(tag, _numbers(data, layout.order, NUMBER_TYPES[kind]))
+            directory.numbers.setdefault(tag, numbers(data, layout.order, NUMBER_TYPES[kind]))
         if kind in SIZES:
             directory.counts.setdefault(tag, count)
 
@@ -166,4 +166,4 @@ class _Walk:
         """The first bytes of a value: inline if it fits in the entry, else at the offset in the entry."""
         if size <= len(inline):
             return inline[:wanted]
-        return self.read_at(_numbers(inline, self.layout.order, self.layout.offset)[0], wanted)
+        return self.read_at(numbers(inline, self.layout.order, self.layout.offset)[0], wanted)

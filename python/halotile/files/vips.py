@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 import numpy as np
 
 from ..texts import full_text, quoted, shortened
-from .codecs import PNG, TIFF, WEBP, Codec, recognised
-from .previews import START, bits_of_tiff, frames_of_png, planes_of_tiff, reader_of, refusal
+from .codecs import HEIC, JPEG, PNG, TIFF, WEBP, Codec, recognised
+from .heic import heic_image
+from .previews import STACKS, START, bits_of_tiff, ends_jpeg, frames_of_png, planes_of_tiff, reader_of, refusal
+from .stacks import Stack, stack_of_tiff
 from .tiff_tags import ReadAt
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ __all__ = [
     "as_held",
     "as_rgb",
     "import_pyvips",
+    "import_writer",
     "interruptible",
     "is_turned",
     "loaded",
@@ -79,12 +82,29 @@ def import_pyvips() -> ModuleType:
     return pyvips
 
 
+def import_writer(codec: Codec) -> ModuleType:
+    """pyvips, if its libvips writes that format. Raises ImportError."""
+    vips = import_pyvips()
+    if not vips.type_find("VipsOperation", f"{codec.vips}save_target"):
+        raise ImportError(f"{codec.name} needs a libvips that has it, such as that of pip install 'halotile[cli]'")
+    return vips
+
+
+def _reads(codec: Codec) -> bool:
+    return bool(import_pyvips().type_find("VipsOperation", f"{codec.vips}load_source"))
+
+
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def opened(path: Path, max_pixels: int | None, page: int | None = None) -> Iterator[tuple[pyvips.Image, Codec]]:
+def opened(
+    path: Path, max_pixels: int | None, page: int | None = None, strict: bool = False
+) -> Iterator[tuple[pyvips.Image, Codec]]:
     """A file's image, which is decoded lazily, and its codec. Errors of libvips in the body become ValueErrors.
+
+    Args:
+        strict: refuse a JPEG that lacks its last bytes; else a warning says so, and what they would show is grey.
 
     Raises:
         OSError: the file cannot be opened. ValueError: it is refused or unreadable, or has no such page.
@@ -96,34 +116,50 @@ def opened(path: Path, max_pixels: int | None, page: int | None = None) -> Itera
         why_not = refusal(path, start, read_at)
         if why_not is not None:
             raise ValueError(f"{path}: {why_not}")
-        codec = recognised(start, path)
+        codec = recognised(start, path, _reads)
         bits = bits_of_tiff(read_at) if codec is TIFF else 0
         if bits > LARGEST_BITS:
             raise ValueError(f"{path}: samples of {bits} bits; {SAMPLES_READ}")
         try:
-            image = loaded(file, codec)
-            pages = pages_of(image)
+            whole = codec is not JPEG or ends_jpeg(read_at, os.fstat(file.fileno()).st_size)
+            if not whole and strict:
+                raise ValueError(f"{path}: not a whole JPEG file: its last bytes are missing")
+            image = (
+                _heic(path, max_pixels) if codec is HEIC else loaded(file, codec, fail_on="error" if whole else "none")
+            )
+            stack = _stack(path, pages_of(image), read_at) if codec is TIFF else None
+            pages = pages_of(image) if stack is None else stack.count
             if page is not None and not 1 <= page <= pages:
                 raise ValueError(f"{path}: page={page}; must be from 1 to {pages}, as many as there are")
-            if page is not None and page > 1:
+            if stack is not None:
+                image = stack.page(path, (page or 1) - 1, image, vips)
+            elif page is not None and page > 1:
                 image = loaded(file, codec, page=page - 1)
             _check_readable(image, path, max_pixels)
-            if codec is TIFF:
-                _refuse_stack(path, pages, read_at)
             if page is None:
                 _warn_of_others(path, codec, pages, read_at)
+                if not whole:
+                    text = "its last bytes are missing, and what they would show is grey"
+                    warnings.warn(f"{path}: {text}", stacklevel=4)
             yield image, codec
         except vips.Error as error:
             raise ValueError(f"{path}: not a readable {codec.name} file: {reason(error)}") from error
 
 
-def loaded(file: BinaryIO, codec: Codec, **options: int) -> pyvips.Image:
+def _heic(path: str, max_pixels: int | None) -> pyvips.Image:
+    found = heic_image(path, max_pixels, import_pyvips())
+    if isinstance(found, tuple):
+        raise ValueError(f"{path}: {found[0]} x {found[1]} pixels are more than max_pixels={max_pixels}; {TRUST}")
+    return found
+
+
+def loaded(file: BinaryIO, codec: Codec, *, fail_on: str = "error", **options: int) -> pyvips.Image:
     """Loads a file with the codec's own loader: by itself, libvips would also try formats that it marks as untrusted.
     With fail_on, a damaged file raises an error instead of giving grey rows."""
     vips = import_pyvips()
     file.seek(0)
     source = vips.Source.new_from_descriptor(file.fileno())
-    return vips.Operation.call(f"{codec.vips}load_source", source, access="sequential", fail_on="error", **options)
+    return vips.Operation.call(f"{codec.vips}load_source", source, access="sequential", fail_on=fail_on, **options)
 
 
 def pages_of(image: pyvips.Image) -> int:
@@ -138,13 +174,18 @@ def _check_readable(image: pyvips.Image, path: str, max_pixels: int | None) -> N
         raise ValueError(f"{path}: samples are {SAMPLES.get(image.format, image.format)}; {SAMPLES_READ}")
 
 
-def _refuse_stack(path: str, pages: int, read_at: ReadAt) -> None:
+def _stack(path: str, pages: int, read_at: ReadAt) -> Stack | None:
+    """The stack under a TIFF's only directory, if it is one. Raises ValueError if it cannot be read."""
     planes, what = planes_of_tiff(read_at)
-    if planes > pages:
+    if planes <= pages:
+        return None
+    stack = stack_of_tiff(read_at, planes) if pages == 1 and what in STACKS else None
+    if stack is None:
         held = f"only the first {pages} can be read" if pages > 1 else "only the first can be read"
         text = f"{what} of {planes} images, of which {held}: the others have no directory of their own"
         advice = "save it with a directory for each: tifffile.imwrite(new, tifffile.imread(old), metadata=None)"
         raise ValueError(f"{path}: {text}; {advice}")
+    return stack
 
 
 def _warn_of_others(path: str, codec: Codec, pages: int, read_at: ReadAt) -> None:

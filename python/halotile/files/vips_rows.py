@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,9 @@ from numpy.typing import DTypeLike
 from ..images.source import Source
 from .atomic import replacing
 from .codecs import Codec, check_options, page_options
-from .metadata import Picture, picture_of, with_metadata
+from .extras import extras_of
+from .finish import Colour, Finish, finished_shape
+from .metadata import Picture, amend_file, picture_of, with_metadata
 from .tiff_feed import STRIP_BYTES, Feed
 from .vips import DTYPES, MAX_PIXELS, Path, as_held, as_rgb, import_pyvips, is_turned, opened, reason, shape_of
 
@@ -39,19 +42,23 @@ class PictureSource(Source):
         like: the file's metadata, as a Picture without pixels.
     """
 
-    def __init__(self, path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | None = None):
+    def __init__(
+        self, path: Path, *, max_pixels: int | None = MAX_PIXELS, page: int | None = None, strict: bool = False
+    ):
         """Arguments and errors are those of `read_image`; damage in later rows is reported when they are read."""
-        self.path, self.max_pixels, self.page = os.fspath(path), max_pixels, page
+        self.path, self.max_pixels, self.page, self.strict = os.fspath(path), max_pixels, page, strict
         self._open()
         self.shape = shape_of(self.image)
         self.layout = "HWC"[: len(self.shape)]
         self.dtype = np.dtype(DTYPES[self.image.format])
-        self.like = picture_of(self.image, self.codec, np.empty(0))
+        extras = extras_of(self.path, self.image, self.codec, page, self.turned)
+        self.like = picture_of(self.image, self.codec, np.empty(0), extras)
         self.page = page or 1  # so that opening it again does not repeat the warning about other pages
 
     def _open(self) -> None:
-        with opened(self.path, self.max_pixels, self.page) as (stored, self.codec):
-            image = stored.copy_memory() if is_turned(stored) else stored
+        with opened(self.path, self.max_pixels, self.page, self.strict) as (stored, self.codec):
+            self.turned = is_turned(stored)
+            image = stored.copy_memory() if self.turned else stored
             self.image, self.position = as_rgb(image.autorot()), 0
 
     def read(self, start: int, rows: np.ndarray) -> None:
@@ -82,10 +89,13 @@ def open_sink(
     quality: int = 95,
     compression: int = 6,
     pages: int = 1,
+    background: Colour | None = None,
+    size: tuple[int, int] | None = None,
     **_: object,
 ) -> Iterator[PictureSink]:
+    finish = Finish(background, size, pages, like is not None and like.extras.data)
     with replacing(path) as descriptor:
-        yield PictureSink(codec, path, descriptor, shape, dtype, like, quality, compression, pages)
+        yield PictureSink(codec, path, descriptor, shape, dtype, like, quality, compression, finish)
 
 
 def held_bytes(codec: Codec, shape: Sequence[int], dtype: DTypeLike) -> int:
@@ -104,7 +114,8 @@ class PictureSink:
         path: the path for messages.
         descriptor: the file, open for reading and writing.
         shape, dtype: those of the whole image.
-        like, quality, compression, pages: as for `write_image`.
+        like, quality, compression: as for `write_image`.
+        finish: what becomes of the pixels before they are written.
     """
 
     overlaps = True
@@ -119,19 +130,21 @@ class PictureSink:
         like: Picture | None,
         quality: int,
         compression: int,
-        pages: int,
+        finish: Finish,
     ):
-        vips = import_pyvips()
+        vips, pages = import_pyvips(), finish.pages
         self.path = path
         self.dtype = np.dtype("float32" if np.dtype(dtype).kind == "f" else dtype)
-        size = int(np.prod(shape, dtype=object)) * self.dtype.itemsize
+        written = finished_shape(shape, finish.background, finish.size, pages)
+        size = int(np.prod(written, dtype=object)) * self.dtype.itemsize
         check_options(quality, compression)
-        options = codec.options(size, self.dtype, quality, compression) | page_options(path, codec, shape[0], pages)
+        options = codec.options(size, self.dtype, quality, compression) | page_options(path, codec, written[0], pages)
         self.feed = Feed(shape, self.dtype)
         self.source = vips.SourceCustom()  # must live as long as libvips may call it
         self.source.on_read(self.feed.read)
         self.source.on_seek(self.feed.seek)
-        self.image = with_metadata(as_held(_plain(self.source), codec), like, codec, path)
+        self.image = with_metadata(finish(as_held(_plain(self.source), codec)), like, codec, path, pages)
+        self.amended = partial(amend_file, descriptor, self.image, like, codec, path, pages)
         save = getattr(self.image, f"{codec.vips}save_target")
         self.thread = ThreadPoolExecutor(1)
         self.saved = self.thread.submit(save, vips.Target.new_to_descriptor(descriptor), **options)
@@ -150,6 +163,8 @@ class PictureSink:
             self.saved.result()
         except import_pyvips().Error as error:
             raise OSError(f"{self.path}: cannot be written: {reason(error)}") from error
+        self.amended()
+        self.amended = partial(bool)
 
     def abandon(self) -> None:
         """Ends the thread, whatever the state of the file."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Fills hidden pixels (alpha 0), whose stored colours are arbitrary.
+"""Fills pixels without a value of their own from their surroundings, such as hidden ones (alpha 0).
 
-Without this, hidden colours would leak into visible edges through the model's receptive field. Each hidden pixel gets
-the alpha-weighted mean of the smallest neighbourhood with a visible pixel. A neighbourhood is a block of 1, 2, 4 ... 64
-pixels a side and its eight neighbours, on the image's own grid, so results depend on no tile, strip or engine. Where
-nothing is visible within 64 pixels, it is mid-grey.
+Without this, stored values that mean nothing would leak into their neighbours through the model's receptive field. Each
+gap gets the mean, weighted by alpha, of the smallest neighbourhood with a visible pixel. A neighbourhood is a block of
+1, 2, 4 ... 64 pixels a side and its eight neighbours, on the image's own grid, so results depend on no tile, strip or
+engine. Hidden pixels with nothing visible within 64 pixels become mid-grey.
 
 Operations are rounded to float32 and run in a fixed order, so that NumPy and torch agree bit for bit.
 """
@@ -12,8 +12,9 @@ Operations are rounded to float32 and run in a fixed order, so that NumPy and to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -25,7 +26,17 @@ from .source import HeldRows, Source
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["REACH", "FilledSource", "with_colours"]
+__all__ = [
+    "REACH",
+    "FilledSource",
+    "Gaps",
+    "HiddenColours",
+    "filled",
+    "filled_tensor",
+    "on_grid",
+    "surroundings",
+    "with_colours",
+]
 
 REACH = 64  # side of the largest block, and the least search distance, input pixels
 LEVELS = 7
@@ -35,25 +46,59 @@ ROWS = 1024  # per step on a device
 Rows = Callable[[int, int], np.ndarray]  # rows [start, stop) of an image: (C, rows, W)
 
 
+class Gaps(Protocol):
+    """What to fill, and with what. Arrays are (C, h, w) as stored, or tensors of words on a device."""
+
+    def where(self, values: Pixels) -> Pixels:
+        """A mask (1 or n, h, w) of the first n channels."""
+
+    def colours(self, values: Pixels) -> Pixels:
+        """What to fill them with: float32 (n, h', w') with h' >= h and w' >= w; exact at least REACH pixels from sides
+        that are not those of the image."""
+
+
+@dataclass(frozen=True)
+class HiddenColours:
+    """Colours beside alpha 0. grey: given where nothing is visible."""
+
+    dtype: str
+    grey: float
+
+    def where(self, values: Pixels) -> Pixels:
+        return is_zero(values[-1:], self.dtype) if isinstance(values, np.ndarray) else values[-1:] == 0
+
+    def colours(self, values: Pixels) -> Pixels:
+        if isinstance(values, np.ndarray):
+            block = on_grid(widened(values, self.dtype), np)
+            return surroundings(block[:-1], block[-1], self.grey, np)
+        block = on_grid(widened_tensor(values), torch_if_loaded())
+        return surroundings(block[:-1], block[-1], self.grey, torch_if_loaded())
+
+
 def with_colours(image: Image, index: int) -> Image:
     """Image `index` alone with hidden pixels filled: read by rows, or a copy on its device."""
+    return filled(image, index, HiddenColours(image.dtype, image.peak / 2))
+
+
+def filled(image: Image, index: int, gaps: Gaps) -> Image:
     if not image.on_host:
-        return Image(_filled_tensor(image.tensor[index], image.dtype), image.dtype, "CHW", image.device)
-    return Image(FilledSource(image, index), image.dtype, "HWC")
+        tensor = filled_tensor(image.tensor[index], image.dtype, gaps)
+        return Image(tensor, image.dtype, "CHW", image.device, white=image.white)
+    return Image(FilledSource(image, index, gaps), image.dtype, "HWC", white=image.white)
 
 
 # ---- in host memory --------------------------------------------------------------------------------------------------
 
 
 class FilledSource(Source):
-    """An image with hidden pixels filled, in strips of REACH rows that also use REACH rows above and below. Each row is
+    """An image with its gaps filled, in strips of REACH rows that also use REACH rows above and below. Each row is
     read once, from top to bottom."""
 
     step = REACH
 
-    def __init__(self, image: Image, index: int):
+    def __init__(self, image: Image, index: int, gaps: Gaps):
         height, width = image.size
-        self.image, self.index = image, index
+        self.image, self.index, self.gaps = image, index, gaps
         self.shape, self.dtype = (height, width, image.channels), _stored(image)
         self.rows = _rows_of(image, index)
 
@@ -73,16 +118,15 @@ class FilledSource(Source):
         strip = slice(start, start + len(into))
         for left in range(0, width, COLUMNS):
             columns = slice(left, min(left + COLUMNS, width))
-            hidden = is_zero(seen[-1, strip, columns], self.image.dtype)
-            if not hidden.any():
+            where = self.gaps.where(seen[:, strip, columns])
+            if not where.any():
                 continue
             low, high = max(0, left - REACH), min(left + COLUMNS + REACH, width)
-            block = _on_grid(widened(seen[:, :, low:high], self.image.dtype), np)
             with np.errstate(invalid="ignore", over="ignore"):  # non-finite values are ignored
-                colours = _surroundings(block[:-1], block[-1], peak_of(self.image.dtype) / 2, np)
-            wanted = colours[:, strip, left - low : columns.stop - low]
-            target = into[:, columns, :-1]
-            target[hidden] = _narrowed(wanted, self.image.dtype).transpose(1, 2, 0)[hidden]
+                colours = self.gaps.colours(seen[:, :, low:high])
+            wanted = _narrowed(colours[:, strip, left - low : columns.stop - low], self.image.dtype)
+            target = into[:, columns, : len(colours)].transpose(2, 0, 1)
+            np.copyto(target, wanted, where=where)
 
 
 def _stored(image: Image) -> np.dtype:
@@ -115,7 +159,7 @@ def _narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
 # ---- on a device -----------------------------------------------------------------------------------------------------
 
 
-def _filled_tensor(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+def filled_tensor(tensor: torch.Tensor, dtype: str, gaps: Gaps) -> torch.Tensor:
     torch = torch_if_loaded()
     filled, words = torch.empty_like(tensor), as_words(tensor)
     as_words(filled).copy_(words)
@@ -124,12 +168,10 @@ def _filled_tensor(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
         for left, right in _pieces(width, COLUMNS):
             y, x = max(0, top - REACH), max(0, left - REACH)
             seen = tensor[:, y : bottom + REACH, x : right + REACH]
-            block = _on_grid(widened_tensor(seen), torch)
-            colours = _surroundings(block[:-1], block[-1], peak_of(dtype) / 2, torch)
-            wanted = colours[:, top - y : bottom - y, left - x : right - x]
-            own = as_words(filled[:-1, top:bottom, left:right])
-            hidden = words[-1:, top:bottom, left:right] == 0
-            own.copy_(torch.where(hidden, _narrowed_tensor(wanted, dtype, own.dtype), own))
+            wanted = gaps.colours(seen)[:, top - y : bottom - y, left - x : right - x]
+            own = as_words(filled[: len(wanted), top:bottom, left:right])
+            where = gaps.where(words[:, top:bottom, left:right])
+            own.copy_(torch.where(where, _narrowed_tensor(wanted, dtype, own.dtype), own))
     return filled
 
 
@@ -148,7 +190,7 @@ def _narrowed_tensor(values: torch.Tensor, dtype: str, word: torch.Tensor) -> to
 # ---- the same for both -----------------------------------------------------------------------------------------------
 
 
-def _on_grid(block: Pixels, xp: ModuleType) -> Pixels:
+def on_grid(block: Pixels, xp: ModuleType) -> Pixels:
     """Zero-pads (C, h, w) at the bottom and right to whole blocks."""
     channels, height, width = block.shape
     shape = (channels, -(-height // REACH) * REACH, -(-width // REACH) * REACH)
@@ -159,7 +201,7 @@ def _on_grid(block: Pixels, xp: ModuleType) -> Pixels:
     return full
 
 
-def _surroundings(colours: Pixels, alpha: Pixels, grey: float, xp: ModuleType) -> Pixels:
+def surroundings(colours: Pixels, alpha: Pixels, grey: float, xp: ModuleType) -> Pixels:
     """The mean colour of the smallest visible neighbourhood of every pixel: float32 (C, h, w).
 
     colours: (C, h, w), alpha: (h, w), float32, sides multiples of REACH. Exact at least REACH pixels from the sides.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Alpha",
     "Image",
+    "NoData",
     "Pixels",
     "as_words",
     "bfloat16_bits",
@@ -64,6 +65,14 @@ class Alpha(NamedTuple):
     hidden: bool
 
 
+class NoData(NamedTuple):
+    """The value that means "no data" (as the image's dtype holds it), and how many channels, the first ones, may have
+    it."""
+
+    value: float
+    channels: int
+
+
 @dataclass(frozen=True)
 class Image:
     """An array or tensor as the engines see it.
@@ -74,6 +83,8 @@ class Image:
         layout: axes of the original, spelled with N, C, H and W.
         device: the tensor's device; None for NumPy arrays.
         by_model: whether the channels that the model seems to take decided the layout.
+        white: its value of white, if it is not the dtype's.
+        nodata: the value of pixels without data, if there is one.
     """
 
     original: Any
@@ -81,6 +92,18 @@ class Image:
     layout: str
     device: torch.device | None = None
     by_model: bool = False
+    white: float | None = None
+    nodata: NoData | None = None
+
+    @property
+    def peak(self) -> float:
+        """The value of white."""
+        return peak_of(self.dtype) if self.white is None else self.white
+
+    def peak_in(self, dtype: str) -> float:
+        """The value of white in a result of that dtype."""
+        floats = INTEGER_PEAK.keys().isdisjoint((dtype, self.dtype))
+        return self.peak if dtype == self.dtype or floats else peak_of(dtype)
 
     @property
     def by_rows(self) -> bool:
@@ -100,6 +123,10 @@ class Image:
 
     @cached_property
     def alphas(self) -> dict[int, Alpha]:
+        return {}
+
+    @cached_property
+    def missing(self) -> dict[int, Any]:
         return {}
 
     @cached_property

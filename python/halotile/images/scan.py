@@ -19,7 +19,7 @@ from .image import Alpha, Image, as_words
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["alpha_of", "is_grey", "is_zero", "widened", "widened_tensor"]
+__all__ = ["alpha_of", "is_grey", "is_zero", "strips", "widened", "widened_tensor"]
 
 STRIP = 2**22  # bytes per step
 
@@ -32,7 +32,7 @@ def alpha_of(image: Image, index: int) -> Alpha:
 
 def _alpha_of(image: Image, index: int) -> Alpha:
     first, constant, hidden = None, True, False
-    for rows in _strips(image, index):
+    for rows in strips(image, index):
         alpha = rows[-1]
         first = alpha[0, 0] if first is None else first
         constant = constant and bool((alpha == first).all())
@@ -57,12 +57,12 @@ def _alpha_on_device(image: Image, index: int) -> Alpha:
 
 def is_grey(image: Image, index: int) -> bool:
     if image.on_host:
-        return all(bool((rows[0] == rows[1]).all() and (rows[1] == rows[2]).all()) for rows in _strips(image, index))
+        return all(bool((rows[0] == rows[1]).all() and (rows[1] == rows[2]).all()) for rows in strips(image, index))
     red, green, blue = (as_words(image.tensor[index, channel]) for channel in range(3))
     return bool(((red == green) & (green == blue)).all().item())
 
 
-def _strips(image: Image, index: int) -> Iterator[np.ndarray]:
+def strips(image: Image, index: int) -> Iterator[np.ndarray]:
     height, width = image.size
     if image.by_rows:
         yield from _strips_of_source(image, index)
@@ -81,7 +81,7 @@ def _strips_of_source(image: Image, index: int) -> Iterator[np.ndarray]:
     for start in range(0, height, rows):
         strip = buffer[: min(rows, height - start)]
         source.read(start, strip)
-        yield strip.transpose(2, 0, 1)
+        yield strip.transpose(2, 0, 1) if strip.ndim == 3 else strip[np.newaxis]
 
 
 def is_zero(values: np.ndarray, dtype: str) -> np.ndarray:

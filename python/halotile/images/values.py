@@ -20,16 +20,19 @@ class Values:
     Attributes:
         dtype: of the image.
         value_range: range of the model's values, as the user gave it.
+        peak: the value of white; None: that of the dtype.
     """
 
     dtype: str
     value_range: tuple[float, float] | None
+    peak: float | None = None
 
     @cached_property
     def numbers(self) -> tuple[float, float, float, bool]:
         low, high = self.value_range or (0.0, 1.0)
         clamp = self.value_range is not None or peak_of(self.dtype) > 1
-        return float(peak_of(self.dtype)), high - low, low, clamp
+        peak = peak_of(self.dtype) if self.peak is None else self.peak
+        return float(peak), high - low, low, clamp
 
     @property
     def bfloat16(self) -> bool:

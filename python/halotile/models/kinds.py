@@ -51,6 +51,7 @@ def open_model(
 
 def _open_module(module: torch.nn.Module, device: Device | None, dtype: str | None, memory_format: str) -> TensorModel:
     _refuse_lazy(roots_of(module))
+    _refuse_volumes(module)
     module = converted(module, device, dtype)
     own_device, own_dtype = device_and_dtype(module)
     where = own_device or default_device(device)
@@ -81,6 +82,18 @@ def _refuse_lazy(modules: list[torch.nn.Module]) -> None:
             if isinstance(tensor, kind):
                 text = f"model must have initialised weights, but {name} has no size yet"
                 raise ValueError(f"{text}: run the module once on some input and load its weights first")
+
+
+def _refuse_volumes(module: torch.nn.Module) -> None:
+    """Raises ValueError for a module with 3-D convolutions: torch would take a batch of images for one volume."""
+    nn = torch_if_loaded().nn
+    for name, inner in module.named_modules():
+        kind = getattr(inner, "original_name", type(inner).__name__)  # of TorchScript's modules
+        if isinstance(inner, (nn.Conv3d, nn.ConvTranspose3d)) or kind in ("Conv3d", "ConvTranspose3d"):
+            what = f"its layer {name}" if name else "it"
+            text = f"model must take images, but {what} is a {kind}, which takes volumes (N, C, D, H, W)"
+            advice = "pass a function that makes volumes of windows, such as lambda x: model(x[:, None])[:, 0]"
+            raise ValueError(f"{text}: {advice}, or lambda x: model(x) if the model does so itself")
 
 
 def channels_of(model: Any) -> int | None:

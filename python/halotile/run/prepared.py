@@ -146,7 +146,8 @@ class Prepared(Opened):
 
     @property
     def out_values(self) -> Values:
-        return Values(self.out_dtype, self.options.value_range)
+        peak = None if self.traits.makes_data else self.image.peak_in(self.out_dtype)
+        return Values(self.out_dtype, self.options.value_range, peak)
 
     def parts_of(self, index: int) -> tuple[Part, ...]:
         """The parts of image `index`. A constant alpha channel bypasses the model."""

@@ -25,6 +25,7 @@ from ..models.model import TensorModel
 from ..plan import Box, TilePlan
 from .failures import tile_error
 from .held import hold_statistics
+from .nodata import without_missing
 from .prepared import First, Prepared
 from .progress import Progress
 from .report import RunInfo, Verification, by
@@ -210,7 +211,7 @@ class Remade:
 
     @property
     def _values(self) -> Values:
-        return Values(self.result.dtype, self.prepared.options.value_range)
+        return self.prepared.out_values
 
     def _box(self, place: tuple[Place, Place]) -> Box:
         """The region of a place in output pixels."""
@@ -231,7 +232,8 @@ class Remade:
         got = self.result.pixels[self.index, first : first + channels[index], box.y : box.y_stop, box.x : box.x_stop]
         if self.result.dtype == "bfloat16":
             got = as_floats(got)
-        return beyond_rounding(got.astype(np.float64), want.astype(np.float64), self.result.dtype)
+        apart = beyond_rounding(got.astype(np.float64), want.astype(np.float64), self.result.dtype)
+        return without_missing(apart, got, self.prepared)
 
     def _made(self, part: Part, place: tuple[Place, Place], box: Box) -> np.ndarray:
         """A window's result, cropped to the box, before rounding."""

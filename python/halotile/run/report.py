@@ -12,7 +12,9 @@ from ..texts import bytes_text
 if TYPE_CHECKING:
     from ..inspection import ModelInfo
 
-__all__ = ["HOLDING", "Precision", "RunInfo", "Streaming", "Tuning", "Verification", "by", "short"]
+__all__ = [
+    "HOLDING", "Filled", "Precision", "RunInfo", "Streaming", "Tuning", "Verification", "by", "short",
+]
 
 Pair = tuple[int, int]
 
@@ -181,6 +183,28 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Filled:
+    """What was filled for the model because the image has no data there, and put back.
+
+    Attributes:
+        nodata: the value that means it.
+        values: number of such values in the image.
+        share: of all its values.
+        margin: how far from there results may depend on what was filled in (rows, columns), input pixels: the model's
+            receptive field if it is known, else the halo.
+    """
+
+    nodata: float
+    values: int
+    share: float
+    margin: Pair
+
+    def __str__(self) -> str:
+        filled = f"nodata {self.nodata:g}: {self.share:.1%} of the values were filled in for the model and put back"
+        return f"{filled}; results up to {by(self.margin)} pixels from them depend on what was filled in"
+
+
+@dataclass(frozen=True)
 class RunInfo:
     """What a run did and why. Pairs are (rows, columns), input pixels.
 
@@ -199,6 +223,7 @@ class RunInfo:
         precision: for dtype="auto", a Precision.
         stream: a Streaming; None for tiles.
         schedule_why: the reason for rows or tiles, a sentence; None if nothing was to be chosen.
+        filled: with nodata=, a Filled.
     """
 
     halo: Pair
@@ -213,6 +238,7 @@ class RunInfo:
     precision: Precision | None = None
     stream: Streaming | None = None
     schedule_why: str | None = None
+    filled: Filled | None = None
 
     @property
     def schedule(self) -> str:
@@ -227,7 +253,7 @@ class RunInfo:
 
     def __str__(self) -> str:
         how = "" if self.how == "given" else f", {self.how}"
-        parts = (self.tuning, self.precision, self.stream)
+        parts = (self.tuning, self.precision, self.stream, self.filled)
         tuned = "".join(f"; {one}" for one in parts if one is not None)
         return f"halo {short(self.halo)}, phase {short(self.phase)}{how}: {self.why}{tuned}"
 

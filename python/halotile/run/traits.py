@@ -58,6 +58,14 @@ class Traits:
     trim: tuple[int, int]
     colourful: float = 0.0
 
+    @property
+    def makes_data(self) -> bool:
+        """Whether the model makes something else than a picture of its input's channels, such as classes. Colours of
+        grey and grey of colours are pictures."""
+        first = self.parts[0]
+        made = first.feed if first.averaged else self.out_channels[0]
+        return made != first.feed and not {made, first.feed} <= {1, 3}
+
 
 Planner = Callable[[Fraction | None, tuple[int, int]], TilePlan]
 

@@ -16,6 +16,7 @@ from ..errors import ModelOutputError, TileError
 from ..images.channels import Part
 from ..images.hidden import with_colours
 from ..images.image import Image, Pixels
+from ..images.nodata import without_gaps
 from ..images.scan import alpha_of
 from ..images.values import Values
 from ..memory import is_out_of_memory
@@ -25,6 +26,7 @@ from ..optional import torch_if_loaded
 from ..plan import Tile, TilePlan
 from ..texts import full_text, named, quoted
 from .failures import tile_error
+from .seen import Samples
 
 __all__ = ["Resize", "Windows", "lacks_pixels"]
 
@@ -44,11 +46,13 @@ class Windows:
         opened: the model; two variants until the first batch has shown which of them accepts windows.
         models: models of individual parts.
         held: fixed statistics of image `held_for`, by part.
+        seen: samples of values.
     """
 
     def __init__(self, image: Image, opened: Model, engine: Engine, value_range: tuple[float, float] | None):
         self.image, self.opened, self.engine = image, opened, engine
-        self.values = Values(image.dtype, value_range)
+        self.values = Values(image.dtype, value_range, image.peak)
+        self.seen = Samples(image, value_range)
         self.models: dict[Part, Model] = {}
         self.held: dict[Part, Any] = {}
         self.held_for: int | None = None
@@ -75,10 +79,16 @@ class Windows:
         where = self.model.device or self.engine.device
         return where is None or where.type == "cpu"
 
+    @property
+    def in_host_memory(self) -> bool:
+        """Whether windows and outputs are."""
+        return self.engine.device is None or self.engine.device.type == "cpu"
+
     def through(self, model: Model, engine: Engine | None = None) -> Windows:
         """The same windows through another model, with separate buffers."""
         other = Windows(self.image, model, engine or self.engine, self.values.value_range)
         other.models, other.held, other.held_for = self.models, dict(self.held), self.held_for
+        other.seen = self.seen
         other.sources = self.sources if engine in (None, self.engine) else {}
         return other
 
@@ -94,12 +104,15 @@ class Windows:
     def outputs(self, part: Part, index: int, windows: Pixels, tiles: list[Tile]) -> Any:
         try:
             with self.held.get(part, contextlib.nullcontext)():
-                return part.reduced(self.engine.call(self.model_of(part), windows))
+                outputs = part.reduced(self.engine.call(self.model_of(part), windows))
         except BadOutput as error:
             raise tile_error(ModelOutputError, tiles, str(error), image=self.which(index)) from error.__cause__
         except Exception as error:
             text = f"the model raised {_described(error)}"
             raise tile_error(TileError, tiles, text, image=self.which(index)) from error
+        if self.seen.made is not None and part.how == "model" and self.in_host_memory:
+            self.seen.made.add(outputs)
+        return outputs
 
     def model_of(self, part: Part) -> Model:
         return self.models.get(part, self.model)
@@ -108,6 +121,8 @@ class Windows:
         """The windows, in a buffer that the next read of this shape reuses."""
         windows = self._buffer(part, self.model_of(part), tiles)
         self.engine.read(windows, self._source(part, index), part, plan, tiles, self.values)
+        if self.seen.image is not None and part.how == "model" and self.in_host_memory:
+            self.seen.image.add(windows)
         return part.mixed(windows)
 
     def which(self, index: int) -> str:
@@ -117,7 +132,11 @@ class Windows:
         key = index, self.fills(part, index)
         if key not in self.sources:
             self.sources.clear()
-            image, at = (with_colours(self.image, index), 0) if key[1] else (self.image, index)
+            image, at = self.image, index
+            if image.nodata is not None:
+                image, at = without_gaps(image, at), 0
+            if key[1]:
+                image, at = with_colours(image, at), 0
             self.sources[key] = self.engine.open(image, at)
         return self.sources[key]
 
