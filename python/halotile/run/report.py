@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from ..inspection import ModelInfo
 
 __all__ = [
-    "HOLDING", "Filled", "Precision", "RunInfo", "Streaming", "Tuning", "Verification", "by", "short",
+    "HOLDING",
+    "Filled",
+    "Precision",
+    "RunInfo",
+    "Streaming",
+    "Tuning",
+    "Verification",
+    "by",
+    "short",
 ]
 
 Pair = tuple[int, int]
