@@ -338,14 +338,14 @@ def _graph(prepared: Prepared, schedule: Stream) -> Any:
 
 
 def _reported(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepared:
-    from ..run.stream.cost import flops
+    from ..run.stream.cost import flops, repeated
     from ..run.stream.cost import memory as memory_of
 
     flows = [flow for row in schedule.flows(prepared) for flow in row]
     graph = _graph(prepared, schedule)
     streams = sum(part.how == "model" for part in prepared.traits.parts)
     held, peak = (streams * one for one in memory_of(graph, schedule.step))
-    pixels = sum(flow.window.height * flow.window.width for flow in flows)
+    pixels = sum(flow.window.height * flow.window.width for flow in flows) * repeated(graph, schedule.step)
     stream = Streaming(
         rows=schedule.step,
         streams=len(flows),

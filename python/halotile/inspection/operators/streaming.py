@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils import _pytree
 
+from .segment import Segment
+
 __all__ = [
     "IN_PLACE",
     "Edge",
@@ -48,7 +50,14 @@ Tensor = torch.Tensor
 
 
 class NotStreamable(ValueError):
-    """A model cannot be run on rows: the operator, its module and the reason."""
+    """A model cannot be run on rows: the operator, its module and the reason.
+
+    path: that of the module; None if no submodule could do without the operator.
+    """
+
+    def __init__(self, text: str, path: str | None = None):
+        super().__init__(text)
+        self.path = path
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,7 @@ class StreamNode:
         before: nodes made for it: of a statistic, or of the rows of groups.
         statistic: the node of the statistic that its rows need; None for most.
         is_statistic: whether it is such a node: its value is a `Statistic`, not the operator's result.
+        segment: what runs as a whole instead of an operator, see segments.py.
         turn: rows by which it rolls the image up (negative) or down; 0 for others.
         first: the first row: below 0 between two rolls, see `roll_stream`.
         level: the number of sweeps before it can be computed.
@@ -131,6 +141,7 @@ class StreamNode:
     before: list[StreamNode] = field(default_factory=list)
     statistic: StreamNode | None = None
     is_statistic: bool = False
+    segment: Segment | None = None
     turn: int = 0
     first: int = 0
     level: int = 0
@@ -161,7 +172,7 @@ class StreamNode:
 
     def refuse(self, why: str) -> NotStreamable:
         where = f"module {self.path!r}" if self.path else "the model"
-        return NotStreamable(f"{self.name} in {where} cannot run on rows: {why}")
+        return NotStreamable(f"{self.name} in {where} cannot run on rows: {why}", self.path)
 
 
 RowsOfConstant = Callable[[int, int, Callable[[Any], Tensor]], Tensor]

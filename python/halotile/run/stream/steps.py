@@ -356,7 +356,7 @@ class Stepper:
             near = 0 if node.axis is None else min(held[node], 2 * (after[node] - before[node])) * row_bytes[node]
             made = 0 if node.out is not None else fresh
             now += fresh + near
-            most = max(most, now + made)
+            most = max(most, now + made + _inside(node, after[node] - before[node]))
             for source in self.last_use.get(node, ()):
                 if source not in self.passing and not source.whole:
                     now -= (after[source] - before[source]) * row_bytes[source]
@@ -404,6 +404,14 @@ def _like(node: StreamNode) -> dict[str, Any]:
 
 def _row_bytes(node: StreamNode) -> int:
     return prod(node.shape) * node.dtype.itemsize // max(1, node.rows)
+
+
+def _inside(node: StreamNode, rows: int) -> int:
+    """Bytes in use inside a segment that makes so many rows."""
+    if node.segment is None:
+        return 0
+    edge, far = node.edges[0], (1 << 20) * rows
+    return node.segment.peak * (edge.high(far + rows) - edge.low(far)) // max(1, edge.source.rows)
 
 
 def _needed(graph: Graph, targets: Sequence[StreamNode]) -> list[StreamNode]:
