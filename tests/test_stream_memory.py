@@ -201,7 +201,7 @@ def test_the_same_on_the_device_and_each_byte_travels_once(fake_mps, name, bound
     assert counts["download_bytes"] == want.nbytes
     assert counts["synchronizes"] == 0
     steps = -(-image.shape[0] // restorer.last_run.stream.rows)
-    assert counts["scalar_reads"] <= steps  # whether each strip was finite, at the end
+    assert counts["scalar_reads"] <= steps + 2  # whether each strip was finite, at the end; two at the edges
     assert restorer.last_run.schedule == "stream"
     ignoring = TiledRestorer(on_device(model), on_nonfinite="ignore", **options)
     ignoring(image)
