@@ -68,7 +68,7 @@ def compared(image: Image, knowledge: Knowledge) -> Comparison:
         plan = Prepared.of(opened, traits, TILES).plan
         model, peak = opened.windows.model, None
         if isinstance(model, TensorModel):
-            from .peak import peak_of_machine  # imports torch
+            from ..run.stream.peak import peak_of_machine  # imports torch
 
             peak = peak_of_machine(str(model.device))
     return Comparison(plan, tiled.report if taken is None else taken.report, stream, no_stream, peak)

@@ -345,7 +345,8 @@ def _reported(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepa
     graph = _graph(prepared, schedule)
     streams = sum(part.how == "model" for part in prepared.traits.parts)
     held, peak = (streams * one for one in memory_of(graph, schedule.step))
-    pixels = sum(flow.window.height * flow.window.width for flow in flows) * repeated(graph, schedule.step)
+    again = repeated(graph, schedule.step)
+    pixels = again * sum(flow.window.height * flow.window.width for flow in flows)
     stream = Streaming(
         rows=schedule.step,
         streams=len(flows),
@@ -354,7 +355,8 @@ def _reported(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepa
         recompute=pixels / prepared.plan.ideal_pixels,
         held=held,
         peak=peak,
-        flops=flops(graph) * streams * len(flows),
+        flops=round(again * flops(graph)) * streams * len(flows),
+        device=str(graph.image.device),
     )
     report = replace(prepared.report, stream=stream, schedule_why=None)
     return replace(prepared, report=report, schedule=schedule)
