@@ -17,7 +17,8 @@ MADE, HELD, GONE, EMPTY, TEXT = "#c8442c", "#3d4a56", "#d9dfe4", "#ffffff", "#20
 
 
 class Layer(NamedTuple):
-    """Rows [held, begin) are held from the step before, [begin, end) are made in this one, of rows [low, high) above."""
+    """Rows [held, begin) are held from the step before; [begin, end) are made now, of rows [low, high) of the layer
+    before."""
 
     held: int
     begin: int
@@ -39,7 +40,7 @@ def steps() -> list[list[Layer]]:
     for step in (BEFORE, BEFORE + 1):
         before, after = (stepper.ends(stepper.goals(STEP * end)) for end in (step, step + 1))
         found.append([])
-        for node in stepper.nodes:
+        for node in (one for one in stepper.nodes if one.name in ("clone", "convolution")):  # of the image
             begin, end = before[node], min(after[node], ROWS)
             held = min((edge.low(before[user]) for user, edge in stepper.users[node]), default=begin)
             low, high = next(((edge.low(begin), min(edge.high(end), ROWS)) for edge in node.edges), (0, 0))

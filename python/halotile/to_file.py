@@ -53,8 +53,8 @@ def restore_to(
     size: tuple[int, int] | None = None,
     **options: Unpack[RunOptions],
 ) -> RunInfo:
-    """Restores an image into a file. Neither is in memory as a whole: rows are read when windows or strips need them, and
-    written when they are finished. With schedule="stream" the model's memory does not depend on the height either.
+    """Restores an image into a file. Neither is in memory as a whole: rows are read when windows or strips need them,
+    and written when they are finished. With schedule="stream" the model's memory does not depend on the height either.
 
     Args:
         path: .npy; .zarr, a zarr v3 array in chunks of 256x256 and shards of 256x4096 pixels; .tif or .tiff (a BigTIFF

@@ -127,8 +127,8 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
 
 def _add_speed(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("speed and memory").add_argument
-    text = "tiles; stream: rows flow through a torch module, each row of each layer is made once, memory does not depend "
-    text += "on the height; auto: the cheaper one, for --halo exact or auto, else tiles (default: auto)"
+    text = "tiles; stream: rows flow through a torch module, each row of each layer is made once, and memory does not "
+    text += "depend on the height; auto: the cheaper one for --halo exact or auto, else tiles (default: auto)"
     add("--schedule", choices=SCHEDULES, default="auto", help=text)
     text = "memory limit in bytes, such as 700M or 2G (default: none; with --tile-size auto, most of the free memory)"
     add("--memory-limit", type=_bytes, metavar="N", help=text)
