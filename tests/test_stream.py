@@ -19,7 +19,7 @@ from halotile.inspection.recorder import record  # noqa: E402
 from halotile.run.stream.cost import flops, memory  # noqa: E402
 from halotile.run.stream.steps import Constants, Stepper, rows_per_step, streamed  # noqa: E402
 
-from .architectures import KNOWN, SRVGG, Noisy, RRDBNet, UNet  # noqa: E402
+from .architectures import KNOWN, SRVGG, Noisy, RRDBNet, UNet, chain, conv  # noqa: E402
 from .networks import Chain, seeded  # noqa: E402
 from .published import PUBLISHED, published  # noqa: E402
 from .streaming import Calls, assert_streams, difference, image_of, in_steps  # noqa: E402
@@ -273,6 +273,43 @@ def test_held_bytes_do_not_know_the_height(name):
         assert memory(graph, 16)[0] > 0
     assert found[0] == found[1]
     assert found[0] <= 1.1 * memory(graph, 16)[1]
+
+
+class Beside(nn.Module):
+    """Puts rows below each other, or over others."""
+
+    def __init__(self, over):
+        super().__init__()
+        self.over, self.head, self.tail = over, nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x):
+        x = self.head(x)
+        if self.over:
+            x = x.slice_scatter(torch.relu(x[:, :, 1:-1]), 2, 1, x.shape[2] - 1)
+        else:
+            x = torch.cat((x[:, :, :1], torch.relu(x), x[:, :, -1:]), 2)
+        return self.tail(x)
+
+
+SOURCES = {
+    "transposed": lambda: chain(conv(3, 8, 3), nn.MaxPool2d(2), nn.ConvTranspose2d(8, 8, 2, stride=2), conv(8, 3, 3)),
+    "transposed, overlapping": lambda: chain(
+        nn.Conv2d(3, 8, 4, stride=2, padding=1), nn.ConvTranspose2d(8, 3, 4, stride=2, padding=1)
+    ),
+    "corners": lambda: chain(conv(3, 8, 3), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)),
+    "below": lambda: Beside(False),
+    "over": lambda: Beside(True),
+    "reflected": lambda: chain(nn.ReflectionPad2d(3), nn.Conv2d(3, 3, 7)),
+    "down": lambda: chain(conv(3, 8, 3), nn.Upsample(scale_factor=0.5, mode="bicubic")),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_memory_of_a_step_is_as_measured(name):
+    graph = record(seeded(SOURCES[name]), (3, 4096, 8), torch.float32)
+    most = most_held(graph, torch.zeros((1, 3, 4096, 8)), rows_per_step(graph, 16))
+    held, peak = memory(graph, 16)
+    assert 0.6 * held <= most <= 1.2 * peak
 
 
 def test_costs_of_a_convolution():

@@ -432,14 +432,16 @@ def pieces_stream(node: StreamNode, pieces: Sequence[Any]) -> None:
         raise node.refuse("it puts an image and something else below each other")
     node.axis, node.rows, node.owns = axis, node.shape[axis], True
     stops = list(accumulate(one.rows for one in pieces))
+    tallest = max(one.rows for one in pieces)
     for one, stop in zip(pieces, stops, strict=True):
-        above = stop - one.rows
+        # Rows below the last are asked for only to weigh a step far from the edges: they are of the tallest piece.
+        above, last = stop - one.rows, 1 << 62 if one.rows == tallest else one.rows
 
         def low(row: int, above: int = above, rows: int = one.rows) -> int:
-            return min(max(row - above, 0), rows)
+            return min(max(row - above, 0), rows) if row < node.rows else row - above
 
-        def high(row: int, above: int = above, rows: int = one.rows) -> int:
-            return min(row - above, rows)  # far above the piece it needs nothing of what lies above its sources
+        def high(row: int, above: int = above, rows: int = one.rows, last: int = last) -> int:
+            return min(row - above, rows if row <= node.rows else last)  # far above the piece it needs nothing
 
         node.edges.append(Edge(one, low, high))
     node.make = lambda strip: torch.cat([slab for slab in strip.slabs if slab.shape[axis]], axis)

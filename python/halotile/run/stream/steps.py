@@ -159,6 +159,7 @@ class Stepper:
     def before_image(self, step: int) -> int:
         """The end, in steps below the first row to make, at which no row of the image is needed yet."""
         end, first = self.begin, self.done[self.image]
+        assert self.ends(self.goals(end - (step << 20)))[self.image] <= first, "an operator needs rows of no image"
         while self.ends(self.goals(end))[self.image] > first:
             end -= step
         return end
@@ -347,7 +348,7 @@ class Stepper:
         before = self.ends(self.goals((1 << 20) * step))
         after = self.ends(self.goals((1 << 20) * step + step))
         row_bytes = {node: _row_bytes(node) for node in self.nodes}
-        held = {node: 0 if node in self.passing or node.whole else self._rows_held(node, before) for node in self.nodes}
+        held = {node: self._rows_held(node, before, after) for node in self.nodes}
         between = now = most = sum(rows * row_bytes[node] for node, rows in held.items())
         for node in self.nodes:
             fresh = (after[node] - before[node]) * row_bytes[node]
@@ -363,8 +364,12 @@ class Stepper:
                     now -= min(held[source], 2 * (after[source] - before[source])) * row_bytes[source]
         return between, most
 
-    def _rows_held(self, node: StreamNode, ends: dict[StreamNode, int]) -> int:
-        return max(0, ends[node] - min((edge.low(ends[user]) for user, edge in self.users[node]), default=ends[node]))
+    def _rows_held(self, node: StreamNode, ends: dict[StreamNode, int], later: dict[StreamNode, int]) -> int:
+        """Rows that wait for users that go on."""
+        if node in self.passing or node.whole:
+            return 0
+        lows = [edge.low(ends[user]) for user, edge in self.users[node] if later[user] > ends[user]]
+        return max(0, ends[node] - min(lows, default=ends[node]))
 
     @property
     def held_bytes(self) -> int:
