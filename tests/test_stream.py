@@ -75,7 +75,7 @@ PARTS = {
     "DCTLSA": "depthwise_conv' cannot run on rows: it takes rows from both sides of a rolled image",
     "OmniSR": "bmm in module 'residual_layer.0.residual_layer.0.layer.8.fn' cannot run on rows: each row",
     "RGT": "bmm in module 'layers.0.blocks.1.attn' cannot run on rows: each row takes all others",
-    "SeemoRe": "cannot be recorded in body.0.local_block.block.moe_layer",
+    "SeemoRe": "in module 'body.0.local_block.block.moe_layer' cannot run on rows: what follows depends on",
 }
 SINGLE = ("GRL",)  # runs in float32 alone
 SIZES = {
