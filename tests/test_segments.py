@@ -79,6 +79,11 @@ class Turned(nn.Module):
         return x + x.flip(2)
 
 
+class Rolled(nn.Module):
+    def forward(self, x):
+        return x.roll(2, 2)
+
+
 MODELS = {
     "patches": lambda: chain(conv(3, 8, 3), Patches(), nn.ReLU(), conv(8, 3, 3)),
     "summed": lambda: chain(conv(3, 8, 5), Summed(), conv(8, 3, 3)),
@@ -137,6 +142,7 @@ def test_its_halo_is_counted():
     [
         (lambda: Summed(3), "col2im"),  # nothing is left around it
         (lambda: chain(conv(3, 8, 3), Turned(), conv(8, 3, 3)), "flip"),  # sees the whole image
+        (lambda: chain(conv(3, 8, 3), Rolled(), conv(8, 3, 3)), "roll"),  # its first rows are the last ones
         (lambda: chain(conv(3, 8, 3), *[Summed()] * 2, conv(8, 3, 3)), "col2im"),  # one module in two places
     ],
 )

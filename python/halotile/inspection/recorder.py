@@ -13,7 +13,12 @@ from math import prod
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.utils import _pytree
 from torch.utils.flop_counter import flop_registry
 
@@ -27,7 +32,17 @@ from .following import FakeRun, is_random, same_elements, storage_of
 from .operators import entry
 from .operators.elementwise import pointwise_stream
 from .operators.segment import Segment
-from .operators.streaming import Edge, NotStreamable, StreamNode, parted_rows, sources
+from .operators.streaming import (
+    DECIDES,
+    IN_PLACE,
+    RANDOM,
+    Edge,
+    NotStreamable,
+    StreamNode,
+    parted_rows,
+    place_of,
+    sources,
+)
 from .row_constants import rows_of_constant
 from .segments import RECORDING, Segmented, assign_segment, segment_around
 
@@ -35,6 +50,7 @@ __all__ = ["Graph", "record"]
 
 Tensor = torch.Tensor
 
+UNKNOWN_VALUES = (DataDependentOutputException, DynamicOutputShapeException)
 MOST_KINDS = 8  # of submodules that run as a whole
 SMALL = 1 << 22  # elements of a constant that is computed while recording; larger ones are computed in a run
 
@@ -112,9 +128,10 @@ class Recorder(FakeRun):
                 output = self.run(shape[0], shape[1:], dtype, device)
             except NotStreamable:
                 raise
+            except UNKNOWN_VALUES as error:
+                raise NotStreamable.of(error.func.name().partition("::")[2], self.path, DECIDES) from error
             except Exception as error:  # a model may raise anything
-                where = f" in {self.path}" if self.path else ""
-                raise NotStreamable(f"the model cannot be recorded{where}: {named(error)}") from error
+                raise NotStreamable(f"{place_of(self.path)} cannot be recorded: {named(error)}") from error
             finally:
                 RECORDING.reset(outer)
         return self.graph(output)
@@ -174,14 +191,14 @@ class Recorder(FakeRun):
             if sees and self._rewritten(func, name, args, kwargs):
                 return args[0]
             if sees:
-                raise NotStreamable(f"{name} in {self.path or 'the model'} writes to a tensor in place", self.path)
+                raise NotStreamable.of(name, self.path, IN_PLACE)
             return self.constant(func, args, kwargs)
         with self.fake:
             result = func(*args, **kwargs)
         outputs = [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
         if not sees and sum(one.numel() for one in outputs) <= SMALL:
             if is_random(func, name):
-                raise NotStreamable(f"{name} in {self.path or 'the model'} is random")
+                raise NotStreamable.of(name, self.path, RANDOM)
             return self.constant(func, args, kwargs)
         given = self._given(func, args, kwargs)
         for place, tensor in enumerate(outputs):
@@ -237,7 +254,7 @@ class Recorder(FakeRun):
     def _reference(self, tensor: Tensor) -> StreamNode | Tensor:
         node = self.node_of.get(id(tensor))
         if node is None and isinstance(tensor, FakeTensor):
-            raise NotStreamable(f"a tensor of unknown origin in {self.path or 'the model'}")
+            raise NotStreamable(f"{place_of(self.path)} uses a tensor that it did not make of the image or its weights")
         return tensor.detach() if node is None else node
 
 
@@ -282,7 +299,7 @@ def _assign(node: StreamNode) -> None:
         node.func, node.arguments = torch.ops.aten.full.default, _full(node, value)
         return
     if is_random(node.func, node.name):
-        raise node.refuse("it is random")
+        raise node.refuse(RANDOM)
     if not sources(node):
         return
     if node.segment is not None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
+from .operators.padding import BEYOND_EDGE
 from .operators.segment import Segment
 from .operators.streaming import Edge, StreamNode, Strip, image_like
 from .structure import Structure, analyse
@@ -89,7 +90,9 @@ def _segment(module: torch.nn.Module, shape: tuple[int, ...] | None, dtype: torc
 def _is_local(seen: Structure) -> bool:
     known = seen.receptive_field is not None and seen.phase is not None and seen.scale is not None
     whole = seen.global_operations or seen.unknown or seen.coordinate_sensitive or seen.stochastic
-    return known and not whole and seen.trim == (0, 0) and len(seen.sizes) > 1
+    # A strip's own ends must lie in its halo: what is mirrored there does, what comes from the other end does not.
+    edges = all(note.endswith(BEYOND_EDGE) for note in seen.notes)
+    return known and not whole and edges and seen.trim == (0, 0) and len(seen.sizes) > 1
 
 
 def assign_segment(node: StreamNode, segment: Segment) -> None:

@@ -22,7 +22,9 @@ from torch.utils import _pytree
 from .segment import Segment
 
 __all__ = [
+    "DECIDES",
     "IN_PLACE",
+    "RANDOM",
     "Edge",
     "NotStreamable",
     "Refused",
@@ -40,6 +42,7 @@ __all__ = [
     "parted",
     "parted_rows",
     "pieces_stream",
+    "place_of",
     "same",
     "sources",
     "whole_stream",
@@ -58,6 +61,11 @@ class NotStreamable(ValueError):
     def __init__(self, text: str, path: str | None = None):
         super().__init__(text)
         self.path = path
+
+    @classmethod
+    def of(cls, name: str, path: str, why: str) -> NotStreamable:
+        """Of an operator in a module."""
+        return cls(f"{name} in {place_of(path)} cannot run on rows: {why}", path)
 
 
 @dataclass(frozen=True)
@@ -171,14 +179,14 @@ class StreamNode:
         return "the image" if self.func is None else self.func._schema.name.removeprefix("aten::")
 
     def refuse(self, why: str) -> NotStreamable:
-        where = f"module {self.path!r}" if self.path else "the model"
-        return NotStreamable(f"{self.name} in {where} cannot run on rows: {why}", self.path)
+        return NotStreamable.of(self.name, self.path, why)
 
 
 RowsOfConstant = Callable[[int, int, Callable[[Any], Tensor]], Tensor]
 StreamRule = Callable[[StreamNode], None]
 
-IN_PLACE = "it writes to a tensor in place"
+IN_PLACE, RANDOM = "it writes to a tensor in place", "it is random"
+DECIDES = "what follows depends on what is in the image"
 
 
 @dataclass(frozen=True)
@@ -189,6 +197,10 @@ class Refused:
 
     def __call__(self, node: StreamNode) -> None:
         raise node.refuse(self.why)
+
+
+def place_of(path: str) -> str:
+    return f"module {path!r}" if path else "the model"
 
 
 def same(row: int) -> int:
