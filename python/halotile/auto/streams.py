@@ -273,6 +273,7 @@ def _fitted(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepare
     from ..inspection.operators.streaming import NotStreamable
     from ..run.stream.cost import memory as memory_of
     from ..run.stream.cost import usual_rows
+    from ..run.stream.schedule import in_one_piece
 
     graph = _graph(prepared, schedule)
     returned = graph.result.rows, graph.result.shape[3]
@@ -289,8 +290,9 @@ def _fitted(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepare
         height = max(min(prepared.image.size[0], rows), prepared.plan.phase[0])
         return _reported(prepared.with_tiles((height, _width(prepared)), 1), chosen, delivery)
     column = streams * peak / graph.image.shape[3]
-    if graph.levels:
-        raise NoStream(f"a stream needs {bytes_text(streams * peak)}, and tiles have no statistics of the whole image")
+    whole = in_one_piece(prepared.report, graph)
+    if whole is not None:
+        raise NoStream(f"a stream needs {bytes_text(streams * peak)}, and {whole}")
     tile = _tile(prepared, column, limit, delivery)
     if tile is None:
         raise NoStream(

@@ -35,9 +35,10 @@ from ..failures import tile_error
 from ..nonfinite import check_finite
 from ..prepared import First, Prepared, Sink, Stage
 from ..progress import Progress
+from ..report import RunInfo
 from .steps import Constants, Stepper, add_statistics, rows_per_step
 
-__all__ = ["Recorded", "Stream"]
+__all__ = ["Recorded", "Stream", "in_one_piece"]
 
 Pair = tuple[int, int]
 SMALLEST_STEP = 4  # rows of the image in a step; fewer save no memory
@@ -213,15 +214,15 @@ class Stream:
         return len(prepared.plan) - _tiles_complete(prepared.plan, rows_done)
 
     def smaller(self, prepared: Stage) -> tuple[Stage, str] | None:
-        """Half the rows of a step; then half the columns, unless statistics of the whole image are needed."""
+        """Half the rows of a step; then half the columns, unless the model needs the image in one piece."""
         plan, stream = prepared.plan, prepared.report.stream
         text = f"steps of {self.step} rows, {plan.window[1]} columns: going on with "
         if self.step > SMALLEST_STEP:
             after = replace(prepared, schedule=replace(self, step=max(SMALLEST_STEP, self.step // 2)))
         else:
             width = max(plan.tile[1] // 2, plan.phase[1])
-            statistics = any(graph.levels for graph in self.recorded.graphs.values())
-            if width >= plan.tile[1] or plan.tile[1] <= 2 * plan.halo[1] or statistics:
+            whole = any(in_one_piece(prepared.report, graph) for graph in self.recorded.graphs.values())
+            if width >= plan.tile[1] or plan.tile[1] <= 2 * plan.halo[1] or whole:
                 return None
             height = plan.tile[0] if plan.grid[1] > 1 else max(width, plan.phase[0])
             after = replace(prepared.with_tiles((height, width), 1), schedule=replace(self, as_is=False))
@@ -230,6 +231,15 @@ class Stream:
             stream = replace(stream, rows=rows, columns=columns, as_is=after.schedule.as_is)
         text += f"{after.schedule.step} rows, {after.plan.window[1]} columns"
         return replace(after, report=replace(after.report, stream=stream)), text
+
+
+def in_one_piece(report: RunInfo, graph: Graph) -> str | None:
+    """Why an image cannot be cut into tiles with a stream each; None if it can."""
+    if graph.levels:
+        return "tiles have no statistics of the whole image"
+    if report.how == "exact" and report.model is not None and report.model.receptive_field is None:
+        return "no halo of tiles is exact"
+    return None
 
 
 def _flows_of_tiles(plan: TilePlan, row: int) -> list[Flow]:
