@@ -15,11 +15,12 @@ from .steps import idle, rows_per_step
 
 __all__ = ["flops", "memory", "repeated", "strip_cost", "usual_rows", "whole_memory"]
 
-PIXELS = 1 << 15  # of the image in a step: fewer cost time for each call, more leave the processor's caches
+PIXELS = 1 << 14  # of most layers in a step: fewer cost time for each call, more leave the processor's caches
 LEAST, MOST = 8, 64  # rows of the image in a step
 TIMED = 3  # kinds of convolutions that are timed
 SEGMENTS = 4  # rows in a step, as a multiple of those that a segment computes again
-COARSEST = 4  # rows in a step of the layer with the fewest
+LARGEST = 32 << 20  # bytes that a layer makes in a step
+COARSEST = 2  # rows in a step of the layer with the fewest
 FACTORS = {"mm": ("self", "mat2"), "bmm": ("self", "mat2"), "addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2")}
 
 
@@ -59,12 +60,19 @@ def _flops_of(node: StreamNode) -> int:
 
 
 def usual_rows(graph: Graph) -> int:
-    """Rows of the image in a step, if memory is plentiful."""
-    width, height = graph.image.shape[3], graph.image.rows
-    coarsest = min(node.rows for node in graph.nodes if not node.whole)
-    rows = max(-(-PIXELS // width), COARSEST * height // max(1, coarsest))
+    """Rows of the image in a step, if memory is plentiful: enough pixels where most of the work is."""
+    height, work, sizes = graph.image.rows, {graph.image.rows: 0}, [1]
+    for node in graph.nodes:
+        if not node.whole:
+            work[node.rows] = work.get(node.rows, 0) + _flops_of(node)
+            sizes.append(prod(node.shape) * node.dtype.itemsize // height)
+    busiest = max(work, key=work.__getitem__)
+    width = graph.image.shape[3] * busiest // height
+    rows = -(-PIXELS // max(1, width)) * height // max(1, busiest)
+    rows = max(rows, COARSEST * height // max(1, min(work)))
+    rows = max(LEAST, min(MOST, rows, LARGEST // max(sizes)))
     halos = [_rows_seen(node, 1) * height // node.edges[0].source.rows for node in graph.nodes if node.segment]
-    return max(LEAST, min(MOST, rows), SEGMENTS * max(halos, default=0))
+    return max(rows, SEGMENTS * max(halos, default=0))
 
 
 def memory(graph: Graph, rows: int) -> tuple[int, int]:
