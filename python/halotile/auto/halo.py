@@ -148,6 +148,9 @@ class HaloChoice:
         if self.field is None:
             return self.options, self._info(halo, "given", None, f"given; {self._why_not()}")
         step = self.info.phase
+        if any(need is None and have == 1 for have, need in zip(self.options.phase, step, strict=True)):
+            why = f"given; its phase was not found: {'; '.join(self.info.doubts)}"
+            return self.options, self._info(halo, "given", None, why)
         if any(need and have % need for have, need in zip(self.options.phase, step, strict=True)):
             why = f"phase={short(self.options.phase)} is no multiple of the model's, {short(step)}: tiles differ from "
             why += "whole-image inference wherever they start between"

@@ -30,9 +30,18 @@ from .knowledge import Knowledge, channels_tried
 from .opening import learned, opened_model
 
 if TYPE_CHECKING:
-    from ..run.stream.schedule import Stream
+    from ..run.stream.schedule import Recorded, Stream
 
-__all__ = ["NoStream", "check_schedule", "fitting_tiles", "may_stream", "small_windows", "streaming", "with_stream"]
+__all__ = [
+    "NoStream",
+    "check_schedule",
+    "fitting_tiles",
+    "in_its_dtype",
+    "may_stream",
+    "small_windows",
+    "streaming",
+    "with_stream",
+]
 
 Pair = tuple[int, int]
 
@@ -114,7 +123,9 @@ def with_stream(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> tup
     Raises:
         ValueError: schedule="stream" is not possible. TileError: the model failed.
     """
-    asked = knowledge.options
+    asked, modules = knowledge.options, opened.windows.modules
+    if knowledge.recorded is not None and modules and knowledge.recorded.module is not modules[0]:
+        _record_another(modules[0], opened, knowledge)
     changed = knowledge.recorded is not None and knowledge.recorded.changed()
     if opened.report.stream is not None and not changed:
         return _as_before(opened, knowledge), opened
@@ -137,6 +148,24 @@ def with_stream(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> tup
         if asked.schedule == "stream":
             raise ValueError(f"schedule must be 'auto' or 'tiles' for this model, not 'stream': {said}") from None
         return None, replace(opened, report=replace(opened.report, schedule_why=said or None))
+
+
+def _record_another(module: Any, opened: Opened, knowledge: Knowledge) -> Recorded:
+    from ..run.stream.schedule import Recorded
+
+    knowledge.recorded = Recorded(module, opened.windows.engine.device)
+    return knowledge.recorded
+
+
+def in_its_dtype(prepared: Prepared, knowledge: Knowledge, delivery: Delivery) -> Prepared:
+    """A run on rows whose model was replaced by one of another dtype."""
+    schedule, module = cast("Stream", prepared.schedule), prepared.windows.modules[0]
+    if schedule.recorded.module is module:
+        return prepared
+    schedule = replace(schedule, recorded=_record_another(module, prepared, knowledge))
+    why = prepared.report.schedule_why
+    prepared = _reported(prepared, schedule, delivery)
+    return replace(prepared, report=replace(prepared.report, schedule_why=why))
 
 
 def _as_before(opened: Opened, knowledge: Knowledge) -> Prepared:
