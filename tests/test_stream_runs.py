@@ -91,6 +91,26 @@ def test_beside_the_whole_image_and_tiles(name, boundary):
             assert_near(got, tiles)
 
 
+def test_the_schedule_that_is_cheaper_does_not_change_the_picture(monkeypatch):
+    """Sizes that the phase does not divide are completed as for tiles."""
+    monkeypatch.setattr("halotile.auto.streams.WORTH", 0)
+    model, image = seeded(KNOWN["U-Net 2, pooled"].make), pixels_of("float32", (97, 61, 3))
+    options = {"halo": "exact", "boundary": "native"}
+    small = TiledRestorer(model, tile_size=16, **options)
+    large = TiledRestorer(model, tile_size=512, **options)
+    assert_near(small(image), large(image))
+    assert streams(small) and not streams(large)
+    assert not small.last_run.stream.as_is
+
+
+def test_sweeps_are_told():
+    model, image = seeded(KNOWN["NAFNet"].make), pixels_of("float32", (96, 64, 3))
+    restorer = TiledRestorer(model, boundary="native", halo="exact", **STREAM)
+    restorer(image)
+    assert restorer.last_run.stream.sweeps > 1
+    assert f"in {restorer.last_run.stream.sweeps} sweeps" in str(restorer.last_run)
+
+
 @pytest.mark.parametrize("name", ["U-Net 2, pooled", "NAFNet", "squeeze and excite", "instance norm", "dense"])
 def test_sizes_that_the_model_takes_by_itself(name):
     """boundary="native" is model(image), also where the phase does not divide it."""

@@ -278,10 +278,16 @@ def _width(opened: Opened) -> int:
 
 
 def _taken_as_is(opened: Opened, learned_from: Prepared) -> bool:
-    """Whether to try the image in its own size, where windows would be padded to a multiple of the phase."""
-    scale = learned_from.traits.scale
-    whole = all((side * scale).denominator == 1 for side in opened.image.size)
-    return opened.options.boundary == "native" and learned_from.traits.trim == (0, 0) and whole
+    """Whether to try the image in its own size, where windows would be padded to a multiple of the phase.
+
+    With schedule="auto" it is padded, as for tiles: the schedule that is cheaper must not change the picture.
+    """
+    options, scale = opened.options, learned_from.traits.scale
+    sides = list(zip(opened.image.size, options.phase, strict=True))
+    if options.schedule == "auto" and any(side % step for side, step in sides):
+        return False
+    whole = all((side * scale).denominator == 1 for side, _ in sides)
+    return options.boundary == "native" and learned_from.traits.trim == (0, 0) and whole
 
 
 def small_windows(opened: Opened, knowledge: Knowledge) -> Opened:
@@ -393,6 +399,7 @@ def _reported(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepa
         held=held,
         peak=peak,
         flops=round(again * flops(graph)) * streams * len(flows),
+        sweeps=graph.levels + 1,
         device=str(graph.image.device),
     )
     report = replace(prepared.report, stream=stream, schedule_why=None)
