@@ -123,8 +123,8 @@ ACTIVITIES = {
         IMAGE, model, tile_size=48, halo="auto", phase=None, global_stats="frozen"
     ),
     "verify": lambda model: restore_tiled(IMAGE, model, tile_size=48, halo=8, phase=8, verify=2),
-    "curve": lambda model: error_curve(model, IMAGE, halos=(0, 8)),
-    "assert_exact": lambda model: testing.assert_exact(model, IMAGE, tile_size=48, halo=8, phase=8, tolerance=1e9),
+    "curve": lambda model: error_curve(IMAGE, model, halos=(0, 8)),
+    "assert_exact": lambda model: testing.assert_exact(IMAGE, model, tile_size=48, halo=8, phase=8, tolerance=1e9),
 }
 QUICK = ("estimate", "restore", "inspect")
 
@@ -378,7 +378,7 @@ def test_parameters_without_dimensions(tmp_path):
         restore_tiled(IMAGE, model, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SeamWarning)
-        error_curve(model, IMAGE, halos=(0,))
+        error_curve(IMAGE, model, halos=(0,))
 
 
 def test_what_is_tried_draws_no_random_numbers():

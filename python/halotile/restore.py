@@ -10,6 +10,7 @@ assemble   runs the windows and sends finished rows to a sink               run/
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack, overload
@@ -20,7 +21,10 @@ from .auto.knowledge import Knowledge
 from .auto.prepare import open_run, prepare, remember, warn_of_colours
 from .auto.ranges import warn_of_clamped, watch_ranges, with_room_for_data
 from .errors import TileError
+from .files.vips import MAX_PIXELS
 from .images.image import Image, check_output_kind
+from .images.nodata import rounded_to
+from .images.pillow import is_picture, picture_like
 from .models.untouched.kept import tensors_kept
 from .options import IMAGE_DTYPES, Options, RestoreOptions, RunOptions, dtype_name, signature_with_options
 from .run import kept_heap
@@ -35,9 +39,10 @@ from .run.results import ArraySink, NewRows
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .files.metadata import Picture
     from .inspection import ModelInfo
 
-__all__ = ["TiledRestorer", "iter_bands", "restore_tiled"]
+__all__ = ["Fitted", "TiledRestorer", "for_file", "iter_bands", "restore_tiled"]
 
 
 @overload
@@ -56,7 +61,9 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
     Args:
         image: NumPy array ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or torch tensor ``(H, W)``, ``(C, H, W)`` or
             ``(N, C, H, W)`` on any device; uint8, uint16, float16, bfloat16 (tensors), float32 or float64; any strides;
-            never modified. Or a zarr array, which is read by rows. Integers are scaled to [0, 1] for the model and
+            never modified. Or a Pillow image; its result is one, too, if Pillow has such images, else an array. Or a
+            zarr array, or the path of a .npy file, a zarr array's folder or an image file, which are read by rows;
+            `restore_to` also writes the result by rows, and keeps metadata. Integers are scaled to [0, 1] for the model and
             results are rounded and clamped; floats pass unchanged. Two channels are grey with alpha, four colour with
             alpha. For other axis orders see ``layout``.
         model: torch module, or callable on batches ``(N, C, H, W)`` of tensors or NumPy arrays. Modules run in eval and
@@ -193,6 +200,7 @@ class TiledRestorer:
     def __init__(self, model: Callable[..., Any], **options: Unpack[RestoreOptions]):
         self.knowledge = Knowledge.of(model, {**options})
         self.last_run: RunInfo | None = None
+        self._fitted: Fitted = {}
 
     @classmethod
     def of(cls, model: Callable[..., Any], options: dict[str, Any]) -> TiledRestorer:
@@ -223,7 +231,7 @@ class TiledRestorer:
     def knowing(cls, knowledge: Knowledge) -> TiledRestorer:
         """A restorer that starts from existing knowledge."""
         restorer = cls.__new__(cls)
-        restorer.knowledge, restorer.last_run = knowledge, None
+        restorer.knowledge, restorer.last_run, restorer._fitted = knowledge, None, {}
         return restorer
 
     def open(self, image: Any) -> Image:
@@ -239,7 +247,26 @@ class TiledRestorer:
     def __call__(self, image: Any, *, out: Any = None) -> Any:
         """Restores an image; ``out`` overrides the option of that name."""
         asked = self.options.out if out is None else out
-        image = self.open(image)
+        if isinstance(image, str | os.PathLike):
+            restorer, source = self.for_path(image)
+            try:
+                result = restorer._restored(restorer.open(source), asked)
+            finally:
+                self.last_run = restorer.last_run
+            return result
+        result = self._restored(self.open(image), asked)
+        return picture_like(result, image) if asked is None and is_picture(image) else result
+
+    def for_path(
+        self, path: str | os.PathLike[str], max_pixels: int | None = MAX_PIXELS, strict: bool = False
+    ) -> tuple[TiledRestorer, Any]:
+        """The source of rows at a path, and a restorer with what the file says of its pixels: see `for_file`."""
+        from .files.open import open_source  # needs libraries that arrays do not
+
+        source = open_source(os.fspath(path), self.options.layout, max_pixels, strict)
+        return for_file(self, getattr(source, "like", None), self._fitted), source
+
+    def _restored(self, image: Image, asked: Any) -> Any:
         opened = open_run(image, self.knowledge, _out_dtype(asked, image, self.options))
         result = ArraySink(asked)
         delivery = Delivery(holds_result=asked is None)
@@ -303,10 +330,20 @@ class TiledRestorer:
             raise ValueError("out must be None for iter_bands, which yields new rows")
         if self.options.verify:
             raise ValueError(f"verify must be 0 for iter_bands, which holds no result, not {self.options.verify}")
+        if isinstance(image, str | os.PathLike):
+            restorer, image = self.for_path(image)
+            if restorer is not self:
+                return self._following(restorer, restorer.iter_bands(image))
         image = self.open(image)
         if image.count != 1:
             raise ValueError(f"image must be a single one for iter_bands, not {image.count}")
         return self._bands(open_run(image, self.knowledge, self.options.out_dtype))
+
+    def _following(
+        self, restorer: TiledRestorer, bands: Iterator[tuple[int, Any]]
+    ) -> Generator[tuple[int, Any], None, None]:
+        yield from bands
+        self.last_run = restorer.last_run
 
     def _bands(self, opened: Opened) -> Iterator[tuple[int, Any]]:
         made = NewRows()
@@ -314,6 +351,30 @@ class TiledRestorer:
             rows = self.restored(opened, made.opened, Delivery(bands_waiting=1), progress)
             for start, _ in kept_heap.stepwise(rows, opened.keeps_heap):
                 yield start, made.taken(start)
+
+
+Fitted = dict[str, TiledRestorer]
+
+
+def for_file(restorer: TiledRestorer, like: Picture | None, known: Fitted | None = None) -> TiledRestorer:
+    """The restorer, with what an image file says of its pixels unless options do: the value of those without data, and
+    bands that are no alpha.
+
+    known: those of earlier files, which have learnt about the model; gets this one.
+    """
+    if like is None:
+        return restorer
+    options, extras, found = restorer.options, like.extras, {}
+    if options.nodata is None and extras.nodata is not None and rounded_to(extras.nodata, extras.dtype) is not None:
+        found["nodata"] = extras.nodata
+    if options.alpha == "restore" and extras.data and extras.bands in (2, 4):
+        found["alpha"] = "channel"
+    if not found:
+        return restorer
+    known = {} if known is None else known
+    if str(found) not in known:
+        known[str(found)] = restorer.with_options(replace(options, **found))
+    return known[str(found)]
 
 
 def _out_dtype(asked: Any, image: Image, options: Options) -> str | None:

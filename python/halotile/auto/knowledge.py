@@ -15,7 +15,7 @@ from ..images.image import Image, open_image
 from ..images.levels import with_levels
 from ..inspection.known import about, known_model, known_quick
 from ..models.descriptor import unwrapped
-from ..models.kinds import channels_of
+from ..models.kinds import channels_of, check_model
 from ..models.model import Model
 from ..models.needs import needs_of
 from ..models.reach import modules_of
@@ -71,6 +71,7 @@ class Knowledge:
     def of(cls, model: Callable[..., Any], options: dict[str, Any]) -> Knowledge:
         """Accepts a spandrel descriptor as the model."""
         model = unwrapped(model)
+        check_model(model)
         return cls(model, Options.of({"needs": needs_of(model)} | options))
 
     def open(self, image: Any) -> Image:

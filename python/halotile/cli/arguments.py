@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from ..files.formats import FORMATS
@@ -36,6 +37,7 @@ MODEL_HELP = (
     "module:callable (used as it is) or module:factory() (called first); modules are also searched for in the current "
     "directory. Modules, .pt2 and TorchScript files are code: run only what you trust"
 )
+COMMANDS = ("restore", "compare", "plan", "inspect", "models", "selftest")
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -48,8 +50,24 @@ class _Versions(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuses unknown options in the command's own parser, which knows what may have been meant."""
+        asked, unknown = super().parse_known_args(args, namespace)
+        if unknown and self._subparsers is None:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0].split('=')[0])}")
+        return asked, unknown
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"halotile: error: {message} (see {self.prog} --help)\n")
+        wrong = re.match(r"argument COMMAND: invalid choice: '(.*?)' ", message)
+        meant = _near(wrong[1], COMMANDS) if wrong else ""
+        self.exit(2, f"halotile: error: {message}{meant} (see {self.prog} --help)\n")
+
+    def _meant(self, option: str) -> str:
+        return _near(option, [name for name in self._option_string_actions if name.startswith("--")])
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    return "".join(f"; did you mean {one}?" for one in get_close_matches(word, known, n=1))
 
 
 def new_parser() -> argparse.ArgumentParser:
