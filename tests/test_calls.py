@@ -190,3 +190,138 @@ def test_what_is_like_nothing_is_not_guessed_at(place, capsys):
     assert "did you mean" not in capsys.readouterr().err
     with pytest.raises(TypeError, match="did you mean 'tile_size'"):
         restore_tiled(noise((9, 9)), nn.Identity(), tilesize=3)
+
+
+# ---- batches across images -------------------------------------------------------------------------------------------
+
+
+class Counted(Soft):
+    """Counts the windows of each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, x):
+        self.calls.append(len(x))
+        return super().forward(x)
+
+
+def each(images, model, **options):
+    return np.stack([restore_tiled(image, model, **options) for image in images])
+
+
+@pytest.mark.parametrize("engine", ["host", "torch"])
+def test_one_call_for_several_images(engine):
+    images, options = noise((6, 64, 64, 3)), {"halo": 3, "phase": 1, "scale": 1, "engine": engine}
+    restorer = TiledRestorer(Counted(), batch_size=8, **options)
+    np.testing.assert_array_equal(restorer(images), each(images, Soft(), **options))
+    assert restorer.model.calls == [6]
+    restorer(images)
+    assert restorer.model.calls == [6, 6]
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "calls"), [(6, 5, [3, 3]), (7, 3, [3, 3, 3]), (7, 1, [1] * 7), (5, 100, [5]), (2, 2, [2])]
+)
+def test_calls_are_as_even_as_possible(count, batch, calls):
+    images = noise((count, 20, 22, 1), "float32")
+    model, seen = Counted(), []
+    got = restore_tiled(images, model, batch_size=batch, scale=1, phase=1, halo=2, progress=lambda *at: seen.append(at))
+    assert model.calls == calls and seen[-1] == (count, count)
+    np.testing.assert_array_equal(got, each(images, Soft(), halo=2, phase=1))
+
+
+def test_several_tiles_of_several_images():
+    images, model = noise((5, 40, 40, 3)), Counted()
+    got = restore_tiled(images, model, batch_size=8, scale=1, **TILES)
+    assert model.calls == [8, 8, 8]  # four tiles each: two images in a call
+    np.testing.assert_array_equal(got, each(images, Soft(), **TILES))
+
+
+@pytest.mark.parametrize("make", [np.asarray, lambda array: torch.from_numpy(array.transpose(0, 3, 1, 2).copy())])
+def test_alpha_of_each_image_is_its_own(make):
+    images = noise((6, 30, 31, 4))
+    images[1, :, :, 3], images[4, :, :, 3] = 255, 17
+    images[2, 5:9, 5:9, 3] = 0
+    images = make(images)
+    got = restore_tiled(images, Soft(), batch_size=4, halo=3, phase=1)
+    for one, image in zip(got, images, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(restore_tiled(image, Soft(), halo=3, phase=1)))
+
+
+def test_a_model_that_reuses_its_output():
+    images = noise((6, 30, 31, 4))
+    images[..., 3] |= 1
+    kept = {}
+
+    def model(x):
+        kept.setdefault(x.shape, np.empty_like(x))[...] = x[..., ::-1]
+        return kept[x.shape]
+
+    got = restore_tiled(images, model, batch_size=4, halo=0, phase=1)
+    np.testing.assert_array_equal(got, images[:, :, ::-1])
+
+
+def test_stacks_that_are_read_by_rows(place):
+    images = noise((6, 30, 31, 3))
+    np.save("in.npy", images)
+    model = Counted()
+    restore_to("out.npy", "in.npy", model, batch_size=3, scale=1, halo=3, phase=1)
+    assert model.calls == [3, 3]
+    np.testing.assert_array_equal(np.load("out.npy"), each(images, Soft(), halo=3, phase=1))
+
+
+def test_memory_that_runs_out_with_several_images():
+    class Small(Counted):
+        def forward(self, x):
+            if len(x) > 3:
+                raise MemoryError("no more than three")
+            return super().forward(x)
+
+    images, model = noise((6, 30, 31, 3)), Small()
+    with pytest.warns(halotile.TileSizeWarning, match="with 6 windows of"):
+        got = restore_tiled(images, model, batch_size=6, scale=1, halo=3, phase=1)
+    assert model.calls == [3, 3]
+    np.testing.assert_array_equal(got, each(images, Soft(), halo=3, phase=1))
+
+
+def test_what_fails_names_the_images():
+    def model(x):
+        if len(x) == 3:
+            raise RuntimeError("three")
+        return x * 1
+
+    with pytest.raises(halotile.TileError, match="of one of images 0 to 2"):
+        restore_tiled(noise((3, 30, 31, 3)), model, batch_size=3, halo=3, phase=1, scale=1)
+    images = noise((3, 30, 31, 3), "float32")
+    images[1, 4, 4] = np.nan
+    with pytest.raises(halotile.NonFiniteError, match="of image 1"):
+        restore_tiled(images, Soft(), batch_size=3, halo=3, phase=1, scale=1)
+
+
+# ---- cancelling ------------------------------------------------------------------------------------------------------
+
+
+class Cancelled(Exception):
+    pass
+
+
+@pytest.mark.parametrize("schedule", ["tiles", "stream"])
+def test_raising_in_progress_cancels(place, schedule):
+    image, out = noise((300, 40, 3)), np.zeros((300, 40, 3), np.uint8)
+    model = nn.Conv2d(3, 3, 3, padding=1)
+
+    def stop(done, total):
+        if done * 2 >= total:
+            raise Cancelled
+
+    options = {"tile_size": 24, "halo": 1, "phase": 1, "schedule": schedule, "progress": stop, "boundary": "native"}
+    with pytest.raises(Cancelled):
+        restore_tiled(image, model, out=out, out_dtype=None, **options)
+    assert out[:20].any() and not out[-20:].any()
+    with pytest.raises(Cancelled):
+        restore_to("out.png", image, model, **options)
+    with pytest.raises(Cancelled):
+        list(iter_bands(image, model, **options))
+    assert not list(place.iterdir())

@@ -63,9 +63,9 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             ``(N, C, H, W)`` on any device; uint8, uint16, float16, bfloat16 (tensors), float32 or float64; any strides;
             never modified. Or a Pillow image; its result is one, too, if Pillow has such images, else an array. Or a
             zarr array, or the path of a .npy file, a zarr array's folder or an image file, which are read by rows;
-            `restore_to` also writes the result by rows, and keeps metadata. Integers are scaled to [0, 1] for the model and
-            results are rounded and clamped; floats pass unchanged. Two channels are grey with alpha, four colour with
-            alpha. For other axis orders see ``layout``.
+            `restore_to` also writes the result by rows, and keeps metadata. Integers are scaled to [0, 1] for the model
+            and results are rounded and clamped; floats pass unchanged. Two channels are grey with alpha, four colour
+            with alpha. For other axis orders see ``layout``.
         model: torch module, or callable on batches ``(N, C, H, W)`` of tensors or NumPy arrays. Modules run in eval and
             inference mode; their own mode is restored. Colour models also take grey images. Grey models take colour
             images channel by channel, or converted to grey if they return several channels: see docs/images.md. A
@@ -102,8 +102,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         verify: number of random windows to recompute with a much larger halo afterwards: see
             `TiledRestorer.last_run.verified`, a Verification. Issues a `SeamWarning` if they differ by more than the
             tolerance.
-        batch_size: maximum windows per model call. All calls have the same size: the last may repeat tiles. "auto":
-            chosen like tile_size.
+        batch_size: maximum windows per model call. All calls have the same size: the last may repeat tiles. Several
+            images go through the model together if a batch holds all their tiles. "auto": chosen like tile_size.
         device: where the model runs. None: its current device, else MPS, CUDA, CPU. A module on another device is
             copied. A list such as ["cuda:0", "cuda:1"] distributes batches over equally fast devices and blends on the
             first; not with global_stats "exact" or "frozen".
@@ -124,6 +124,9 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         out: array or tensor of the result's shape to write to; may be a memmap. Its dtype replaces out_dtype.
         out_dtype: dtype of the result. None: the image's; float32 if the model makes something else than a picture of
             its input's channels, such as classes.
+        output: index or key of the image among several outputs of the model.
+        extra: further inputs of the model, the same for every window: a dict by name, a tuple in order, or one value.
+            Arrays and tensors go to its device; where their first axis is of length one, it becomes that of the batch.
         layout: order of the image's axes, one letter each: H or Y for rows, W or X for columns, C or S for channels, N,
             Z, T or B for images, as in "CHW", "NHWC", "ZYX" or "TYXC". None: the usual order if plausible (at most four
             channels, or fewer than rows and columns), else the only one that fits the model's channels. An ambiguous
@@ -133,7 +136,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             model with the others). Hidden pixels (alpha 0) are filled with surrounding colours to prevent leaks.
             Constant alpha keeps its value.
         on_nonfinite: reaction to NaN or infinity from the model: "raise", "warn" or "ignore".
-        progress: True for a tqdm bar, or a callable ``(tiles done, tiles in all)``.
+        progress: True for a tqdm bar, or a callable ``(tiles done, tiles in all)``. What it raises ends the run and
+            reaches the caller as it is: raise in it to cancel. No file appears, and finished rows stay in ``out``.
         keep_heap: keep memory that a CPU model frees in the process until the image is done, where this is known to be
             faster (glibc): see docs/speed.md. The environment variable HALOTILE_KEEP_HEAP=0 turns it off.
         memory_format: memory format of windows: "channels_last" or "contiguous". "auto": channels_last for

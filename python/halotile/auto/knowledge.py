@@ -14,6 +14,7 @@ from ..errors import SeamWarning, frames_inside
 from ..images.image import Image, open_image
 from ..images.levels import with_levels
 from ..inspection.known import about, known_model, known_quick
+from ..models.chosen import with_choice
 from ..models.descriptor import unwrapped
 from ..models.kinds import channels_of, check_model
 from ..models.model import Model
@@ -72,7 +73,8 @@ class Knowledge:
         """Accepts a spandrel descriptor as the model."""
         model = unwrapped(model)
         check_model(model)
-        return cls(model, Options.of({"needs": needs_of(model)} | options))
+        checked = Options.of({"needs": needs_of(model)} | options)
+        return cls(with_choice(model, checked.output, checked.extra), checked)
 
     def open(self, image: Any) -> Image:
         opened = open_image(image, self.options.layout, lambda: channels_of(self.model))

@@ -33,6 +33,7 @@ __all__ = [
     "bfloat16_bits",
     "check_output_dtype",
     "check_output_kind",
+    "copied",
     "delivered",
     "is_tensor",
     "new_image",
@@ -172,6 +173,10 @@ class Image:
     @property
     def on_host(self) -> bool:
         return self.device is None or self.device.type == "cpu"
+
+
+def copied(pixels: Pixels) -> Pixels:
+    return pixels.copy() if isinstance(pixels, np.ndarray) else pixels.clone()
 
 
 def as_words(tensor: torch.Tensor) -> torch.Tensor:

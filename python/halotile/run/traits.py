@@ -32,6 +32,7 @@ from ..options import Options
 from ..plan import Box, Tile, TilePlan
 from ..texts import full_text, named
 from .failures import explained, tile_error
+from .together import images_together
 from .windows import Windows, lacks_pixels
 
 __all__ = ["Sizes", "Traits", "learn"]
@@ -121,17 +122,17 @@ def _learn_route(
 ) -> tuple[Traits, Any]:
     finder = TraitFinder(windows, parts[0], planned(options.scale, (0, 0)), options.needs)
     finder.check_format()
-    output = finder.first_batch(options.batch_size)
+    output = finder.first_batch(options)
     found = finder.sizes(output.shape[2:], options.scale, known)
     scaled = planned(found.scale, (0, 0))
     if _windows_of(scaled, options) != _windows_of(finder.plan, options):  # the scale's denominator changed the phase
         finder = TraitFinder(windows, parts[0], scaled, options.needs)
-        output = finder.first_batch(options.batch_size)
+        output = finder.first_batch(options)
         found = finder.sizes(output.shape[2:], found.scale, found)
     parts, out_channels = _arranged(parts, options, scaled, output)
     windows.buffers.clear()  # they may have another size
     if parts[0].count != finder.part.count:  # the grey of all colours instead of one channel
-        output = TraitFinder(windows, parts[0], scaled, options.needs).first_batch(options.batch_size)
+        output = TraitFinder(windows, parts[0], scaled, options.needs).first_batch(options)
     colourful = apart(output) / windows.values.numbers[1] if parts[0].averaged else 0.0
     return Traits(parts, out_channels, found.scale, found.trim, colourful), parts[0].reduced(output)
 
@@ -197,8 +198,10 @@ class TraitFinder:
     def __init__(self, windows: Windows, part: Part, plan: TilePlan, needs: Needs):
         self.windows, self.part, self.plan, self.needs = windows, part, plan, needs
 
-    def first_batch(self, batch_size: int) -> Any:
-        return self.windows(self.part, 0, self.plan, self.plan[: self.plan.batch(batch_size)])
+    def first_batch(self, options: Options) -> Any:
+        tiles = self.plan[: self.plan.batch(options.batch_size)]
+        together = images_together(self.windows.image, options, self.plan)
+        return self.windows.of_images(self.part, range(together), self.plan, tiles)
 
     def size_of(self, window: Size) -> Size:
         """Output size for a window of any size. Raises TileError."""
