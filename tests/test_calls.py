@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """How people call: with Pillow's images, paths, arguments the other way round, names nearly right."""
 
+import contextlib
+import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -325,3 +328,163 @@ def test_raising_in_progress_cancels(place, schedule):
     with pytest.raises(Cancelled):
         list(iter_bands(image, model, **options))
     assert not list(place.iterdir())
+
+
+# ---- several outputs, several inputs ---------------------------------------------------------------------------------
+
+
+class Several(nn.Module):
+    """An image and its mask, in whatever is asked for."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form, self.soft, self.weight = form, Soft(), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.form(self.soft(x), x[:, :1])
+
+
+@dataclasses.dataclass
+class Result:
+    image: object
+    mask: object
+
+
+@pytest.mark.parametrize(
+    ("form", "key"),
+    [
+        (lambda image, mask: (image, mask), 0),
+        (lambda image, mask: [mask, image], -1),
+        (lambda image, mask: {"sr": image, "mask": mask}, "sr"),
+        (lambda image, mask: {0: image}, 0),
+        (Result, "image"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: lambda x: model(x)])
+def test_one_of_several_outputs(form, key, wrap):
+    image, want = noise((50, 60, 3)), restore_tiled(noise((50, 60, 3)), Soft(), **TILES)
+    model = wrap(Several(form))
+    np.testing.assert_array_equal(restore_tiled(image, model, output=key, **TILES), want)
+    restorer = TiledRestorer(model, tile_size=24, halo="exact", output=key)
+    np.testing.assert_allclose(restorer(image).astype(int), want, atol=1)
+    assert restorer.last_run.halo == (1, 1) and restorer.last_run.how == "exact"
+
+
+def test_an_output_that_is_not_there():
+    image = noise((50, 60, 3))
+    for form, key, words in [
+        (lambda image, mask: {"sr": image, "mask": mask}, "out", "a dict of 2: 'sr', 'mask'; output='out' is none"),
+        (lambda image, mask: (image, mask), 2, "a tuple of 2; output=2 is none of it"),
+        (lambda image, mask: image, 0, "a Tensor, of which output=0 picks nothing"),
+    ]:
+        with pytest.raises(halotile.ModelOutputError, match=words):
+            restore_tiled(image, Several(form), output=key, **TILES)
+    with pytest.raises(TypeError, match="output must be the index or key"):
+        restore_tiled(image, Soft(), output=1.5)
+
+
+class Mixed(nn.Module):
+    """Takes a strength, a map and a switch beside the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x, strength, *, level=None, half=False):
+        x = x + strength * (nn.functional.avg_pool2d(x, 3, 1, 1) - x)
+        x = x if level is None else torch.cat([x, level.repeat(1, 1, *x.shape[2:])], 1)[:, :3]
+        return x / 2 if half else x
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: lambda x, *a, **k: model(x, *a, **k)])
+def test_further_inputs(wrap):
+    image, model = noise((50, 60, 3), "float32"), wrap(Mixed())
+    want = restore_tiled(image, Soft(), **TILES)
+    level = torch.zeros(1, 1, 1, 1)
+    for extra in (0.5, (0.5,), {"strength": 0.5}, {"strength": torch.tensor(0.5)}, {"strength": 0.5, "level": level}):
+        got = restore_tiled(image, model, extra=extra, batch_size=4, **TILES)
+        np.testing.assert_allclose(got, want, atol=1e-6)
+    half = restore_tiled(image, model, extra={"strength": 0.5, "half": True}, **TILES)
+    np.testing.assert_allclose(half, want / 2, atol=1e-6)
+    partial = restore_tiled(image, functools.partial(model, strength=0.5), **TILES)
+    np.testing.assert_allclose(partial, want, atol=1e-6)
+    arrays = restore_tiled(image, lambda x, k: x * k, extra=np.full((1, 3, 1, 1), 2, np.float32), batch_size=4, **TILES)
+    np.testing.assert_array_equal(arrays, image * 2)
+
+
+def test_a_model_with_further_inputs_is_inspected_converted_and_left_alone():
+    image, model = noise((50, 60, 3)), Mixed().train()
+    extra = {"strength": np.array(0.5, np.float32)}
+    restorer = TiledRestorer(model, tile_size=24, halo="exact", dtype="bfloat16", extra=extra)
+    want = restore_tiled(image, Soft(), **TILES)
+    assert np.abs(restorer(image).astype(int) - want).max() <= 3 and restorer.last_run.halo == (1, 1)
+    assert model.training and model.weight.training and dict(model.named_buffers()) == {}
+    assert halotile.inspect_model(model, extra=extra).receptive_field.halo == (1, 1)
+    streamed = restore_tiled(image, model, extra=extra, schedule="stream", halo=1, phase=1, boundary="native")
+    whole = model(torch.from_numpy(image.transpose(2, 0, 1) / np.float32(255))[None], torch.tensor(0.5))[0]
+    np.testing.assert_allclose(streamed, np.rint(whole.detach().numpy().transpose(1, 2, 0) * 255), atol=1)
+
+
+# ---- models that differentiate ---------------------------------------------------------------------------------------
+
+
+class Step(nn.Module):
+    """A gradient step on a learnt energy: x - d/dx |net(x)|^2 / 2."""
+
+    def __init__(self, enables):
+        super().__init__()
+        self.enables, self.net = enables, nn.Conv2d(3, 3, 3, padding=1)
+        nn.init.uniform_(self.net.weight, -0.1, 0.1)
+
+    def forward(self, x):
+        with torch.enable_grad() if self.enables else contextlib.nullcontext():
+            x = x.detach().requires_grad_() if self.enables else x.requires_grad_()
+            energy = self.net(x).square().sum() / 2
+            return x - torch.autograd.grad(energy, x)[0]
+
+
+@pytest.mark.parametrize("enables", [True, False])
+@pytest.mark.parametrize("engine", ["host", "torch"])
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: lambda x: model(x)])
+def test_models_that_differentiate_inside_forward(enables, engine, wrap):
+    image, model = noise((50, 60, 3), "float32"), Step(enables)
+    x = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
+    whole = model(x).detach()[0].numpy().transpose(1, 2, 0)
+    restorer = TiledRestorer(wrap(model), tile_size=24, halo=2, phase=1, boundary="native", engine=engine)
+    for _ in range(2):
+        np.testing.assert_allclose(restorer(image), whole, atol=1e-5)
+    assert model.net.weight.grad is None and not torch.is_inference_mode_enabled()
+
+
+def test_other_models_stay_in_inference_mode():
+    seen = []
+
+    class Asks(Soft):
+        def forward(self, x):
+            seen.append(torch.is_inference_mode_enabled())
+            return super().forward(x)
+
+    restore_tiled(noise((50, 60, 3)), Asks(), **TILES)
+    assert all(seen) and len(seen) > 2
+    with pytest.raises(halotile.TileError, match="requires grad somewhere"):
+        restore_tiled(noise((9, 9, 3)), raises("it requires grad somewhere"), **TILES)
+
+
+def raises(text):
+    def model(x):
+        raise RuntimeError(text)
+
+    return model
+
+
+def test_gradients_of_weights_are_what_they_were():
+    class Tuned(Step):
+        def forward(self, x):
+            with torch.enable_grad():
+                self.net(x.clone()).sum().backward()
+            return super().forward(x)
+
+    model = Tuned(True)
+    model.net.weight.grad = torch.ones_like(model.net.weight)
+    restore_tiled(noise((50, 60, 3), "float32"), model, **TILES)
+    assert torch.equal(model.net.weight.grad, torch.ones_like(model.net.weight)) and model.net.bias.grad is None

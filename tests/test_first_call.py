@@ -426,9 +426,9 @@ def test_what_is_no_image_says_what_to_pass(make, words):
 @pytest.mark.parametrize(
     ("returned", "words"),
     [
-        (lambda x: (x, x), r"a tuple of 2, not one .*; pass lambda x: model\(x\)\[0\] if that is the image"),
-        (lambda x: [x], r"a list of 1, not one .*; pass lambda x: model\(x\)\[0\] if that is the image"),
-        (lambda x: {"sr": x}, r"a dict of 1, not one .*; pass lambda x: model\(x\)\['sr'\] if that is the image"),
+        (lambda x: (x, x), r"a tuple of 2, not one .*; pass output=0 if that is the image"),
+        (lambda x: [x], r"a list of 1, not one .*; pass output=0 if that is the image"),
+        (lambda x: {"sr": x}, r"a dict of 1, not one .*; pass output='sr' if that is the image"),
         (lambda x: {}, r"a dict of 0, not one \w+ \(batch, channels, height, width\)$"),
     ],
 )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Models with several outputs, of which one is the image, and with further inputs that are the same for every window."""
+"""Models with several outputs, one of which is the image, and with further inputs that are the same for all windows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +12,7 @@ from ..optional import torch_if_loaded
 from .needs import Needs
 from .outputs import BadOutput, described
 
-if TYPE_CHECKING:
-    import torch
-
-__all__ = ["Chosen", "checked_output", "with_choice"]
+__all__ = ["Chosen", "checked_output", "for_batch", "picked", "sorted_inputs", "with_choice"]
 
 NAMED = 8  # keys in an error
 
@@ -27,8 +24,8 @@ def checked_output(name: str, value: Any) -> int | str | None:
 
 
 def with_choice(model: Any, output: int | str | None, extra: Any) -> Any:
-    """The model itself, or one of windows alone that returns one output. A torch module gives a torch module, so that it
-    is inspected, copied and converted as such.
+    """The model itself, or one that takes windows alone and returns one output. A torch module gives a torch module, so
+    that it is inspected, copied and converted as such.
 
     Args:
         output: index or key of the output that is the image. None: the model returns only that.
@@ -38,7 +35,9 @@ def with_choice(model: Any, output: int | str | None, extra: Any) -> Any:
         return model
     torch = torch_if_loaded()
     if torch is not None and isinstance(model, torch.nn.Module):
-        return _module_of(model, output, extra)
+        from .chosen_module import ChosenModule
+
+        return ChosenModule(model, output, extra)
     return Chosen(model, output, extra)
 
 
@@ -51,48 +50,20 @@ class Chosen:
 
     def __init__(self, model: Callable[..., Any], output: int | str | None, extra: Any):
         self.model, self.output = model, output
-        self.further, self.named = _sorted(extra)
+        self.further, self.named = sorted_inputs(extra)
         if isinstance(getattr(model, "needs", None), Needs):
             self.needs, self.channels = model.needs, getattr(model, "channels", None)  # type: ignore[attr-defined]
 
     def __call__(self, windows: Any) -> Any:
-        further = [_for_batch(one, len(windows)) for one in self.further]
-        named = {name: _for_batch(one, len(windows)) for name, one in self.named.items()}
-        return _picked(self.model(windows, *further, **named), self.output)
+        further = [for_batch(one, len(windows)) for one in self.further]
+        named = {name: for_batch(one, len(windows)) for name, one in self.named.items()}
+        return picked(self.model(windows, *further, **named), self.output)
 
     def __repr__(self) -> str:
         return f"Chosen({self.model!r}, output={self.output!r})"
 
 
-def _module_of(model: torch.nn.Module, output: int | str | None, extra: Any) -> torch.nn.Module:
-    torch = torch_if_loaded()
-
-    class ChosenModule(torch.nn.Module):  # type: ignore[name-defined, misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model, self.output = model, output
-            further, named = _sorted(extra)
-            self.count, self.names = len(further), tuple(named)
-            for at, value in enumerate((*further, *named.values())):
-                if isinstance(value, np.ndarray):
-                    value = torch.from_numpy(value.copy())
-                if isinstance(value, torch.Tensor):  # moves and is converted with the weights
-                    self.register_buffer(f"extra{at}", value, persistent=False)
-                else:
-                    setattr(self, f"extra{at}", value)
-            if isinstance(getattr(model, "needs", None), Needs):
-                self.needs, self.channels = model.needs, getattr(model, "channels", None)
-
-        def forward(self, windows: torch.Tensor) -> Any:
-            values = [getattr(self, f"extra{at}") for at in range(self.count + len(self.names))]
-            values = [_for_batch(one, len(windows)) for one in values]
-            named = dict(zip(self.names, values[self.count :], strict=True))
-            return _picked(self.model(windows, *values[: self.count], **named), self.output)
-
-    return ChosenModule()
-
-
-def _sorted(extra: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def sorted_inputs(extra: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Inputs in order, and those by name."""
     if extra is None:
         return (), {}
@@ -101,7 +72,7 @@ def _sorted(extra: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(extra), {}) if isinstance(extra, tuple | list) else ((extra,), {})
 
 
-def _for_batch(value: Any, batch: int) -> Any:
+def for_batch(value: Any, batch: int) -> Any:
     """An array or tensor whose first axis is of one is that for each window of a batch."""
     if batch == 1 or not getattr(value, "ndim", 0) or value.shape[0] != 1:
         return value
@@ -109,7 +80,7 @@ def _for_batch(value: Any, batch: int) -> Any:
     return np.broadcast_to(value, shape) if isinstance(value, np.ndarray) else value.expand(shape)
 
 
-def _picked(outputs: Any, key: int | str | None) -> Any:
+def picked(outputs: Any, key: int | str | None) -> Any:
     if key is None:
         return outputs
     torch = torch_if_loaded()

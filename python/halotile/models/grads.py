@@ -61,7 +61,7 @@ class Grads:
             with torch.inference_mode():
                 yield
             return
-        weights = [weight for module in modules for weight in module.parameters()] if self.mode == "grad" else []
+        weights = [weight for module in modules for weight in module.parameters()]
         before = [weight.grad for weight in weights]
         for weight in weights:
             weight.grad = None
