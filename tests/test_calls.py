@@ -488,3 +488,22 @@ def test_gradients_of_weights_are_what_they_were():
     model.net.weight.grad = torch.ones_like(model.net.weight)
     restore_tiled(noise((50, 60, 3), "float32"), model, **TILES)
     assert torch.equal(model.net.weight.grad, torch.ones_like(model.net.weight)) and model.net.bias.grad is None
+
+
+def test_outputs_and_further_inputs_on_the_command_line(place, monkeypatch, capsys):
+    images = pytest.importorskip("PIL.Image")
+    monkeypatch.syspath_prepend(str(place))
+    Path("several.py").write_text("def model(x, k, b=0):\n    return {'rest': x, 'sr': x * k + b}\n")
+    array = noise((50, 60, 3))
+    images.fromarray(array).save("in.png")
+    words = ["restore", "in.png", "-m", "several:model", "--halo", "0", "--quiet"]
+    for extra in (["--extra", "0.5"], ["--extra", "k=0.5", "--extra", "b=0"]):
+        assert cli.main([*words, "--model-output", "sr", *extra, "--force"]) == 0
+        got = np.asarray(images.open("in_restored.png"))
+        np.testing.assert_array_equal(got, np.rint(array / np.float32(255) * np.float32(0.5) * 255))
+    assert cli.main([*words, "--extra", "0.5", "--force"]) == 1
+    assert "pass --model-output rest if that is the image" in capsys.readouterr().err
+    assert cli.main([*words, "--extra", "0.5", "--extra", "b=1", "--force"]) == 2
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--extra", "k=much"])
+    assert "such as sigma=0.1" in capsys.readouterr().err

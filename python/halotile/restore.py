@@ -275,7 +275,7 @@ class TiledRestorer:
         result = ArraySink(asked)
         delivery = Delivery(holds_result=asked is None)
         with (
-            tensors_kept(opened.windows.modules, watched=True),
+            tensors_kept(opened.windows.modules, watched=opened.windows.may_write),
             Progress(self.options.progress) as progress,
             kept_heap.kept(opened.keeps_heap),
         ):

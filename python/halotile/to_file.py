@@ -157,7 +157,7 @@ def write_restored(
     opened = open_run(image, restorer.knowledge, restorer.options.out_dtype)
     delivery = Delivery(holds_result, int(kind.overlaps), lambda shape: kind.held_bytes(shape, opened.out_dtype))
     with (
-        tensors_kept(opened.windows.modules, watched=True),
+        tensors_kept(opened.windows.modules, watched=opened.windows.may_write),
         Progress(restorer.options.progress) as progress,
         kept_heap.kept(opened.keeps_heap),
         Bands(sink_for) as bands,

@@ -100,6 +100,10 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("--engine", choices=ENGINES, help="tiling backend (default: the one for the device)")
     text = "strength of the included model, 0 to 1"
     add("--strength", type=_share, metavar="X", help=text)
+    text = "which of the model's outputs is the image: its index or name"
+    add("--model-output", type=_key, metavar="KEY", help=text)
+    text = "further input of the model: a number, or NAME=NUMBER; may be repeated"
+    add("--extra", type=_further, action="append", metavar="[NAME=]X", help=text)
     text = "values the model uses for black and white (default: 0 1)"
     add("--value-range", type=float, nargs=2, metavar=("LO", "HI"), help=text)
     text = "value of white in the images: a number, bits such as 12bit (4095), or max (default: the dtype's)"
@@ -304,6 +308,17 @@ def _white(text: str) -> float | str:
     with suppress(ValueError):
         return float(text)
     return text
+
+
+def _key(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else text
+
+
+def _further(text: str) -> tuple[str | None, float]:
+    name, equals, number = text.rpartition("=")
+    with suppress(ValueError):
+        return (name if equals else None), float(number)
+    raise argparse.ArgumentTypeError(f"must be a number, or a name and a number such as sigma=0.1, not {text!r}")
 
 
 def _share(text: str) -> float:

@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ..optional import torch_if_loaded
+from .further import for_batch, picked, sorted_inputs
 from .needs import Needs
-from .outputs import BadOutput, described
 
-__all__ = ["Chosen", "checked_output", "for_batch", "picked", "sorted_inputs", "with_choice"]
-
-NAMED = 8  # keys in an error
+__all__ = ["Chosen", "checked_output", "with_choice"]
 
 
 def checked_output(name: str, value: Any) -> int | str | None:
@@ -31,6 +27,9 @@ def with_choice(model: Any, output: int | str | None, extra: Any) -> Any:
         output: index or key of the output that is the image. None: the model returns only that.
         extra: further inputs: a dict by name, a tuple or list in order after the window, or a single one. None: none.
     """
+    own = getattr(type(model), "with_choice", None)  # of models that know their inputs and outputs
+    if own is not None:
+        return own(model, output, extra)
     if output is None and extra is None:
         return model
     torch = torch_if_loaded()
@@ -61,36 +60,3 @@ class Chosen:
 
     def __repr__(self) -> str:
         return f"Chosen({self.model!r}, output={self.output!r})"
-
-
-def sorted_inputs(extra: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs in order, and those by name."""
-    if extra is None:
-        return (), {}
-    if isinstance(extra, Mapping):
-        return (), dict(extra)
-    return (tuple(extra), {}) if isinstance(extra, tuple | list) else ((extra,), {})
-
-
-def for_batch(value: Any, batch: int) -> Any:
-    """An array or tensor whose first axis is of one is that for each window of a batch."""
-    if batch == 1 or not getattr(value, "ndim", 0) or value.shape[0] != 1:
-        return value
-    shape = (batch, *value.shape[1:])
-    return np.broadcast_to(value, shape) if isinstance(value, np.ndarray) else value.expand(shape)
-
-
-def picked(outputs: Any, key: int | str | None) -> Any:
-    if key is None:
-        return outputs
-    torch = torch_if_loaded()
-    if isinstance(outputs, np.ndarray) or (torch is not None and isinstance(outputs, torch.Tensor)):
-        raise BadOutput(f"the model returned {described(outputs)}, of which output={key!r} picks nothing: leave it out")
-    if isinstance(key, str) and not isinstance(outputs, Mapping) and hasattr(outputs, key):
-        return getattr(outputs, key)
-    try:
-        return outputs[key]
-    except (LookupError, TypeError):
-        names = [repr(one) for one in outputs][:NAMED] if isinstance(outputs, Mapping) else []
-        what = f"{described(outputs)}{': ' if names else ''}{', '.join(names)}"
-        raise BadOutput(f"the model returned {what}; output={key!r} is none of it") from None

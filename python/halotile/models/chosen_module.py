@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .chosen import for_batch, picked, sorted_inputs
+from .further import for_batch, picked, sorted_inputs
 from .needs import Needs
 
 __all__ = ["ChosenModule"]

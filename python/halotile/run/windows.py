@@ -20,7 +20,7 @@ from ..images.nodata import without_gaps
 from ..images.scan import alpha_of
 from ..images.values import Values
 from ..memory import is_out_of_memory
-from ..models.model import EitherModel, Model
+from ..models.model import EitherModel, Model, TensorModel
 from ..models.outputs import BadOutput
 from ..optional import torch_if_loaded
 from ..plan import Tile, TilePlan
@@ -67,6 +67,11 @@ class Windows:
     def modules(self) -> Sequence[Any]:
         """The torch modules of the model, also those inside a callable."""
         return self.opened.modules
+
+    @property
+    def may_write(self) -> bool:
+        """Whether a run may write to weights: none of an earlier one has."""
+        return not (isinstance(self.opened, TensorModel) and self.opened.writes is False)
 
     @property
     def channels(self) -> int:
