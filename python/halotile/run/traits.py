@@ -288,7 +288,7 @@ class TraitFinder:
                 return left[0]
         if len(seen) == 1 and refused is not None:
             return self._plainest(readings, seen, refused)
-        raise self.failed("no scale fits", seen)
+        raise self.failed(_uneven(seen) or "no scale fits", seen)
 
     def _others(self, denominator: int) -> Iterator[Size]:
         """Yields cheap small windows first."""
@@ -330,6 +330,20 @@ class TraitFinder:
     def failed(self, text: str, seen: list[tuple[Size, Size]]) -> TileError:
         turned = ", ".join(f"a window of {w[0]}x{w[1]} into {o[0]}x{o[1]}" for w, o in seen)
         return tile_error(ModelOutputError, [self.plan[0]], f"the model turned {turned}: {text}; check scale and phase")
+
+
+def _uneven(seen: list[tuple[Size, Size]]) -> str:
+    """What to do about a model that enlarges rows and columns differently; empty if it does not."""
+    scales = {(Fraction(got[0], window[0]), Fraction(got[1], window[1])) for window, got in seen}
+    if len(scales) != 1:
+        return ""
+    rows, columns = scales.pop()
+    ratio, axis, every = max((rows / columns, 3, "[:, ::{}]"), (columns / rows, 2, "[::{}]"))
+    if ratio == 1 or ratio.denominator != 1:
+        return ""
+    cure = f"lambda x: model(x).repeat_interleave({ratio}, {axis})"
+    text = f"it enlarges rows by {rows} and columns by {columns}, and one scale is needed: pass {cure}, "
+    return f"{text}and of the result (H, W, C) take result{every.format(ratio)}"
 
 
 def _by_growth(seen: list[tuple[Size, Size]]) -> list[Sizes]:
