@@ -123,6 +123,15 @@ def test_exact_takes_the_phase_that_is_needed():
         restore_tiled(IMAGE, seeded(Coordinates), halo="exact")
 
 
+def test_without_a_phase_nothing_is_said_to_be_exact():
+    """The model depends on where a pixel is, so tiles differ from the whole image at any halo."""
+    model = seeded(Coordinates)
+    inspect_model(model)
+    restorer = TiledRestorer(model, halo=8, phase=1, tile_size=48)
+    restorer(IMAGE)
+    assert restorer.last_run.how == "given" and "its phase was not found: " in restorer.last_run.why
+
+
 def test_what_is_exact_is_not_blended():
     model = seeded(lambda: Chain(2))
     inspect_model(model)

@@ -19,13 +19,13 @@ from halotile.inspection.recorder import record  # noqa: E402
 from halotile.run.stream.cost import flops, memory  # noqa: E402
 from halotile.run.stream.steps import Constants, Stepper, rows_per_step, streamed  # noqa: E402
 
-from .architectures import KNOWN, SRVGG, Noisy, RRDBNet, UNet  # noqa: E402
+from .architectures import KNOWN, SRVGG, Noisy, RRDBNet, UNet, chain, conv  # noqa: E402
 from .networks import Chain, seeded  # noqa: E402
 from .published import PUBLISHED, published  # noqa: E402
 from .streaming import Calls, assert_streams, difference, image_of, in_steps  # noqa: E402
 
 REFUSED = {
-    "circular padding": "copy_ in layers.0 writes to a tensor in place",
+    "circular padding": "copy_ in module 'layers.0' cannot run on rows: it writes to a tensor in place",
     "spectrum": "_fft_r2c in the model cannot run on rows: every frequency takes all rows",
 }
 STREAMING = [name for name in KNOWN if name not in REFUSED]
@@ -73,13 +73,19 @@ def test_luck_is_refused():
 PARTS = {
     "CRAFT": "flip in the model cannot run on rows: it turns the image upside down",
     "DCTLSA": "depthwise_conv' cannot run on rows: it takes rows from both sides of a rolled image",
-    "FFTformer": "_fft_r2c in module 'encoder_level1.0.ffn'",
     "OmniSR": "bmm in module 'residual_layer.0.residual_layer.0.layer.8.fn' cannot run on rows: each row",
     "RGT": "bmm in module 'layers.0.blocks.1.attn' cannot run on rows: each row takes all others",
-    "SeemoRe": "cannot be recorded in body.0.local_block.block.moe_layer",
+    "SeemoRe": "in module 'body.0.local_block.block.moe_layer' cannot run on rows: what follows depends on",
 }
 SINGLE = ("GRL",)  # runs in float32 alone
-SIZES = {"SCUNet": (128, 128), "UpCunet2x": (36, 36), "DAT": (32, 64), "HAT": (48, 32), "RetinexFormer": (40, 32)}
+SIZES = {
+    "SCUNet": (128, 128),
+    "UpCunet2x": (36, 36),
+    "DAT": (32, 64),
+    "HAT": (48, 32),
+    "RetinexFormer": (40, 32),
+    "FFTformer": (96, 64),
+}
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in PARTS])
@@ -110,7 +116,10 @@ def test_models_that_return_no_rows_of_the_image():
         (lambda x: torch.ones(1, 3, 8, 8, dtype=x.dtype), "does not depend on the image"),
         (lambda x: x[0], "cannot be recorded"),
         (lambda x: (x, x), "cannot be recorded"),
-        (lambda x: x if float(x.sum()) > 0 else -x, "cannot be recorded"),
+        (
+            lambda x: x if float(x.sum()) > 0 else -x,
+            "_local_scalar_dense in the model .*: what follows depends on what is in",
+        ),
     ):
         with pytest.raises(NotStreamable, match=text):
             record(Calls(call), (3, 24, 16), torch.float64)
@@ -264,6 +273,43 @@ def test_held_bytes_do_not_know_the_height(name):
         assert memory(graph, 16)[0] > 0
     assert found[0] == found[1]
     assert found[0] <= 1.1 * memory(graph, 16)[1]
+
+
+class Beside(nn.Module):
+    """Puts rows below each other, or over others."""
+
+    def __init__(self, over):
+        super().__init__()
+        self.over, self.head, self.tail = over, nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x):
+        x = self.head(x)
+        if self.over:
+            x = x.slice_scatter(torch.relu(x[:, :, 1:-1]), 2, 1, x.shape[2] - 1)
+        else:
+            x = torch.cat((x[:, :, :1], torch.relu(x), x[:, :, -1:]), 2)
+        return self.tail(x)
+
+
+SOURCES = {
+    "transposed": lambda: chain(conv(3, 8, 3), nn.MaxPool2d(2), nn.ConvTranspose2d(8, 8, 2, stride=2), conv(8, 3, 3)),
+    "transposed, overlapping": lambda: chain(
+        nn.Conv2d(3, 8, 4, stride=2, padding=1), nn.ConvTranspose2d(8, 3, 4, stride=2, padding=1)
+    ),
+    "corners": lambda: chain(conv(3, 8, 3), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)),
+    "below": lambda: Beside(False),
+    "over": lambda: Beside(True),
+    "reflected": lambda: chain(nn.ReflectionPad2d(3), nn.Conv2d(3, 3, 7)),
+    "down": lambda: chain(conv(3, 8, 3), nn.Upsample(scale_factor=0.5, mode="bicubic")),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_memory_of_a_step_is_as_measured(name):
+    graph = record(seeded(SOURCES[name]), (3, 4096, 8), torch.float32)
+    most = most_held(graph, torch.zeros((1, 3, 4096, 8)), rows_per_step(graph, 16))
+    held, peak = memory(graph, 16)
+    assert 0.6 * held <= most <= 1.2 * peak
 
 
 def test_costs_of_a_convolution():

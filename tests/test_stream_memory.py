@@ -200,7 +200,8 @@ def test_the_same_on_the_device_and_each_byte_travels_once(fake_mps, name, bound
     assert counts["upload_bytes"] == image.nbytes
     assert counts["download_bytes"] == want.nbytes
     assert counts["synchronizes"] == 0
-    assert counts["scalar_reads"] <= 6  # whether each strip was finite, at the end
+    steps = -(-image.shape[0] // restorer.last_run.stream.rows)
+    assert counts["scalar_reads"] <= steps + 2  # whether each strip was finite, at the end; two at the edges
     assert restorer.last_run.schedule == "stream"
     ignoring = TiledRestorer(on_device(model), on_nonfinite="ignore", **options)
     ignoring(image)

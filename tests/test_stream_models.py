@@ -70,6 +70,25 @@ def test_options_that_change_nothing(name):
         assert largest(got, want) <= 1
 
 
+@pytest.mark.parametrize("first", [70, 20])
+def test_half_precision_that_is_chosen(monkeypatch, first):
+    """The first image of the second case is too small for a stream."""
+    monkeypatch.setattr("halotile.auto.dtype.FASTER", 1e9)
+    monkeypatch.setattr("halotile.auto.streams.WORTH", 0)
+    model = seeded(lambda: UNet(2))
+    options = {"halo": "exact", "tile_size": 32, "tolerance": 3}
+    restorer = TiledRestorer(model, dtype="auto", **options)
+    for side in (first, 70, 50):
+        image = IMAGE[:side, :side]
+        want = restore_tiled(image, model, **options, schedule="tiles")
+        assert largest(restorer(image), want) <= 2
+        assert restorer.last_run.precision.dtype in ("bfloat16", "float16")
+        assert restorer.last_run.schedule == ("stream" if side > 32 else "tiles")
+    single = TiledRestorer(model, **options, **STREAM)
+    single(image)
+    assert 2 * restorer.last_run.stream.held == single.last_run.stream.held
+
+
 def test_images_of_any_strides_and_layouts():
     model = seeded(lambda: UNet(2))
     want = restore_tiled(IMAGE, model, halo="exact", **TILES)

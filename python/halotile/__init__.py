@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""halotile: restore images too large for their model, tile by tile, with results equal to whole-image inference."""
+"""halotile: restore images too large for their model, by tiles or streamed rows, equal to whole-image inference."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""restore_tiled(): restores an image tile by tile with a model that cannot take it whole.
+"""restore_tiled(): restores an image by tiles or strips of rows, with a model that cannot take it whole.
 
 open -> prepare -> assemble -> deliver
 
@@ -52,7 +52,7 @@ def restore_tiled(image: Tensor, model: Callable[..., Any], **options: Unpack[Re
 @overload
 def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[RestoreOptions]) -> Any: ...
 def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[RestoreOptions]) -> Any:
-    """Restores an image tile by tile, for models that cannot take it whole.
+    """Restores an image tile by tile or by strips of rows, for models that cannot take it whole.
 
     With ``halo`` at least the radius of the model's receptive field and the right ``phase``, the result equals
     whole-image inference within float rounding: ``crop(model(reflect_pad(image, halo)))`` for ``boundary="reflect"``,
@@ -92,7 +92,9 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             of noise are shifted to see whether the output moves along.
         schedule: "tiles"; "stream": strips of full-width rows go through the model once, every layer keeps the few rows
             that its next strip needs, nothing is computed twice, and memory does not depend on the height (torch
-            modules; see docs/streaming.md); "auto": the cheaper one if halo is "exact" or "auto", else tiles.
+            modules whose operators run on rows; statistics of the whole image are exact; see docs/streaming.md);
+            "auto": the cheaper one if halo is "exact" or "auto", else tiles. `TiledRestorer.last_run` gives the choice
+            (``schedule``), the reason (``schedule_why``) and the cost of a stream (``stream``).
         tolerance: for halo="auto": largest difference from an exact result, in units of the image's dtype. None: half
             an 8-bit step.
         global_stats: for models that pool or normalise over the whole image, for which no halo is enough. "exact":
@@ -184,7 +186,7 @@ def iter_bands(image: Any, model: Callable[..., Any], **options: Unpack[RunOptio
 
     Takes one image and the options of `restore_tiled` except ``out`` and ``verify``. Bad options are rejected at once;
     the model runs as rows are requested. Rows are new arrays or tensors of the image's type and layout, in order and
-    without gaps. No buffer has the size of the output.
+    without gaps: a row of tiles at a time, or what a step of a stream finishes. No buffer has the size of the output.
     """
     return TiledRestorer(model, **options).iter_bands(image)
 

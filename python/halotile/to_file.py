@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """restore_to(): restores an image into a file, with memory independent of its height.
 
-source -> buffered rows -> windows -> model -> band -> sink
+source -> buffered rows -> windows or strips -> model -> band -> sink
 
 A second thread writes one band while the model computes the next. Two band buffers are used in turn.
 """
@@ -50,8 +50,8 @@ def restore_to(
     size: tuple[int, int] | None = None,
     **options: Unpack[RunOptions],
 ) -> RunInfo:
-    """Restores an image into a file. Neither is in memory as a whole: rows are read when windows need them, and written
-    when they are finished.
+    """Restores an image into a file. Neither is in memory as a whole: rows are read when windows or strips need them,
+    and written when they are finished. With schedule="stream" the model's memory does not depend on the height either.
 
     Args:
         path: .npy; .zarr, a zarr v3 array in chunks of 256x256 and shards of 256x4096 pixels; .tif or .tiff (a BigTIFF

@@ -15,7 +15,7 @@ from ..run.tiles import TILES
 from .knowledge import Knowledge
 from .opening import learned
 from .prepare import open_run
-from .streams import NoStream, small_windows, streaming, with_stream
+from .streams import NoStream, fitting_tiles, small_windows, streaming, with_stream
 
 __all__ = ["Comparison", "compared"]
 
@@ -25,7 +25,7 @@ class Comparison:
     """Both schedules for an image.
 
     Attributes:
-        plan: the tiles.
+        plan: the tiles; smaller than asked for if memory has no room for the activations of a window.
         report: halo and phase, and why; with a stream if a run takes it, else with the reason for tiles, if any.
         stream: the stream, whether a run takes it or not; None if there is none.
         no_stream: why there is none.
@@ -50,25 +50,26 @@ class Comparison:
 
 
 def compared(image: Image, knowledge: Knowledge) -> Comparison:
-    """Runs the model on small windows only.
+    """Runs the model on small windows only. The result is taken to be written by rows.
 
     Raises:
         ValueError, TypeError: a bad option. TileError: the model failed.
     """
-    opened, delivery = open_run(image, knowledge), Delivery(holds_result=True)
+    opened, delivery = open_run(image, knowledge), Delivery(bands_waiting=1)
     with turn(opened.windows.engine.device):
-        stream, no_stream = None, None
+        stream, no_stream, fitting = None, None, opened
         taken, tiled = with_stream(opened, knowledge, delivery)
         try:
-            stream = (taken or streaming(opened, knowledge, delivery)).report.stream
+            prepared = taken or streaming(opened, knowledge, delivery)
+            stream, fitting = prepared.report.stream, fitting_tiles(opened, prepared)
         except NoStream as reason:
             no_stream = str(reason)
         first = opened if opened.options.needs.fixed else small_windows(opened, knowledge)
         traits = learned(first, knowledge)[0].traits
-        plan = Prepared.of(opened, traits, TILES).plan
+        plan = Prepared.of(fitting, traits, TILES).plan
         model, peak = opened.windows.model, None
         if isinstance(model, TensorModel):
-            from .peak import peak_of_machine  # imports torch
+            from ..run.stream.peak import peak_of_machine  # imports torch
 
             peak = peak_of_machine(str(model.device))
     return Comparison(plan, tiled.report if taken is None else taken.report, stream, no_stream, peak)

@@ -66,14 +66,14 @@ def _refuse_unheld(options: Options, info: ModelInfo) -> None:
         raise ValueError(
             f"{text}: it looks at the whole image in {names}, which is no statistic that could be held fixed"
         )
-    raise ValueError(f"{text}: how it looks at the whole image was not found. {' '.join(info.doubts)}")
+    raise ValueError(f"{text}: how it looks at the whole image was not found: {'; '.join(info.doubts)}")
 
 
 def _phase(options: Options, info: ModelInfo) -> Pair:
     given = options.phase or (1, 1)
     for step, own in zip(info.phase, given, strict=True):
         if step is None and (options.phase is None or (isinstance(options.halo, str) and own == 1)):
-            raise ValueError("phase must be given for this model: none was found. " + " ".join(info.doubts))
+            raise ValueError("phase must be given for this model: none was found: " + "; ".join(info.doubts))
     rows, columns = (math.lcm(own, step or 1) for step, own in zip(info.phase, given, strict=True))
     return rows, columns
 
@@ -109,7 +109,7 @@ class HaloChoice:
     def _why_not(self) -> str:
         names = ", ".join(f"{one.path or 'the model'} ({one.kind})" for one in self.info.global_operations)
         if not names:
-            return "its receptive field was not found. " + " ".join(self.info.doubts)
+            return "its receptive field was not found: " + "; ".join(self.info.doubts)
         text = f"it looks at the whole image in {names}, so no halo is exact"
         if self.info.local_field is None or self.global_stats:
             return text + ", and that is nothing that global_stats could hold fixed"
@@ -128,7 +128,7 @@ class HaloChoice:
             why = f"{why}; but at the image's edges the model takes from the opposite edge, which tiles do not have: "
             return self._with(halo, "unverified", None, why + "pass boundary='reflect'")
         if not self.info.certain:
-            why = f"{why}, as far as it could be found out: {' '.join(self.info.doubts)}"
+            why = f"{why}, as far as it could be found out: {'; '.join(self.info.doubts)}"
             return self._with(halo, "unverified", None, why)
         if self.global_stats is None:
             return self._with(halo, "exact", 0.0, why)
@@ -148,6 +148,9 @@ class HaloChoice:
         if self.field is None:
             return self.options, self._info(halo, "given", None, f"given; {self._why_not()}")
         step = self.info.phase
+        if any(need is None and have == 1 for have, need in zip(self.options.phase, step, strict=True)):
+            why = f"given; its phase was not found: {'; '.join(self.info.doubts)}"
+            return self.options, self._info(halo, "given", None, why)
         if any(need and have % need for have, need in zip(self.options.phase, step, strict=True)):
             why = f"phase={short(self.options.phase)} is no multiple of the model's, {short(step)}: tiles differ from "
             why += "whole-image inference wherever they start between"

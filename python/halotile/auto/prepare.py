@@ -28,7 +28,7 @@ from .knowledge import Knowledge
 from .memory import tiles_by_free_memory
 from .opening import learned, opened_for
 from .shifts import with_shifts_tried
-from .streams import check_schedule, with_stream
+from .streams import check_schedule, in_its_dtype, with_stream
 from .tiles import Tuner
 
 __all__ = ["open_run", "prepare", "remember", "warn_of_colours"]
@@ -68,6 +68,7 @@ def prepare(
             prepared, first = streaming, First()
             if options.dtype == "auto":
                 prepared, first = choose_dtype(prepared, first, knowledge)
+                prepared = in_its_dtype(prepared, knowledge, delivery)
             progress.begin(len(prepared.plan) * count)
             remember(prepared, knowledge)
             return prepared, First()

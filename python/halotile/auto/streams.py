@@ -30,9 +30,18 @@ from .knowledge import Knowledge, channels_tried
 from .opening import learned, opened_model
 
 if TYPE_CHECKING:
-    from ..run.stream.schedule import Stream
+    from ..run.stream.schedule import Recorded, Stream
 
-__all__ = ["NoStream", "check_schedule", "may_stream", "small_windows", "streaming", "with_stream"]
+__all__ = [
+    "NoStream",
+    "check_schedule",
+    "fitting_tiles",
+    "in_its_dtype",
+    "may_stream",
+    "small_windows",
+    "streaming",
+    "with_stream",
+]
 
 Pair = tuple[int, int]
 
@@ -114,7 +123,9 @@ def with_stream(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> tup
     Raises:
         ValueError: schedule="stream" is not possible. TileError: the model failed.
     """
-    asked = knowledge.options
+    asked, modules = knowledge.options, opened.windows.modules
+    if knowledge.recorded is not None and modules and knowledge.recorded.module is not modules[0]:
+        _record_another(modules[0], opened, knowledge)
     changed = knowledge.recorded is not None and knowledge.recorded.changed()
     if opened.report.stream is not None and not changed:
         return _as_before(opened, knowledge), opened
@@ -137,6 +148,24 @@ def with_stream(opened: Opened, knowledge: Knowledge, delivery: Delivery) -> tup
         if asked.schedule == "stream":
             raise ValueError(f"schedule must be 'auto' or 'tiles' for this model, not 'stream': {said}") from None
         return None, replace(opened, report=replace(opened.report, schedule_why=said or None))
+
+
+def _record_another(module: Any, opened: Opened, knowledge: Knowledge) -> Recorded:
+    from ..run.stream.schedule import Recorded
+
+    knowledge.recorded = Recorded(module, opened.windows.engine.device)
+    return knowledge.recorded
+
+
+def in_its_dtype(prepared: Prepared, knowledge: Knowledge, delivery: Delivery) -> Prepared:
+    """A run on rows whose model was replaced by one of another dtype."""
+    schedule, module = cast("Stream", prepared.schedule), prepared.windows.modules[0]
+    if schedule.recorded.module is module:
+        return prepared
+    schedule = replace(schedule, recorded=_record_another(module, prepared, knowledge))
+    why = prepared.report.schedule_why
+    prepared = _reported(prepared, schedule, delivery)
+    return replace(prepared, report=replace(prepared.report, schedule_why=why))
 
 
 def _as_before(opened: Opened, knowledge: Knowledge) -> Prepared:
@@ -170,30 +199,34 @@ def _cheaper(opened: Opened, prepared: Prepared) -> Prepared:
     """The stream, if it is cheaper than tiles, with the reason. Raises NoStream."""
     from ..run.stream.cost import strip_cost
 
-    stream, plan = prepared.report.stream, _fitting_tiles(opened, prepared)
+    stream, plan = prepared.report.stream, fitting_tiles(opened, prepared).plan
     assert stream is not None
     tiles = plan.processed_pixels / plan.ideal_pixels
-    text, strips = f"tiles take {tiles:.2f} of the image's pixels, a stream {stream.recompute:.2f}", 1.0
+    text, strips = f"{tiles:.2f} of the image's pixels in tiles, {stream.recompute:.2f} in a stream", 1.0
     if tiles < CLEAR * stream.recompute:
         strips = strip_cost(_graph(prepared, cast("Stream", prepared.schedule)), stream.rows, min(plan.window))
-        text += f", each {strips:.2f} times as long"
+        text += f", where each takes {strips:.2f} times as long"
     if tiles < BETTER * stream.recompute * max(strips, 1.0):
         raise NoStream(text)
     return replace(prepared, report=replace(prepared.report, schedule_why=text))
 
 
-def _fitting_tiles(opened: Opened, prepared: Prepared) -> TilePlan:
-    """The plan of tiles, smaller ones if memory has no room for the activations of a window."""
+def fitting_tiles(opened: Opened, prepared: Prepared) -> Opened:
+    """The run in tiles, smaller ones if memory has no room for the activations of a window.
+
+    prepared: the run on rows.
+    """
     from ..run.stream.cost import whole_memory
 
     stream = cast("Stream", prepared.schedule)
     graph = _graph(prepared, stream)
     pixel = whole_memory(graph) / (graph.image.rows * graph.image.shape[3])
-    limit, plan, least = _limit(prepared, Delivery()), opened.plan, max(SMALLEST_TILE, *opened.plan.phase)
-    while pixel * plan.window[0] * plan.window[1] > limit and max(plan.tile) > least:
-        rows, columns = (max(least, min(side, max(plan.tile) // 2)) for side in plan.tile)
-        plan = opened.with_tiles((rows, columns), 1).plan
-    return plan
+    limit, least = _limit(prepared, Delivery()), max(SMALLEST_TILE, *opened.plan.phase)
+    while pixel * math.prod(opened.plan.window) > limit and max(opened.plan.tile) > least:
+        most = max(opened.plan.tile) // 2
+        rows, columns = (max(least, min(side, most)) for side in opened.plan.tile)
+        opened = opened.with_tiles((rows, columns), 1)
+    return opened
 
 
 def _window_pixels(plan: TilePlan) -> int:
@@ -289,7 +322,9 @@ def _fitted(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepare
         raise NoStream(f"a stream needs {bytes_text(streams * peak)}, and tiles have no statistics of the whole image")
     tile = _tile(prepared, column, limit, delivery)
     if tile is None:
-        raise NoStream(f"a stream needs more than {bytes_text(limit)}, {bytes_text(column)} a column")
+        raise NoStream(
+            f"a stream needs {bytes_text(column)} a column, also in tiles, and memory has {bytes_text(limit)}"
+        )
     return _reported(prepared.with_tiles(tile, 1), replace(chosen, as_is=False), delivery)
 
 
@@ -338,14 +373,15 @@ def _graph(prepared: Prepared, schedule: Stream) -> Any:
 
 
 def _reported(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepared:
-    from ..run.stream.cost import flops
+    from ..run.stream.cost import flops, repeated
     from ..run.stream.cost import memory as memory_of
 
     flows = [flow for row in schedule.flows(prepared) for flow in row]
     graph = _graph(prepared, schedule)
     streams = sum(part.how == "model" for part in prepared.traits.parts)
     held, peak = (streams * one for one in memory_of(graph, schedule.step))
-    pixels = sum(flow.window.height * flow.window.width for flow in flows)
+    again = repeated(graph, schedule.step)
+    pixels = again * sum(flow.window.height * flow.window.width for flow in flows)
     stream = Streaming(
         rows=schedule.step,
         streams=len(flows),
@@ -354,7 +390,8 @@ def _reported(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepa
         recompute=pixels / prepared.plan.ideal_pixels,
         held=held,
         peak=peak,
-        flops=flops(graph) * streams * len(flows),
+        flops=round(again * flops(graph)) * streams * len(flows),
+        device=str(graph.image.device),
     )
     report = replace(prepared.report, stream=stream, schedule_why=None)
     return replace(prepared, report=report, schedule=schedule)

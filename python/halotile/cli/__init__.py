@@ -14,6 +14,7 @@ are imported only when needed.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import warnings
@@ -40,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("halotile: interrupted", file=sys.stderr)
             return 130
+        except BrokenPipeError:  # whoever read the output has gone, as with `| head`
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         except Exception as error:
             if debugging():
                 raise

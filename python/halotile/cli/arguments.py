@@ -31,7 +31,7 @@ from .saving import colour, factor, sides
 
 __all__ = ["new_parser"]
 
-DESCRIPTION = "Runs image-restoration models tile by tile, on images of any size."
+DESCRIPTION = "Runs image-restoration models on images of any size, by tiles or by rows that stream."
 MODEL_HELP = (
     "a file (checkpoint, ONNX, ncnn .param, torch.export .pt2, TorchScript), a name that `halotile models` lists, "
     "module:callable (used as it is) or module:factory() (called first); modules are also searched for in the current "
@@ -149,8 +149,8 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
 
 def _add_speed(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("speed and memory").add_argument
-    text = "how rows are made: tile by tile, or streamed, each row of each layer once (default: auto, the cheaper one "
-    text += "for --halo exact or auto, else tiles)"
+    text = "tiles; stream: rows flow through a torch module, each row of each layer is made once, and memory does not "
+    text += "depend on the height; auto: the cheaper one for --halo exact or auto, else tiles (default: auto)"
     add("--schedule", choices=SCHEDULES, default="auto", help=text)
     text = "memory limit in bytes, such as 700M or 2G (default: none; with --tile-size auto, most of the free memory)"
     add("--memory-limit", type=_bytes, metavar="N", help=text)

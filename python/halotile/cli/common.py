@@ -29,6 +29,7 @@ __all__ = [
     "shown",
     "size_text",
     "usage_errors",
+    "why_no_halo",
 ]
 
 BIT_DTYPES = {8: "uint8", 16: "uint16", 32: "float32"}
@@ -69,6 +70,14 @@ def _further(given: list[tuple[str | None, float]]) -> dict[str, float] | tuple[
 def planned(size: tuple[int, int], options: dict[str, Any]) -> TilePlan:
     with usage_errors():
         return plan_tiles(size, **options | {"layout": None})
+
+
+def why_no_halo(info: Any) -> str:
+    """Why no halo is exact, of an inspected model."""
+    names = ", ".join(one.path or "the model" for one in info.global_operations)
+    if names:
+        return f"the model sees the whole image in {names}; see --global-stats"
+    return "the model's receptive field was not found: " + "; ".join(info.doubts)
 
 
 def debugging() -> bool:

@@ -7,7 +7,9 @@ import argparse
 import errno
 import os
 import re
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +18,22 @@ from ..files import picture as files
 from ..images.image import open_image
 from ..models.load import load_model
 from ..optional import torch_if_loaded
+from ..options import Options
 from ..plan import TilePlan
 from ..texts import bytes_text
-from .common import BIT_DTYPES, UsageError, checked_options, planned, size_text, usage_errors
+from .common import BIT_DTYPES, UsageError, checked_options, planned, size_text, usage_errors, why_no_halo
 from .work import is_array, read_header
 
 __all__ = ["show_plan"]
 
 Row = tuple[str, str]
+
+FIXED = {  # RunInfo.how: why nothing was to be chosen
+    "given": "the halo is a number",
+    "measured": "the halo is smaller than the receptive field",
+    "frozen": "statistics of the whole image are frozen",
+    "tile": "each tile has statistics of its own",
+}
 
 
 def show_plan(asked: argparse.Namespace) -> None:
@@ -73,11 +83,28 @@ def _compared(asked: argparse.Namespace, given: dict[str, Any], shape: tuple[int
     from ..auto.knowledge import Knowledge
 
     model, torch = load_model(asked.model), torch_if_loaded()
-    is_module = torch is not None and isinstance(model, torch.nn.Module)
-    options = {"halo": "exact" if is_module else 32} | given | {"out_dtype": BIT_DTYPES.get(asked.bits)}
     image = open_image(np.broadcast_to(np.ones((), dtype), shape), "HWC")
     with usage_errors():
-        return compared(image, Knowledge.of(model, options))
+        knowledge = Knowledge.of(model, {"halo": 32} | given | {"out_dtype": BIT_DTYPES.get(asked.bits)})
+        if torch is not None and isinstance(model, torch.nn.Module) and "halo" not in given:
+            knowledge = knowledge.like(_with_halo(knowledge))
+        return compared(image, knowledge)
+
+
+def _with_halo(knowledge: Any) -> Options:
+    """The options for a module without --halo: the exact one, or as `halotile restore` has it if there is none.
+
+    knowledge: a Knowledge.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # from trial runs
+        info = knowledge.inspected()
+    options: Options = knowledge.options
+    field = info.local_field if options.global_stats and info.global_operations else info.receptive_field
+    if field is not None and None not in info.phase:
+        return replace(options, halo="exact")
+    warnings.warn(f"halo is 32, which is not exact: {why_no_halo(info)}", stacklevel=2)
+    return replace(options, phase=options.phase or tuple(step or 1 for step in info.phase))
 
 
 def _rows_of_both(found: Any) -> Iterator[Row]:
@@ -108,12 +135,11 @@ def _rows_of_both(found: Any) -> Iterator[Row]:
 
 
 def _chosen(found: Any) -> str:
-    if found.report.stream is not None:
-        tiles = f"tiles {found.tiles_recompute:.2f}"
-        return f"a stream, which takes {found.report.stream.recompute:.2f} of the image's pixels, {tiles}"
     why = found.report.schedule_why
+    if found.report.stream is not None:
+        return f"a stream: {why}"
     if why is None:
-        return f"tiles, as the halo is {'fixed' if found.report.how == 'given' else found.report.how}"
+        return f"tiles, as {FIXED.get(found.report.how, 'asked')}"
     return why.removeprefix("in ") if why.startswith("in tiles") else f"tiles: {why}"
 
 

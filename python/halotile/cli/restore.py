@@ -23,7 +23,18 @@ from ..options import Options
 from ..restore import TiledRestorer
 from . import batch
 from .bar import Bar
-from .common import BIT_DTYPES, SUFFIXES, UsageError, checked_options, debugging, one_line, planned, shown, usage_errors
+from .common import (
+    BIT_DTYPES,
+    SUFFIXES,
+    UsageError,
+    checked_options,
+    debugging,
+    one_line,
+    planned,
+    shown,
+    usage_errors,
+    why_no_halo,
+)
 from .output import Reports
 from .saving import Saving, check_effects
 from .work import (
@@ -239,12 +250,5 @@ def _settled(asked: argparse.Namespace, restorer: TiledRestorer) -> TiledRestore
         if (field is not None or (streams and asked.boundary == "native")) and None not in info.phase:
             found["halo"] = "auto"
         else:
-            warnings.warn(f"halo is 32, which is not exact: {_why_unknown(info)}", stacklevel=2)
+            warnings.warn(f"halo is 32, which is not exact: {why_no_halo(info)}", stacklevel=2)
     return restorer.with_options(dataclasses.replace(restorer.options, **found))
-
-
-def _why_unknown(info: Any) -> str:
-    names = ", ".join(one.path or "the model" for one in info.global_operations)
-    if names:
-        return f"the model sees the whole image in {names}; see --global-stats"
-    return "the model's receptive field was not found. " + " ".join(info.doubts)

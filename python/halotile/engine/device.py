@@ -14,7 +14,7 @@ A band holds dense float32 sums over the full width. Output row y uses row y % r
     output row  48 ... 69 |   free    | 40 ... 47
 
 Apple's GPU is unreliable with tensors of 2^31 elements or bytes, so large images are split into strips of rows and wide
-bands into segments of columns.
+bands into panels of columns.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ def _tables(plan: TilePlan, device: torch.device) -> tuple[Tensor, ...]:
 
 
 class DeviceBand:
-    """The open rows of a result on the device. Output row y is row y % ring of every segment."""
+    """The open rows of a result on the device. Output row y is row y % ring of every panel."""
 
     def __init__(self, engine: DeviceEngine, plan: TilePlan, channels: int, values: Values, batch: int, first_row: int):
         self.engine, self.plan, self.values, self.channels = engine, plan, values, channels
@@ -280,13 +280,13 @@ class DeviceBand:
         columns = (engine.largest - 1) // (channels * self.ring * 4)
         if columns == 0:
             raise ValueError(f"tile_size {plan.tile} makes columns of 2 GiB on {device}; make it smaller")
-        self.segments = [
+        self.panels = [
             (x, torch.zeros((channels, self.ring, min(columns, width - x)), dtype=torch.float32, device=device))
             for x in range(0, width, columns)
         ]
         self.wy, self.wx, self.ny, self.nx = _tables(plan, device)
         self.kept = plan.core.kept(0), plan.core.kept(1)
-        self.bad = torch.zeros((plan.grid[0] * len(self.segments), 2), dtype=torch.int32, device=device)
+        self.bad = torch.zeros((plan.grid[0] * len(self.panels), 2), dtype=torch.int32, device=device)
         self.bad.narrow(1, 1, 1).copy_(torch.full((), -1, dtype=torch.int32, device=device))
         self.pieces: list[tuple[int, int, int, int]] = []  # (first row, first column, width, tile row), as in `bad`
 
@@ -294,11 +294,11 @@ class DeviceBand:
         """See HostBand.add. NaN and infinity are reported only at the end, by `nonfinite`."""
         first, last = tiles[0], tiles[-1]
         start, stop = (first.keep.x, last.keep.x_stop) if first.row == last.row else (0, self.plan.output_size[1])
-        for x, segment in self.segments:
-            left, right = max(start, x), min(stop, x + segment.shape[2])
+        for x, panel in self.panels:
+            left, right = max(start, x), min(stop, x + panel.shape[2])
             if left < right:
                 box = [first.keep.y, left, last.keep.y_stop - first.keep.y, right - left]
-                self.engine.verbs.accumulate(segment, outputs, self.wy, self.wx, box, x, *self.kept, first.index)
+                self.engine.verbs.accumulate(panel, outputs, self.wy, self.wx, box, x, *self.kept, first.index)
         for tile in tiles:
             if tile.column == self.plan.grid[1] - 1:
                 self._finish(tile.row, rows[tile.row])
@@ -306,19 +306,19 @@ class DeviceBand:
 
     def _finish(self, row: int, destination: Any) -> None:
         y, _ = self.plan.core.done(0, row)
-        for x, segment in self.segments:
-            part = destination[:, :, x : x + segment.shape[2]]
+        for x, panel in self.panels:
+            part = destination[:, :, x : x + panel.shape[2]]
             bad = self.bad[len(self.pieces)]
             self.pieces.append((y, x, part.shape[2], row))
             on_device = isinstance(part, Tensor)
             target = as_words(part) if on_device else _rows_for(part, self.values, self.engine.device)
             where = y, x, x
-            self.engine.verbs.finish_rows(target, segment, self.ny, self.nx, bad, *where, *self.values.numbers)
+            self.engine.verbs.finish_rows(target, panel, self.ny, self.nx, bad, *where, *self.values.numbers)
             if not on_device:
                 _download(target, part)
 
     def close(self) -> None:
-        self.segments.clear()
+        self.panels.clear()
 
     def nonfinite(self) -> tuple[Tile, Position] | None:
         """The first NaN or infinity, with a tile that produced it. Waits for the device."""

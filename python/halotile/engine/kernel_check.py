@@ -127,7 +127,7 @@ def _read(
 
 def _sums(output: str, generator: torch.Generator) -> Iterator[Case]:
     """3 x 2 tiles of 27x30 in a ring of 40 rows that wraps around: the first batch, one across a row's end, and a
-    segment of columns."""
+    panel of columns."""
     for first, tiles, box, band_x in [
         (0, 4, [0, 0, 37, 41], 0),
         (3, 3, [16, 0, 37, 41], 0),

@@ -38,6 +38,9 @@ class FakeRun(TorchDispatchMode):
         """Called with the image before the module runs."""
         raise NotImplementedError
 
+    def entered(self, arguments: tuple[Any, ...]) -> None:
+        """Called when the submodule at `path` starts, with its positional arguments."""
+
     def run(
         self, channels: int, size: tuple[int, int], dtype: torch.dtype | None, device: torch.device | None = None
     ) -> torch.Tensor:
@@ -72,10 +75,11 @@ class FakeRun(TorchDispatchMode):
         names = {id(inner): name for name, inner in self.module.named_modules()}
         stack, thread = [""], threading.get_ident()
 
-        def enter(inner: torch.nn.Module, _: Any) -> None:
+        def enter(inner: torch.nn.Module, arguments: Any) -> None:
             if threading.get_ident() == thread:
                 stack.append(self.path)
                 self.path = names.get(id(inner), self.path)
+                self.entered(arguments)
 
         def leave(*_: Any) -> None:
             if threading.get_ident() == thread:

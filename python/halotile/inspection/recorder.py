@@ -8,13 +8,19 @@ The module runs once on an image without data. Every call of an operator becomes
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.utils import _pytree
+from torch.utils.flop_counter import flop_registry
 
 from ..models.around import decomposed, looking
 from ..models.modes import evaluating
@@ -25,13 +31,27 @@ from ..texts import named
 from .following import FakeRun, is_random, same_elements, storage_of
 from .operators import entry
 from .operators.elementwise import pointwise_stream
-from .operators.streaming import Edge, NotStreamable, StreamNode, parted_rows, sources
+from .operators.segment import Segment
+from .operators.streaming import (
+    DECIDES,
+    IN_PLACE,
+    RANDOM,
+    Edge,
+    NotStreamable,
+    StreamNode,
+    parted_rows,
+    place_of,
+    sources,
+)
 from .row_constants import rows_of_constant
+from .segments import RECORDING, Segmented, assign_segment, segment_around
 
 __all__ = ["Graph", "record"]
 
 Tensor = torch.Tensor
 
+UNKNOWN_VALUES = (DataDependentOutputException, DynamicOutputShapeException)
+MOST_KINDS = 8  # of submodules that run as a whole
 SMALL = 1 << 22  # elements of a constant that is computed while recording; larger ones are computed in a run
 
 
@@ -70,16 +90,22 @@ def record(
             with contextlib.suppress(Exception):  # its parts may raise anything
                 own = shell(module)
         with preserved([own], values=own is module):
-            recorder = Recorder(own)
-            with evaluating(roots_of(own)), recorder:
+            for _ in range(MOST_KINDS):
+                recorder = Recorder(own)
                 try:
-                    output = recorder.run(shape[0], shape[1:], dtype, device)
-                except NotStreamable:
-                    raise
-                except Exception as error:  # a model may raise anything
-                    where = f" in {recorder.path}" if recorder.path else ""
-                    raise NotStreamable(f"the model cannot be recorded{where}: {named(error)}") from error
-    return recorder.graph(output)
+                    return recorder.recorded(shape, dtype, device)
+                except NotStreamable as error:
+                    segments = recorder.segments_around(error) if own is not module else {}
+                    if not segments:
+                        raise
+                    for path, segment in segments.items():
+                        _replace(own, path, Segmented(segment))
+    raise NotStreamable("too many kinds of its submodules cannot run on rows by their operators")
+
+
+def _replace(root: torch.nn.Module, path: str, module: torch.nn.Module) -> None:
+    above, _, name = path.rpartition(".")
+    setattr(root.get_submodule(above), name, module)
 
 
 class Recorder(FakeRun):
@@ -90,6 +116,41 @@ class Recorder(FakeRun):
         self.nodes: list[StreamNode] = []
         self.node_of: dict[int, StreamNode] = {}
         self.alive: list[Tensor] = []  # so that no id is reused
+        self.shapes: dict[str, tuple[int, ...] | None] = {}  # what submodules took, see `segment_around`
+        self.inside: list[tuple[int, int]] | None = None  # operations and bytes of each operator in the running segment
+        self.segment: Segment | None = None  # of which the next result is
+
+    def recorded(self, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device | None) -> Graph:
+        """Raises NotStreamable."""
+        outer = RECORDING.set(self)
+        with evaluating(roots_of(self.module)), self:
+            try:
+                output = self.run(shape[0], shape[1:], dtype, device)
+            except NotStreamable:
+                raise
+            except UNKNOWN_VALUES as error:
+                raise NotStreamable.of(error.func.name().partition("::")[2], self.path, DECIDES) from error
+            except Exception as error:  # a model may raise anything
+                raise NotStreamable(f"{place_of(self.path)} cannot be recorded: {named(error)}") from error
+            finally:
+                RECORDING.reset(outer)
+        return self.graph(output)
+
+    def segments_around(self, error: NotStreamable) -> dict[str, Segment]:
+        """Submodules that may run as a whole, with what could not run on rows inside; empty if there are none."""
+        return {} if not error.path else segment_around(self.module, error.path, self.shapes, self.nodes[0].dtype)
+
+    def begin_segment(self) -> None:
+        self.inside = []
+
+    def end_segment(self, segment: Segment) -> None:
+        flops, sizes = zip(*self.inside or [(0, 0)], strict=True)
+        self.inside, self.segment = None, replace(segment, flops=sum(flops), peak=max(sizes))
+
+    def entered(self, arguments: tuple[Any, ...]) -> None:
+        one = arguments[0] if len(arguments) == 1 and isinstance(arguments[0], Tensor) else None
+        again = self.path in self.shapes
+        self.shapes[self.path] = None if one is None or again else tuple(one.shape)
 
     def begin(self, image: Tensor) -> None:
         self.nodes.clear()  # of the making of the image
@@ -117,6 +178,11 @@ class Recorder(FakeRun):
             result = decomposed(self, func, args, kwargs)
             if result is not NotImplemented:
                 return result
+        if self.inside is not None or self.segment is not None:
+            return self._of_segment(func, args, kwargs)
+        return self._called(func, args, kwargs)
+
+    def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = func._schema.name.removeprefix("aten::")
         sees = any(isinstance(leaf, FakeTensor) for leaf in _pytree.tree_leaves((args, kwargs)))
         if name == "as_strided_" and sees and same_elements(*args, **kwargs):
@@ -125,18 +191,31 @@ class Recorder(FakeRun):
             if sees and self._rewritten(func, name, args, kwargs):
                 return args[0]
             if sees:
-                raise NotStreamable(f"{name} in {self.path or 'the model'} writes to a tensor in place")
+                raise NotStreamable.of(name, self.path, IN_PLACE)
             return self.constant(func, args, kwargs)
         with self.fake:
             result = func(*args, **kwargs)
         outputs = [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
         if not sees and sum(one.numel() for one in outputs) <= SMALL:
             if is_random(func, name):
-                raise NotStreamable(f"{name} in {self.path or 'the model'} is random")
+                raise NotStreamable.of(name, self.path, RANDOM)
             return self.constant(func, args, kwargs)
         given = self._given(func, args, kwargs)
         for place, tensor in enumerate(outputs):
             self._add(tensor, func, given, place if len(outputs) > 1 or isinstance(result, (list, tuple)) else None)
+        return result
+
+    def _of_segment(self, func: Any, args: Any, kwargs: Any) -> Any:
+        with self.fake:
+            result = func(*args, **kwargs)
+        if self.inside is None:  # the copy of its result
+            self._add(result, func, {"self": self.nodes[-1]}, None)
+            self.nodes[-1].segment, self.segment = self.segment, None
+            return result
+        count = flop_registry.get(func.overloadpacket)
+        tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        flops = 0 if count is None else count(*args, **kwargs, out_val=result)
+        self.inside.append((flops, sum(one.numel() * one.element_size() for one in tensors)))
         return result
 
     def _given(self, func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
@@ -175,7 +254,7 @@ class Recorder(FakeRun):
     def _reference(self, tensor: Tensor) -> StreamNode | Tensor:
         node = self.node_of.get(id(tensor))
         if node is None and isinstance(tensor, FakeTensor):
-            raise NotStreamable(f"a tensor of unknown origin in {self.path or 'the model'}")
+            raise NotStreamable(f"{place_of(self.path)} uses a tensor that it did not make of the image or its weights")
         return tensor.detach() if node is None else node
 
 
@@ -220,8 +299,11 @@ def _assign(node: StreamNode) -> None:
         node.func, node.arguments = torch.ops.aten.full.default, _full(node, value)
         return
     if is_random(node.func, node.name):
-        raise node.refuse("it is random")
+        raise node.refuse(RANDOM)
     if not sources(node):
+        return
+    if node.segment is not None:
+        assign_segment(node, node.segment)
         return
     rule = entry(node.name).stream if node.func.namespace == "aten" else None
     if rule is None and torch.Tag.pointwise in node.func.tags:

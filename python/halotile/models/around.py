@@ -137,7 +137,9 @@ class WithoutMemory:
 
     def refuse(self) -> None:
         self.refused = True
-        raise RuntimeError("the model reads the memory of a tensor that has none here")
+        raise RuntimeError(
+            "the model reads the memory of a tensor, as numpy() does, and there is none while it is looked at"
+        )
 
     def owns(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor in another thread belongs to this run; meta tensors do not record that."""

@@ -97,8 +97,8 @@ class Streaming:
         recompute: pixels that pass through the model, as a multiple of the image's.
         held: bytes of rows that wait for later steps.
         peak: largest number of bytes in use during a step, with those.
-        flops: floating-point operations of the model for one image, as far as they are counted: convolutions and
-            matrix products.
+        flops: floating-point operations for one image, as far as they are counted: convolutions and matrix products.
+        device: where the model runs.
         seconds: time that an image took; None before the run is finished.
     """
 
@@ -110,12 +110,29 @@ class Streaming:
     held: int
     peak: int
     flops: int
+    device: str = "cpu"
     seconds: float | None = None
 
     @property
     def held_per_column(self) -> float:
         """Bytes held for a column of the stream."""
         return self.held / self.columns
+
+    def share_of_peak(self, peak: float | None = None) -> float | None:
+        """How near the run came to the model's own cost: the time that the model's operations for the image, each done
+        once, take at the machine's peak, as a share of the time that the image took. None before the run is finished.
+
+        Args:
+            peak: floating-point operations in a second. None: measured by multiplying large float32 matrices, in a
+                third of a second, once for a device.
+        """
+        if self.seconds is None:
+            return None
+        if peak is None:
+            from .stream.peak import peak_of_machine  # imports torch
+
+            peak = peak_of_machine(self.device)
+        return self.flops / self.recompute / peak / self.seconds
 
     def __str__(self) -> str:
         text = f"rows stream through the model, {self.rows} in a step"

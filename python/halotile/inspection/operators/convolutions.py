@@ -139,7 +139,8 @@ def _transposed_stream(node: StreamNode, source: StreamNode, weight_and_bias: Ca
     node.unit = sy
 
     def low(a: int) -> int:  # rows of bias alone have no source, and take the one above
-        return min(ceil_div(a + py - reach, sy), (a + py) // sy, source.rows - 1)
+        row = min(ceil_div(a + py - reach, sy), (a + py) // sy)
+        return min(row, source.rows - 1) if a < node.rows else row
 
     def high(b: int) -> int:
         return max((b - 1 + py) // sy, ceil_div(b - 1 + py - reach, sy)) + 1

@@ -10,7 +10,7 @@ import torch
 from ..rowmaps import Value, mixed, opaque
 from .positions import NOTHING, pointwise_positions
 from .rows import POOLING, Operation, broadcast
-from .streaming import IN_PLACE, Refused, StreamNode, local_stream, sources
+from .streaming import IN_PLACE, RANDOM, Refused, StreamNode, local_stream, sources
 from .table import DECOMPOSED, FUNCTIONAL, OUT_OF_PLACE, POINTWISE, UNWRITTEN, VIEW, Family
 
 operator = Family("elementwise", statistic="it reduces nothing")
@@ -153,12 +153,12 @@ operator(
     without={"rows": POINTWISE},
 )
 NOISE = "it writes its noise to an operand; it is unknown"
-operator("rrelu_with_noise", stream=Refused("it is random"), without={"rows": NOISE, "positions": NOISE})
-operator("dropout", positions=pointwise_positions, stream=Refused("it is random"), without={"rows": DECOMPOSED})
+operator("rrelu_with_noise", stream=Refused(RANDOM), without={"rows": NOISE, "positions": NOISE})
+operator("dropout", positions=pointwise_positions, stream=Refused(RANDOM), without={"rows": DECOMPOSED})
 operator(
     "rrelu_with_noise_functional",
     rows=pointwise_rows,
-    stream=Refused("it is random"),
+    stream=Refused(RANDOM),
     without={"positions": FUNCTIONAL},
 )
 operator(*("prelu", "real", "imag"), rows=pointwise_rows, stream=pointwise_stream, without={"positions": DECOMPOSED})

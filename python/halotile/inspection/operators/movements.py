@@ -251,8 +251,12 @@ def _rows_overwritten(node: StreamNode, axis: int) -> None:
     end = max(start, end)
     node.axis, node.rows, node.owns = axis, base.rows, True
 
-    def inside(row: int) -> int:
-        return min(max(row - start, 0), end - start)
+    # Rows outside the image are asked for only to weigh a step far from the edges.
+    def low(row: int) -> int:
+        return min(max(row - start, 0), end - start) if row < node.rows else row - start
+
+    def high(row: int) -> int:
+        return min(row - start, end - start) if row <= node.rows else row - start
 
     def make(strip: Strip) -> torch.Tensor:
         around, over = strip.slabs
@@ -261,7 +265,7 @@ def _rows_overwritten(node: StreamNode, axis: int) -> None:
         pieces = [around.narrow(axis, 0, above), over, around.narrow(axis, count - below, below)]
         return torch.cat([piece for piece in pieces if piece.shape[axis]] or pieces[:1], axis)
 
-    node.edges, node.make = [Edge(base, same, same), Edge(source, inside, inside)], make
+    node.edges, node.make = [Edge(base, same, same), Edge(source, low, high)], make
 
 
 def roll_stream(node: StreamNode) -> None:

@@ -15,6 +15,8 @@ from .table import UNWRITTEN, Family
 
 operator = Family("padding", statistic="it reduces nothing")
 
+BEYOND_EDGE = "beyond its edge"  # ends what is noted of an image that is mirrored or repeated there
+
 
 def padding_rows(op: Operation, kind: str) -> Value:
     value = op.value("self")
@@ -26,7 +28,7 @@ def padding_rows(op: Operation, kind: str) -> Value:
         elif before or after:
             value = moved(value, index, op.shape[index], 1, 1, lambda row, before=before: [row - before])
             if kind:
-                value = value.with_events(op.event(f"the image is {kind} beyond its edge", "edge"))
+                value = value.with_events(op.event(f"the image is {kind} {BEYOND_EDGE}", "edge"))
     return value
 
 

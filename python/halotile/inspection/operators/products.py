@@ -153,7 +153,7 @@ def product_stream(node: StreamNode) -> None:
         a is None and b is not None and (b < in_batch or b == rank - 1),
     )
     if not any(fits):
-        raise node.refuse("each row takes all others")
+        raise node.refuse("each row takes all others, as in attention over the image")
     axis = b if a is None else a
     is_sum = "add" in node.name
     local_stream(node, axis, along=lambda name: rank - axis if axis < in_batch or (is_sum and name == "self") else 0)
@@ -166,7 +166,7 @@ def attention_stream(node: StreamNode) -> None:
     """Each window of a batch by itself."""
     axes = {one.axis for one in sources(node)}
     if node.output not in (None, 0) or len(axes) > 1 or max(axes) > 1:
-        raise node.refuse("each row takes all others")
+        raise node.refuse("each row takes all others, as in attention over the image")
     local_stream(node, max(axes))
 
 

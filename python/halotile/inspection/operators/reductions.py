@@ -151,7 +151,7 @@ def reduction_stream(node: StreamNode) -> None:
     dims = dims_taken(source, node.get("dim"))
     if source.axis in dims:
         if entry(node.name).statistic is None:
-            raise node.refuse("it takes all rows together, and can not be summed up")
+            raise node.refuse("it takes all rows together, and cannot be summed up")
         whole_stream(node)
         return
     local_stream(node, source.axis - (0 if node.get("keepdim") else sum(dim < source.axis for dim in dims)))

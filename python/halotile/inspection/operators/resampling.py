@@ -145,7 +145,8 @@ def _aligned_stream(node: StreamNode, source: StreamNode) -> None:
     last = source.rows - 1
 
     def low(a: int) -> int:
-        return min(math.floor(a * ratio), last)
+        row = math.floor(a * ratio)
+        return min(row, last) if a < node.rows else row
 
     node.edges = [Edge(source, low, lambda b: math.floor((b - 1) * ratio) + 2)]
 

@@ -19,8 +19,12 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils import _pytree
 
+from .segment import Segment
+
 __all__ = [
+    "DECIDES",
     "IN_PLACE",
+    "RANDOM",
     "Edge",
     "NotStreamable",
     "Refused",
@@ -38,6 +42,7 @@ __all__ = [
     "parted",
     "parted_rows",
     "pieces_stream",
+    "place_of",
     "same",
     "sources",
     "whole_stream",
@@ -48,7 +53,19 @@ Tensor = torch.Tensor
 
 
 class NotStreamable(ValueError):
-    """A model cannot be run on rows: the operator, its module and the reason."""
+    """A model cannot be run on rows: the operator, its module and the reason.
+
+    path: that of the module; None if no submodule could do without the operator.
+    """
+
+    def __init__(self, text: str, path: str | None = None):
+        super().__init__(text)
+        self.path = path
+
+    @classmethod
+    def of(cls, name: str, path: str, why: str) -> NotStreamable:
+        """Of an operator in a module."""
+        return cls(f"{name} in {place_of(path)} cannot run on rows: {why}", path)
 
 
 @dataclass(frozen=True)
@@ -103,6 +120,7 @@ class StreamNode:
         before: nodes made for it: of a statistic, or of the rows of groups.
         statistic: the node of the statistic that its rows need; None for most.
         is_statistic: whether it is such a node: its value is a `Statistic`, not the operator's result.
+        segment: what runs as a whole instead of an operator, see segments.py.
         turn: rows by which it rolls the image up (negative) or down; 0 for others.
         first: the first row: below 0 between two rolls, see `roll_stream`.
         level: the number of sweeps before it can be computed.
@@ -131,6 +149,7 @@ class StreamNode:
     before: list[StreamNode] = field(default_factory=list)
     statistic: StreamNode | None = None
     is_statistic: bool = False
+    segment: Segment | None = None
     turn: int = 0
     first: int = 0
     level: int = 0
@@ -160,14 +179,14 @@ class StreamNode:
         return "the image" if self.func is None else self.func._schema.name.removeprefix("aten::")
 
     def refuse(self, why: str) -> NotStreamable:
-        where = f"module {self.path!r}" if self.path else "the model"
-        return NotStreamable(f"{self.name} in {where} cannot run on rows: {why}")
+        return NotStreamable.of(self.name, self.path, why)
 
 
 RowsOfConstant = Callable[[int, int, Callable[[Any], Tensor]], Tensor]
 StreamRule = Callable[[StreamNode], None]
 
-IN_PLACE = "it writes to a tensor in place"
+IN_PLACE, RANDOM = "it writes to a tensor in place", "it is random"
+DECIDES = "what follows depends on what is in the image"
 
 
 @dataclass(frozen=True)
@@ -178,6 +197,10 @@ class Refused:
 
     def __call__(self, node: StreamNode) -> None:
         raise node.refuse(self.why)
+
+
+def place_of(path: str) -> str:
+    return f"module {path!r}" if path else "the model"
 
 
 def same(row: int) -> int:
@@ -409,14 +432,16 @@ def pieces_stream(node: StreamNode, pieces: Sequence[Any]) -> None:
         raise node.refuse("it puts an image and something else below each other")
     node.axis, node.rows, node.owns = axis, node.shape[axis], True
     stops = list(accumulate(one.rows for one in pieces))
+    tallest = max(one.rows for one in pieces)
     for one, stop in zip(pieces, stops, strict=True):
-        above = stop - one.rows
+        # Rows below the last are asked for only to weigh a step far from the edges: they are of the tallest piece.
+        above, last = stop - one.rows, 1 << 62 if one.rows == tallest else one.rows
 
         def low(row: int, above: int = above, rows: int = one.rows) -> int:
-            return min(max(row - above, 0), rows)
+            return min(max(row - above, 0), rows) if row < node.rows else row - above
 
-        def high(row: int, above: int = above, rows: int = one.rows) -> int:
-            return min(row - above, rows)  # far above the piece it needs nothing of what lies above its sources
+        def high(row: int, above: int = above, rows: int = one.rows, last: int = last) -> int:
+            return min(row - above, rows if row <= node.rows else last)  # far above the piece it needs nothing
 
         node.edges.append(Edge(one, low, high))
     node.make = lambda strip: torch.cat([slab for slab in strip.slabs if slab.shape[axis]], axis)

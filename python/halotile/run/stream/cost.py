@@ -13,12 +13,14 @@ from ...inspection.operators.streaming import StreamNode
 from ...inspection.recorder import Graph
 from .steps import idle, rows_per_step
 
-__all__ = ["flops", "memory", "strip_cost", "usual_rows", "whole_memory"]
+__all__ = ["flops", "memory", "repeated", "strip_cost", "usual_rows", "whole_memory"]
 
-PIXELS = 1 << 15  # of the image in a step: fewer cost time for each call, more leave the processor's caches
+PIXELS = 1 << 14  # of most layers in a step: fewer cost time for each call, more leave the processor's caches
 LEAST, MOST = 8, 64  # rows of the image in a step
 TIMED = 3  # kinds of convolutions that are timed
-COARSEST = 4  # rows in a step of the layer with the fewest
+SEGMENTS = 4  # rows in a step, as a multiple of those that a segment computes again
+LARGEST = 32 << 20  # bytes that a layer makes in a step
+COARSEST = 2  # rows in a step of the layer with the fewest
 FACTORS = {"mm": ("self", "mat2"), "bmm": ("self", "mat2"), "addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2")}
 
 
@@ -27,7 +29,26 @@ def flops(graph: Graph) -> int:
     return sum(map(_flops_of, graph.nodes))
 
 
+def repeated(graph: Graph, rows: int) -> float:
+    """Operations in steps of `rows` rows of the image, as a multiple of `flops`: segments compute their halo again."""
+    made = sum(map(_flops_of, graph.nodes))
+    again = 0.0
+    for node in graph.nodes:
+        if node.segment is not None:
+            step = max(1, rows * node.rows // graph.image.rows)
+            again += _flops_of(node) * (_rows_seen(node, step) * node.segment.scale / step - 1)
+    return 1 + again / made if made else 1.0
+
+
+def _rows_seen(node: StreamNode, step: int) -> int:
+    """Rows of a segment's source for a step, far from the edges."""
+    edge, far = node.edges[0], (1 << 20) * step
+    return edge.high(far + step) - edge.low(far)
+
+
 def _flops_of(node: StreamNode) -> int:
+    if node.segment is not None:
+        return node.segment.flops
     if node.name in ("convolution", "_convolution"):
         across = node["input"].shape if node["transposed"] else node.shape
         return 2 * prod(across) * prod(node["weight"].shape[1:])
@@ -39,11 +60,19 @@ def _flops_of(node: StreamNode) -> int:
 
 
 def usual_rows(graph: Graph) -> int:
-    """Rows of the image in a step, if memory is plentiful."""
-    width, height = graph.image.shape[3], graph.image.rows
-    coarsest = min(node.rows for node in graph.nodes if not node.whole)
-    rows = max(-(-PIXELS // width), COARSEST * height // max(1, coarsest))
-    return max(LEAST, min(MOST, rows))
+    """Rows of the image in a step, if memory is plentiful: enough pixels where most of the work is."""
+    height, work, sizes = graph.image.rows, {graph.image.rows: 0}, [1]
+    for node in graph.nodes:
+        if not node.whole:
+            work[node.rows] = work.get(node.rows, 0) + _flops_of(node)
+            sizes.append(prod(node.shape) * node.dtype.itemsize // height)
+    busiest = max(work, key=work.__getitem__)
+    width = graph.image.shape[3] * busiest // height
+    rows = -(-PIXELS // max(1, width)) * height // max(1, busiest)
+    rows = max(rows, COARSEST * height // max(1, min(work)))
+    rows = max(LEAST, min(MOST, rows, LARGEST // max(sizes)))
+    halos = [_rows_seen(node, 1) * height // node.edges[0].source.rows for node in graph.nodes if node.segment]
+    return max(rows, SEGMENTS * max(halos, default=0))
 
 
 def memory(graph: Graph, rows: int) -> tuple[int, int]:
@@ -56,7 +85,7 @@ def whole_memory(graph: Graph) -> int:
     stepper, now, most = idle(graph), 0, 0
     for node in stepper.nodes:
         now += _bytes_of(node)
-        most = max(most, now)
+        most = max(most, now + (node.segment.peak if node.segment else 0))
         now -= sum(map(_bytes_of, stepper.last_use.get(node, ())))
     return most
 

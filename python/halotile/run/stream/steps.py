@@ -159,6 +159,7 @@ class Stepper:
     def before_image(self, step: int) -> int:
         """The end, in steps below the first row to make, at which no row of the image is needed yet."""
         end, first = self.begin, self.done[self.image]
+        assert self.ends(self.goals(end - (step << 20)))[self.image] <= first, "an operator needs rows of no image"
         while self.ends(self.goals(end))[self.image] > first:
             end -= step
         return end
@@ -347,7 +348,7 @@ class Stepper:
         before = self.ends(self.goals((1 << 20) * step))
         after = self.ends(self.goals((1 << 20) * step + step))
         row_bytes = {node: _row_bytes(node) for node in self.nodes}
-        held = {node: 0 if node in self.passing or node.whole else self._rows_held(node, before) for node in self.nodes}
+        held = {node: self._rows_held(node, before, after) for node in self.nodes}
         between = now = most = sum(rows * row_bytes[node] for node, rows in held.items())
         for node in self.nodes:
             fresh = (after[node] - before[node]) * row_bytes[node]
@@ -356,15 +357,19 @@ class Stepper:
             near = 0 if node.axis is None else min(held[node], 2 * (after[node] - before[node])) * row_bytes[node]
             made = 0 if node.out is not None else fresh
             now += fresh + near
-            most = max(most, now + made)
+            most = max(most, now + made + _inside(node, after[node] - before[node]))
             for source in self.last_use.get(node, ()):
                 if source not in self.passing and not source.whole:
                     now -= (after[source] - before[source]) * row_bytes[source]
                     now -= min(held[source], 2 * (after[source] - before[source])) * row_bytes[source]
         return between, most
 
-    def _rows_held(self, node: StreamNode, ends: dict[StreamNode, int]) -> int:
-        return max(0, ends[node] - min((edge.low(ends[user]) for user, edge in self.users[node]), default=ends[node]))
+    def _rows_held(self, node: StreamNode, ends: dict[StreamNode, int], later: dict[StreamNode, int]) -> int:
+        """Rows that wait for users that go on."""
+        if node in self.passing or node.whole:
+            return 0
+        lows = [edge.low(ends[user]) for user, edge in self.users[node] if later[user] > ends[user]]
+        return max(0, ends[node] - min(lows, default=ends[node]))
 
     @property
     def held_bytes(self) -> int:
@@ -404,6 +409,14 @@ def _like(node: StreamNode) -> dict[str, Any]:
 
 def _row_bytes(node: StreamNode) -> int:
     return prod(node.shape) * node.dtype.itemsize // max(1, node.rows)
+
+
+def _inside(node: StreamNode, rows: int) -> int:
+    """Bytes in use inside a segment that makes so many rows."""
+    if node.segment is None:
+        return 0
+    edge, far = node.edges[0], (1 << 20) * rows
+    return node.segment.peak * (edge.high(far + rows) - edge.low(far)) // max(1, edge.source.rows)
 
 
 def _needed(graph: Graph, targets: Sequence[StreamNode]) -> list[StreamNode]:
