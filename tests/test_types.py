@@ -137,12 +137,12 @@ assert_type(restore_to("out.npy", photo, module, tile_size=64, max_pixels=None),
 plan = plan_tiles((90, 70), tile_size=64, halo=8, scale=2)
 assert_type(plan, TilePlan)
 assert_type(inspect_model(module, device="cpu"), ModelInfo)
-curve = error_curve(module, photo, halos=(4, 8), device="cpu", tolerance=0.5)
+curve = error_curve(photo, module, halos=(4, 8), device="cpu", tolerance=0.5)
 assert_type(curve, ErrorCurve)
 found = verify(photo, module, windows=4, halo=2)
 assert_type(found, Verification)
-assert_type(assert_exact(module, photo, halo=3, tile_size=32), Verification)
-assert_type(halotile.testing.assert_seamless(module, photo, tolerance=1e-3, tile_size=32), Verification)
+assert_type(assert_exact(photo, module, halo=3, tile_size=32), Verification)
+assert_type(halotile.testing.assert_seamless(photo, module, tolerance=1e-3, tile_size=32), Verification)
 assert_type(metrics.psnr(photo, photo), float)
 assert_type(halotile.metrics.ssim(photo, photo), float)
 try:
@@ -187,11 +187,11 @@ restore_to("a.png", photo, model, verify=3)  # slip
 restore_to("a.png", photo, model, quality="best")  # slip
 plan_tiles((90, 70), hallo=3)  # slip
 plan_tiles((90, 70), tile_size=64.5)  # slip
-error_curve(photo, model)  # slip
-error_curve(model, photo, halo=3)  # slip
-error_curve(model, photo, hallos=(3,))  # slip
+error_curve(model, photo)  # slip
+error_curve(photo, model, halo=3)  # slip
+error_curve(photo, model, hallos=(3,))  # slip
 verify(photo, model, boundry="native")  # slip
-assert_exact(model, photo, out=photo)  # slip
+assert_exact(photo, model, out=photo)  # slip
 inspect_model(model, devise="cpu")  # slip
 load_model("a.onnx", strenght=1)  # slip
 array: np.ndarray = restore_tiled(torch.zeros(3, 9, 9), model)  # slip

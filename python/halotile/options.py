@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 import numpy as np
 
 from .layouts import checked_layout
+from .models.chosen import checked_output
 from .models.needs import Needs
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ class SharedOptions(TypedDict, total=False):
     value_range: tuple[float, float] | list[float] | None
     white: float | str | None
     nodata: float | Literal["nan"] | None
+    output: int | str | None
+    extra: Any
     layout: str | None
     alpha: Alpha
     on_nonfinite: Nonfinite
@@ -340,6 +343,8 @@ class Options:
     nodata: float | None = option(None, lambda _, value: _nodata(value))
     out: Any = option(None)
     out_dtype: Any = option(None, _dtype_of(IMAGE_DTYPES))
+    output: int | str | None = option(None, checked_output)
+    extra: Any = option(None)
     layout: str | None = option(None, lambda _, value: checked_layout(value))
     alpha: str = option("restore", _one_of(*ALPHAS))
     on_nonfinite: str = option("raise", _one_of(*NONFINITE))

@@ -2,7 +2,7 @@
 """Assertions for your own test suite: does a model give the same result in tiles, with these options?
 
 def test_no_seams():
-    halotile.testing.assert_seamless(model, image, halo=18, tile_size=64)
+    halotile.testing.assert_seamless(image, model, halo=18, tile_size=64)
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ CLEARLY = 3  # ratio of differences near tile edges to those elsewhere that mean
 
 
 def assert_seamless(
-    model: Callable[..., Any],
     image: Any,
+    model: Callable[..., Any],
     *,
     tolerance: float | None = None,
     windows: int = 8,
@@ -36,7 +36,7 @@ def assert_seamless(
     """Asserts that there are no seams: restores the image in float32 and verifies random windows of it (see `verify`).
 
     Args:
-        model, image: as for `restore_tiled`. The image must need more than one tile: pass a small ``tile_size``.
+        image, model: as for `restore_tiled`. The image must need more than one tile: pass a small ``tile_size``.
 
     Keyword Args:
         tolerance: the largest difference that passes, as a fraction of white, whatever the image's dtype. None: 1e-4,
@@ -58,7 +58,7 @@ def assert_seamless(
 
 
 def assert_exact(
-    model: Callable[..., Any], image: Any, *, tolerance: float | None = None, **options: Unpack[JudgedOptions]
+    image: Any, model: Callable[..., Any], *, tolerance: float | None = None, **options: Unpack[JudgedOptions]
 ) -> Verification:
     """Asserts that tiles equal whole-image inference: runs the model on the whole image, or on each of several, and
     compares every pixel. For small images.
@@ -67,7 +67,7 @@ def assert_exact(
     sides are padded by reflection to a multiple of the phase.
 
     Args:
-        model, image: as for `restore_tiled`. The image must need more than one tile: pass a small ``tile_size``.
+        image, model: as for `restore_tiled`. The image must need more than one tile: pass a small ``tile_size``.
 
     Keyword Args:
         tolerance: as for `assert_seamless`.

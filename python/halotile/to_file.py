@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -22,22 +21,20 @@ from .auto.prepare import open_run
 from .files.codecs import check_options
 from .files.finish import Colour, checked_colour, checked_size, finished_shape
 from .files.formats import FileSink, Format, check_output, open_sink
-from .files.metadata import Picture
-from .files.open import file_of, open_source
+from .files.open import file_of
 from .files.vips import MAX_PIXELS, Path
 from .files.vips_rows import PictureSource
 from .images.image import Image
-from .images.nodata import rounded_to
 from .models.untouched.kept import tensors_kept
 from .options import Options, RunOptions
-from .restore import TiledRestorer
+from .restore import TiledRestorer, for_file
 from .run import kept_heap
 from .run.assemble import drained
 from .run.prepared import Delivery, Prepared
 from .run.progress import Progress
 from .run.report import RunInfo
 
-__all__ = ["Fitted", "for_file", "restore_to", "write_restored"]
+__all__ = ["restore_to", "write_restored"]
 
 
 def restore_to(
@@ -62,8 +59,8 @@ def restore_to(
             image's layout; for several images, which only .npy and .zarr support, (N, H, W) or (N, H, W, C). It is
             written to a temporary file beside it and replaces any old file when complete; errors and Ctrl-C remove the
             temporary file.
-        image: as for `restore_tiled`; or the path of a .npy file, a zarr array's folder or an image file. These and
-            zarr arrays are read by rows, several images one by one. Metadata is copied from image file to image file.
+        image: as for `restore_tiled`. Files and zarr arrays are read by rows, several images one by one. Metadata is
+            copied from image file to image file.
         model: as for `restore_tiled`; or a `TiledRestorer`, whose options then apply.
 
     Keyword Args:
@@ -88,10 +85,12 @@ def restore_to(
     kind = check_output(path)
     check_options(quality, compression)
     background, size = checked_colour(background), checked_size(size)
-    is_path = isinstance(image, str | os.PathLike)
-    source = open_source(os.fspath(image), restorer.options.layout, max_pixels, strict) if is_path else image
+    given, source = restorer, image
+    if isinstance(image, str | os.PathLike):
+        restorer, source = restorer.for_path(image, max_pixels, strict)
+    elif isinstance(image, PictureSource):
+        restorer = for_file(restorer, image.like)
     like = source.like if isinstance(source, PictureSource) else None
-    given, restorer = restorer, for_file(restorer, like)
     opened = restorer.open(source)
     _check(path, kind, opened, restorer.options, background)
     if not kind.uses and (background, size) != (None, None):
@@ -118,30 +117,6 @@ def restore_to(
     given.last_run = restorer.last_run
     assert restorer.last_run is not None
     return restorer.last_run
-
-
-Fitted = dict[str, TiledRestorer]
-
-
-def for_file(restorer: TiledRestorer, like: Picture | None, known: Fitted | None = None) -> TiledRestorer:
-    """The restorer, with what an image file says of its pixels unless options do: the value of those without data, and
-    bands that are no alpha.
-
-    known: those of earlier files, which have learnt about the model; gets this one.
-    """
-    if like is None:
-        return restorer
-    options, extras, found = restorer.options, like.extras, {}
-    if options.nodata is None and extras.nodata is not None and rounded_to(extras.nodata, extras.dtype) is not None:
-        found["nodata"] = extras.nodata
-    if options.alpha == "restore" and extras.data and extras.bands in (2, 4):
-        found["alpha"] = "channel"
-    if not found:
-        return restorer
-    known = {} if known is None else known
-    if str(found) not in known:
-        known[str(found)] = restorer.with_options(replace(options, **found))
-    return known[str(found)]
 
 
 def _restorer(model: Any, options: RunOptions) -> TiledRestorer:
@@ -182,7 +157,7 @@ def write_restored(
     opened = open_run(image, restorer.knowledge, restorer.options.out_dtype)
     delivery = Delivery(holds_result, int(kind.overlaps), lambda shape: kind.held_bytes(shape, opened.out_dtype))
     with (
-        tensors_kept(opened.windows.modules, watched=True),
+        tensors_kept(opened.windows.modules, watched=opened.windows.may_write),
         Progress(restorer.options.progress) as progress,
         kept_heap.kept(opened.keeps_heap),
         Bands(sink_for) as bands,

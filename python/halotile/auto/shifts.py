@@ -7,8 +7,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from ..images.image import copied
 from ..models.reach import modules_of
 from ..optional import torch_if_loaded
 from ..run.prepared import First, Prepared
@@ -80,7 +79,7 @@ def _moves(prepared: Prepared, first: First, knowledge: Knowledge) -> Moves | No
     key = (takes, traits.scale, traits.trim, white, phase, model.dtype, needs)
     if key not in knowledge.tried:
         for part, output in first.items():  # some models reuse an output buffer
-            first[part] = output.copy() if isinstance(output, np.ndarray) else output.clone()
+            first[part] = copied(output)
         shapes = Shapes(takes, 1, traits.scale, traits.trim, needs.least, phase)
         knowledge.tried[key] = moves_of(model, shapes, white)
     return knowledge.tried[key]

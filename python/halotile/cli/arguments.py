@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from ..files.formats import FORMATS
@@ -36,6 +37,7 @@ MODEL_HELP = (
     "module:callable (used as it is) or module:factory() (called first); modules are also searched for in the current "
     "directory. Modules, .pt2 and TorchScript files are code: run only what you trust"
 )
+COMMANDS = ("restore", "compare", "plan", "inspect", "models", "selftest")
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -48,8 +50,24 @@ class _Versions(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuses unknown options in the command's own parser, which knows what may have been meant."""
+        asked, unknown = super().parse_known_args(args, namespace)
+        if unknown and self._subparsers is None:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0].split('=')[0])}")
+        return asked, unknown
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"halotile: error: {message} (see {self.prog} --help)\n")
+        wrong = re.match(r"argument COMMAND: invalid choice: '(.*?)' ", message)
+        meant = _near(wrong[1], COMMANDS) if wrong else ""
+        self.exit(2, f"halotile: error: {message}{meant} (see {self.prog} --help)\n")
+
+    def _meant(self, option: str) -> str:
+        return _near(option, [name for name in self._option_string_actions if name.startswith("--")])
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    return "".join(f"; did you mean {one}?" for one in get_close_matches(word, known, n=1))
 
 
 def new_parser() -> argparse.ArgumentParser:
@@ -82,6 +100,10 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("--engine", choices=ENGINES, help="tiling backend (default: the one for the device)")
     text = "strength of the included model, 0 to 1"
     add("--strength", type=_share, metavar="X", help=text)
+    text = "which of the model's outputs is the image: its index or name"
+    add("--model-output", type=_key, metavar="KEY", help=text)
+    text = "further input of the model: a number, or NAME=NUMBER; may be repeated"
+    add("--extra", type=_further, action="append", metavar="[NAME=]X", help=text)
     text = "values the model uses for black and white (default: 0 1)"
     add("--value-range", type=float, nargs=2, metavar=("LO", "HI"), help=text)
     text = "value of white in the images: a number, bits such as 12bit (4095), or max (default: the dtype's)"
@@ -286,6 +308,17 @@ def _white(text: str) -> float | str:
     with suppress(ValueError):
         return float(text)
     return text
+
+
+def _key(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else text
+
+
+def _further(text: str) -> tuple[str | None, float]:
+    name, equals, number = text.rpartition("=")
+    with suppress(ValueError):
+        return (name if equals else None), float(number)
+    raise argparse.ArgumentTypeError(f"must be a number, or a name and a number such as sigma=0.1, not {text!r}")
 
 
 def _share(text: str) -> float:

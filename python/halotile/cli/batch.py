@@ -24,7 +24,8 @@ from ..files.picture import Header, Picture
 from ..files.vips import MAX_PIXELS
 from ..files.vips_rows import PictureSource
 from ..images.image import Image, open_image, shape_of_result
-from ..to_file import Fitted, for_file, write_restored
+from ..restore import Fitted, for_file
+from ..to_file import write_restored
 from .bar import Bar
 from .saving import Saving
 from .work import Job, check_holds, is_array, open_array, read_header, shape_of

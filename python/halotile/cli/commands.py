@@ -108,7 +108,7 @@ def inspect(asked: argparse.Namespace) -> None:
         return
     from ..check.curve import error_curve
 
-    curve = error_curve(model, picture.pixels, device=asked.device, dtype=asked.dtype)
+    curve = error_curve(picture.pixels, model, device=asked.device, dtype=asked.dtype)
     both = json.loads(info.to_json()) | {"error_curve": dataclasses.asdict(curve)}
     print(json.dumps(both, indent=1) if asked.json else f"{info}\n\n{curve}")
 

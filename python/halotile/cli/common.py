@@ -53,9 +53,18 @@ def checked_options(asked: argparse.Namespace) -> dict[str, Any]:
     """The arguments that are options of `restore_tiled`, validated."""
     names = {field.name for field in dataclasses.fields(Options)}
     options = {name: value for name, value in vars(asked).items() if name in names}
+    options |= {"output": getattr(asked, "model_output", None), "extra": _further(getattr(asked, "extra", None) or [])}
     with usage_errors():
         Options(**options)
     return options
+
+
+def _further(given: list[tuple[str | None, float]]) -> dict[str, float] | tuple[float, ...] | None:
+    """Inputs of --extra: by name, or in order."""
+    named = {name: value for name, value in given if name is not None}
+    if named and len(named) < len(given):
+        raise UsageError("--extra must be NAME=VALUE each time, or VALUE each time, and no name twice")
+    return named or tuple(value for _, value in given) or None
 
 
 def planned(size: tuple[int, int], options: dict[str, Any]) -> TilePlan:
@@ -91,8 +100,11 @@ NAMED += ("memory_format", "value_range", "schedule", "white", "nodata", "backgr
 OPTION = re.compile(rf"(?<![\w.-])({'|'.join(NAMED)})=(?:'([^']*)'|(\d+)(?![\w.])|(?=[\s,;:.)]|$))")
 
 
+MODEL_OPTIONS = {"output": "--model-output", "extra": "--extra"}
 NUMBER = r"(-?[\w.]+)"
 OTHERS = (  # options that the command line has in another form
+    (re.compile(r"\boutput=(?:'([^']*)'|(-?\d+))"), r"--model-output \1\2"),
+    (re.compile(r"^(output|extra)(?= must)"), lambda found: MODEL_OPTIONS[found[1]]),
     (re.compile(rf"\bvalue_range=\({NUMBER}, {NUMBER}\)"), r"--value-range \1 \2"),
     *((re.compile(rf"\bout_dtype='{dtype}'"), f"--bits {bits}") for bits, dtype in BIT_DTYPES.items()),
     (re.compile(r"\bout_dtype=?(?=\s|[,;:.)]|$)"), "--bits"),

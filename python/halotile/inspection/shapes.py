@@ -78,7 +78,7 @@ def find_shapes(run: Runner, *, sample: Any = None, fixed: Pair | None = None) -
         return Shapes(channels, output[0], scale, minimum=window, multiple=window, window=window, fixed=True)
     scales, multiple = zip(*rhythms, strict=True)
     if scales[0] != scales[1]:
-        raise ValueError(f"the model scales rows by {scales[0]} and columns by {scales[1]}, which is not supported")
+        raise ValueError(f"the model scales rows by {scales[0]} and columns by {scales[1]}, but one scale is needed")
     window, output = _whole(run, channels, window, output, multiple)
     sides = [_Side(run, channels, window, output, axis) for axis in (0, 1)]
     trim = tuple(math.floor((s * scales[0] - o) / 2) for s, o in zip(window, output[1:], strict=True))

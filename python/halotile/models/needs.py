@@ -80,6 +80,8 @@ class Needs:
         Raises:
             ValueError: halo, phase or overlap do not fit such windows.
         """
+        if not self.fixed:
+            return options
         tiles = [
             tile if side is None else self._tile(axis, side, options, scale.denominator)
             for axis, (side, tile) in enumerate(zip(self.window, options.tile_size, strict=True))

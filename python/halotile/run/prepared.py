@@ -24,6 +24,7 @@ from ..plan import Tile, TilePlan, make_plan
 from .devices import Devices
 from .progress import Progress
 from .report import RunInfo
+from .together import images_together
 from .traits import Traits
 from .windows import Windows
 
@@ -111,7 +112,13 @@ class Opened:
     @property
     def batch_shape(self) -> tuple[int, int, int, int]:
         """(windows, channels, height, width) of a model call."""
-        return (self.plan.batch(self.options.batch_size), self.windows.channels, *self.plan.window)
+        windows = self.plan.batch(self.options.batch_size) * self.together
+        return (windows, self.windows.channels, *self.plan.window)
+
+    @property
+    def together(self) -> int:
+        """How many images go through the model in one call."""
+        return images_together(self.image, self.options, self.plan)
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,11 @@ class Prepared(Opened):
             return parts
         constant = alpha_of(self.image, index).constant
         return parts if constant is None else (*parts[:-1], replace(parts[-1], how="constant", value=constant))
+
+    @cached_property
+    def ahead(self) -> dict[tuple[Part, int], Any]:
+        """Outputs of later images that went through the model with an earlier one."""
+        return {}
 
     def full(self, tiles: list[Tile]) -> list[Tile]:
         """Fills up an incomplete batch with earlier tiles, so that every call has the same shape."""

@@ -32,6 +32,7 @@ from ..options import Options
 from ..plan import Box, Tile, TilePlan
 from ..texts import full_text, named
 from .failures import explained, tile_error
+from .together import images_together
 from .windows import Windows, lacks_pixels
 
 __all__ = ["Sizes", "Traits", "learn"]
@@ -121,17 +122,17 @@ def _learn_route(
 ) -> tuple[Traits, Any]:
     finder = TraitFinder(windows, parts[0], planned(options.scale, (0, 0)), options.needs)
     finder.check_format()
-    output = finder.first_batch(options.batch_size)
+    output = finder.first_batch(options)
     found = finder.sizes(output.shape[2:], options.scale, known)
     scaled = planned(found.scale, (0, 0))
     if _windows_of(scaled, options) != _windows_of(finder.plan, options):  # the scale's denominator changed the phase
         finder = TraitFinder(windows, parts[0], scaled, options.needs)
-        output = finder.first_batch(options.batch_size)
+        output = finder.first_batch(options)
         found = finder.sizes(output.shape[2:], found.scale, found)
     parts, out_channels = _arranged(parts, options, scaled, output)
     windows.buffers.clear()  # they may have another size
     if parts[0].count != finder.part.count:  # the grey of all colours instead of one channel
-        output = TraitFinder(windows, parts[0], scaled, options.needs).first_batch(options.batch_size)
+        output = TraitFinder(windows, parts[0], scaled, options.needs).first_batch(options)
     colourful = apart(output) / windows.values.numbers[1] if parts[0].averaged else 0.0
     return Traits(parts, out_channels, found.scale, found.trim, colourful), parts[0].reduced(output)
 
@@ -197,8 +198,10 @@ class TraitFinder:
     def __init__(self, windows: Windows, part: Part, plan: TilePlan, needs: Needs):
         self.windows, self.part, self.plan, self.needs = windows, part, plan, needs
 
-    def first_batch(self, batch_size: int) -> Any:
-        return self.windows(self.part, 0, self.plan, self.plan[: self.plan.batch(batch_size)])
+    def first_batch(self, options: Options) -> Any:
+        tiles = self.plan[: self.plan.batch(options.batch_size)]
+        together = images_together(self.windows.image, options, self.plan)
+        return self.windows.of_images(self.part, range(together), self.plan, tiles)
 
     def size_of(self, window: Size) -> Size:
         """Output size for a window of any size. Raises TileError."""
@@ -285,7 +288,7 @@ class TraitFinder:
                 return left[0]
         if len(seen) == 1 and refused is not None:
             return self._plainest(readings, seen, refused)
-        raise self.failed("no scale fits", seen)
+        raise self.failed(_uneven(seen) or "no scale fits", seen)
 
     def _others(self, denominator: int) -> Iterator[Size]:
         """Yields cheap small windows first."""
@@ -327,6 +330,20 @@ class TraitFinder:
     def failed(self, text: str, seen: list[tuple[Size, Size]]) -> TileError:
         turned = ", ".join(f"a window of {w[0]}x{w[1]} into {o[0]}x{o[1]}" for w, o in seen)
         return tile_error(ModelOutputError, [self.plan[0]], f"the model turned {turned}: {text}; check scale and phase")
+
+
+def _uneven(seen: list[tuple[Size, Size]]) -> str:
+    """What to do about a model that enlarges rows and columns differently; empty if it does not."""
+    scales = {(Fraction(got[0], window[0]), Fraction(got[1], window[1])) for window, got in seen}
+    if len(scales) != 1:
+        return ""
+    rows, columns = scales.pop()
+    ratio, axis, every = max((rows / columns, 3, "[:, ::{}]"), (columns / rows, 2, "[::{}]"))
+    if ratio == 1 or ratio.denominator != 1:
+        return ""
+    cure = f"lambda x: model(x).repeat_interleave({ratio}, {axis})"
+    text = f"it enlarges rows by {rows} and columns by {columns}, and one scale is needed: pass {cure}, "
+    return f"{text}and of the result (H, W, C) take result{every.format(ratio)}"
 
 
 def _by_growth(seen: list[tuple[Size, Size]]) -> list[Sizes]:
