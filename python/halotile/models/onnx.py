@@ -41,12 +41,13 @@ class OnnxModel:
         batch: its fixed batch size, or None. Other batches are split.
         needs: its size constraints.
         providers: the execution providers in use.
+        path: its file, if known.
     """
 
-    def __init__(self, session: InferenceSession):
+    def __init__(self, session: InferenceSession, path: str | None = None):
         taken, made = _only(session.get_inputs(), "inputs"), _only(session.get_outputs(), "outputs")
         shape = _checked_shape(taken)
-        self.session, self.input, self.output = session, taken.name, made.name
+        self.session, self.input, self.output, self.path = session, taken.name, made.name, path
         self.dtype = DTYPES[taken.type]
         self.batch, self.channels, *size = shape
         self.needs = _needs((size[0], size[1]), [_fixed(side) for side in made.shape or ()])
@@ -101,7 +102,7 @@ def load_onnx(path: str, providers: Sequence[Provider] | None = None) -> OnnxMod
         session = onnxruntime.InferenceSession(path, options, providers=chosen)
     except Exception as error:  # its error classes share no base class
         raise ValueError(f"it is not an ONNX file that can be run: {quoted(error)}") from error
-    return OnnxModel(session)
+    return OnnxModel(session, path)
 
 
 def _chosen(providers: Sequence[Provider] | None, available: Sequence[str]) -> list[Provider]:
