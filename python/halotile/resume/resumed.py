@@ -83,6 +83,7 @@ class Resumed:
         row_bytes = int(np.prod(shape, dtype=object)) * self.dtype.itemsize
         found, now = self.journal.found, {"fixed": fixed(prepared), "manner": manner(prepared)}
         if found is None:
+            now["manner"] |= {"memory_limit": prepared.options.memory_limit}
             self.journal.start({"run": self.about, **now}, row_bytes)
             return
         self._refuse(differences(found["fixed"], now["fixed"]))
@@ -100,7 +101,7 @@ class Resumed:
             raise ValueError(f"{self.journal.path}: {text}; {ANEW}")
 
     def _check_manner(self, before: dict[str, Any], now: dict[str, Any]) -> None:
-        apart = differences(before, now)
+        apart = differences({name: before[name] for name in now}, now)
         if not apart or not self.kept:
             return
         said = f"{self.journal.path}: {', '.join(apart)}"

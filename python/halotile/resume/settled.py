@@ -51,7 +51,7 @@ def manner(prepared: Prepared) -> dict[str, Any]:
 def with_manner(options: Options, before: dict[str, Any]) -> Options:
     """Options that leave open what an earlier run has settled get its choice."""
     found: dict[str, Any] = {}
-    if options.tuned and before["schedule"] == "tiles":
+    if options.tuned and before["schedule"] == "tiles" and options.memory_limit == before["memory_limit"]:
         found = {"tile_size": tuple(before["tile_size"]), "batch_size": before["batch_size"], "memory_limit": None}
     if options.dtype == "auto":
         found["dtype"] = before["dtype"]
