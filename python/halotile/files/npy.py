@@ -22,6 +22,8 @@ from .atomic import Draft, replacing, writing
 __all__ = ["NpySink", "NpySource", "held_bytes", "open_sink"]
 
 
+LONGEST_HEADER = 10_000  # bytes: NumPy's own limit, which it checks after reading
+
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -33,7 +35,7 @@ class NpySource(Source):
         self.path, self.file = path, open(path, "rb", buffering=0)  # noqa: SIM115
         try:
             self.shape, self.fortran, stored = _npy_header(self.file)
-        except ValueError as error:
+        except Exception as error:  # NumPy parses the header as Python, with errors of its tokeniser and parser
             raise ValueError(f"{path}: not a readable .npy file: {quoted(error)}") from error
         self.dtype, self.foreign = stored.newbyteorder("="), not stored.isnative
         self.offset = self.file.tell()
@@ -69,9 +71,19 @@ class NpySource(Source):
 
 def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"version {version[0]}.{version[1]} of the format is not known")
     if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+        header = np.lib.format.read_array_header_1_0(file)
+    else:
+        length = int.from_bytes(file.read(4), "little")
+        if length > LONGEST_HEADER:
+            raise ValueError(f"its header has {length} bytes")
+        file.seek(-4, os.SEEK_CUR)
+        header = np.lib.format.read_array_header_2_0(file)
+    if min(header[0], default=0) < 0:
+        raise ValueError(f"its shape is {header[0]}")
+    return header
 
 
 class _NpyImage(Source):

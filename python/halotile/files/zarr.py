@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from ..images.source import ArraySource
 from ..optional import import_zarr
-from ..texts import quoted
+from ..texts import bytes_text, quoted
 from .atomic import Draft, recover, replacing_folder, writing
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = ["ZarrSink", "held_bytes", "is_zarr_array", "open_sink", "zarr_source"
 
 CHUNK = 256  # rows and columns of a chunk
 SHARD_COLUMNS = 4096  # a shard, which is one file, has CHUNK rows
+LARGEST_CHUNK = 2**33  # bytes: it is decoded as a whole
 ROWS_OF_CHUNKS = 4  # waiting or being compressed
 
 
@@ -44,6 +46,10 @@ def is_zarr_array(folder: str) -> bool:
 def zarr_source(path: str) -> ArraySource:
     """The array in a folder. Raises OSError or ValueError if there is none."""
     array = _opened(path)
+    item = np.dtype(array.dtype).itemsize
+    if min(array.chunks, default=0) < 1 or math.prod(array.chunks) * item > LARGEST_CHUNK:
+        text = f"its chunks are {'x'.join(map(str, array.chunks))}; each must hold a pixel, and at most"
+        raise ValueError(f"{path}: not a readable zarr array: {text} {bytes_text(LARGEST_CHUNK)}")
     return ArraySource(array, array.chunks)
 
 
@@ -54,7 +60,7 @@ def _opened(path: str) -> zarr.Array:
         raise FileNotFoundError(2, os.strerror(2), path)
     try:
         return library.open_array(path, mode="r")
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except Exception as error:  # of JSON, of zarr's checks and of codecs
         inside = _arrays_of_group(library, path)
         if inside:
             text = f"a zarr group, not an array: pass one of its arrays, such as {os.path.join(path, inside[0])}"
