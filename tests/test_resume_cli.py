@@ -135,3 +135,26 @@ def test_what_is_complete_is_left(capsys):
     before = os.stat("out.png").st_mtime_ns
     assert cli.main([*COMMAND, "in/a.png", "-o", "out.png", "--resume"]) == 0
     assert os.stat("out.png").st_mtime_ns == before
+
+
+@pytest.mark.parametrize("planted", ["a.png", "below"])
+@pytest.mark.parametrize("more", [["--force"], ["--resume"], []])
+def test_links_in_an_output_folder_lead_nowhere(tmp_path_factory, capsys, planted, more):
+    other = tmp_path_factory.mktemp("other")
+    os.makedirs("in/below")
+    os.rename("in/b.tif", "in/below/b.tif")
+    os.mkdir("out")
+    target = other / "kept" if planted == "a.png" else other
+    if planted == "a.png":
+        target.write_text("kept")
+    os.symlink(target, f"out/{planted}")
+    assert cli.main([*COMMAND, "in", "-o", "out", *more]) == 2
+    assert f"out/{planted}" in capsys.readouterr().err
+    assert [one.read_text() for one in other.iterdir()] == (["kept"] if planted == "a.png" else [])
+
+
+def test_an_output_folder_may_be_a_link():
+    os.mkdir("there")
+    os.symlink("there", "out")
+    assert cli.main([*COMMAND, "in", "-o", "out", "--quiet"]) == 0
+    assert sorted(os.listdir("there")) == ["a.png", "b.tif", "c.png"]

@@ -25,6 +25,7 @@ from ..restore import TiledRestorer
 from . import batch
 from .bar import Bar
 from .common import BIT_DTYPES, SUFFIXES, UsageError, checked_options, debugging, one_line, planned, shown, usage_errors
+from .links import check_stays_inside
 from .output import Reports
 from .saving import Saving, check_effects
 from .work import (
@@ -114,6 +115,8 @@ def _split(asked: argparse.Namespace, work: Work, alone: bool) -> tuple[list[Job
     output = work.jobs[0].output
     with usage_errors():
         if not alone:
+            for job in work.jobs:
+                check_stays_inside(job, asked.output)
             todo, skipped = split_existing(work.jobs, force=asked.force, skip=asked.skip_existing or asked.resume)
             begun = [job for job in skipped if asked.resume and has_journal(job.output)]
             return [*begun, *todo], [job for job in skipped if job not in set(begun)]
