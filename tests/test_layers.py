@@ -20,6 +20,7 @@ FLOORS = (
     "check",
     "to_file",
     "restore",
+    "resume",
     "auto",
     "run",
     "engine",

@@ -141,6 +141,11 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     add("--format", choices=SUFFIXES, help="format of files written into a folder (default: each file's own)")
     add("--force", action="store_true", help="overwrite existing outputs, but never an input")
     add("--skip-existing", action="store_true", help="keep existing outputs, restore the others")
+    text = (
+        "keep finished rows beside each output, and go on where an earlier run with --resume was stopped; outputs that "
+    )
+    text += "are complete are left"
+    add("--resume", action="store_true", help=text)
     add("--json", action="store_true", help="print only one JSON document, at the end")
     text = "recompute K random windows with a larger halo and compare"
     add("--verify", type=_number(0), default=0, metavar="K", help=text)

@@ -42,10 +42,13 @@ class OnnxModel:
         batch: its fixed batch size, or None. Other batches are split.
         needs: its size constraints.
         providers: the execution providers in use.
+        path: its file, if known.
     """
 
-    def __init__(self, session: InferenceSession, output: int | str | None = None, extra: Any = None):
-        self.session = session
+    def __init__(
+        self, session: InferenceSession, path: str | None = None, output: int | str | None = None, extra: Any = None
+    ):
+        self.session, self.path = session, path
         self.inputs = [end_of(node) for node in session.get_inputs()]
         self.outputs = [end_of(node) for node in session.get_outputs()]
         self.extra = named_inputs(self.inputs, extra)
@@ -63,7 +66,7 @@ class OnnxModel:
         Raises:
             ValueError: there is no such output or input, or one that has to be given is not.
         """
-        model = self if output is None and extra is None else OnnxModel(self.session, output, extra)
+        model = self if output is None and extra is None else OnnxModel(self.session, self.path, output, extra)
         if model.made is None:
             names = ", ".join(end.text for end in model.outputs)
             raise ValueError(f"output must say which one of this ONNX graph's outputs is the image: {names}")
@@ -149,7 +152,7 @@ def load_onnx(path: str, providers: Sequence[Provider] | None = None) -> OnnxMod
         session = onnxruntime.InferenceSession(path, options, providers=chosen)
     except Exception as error:  # its error classes share no base class
         raise ValueError(f"it is not an ONNX file that can be run: {quoted(error)}") from error
-    return OnnxModel(session)
+    return OnnxModel(session, path)
 
 
 def _chosen(providers: Sequence[Provider] | None, available: Sequence[str]) -> list[Provider]:

@@ -31,7 +31,11 @@ class PuttingBack:
 
     def __init__(self, sink: Sink, prepared: Prepared, nodata: NoData):
         self.sink, self.prepared, self.nodata = sink, prepared, nodata
+        self.keeps = sink.keeps
         self.views: dict[int, Any] = {}
+
+    def finished(self, index: int) -> int:
+        return self.sink.finished(index)
 
     def rows(self, index: int, start: int, stop: int) -> Any:
         self.views[start] = self.sink.rows(index, start, stop)

@@ -36,6 +36,15 @@ First = dict[Part, Any]  # outputs of the first batch, reused by the run: whoeve
 
 
 class Sink(Protocol):
+    """Attributes:
+    keeps: whether finished rows outlive a run that fails: they must be known to be good.
+    """
+
+    keeps: bool
+
+    def finished(self, index: int) -> int:
+        """Rows of image `index`, from the top, that an earlier run has made and that are not asked for again."""
+
     def rows(self, index: int, start: int, stop: int) -> Any:
         """The array or tensor (C, rows, W) for rows [start, stop) of image `index`. Rows are requested in order and
         once, again only after memory ran out."""

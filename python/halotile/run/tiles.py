@@ -24,7 +24,7 @@ from ..texts import quoted
 from . import kept_heap
 from .failures import tile_error
 from .held import hold_statistics
-from .nonfinite import check_bands, check_finite
+from .nonfinite import check_bands, check_finite, check_kept
 from .out_of_memory import let_go, smaller_tiles
 from .prepared import First, Prepared, Sink, Stage
 from .progress import Progress
@@ -53,6 +53,8 @@ class Tiles:
                         _add(prepared, parts, index, tiles, bands, rows, first, rows_done)
                     for stop in (plan.rows_complete(tile.index) for tile in tiles if _ends_row(plan, tile)):
                         if rows_done < stop:
+                            if sink.keeps:
+                                check_kept(prepared, index, bands)
                             rows_done = stop
                             yield stop
                     progress.advance(len(tiles))

@@ -105,7 +105,8 @@ class Stream:
         self, prepared: Prepared, index: int, sink: Sink, rows_done: int, first: First, progress: Progress
     ) -> Iterator[int]:
         first.clear()
-        plan, reported = prepared.plan, 0
+        plan = prepared.plan
+        reported = len(plan) - self.tiles_from(prepared, rows_done)
         watched = _Watched(prepared, index)
         for row, flows in enumerate(self.flows(prepared)):
             band = _rows_of(flows)
@@ -113,6 +114,8 @@ class Stream:
                 continue
             for stop in self._band_rows(prepared, index, sink, flows, max(band[0], rows_done), watched):
                 if stop > rows_done:
+                    if sink.keeps and prepared.options.on_nonfinite == "raise":
+                        watched.check()
                     rows_done = stop
                     yield stop
                 done = _tiles_complete(plan, rows_done) if len(flows) == 1 else (row + 1) * len(flows)
@@ -328,7 +331,8 @@ class _Watched:
         if self.prepared.options.on_nonfinite == "ignore":
             return
         with turn(self.prepared.windows.engine.device):
-            for band, tile, at in self.waiting:
+            waiting, self.waiting = self.waiting, []
+            for band, tile, at in waiting:
                 found = band.nonfinite()
                 if found is not None:
                     self._judge(tile, found[1], at)
