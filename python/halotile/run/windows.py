@@ -45,7 +45,7 @@ class Windows:
     Attributes:
         opened: the model; two variants until the first batch has shown which of them accepts windows.
         models: models of individual parts.
-        held: fixed statistics of image `held_for`, by part.
+        held: fixed statistics of image `held_for`, or local ones, by part.
         seen: samples of values.
     """
 
@@ -103,7 +103,7 @@ class Windows:
 
     def outputs(self, part: Part, index: int, windows: Pixels, tiles: list[Tile]) -> Any:
         try:
-            with self.held.get(part, contextlib.nullcontext)():
+            with self._statistics(part, windows):
                 outputs = part.reduced(self.engine.call(self.model_of(part), windows))
         except BadOutput as error:
             raise tile_error(ModelOutputError, tiles, str(error), image=self.which(index)) from error.__cause__
@@ -113,6 +113,10 @@ class Windows:
         if self.seen.made is not None and part.how == "model" and self.in_host_memory:
             self.seen.made.add(outputs)
         return outputs
+
+    def _statistics(self, part: Part, windows: Pixels) -> contextlib.AbstractContextManager[None]:
+        held = self.held.get(part)
+        return contextlib.nullcontext() if held is None else held(tuple(windows.shape[2:]))
 
     def model_of(self, part: Part) -> Model:
         return self.models.get(part, self.model)
