@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""global_stats="local": statistics of a window around each pixel, against local networks that are written out here, with
-the published arithmetic (TLC, arXiv 2112.04491)."""
+"""global_stats="local": statistics of a window around each pixel, against local networks that are written out here,
+with the published arithmetic (TLC, arXiv 2112.04491)."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402, N812
+from torch.nn import functional as F  # noqa: E402
 
 import halotile  # noqa: E402
 from halotile import TiledRestorer, restore_tiled  # noqa: E402
@@ -327,6 +327,15 @@ def test_curves_of_local_statistics_fall():
         seeded(NETWORKS["NAFNet"][0]), IMAGE, halos=(0, 48), global_stats="local", stats_size=24
     )
     assert curve.largest[1] < 1e-5 < curve.largest[0]
+
+
+def test_inspection_advises_it():
+    info = halotile.inspect_model(seeded(NETWORKS["HINet"][0]))
+    assert info.takes_statistics
+    assert "global_stats='local'" in str(info) and "global_stats='local'" in info._repr_html_().replace("&#x27;", "'")
+    for make in (lambda: Chain(2), lambda: Looking(LOOKS["plain attention"][0])):
+        info = halotile.inspect_model(seeded(make))
+        assert not info.takes_statistics and "advice" not in str(info)
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

@@ -93,7 +93,11 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         global_stats: for models that pool or normalise over the whole image, for which no halo is enough. "exact":
             statistics are measured over all tiles first (one sweep for each level of dependent statistics) and used in
             every tile. "frozen": measured once, on the image subsampled to a window's size. "tile": every tile uses its
-            own; `last_run` gives the difference between tiles.
+            own; `last_run` gives the difference between tiles. "local": every pixel uses those of a window around it,
+            as large as the images of training, which suits models trained on small images better than the whole image
+            does (TLC, arXiv 2112.04491); one pass; an exact halo includes half a window for each level.
+        stats_size: for global_stats="local", the window of every statistic: a number or (rows, columns), input pixels.
+            None: the model's attribute ``stats_size``, ``base_size``, ``train_size`` or ``training_size``.
         verify: number of random windows to recompute with a much larger halo afterwards: see
             `TiledRestorer.last_run.verified`, a Verification. Issues a `SeamWarning` if they differ by more than the
             tolerance.
@@ -101,7 +105,7 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             chosen like tile_size.
         device: where the model runs. None: its current device, else MPS, CUDA, CPU. A module on another device is
             copied. A list such as ["cuda:0", "cuda:1"] distributes batches over equally fast devices and blends on the
-            first; not with global_stats "exact" or "frozen".
+            first; not with global_stats "exact", "frozen" or "local".
         dtype: "float32", "float16" or "bfloat16" for the model. None: its own. A module of another dtype is copied.
             "auto": half precision if two small windows of the image show that it is faster and within the tolerance of
             float32; see `TiledRestorer.last_run.precision`.

@@ -36,6 +36,10 @@ MODEL_HELP = (
     "module:callable (used as it is) or module:factory() (called first); modules are also searched for in the current "
     "directory. Modules, .pt2 and TorchScript files are code: run only what you trust"
 )
+STATS_SIZE_HELP = (
+    "for --global-stats local: window of each statistic in pixels, or rows x columns: the size of the images that the "
+    "model was trained on (default: what the model says)"
+)
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -90,6 +94,7 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("--nodata", type=_white, metavar="V", help=text)
     text = "how to handle pooling and normalisation over the whole image (default: not at all)"
     add("--global-stats", choices=GLOBAL_STATS, help=text)
+    add("--stats-size", type=_size, metavar="N|HxW", help=STATS_SIZE_HELP)
     text = "largest error for --halo auto and --verify (default: half an 8-bit step)"
     add("--tolerance", type=float, metavar="X", help=text)
     text = "alpha: run it through the model, resize it, make it opaque, or treat it as data (default: restore)"
@@ -182,6 +187,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     add("--device", help="cpu, cuda, mps, ... (default: the model's device)")
     text = "how to handle pooling and normalisation over the whole image (default: not at all)"
     add("--global-stats", choices=GLOBAL_STATS, help=text)
+    add("--stats-size", type=_size, metavar="N|HxW", help=STATS_SIZE_HELP)
     add("--memory-limit", type=_bytes, metavar="N", help="memory limit in bytes, such as 700M or 2G (default: none)")
 
 
@@ -273,6 +279,13 @@ def _bytes(text: str) -> int:
         allowed = "a whole number of bytes, or of K, M, G or T (powers of 1024) such as 700M"
         raise argparse.ArgumentTypeError(f"must be {allowed}, not {text!r}")
     return int(match[1]) * UNITS[match[2]]
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,9})(?:x([0-9]{1,9}))?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"must be a number, or rows x columns such as 256x384, not {text!r}")
+    return int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
 
 
 def _devices(text: str) -> str | list[str]:
