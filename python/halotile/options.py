@@ -36,7 +36,7 @@ __all__ = [
     "white_level",
 ]
 
-Boundary = Literal["reflect", "native"]
+Boundary = Literal["reflect", "native", "wrap"]
 Blend = Literal["average", "linear", "cosine", "gaussian"]
 Alpha = Literal["restore", "resize", "opaque", "channel"]
 Nonfinite = Literal["raise", "warn", "ignore"]

@@ -51,7 +51,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
 
     With ``halo`` at least the radius of the model's receptive field and the right ``phase``, the result equals
     whole-image inference within float rounding: ``crop(model(reflect_pad(image, halo)))`` for ``boundary="reflect"``,
-    ``model(image)`` for ``boundary="native"``. Sides are padded by reflection to a multiple of the phase.
+    with ``wrap_pad`` for ``boundary="wrap"``, and ``model(image)`` for ``boundary="native"``. Sides are padded by reflection
+    (or wrapped around) to a multiple of the phase.
 
     Args:
         image: NumPy array ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or torch tensor ``(H, W)``, ``(C, H, W)`` or
@@ -75,7 +76,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         overlap: minimum overlap of neighbouring tiles, input pixels; "auto" is 16, fewer for small tiles.
         blend: blending weights: "average", "linear", "cosine" or "gaussian".
         boundary: "reflect" (pads the image by reflection) or "native" (windows stay inside the image, so the model's
-            own padding acts at the border).
+            own padding acts at the border), or "wrap" (windows go on at the opposite edge, for seamless textures; with
+            a model that pads circularly the result is ``model(image)`` if the phase divides the sides).
         scale: output pixels per input pixel: a number, fraction, or string such as "3/2". None: detected from the first
             window.
         phase: alignment of window origins and sizes, the model's total stride or attention window: a number or (rows,

@@ -131,7 +131,7 @@ class HaloChoice:
             why += "; sides that are no multiple of the phase are completed by reflection, and cropped"
         if self.options.boundary == "native" and not self.info.edges_local:
             why = f"{why}; but at the image's edges the model takes from the opposite edge, which tiles do not have: "
-            return self._with(halo, "unverified", None, why + "pass boundary='reflect'")
+            return self._with(halo, "unverified", None, why + "pass boundary='wrap'")
         if not self.info.certain:
             why = f"{why}, as far as it could be found out: {'; '.join(self.info.doubts)}"
             return self._with(halo, "unverified", None, why)

@@ -166,7 +166,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     add("--halo", type=int, default=32, metavar="N", help="context around each tile (default: 32)")
     text = "pixels shared by neighbouring tiles (default: auto)"
     add("--overlap", type=_or("auto"), default="auto", metavar="N", help=text)
-    text = "padding at the image border: reflection, or the model's own (default: reflect)"
+    text = "padding at the image border: reflection, the model's own, or the opposite edge (default: reflect)"
     add("--boundary", choices=BOUNDARIES, default="reflect", help=text)
     add("--phase", type=int, default=1, metavar="N", help="alignment of window origins (default: 1)")
     add("--scale", default="1", metavar="S", help="output pixels per input pixel, such as 4 or 3/2 (default: 1)")
@@ -220,7 +220,7 @@ def _add_tiling(parser: argparse.ArgumentParser, asks_model: bool = False) -> No
     text = "pixels shared by neighbouring tiles (default: auto)"
     add("--overlap", type=_or("auto"), default="auto", metavar="N", help=text)
     add("--blend", choices=BLENDS, default="average", help="weighting of overlapping tiles (default: average)")
-    text = "padding at the image border: reflection, or the model's own (default: reflect)"
+    text = "padding at the image border: reflection, the model's own, or the opposite edge (default: reflect)"
     add("--boundary", choices=BOUNDARIES, default="reflect", help=text)
     text = f"alignment of window origins{', or auto' if asks_model else ''} (default: {phase_default})"
     add("--phase", type=_phase(number_or("auto")), default=argparse.SUPPRESS, metavar="N", help=text)

@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from ..plan import Tile, TilePlan
 from ..texts import full_text, named, quoted
 from .failures import tile_error
 from .seen import Samples
+from .wrapped import leaves, read_wrapped
 
 __all__ = ["Resize", "Windows", "lacks_pixels"]
 
@@ -57,7 +60,7 @@ class Windows:
         self.held: dict[Part, Any] = {}
         self.held_for: int | None = None
         self.buffers: dict[tuple[Part, tuple[int, ...]], Any] = {}
-        self.sources: dict[tuple[int, bool], Any] = {}  # by index, and whether hidden pixels were filled
+        self.sources: dict[tuple[int, bool, bool], Any] = {}  # by index, whether hidden pixels were filled, and far
 
     @property
     def model(self) -> Model:
@@ -123,8 +126,13 @@ class Windows:
 
     def read(self, part: Part, index: int, plan: TilePlan, tiles: list[Tile]) -> Any:
         """The windows, in a buffer that the next read of this shape reuses."""
-        windows = self._buffer(part, self.model_of(part), tiles)
-        self.engine.read(windows, self._source(part, index), part, plan, tiles, self.values)
+        model = self.model_of(part)
+        windows = self._buffer(part, model, tiles)
+        if plan.boundary == "wrap" and leaves(tiles, plan.image_size):
+            sources = partial(self._source, part, index)
+            read_wrapped(self.engine, model, windows, sources, part, plan, tiles, self.values)
+        else:
+            self.engine.read(windows, self._source(part, index), part, plan, tiles, self.values)
         if self.seen.image is not None and part.how == "model" and self.in_host_memory:
             self.seen.image.add(windows)
         return part.mixed(windows)
@@ -132,16 +140,19 @@ class Windows:
     def which(self, index: int) -> str:
         return f" of image {index}" if self.image.count > 1 else ""
 
-    def _source(self, part: Part, index: int) -> Any:
-        key = index, self.fills(part, index)
+    def _source(self, part: Part, index: int, far: bool = False) -> Any:
+        """far: for rows of the opposite edge, which are held beside those that the run has come to."""
+        far = far and self.image.by_rows and self.engine.device is None
+        key = index, self.fills(part, index), far
         if key not in self.sources:
-            self.sources.clear()
+            for old in [old for old in self.sources if old[:2] != key[:2]]:
+                del self.sources[old]
             image, at = self.image, index
             if image.nodata is not None:
                 image, at = without_gaps(image, at), 0
             if key[1]:
                 image, at = with_colours(image, at), 0
-            self.sources[key] = self.engine.open(image, at)
+            self.sources[key] = self.engine.open(replace(image) if far else image, at)
         return self.sources[key]
 
     def fills(self, part: Part, index: int) -> bool:
