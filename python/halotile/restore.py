@@ -51,8 +51,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
 
     With ``halo`` at least the radius of the model's receptive field and the right ``phase``, the result equals
     whole-image inference within float rounding: ``crop(model(reflect_pad(image, halo)))`` for ``boundary="reflect"``,
-    with ``wrap_pad`` for ``boundary="wrap"``, and ``model(image)`` for ``boundary="native"``. Sides are padded by reflection
-    (or wrapped around) to a multiple of the phase.
+    with ``wrap_pad`` for ``boundary="wrap"``, and ``model(image)`` for ``boundary="native"``. Sides are padded by
+    reflection (or wrapped around) to a multiple of the phase.
 
     Args:
         image: NumPy array ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or torch tensor ``(H, W)``, ``(C, H, W)`` or
