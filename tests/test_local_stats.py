@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: E402
 
 import halotile  # noqa: E402
 from halotile import TiledRestorer, restore_tiled  # noqa: E402
+from halotile.testing import assert_exact  # noqa: E402
 
 from . import reference  # noqa: E402
 from .architectures import KNOWN, chain, conv  # noqa: E402
@@ -336,6 +337,58 @@ def test_inspection_advises_it():
     for make in (lambda: Chain(2), lambda: Looking(LOOKS["plain attention"][0])):
         info = halotile.inspect_model(seeded(make))
         assert not info.takes_statistics and "advice" not in str(info)
+
+
+class InPlace(nn.Module):
+    """Products of what was normalised and then changed in place, which is no longer what was divided."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.tail = conv(3, 8), conv(8, 3)
+
+    def forward(self, x):
+        b, c, h, w = (y := self.head(x)).shape
+        q = F.normalize(y.flatten(2), dim=-1)
+        q.mul_(3)
+        return self.tail(((q @ q.transpose(1, 2)).softmax(-1) @ y.flatten(2)).reshape(b, c, h, w))
+
+
+class OutOfPlace(InPlace):
+    def forward(self, x):
+        b, c, h, w = (y := self.head(x)).shape
+        q = F.normalize(y.flatten(2), dim=-1) * 3
+        return self.tail(((q @ q.transpose(1, 2)).softmax(-1) @ y.flatten(2)).reshape(b, c, h, w))
+
+
+def test_what_is_changed_in_place_is_followed_no_longer():
+    got, want = (restored(seeded(make), stats_size=24, boundary="native")[0] for make in (InPlace, OutOfPlace))
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+
+
+def test_exact_is_asserted_of_the_local_model():
+    found = assert_exact(
+        seeded(NETWORKS["HINet"][0]), IMAGE, global_stats="local", stats_size=24, halo="exact", tile_size=24
+    )
+    assert found.largest < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_on_the_command_line(tmp_path, capsys):
+    from halotile.cli import main
+
+    np.save(tmp_path / "in.npy", IMAGE)
+    norm = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.InstanceNorm2d(3)).eval()
+    torch.jit.script(norm).save(tmp_path / "norm.pt")
+    command = ["restore", str(tmp_path / "in.npy"), "-m", str(tmp_path / "norm.pt"), "-o", str(tmp_path / "out.npy")]
+    command += ["--value-range", "-9", "10", "--tile", "24", "--halo", "exact", "--global-stats", "local", "--force"]
+    assert main([*command, "--stats-size", "24x13"]) == 0
+    assert "half a window of 24x13" in capsys.readouterr().out
+    options = {"value_range": (-9, 10), "stats_size": (24, 13)}
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), restored(norm, **options)[0], rtol=0, atol=1e-5)
+    assert main(command) == 1
+    assert "stats_size must be given with --global-stats local" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--stats-size", "24x"])
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

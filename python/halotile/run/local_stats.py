@@ -153,6 +153,9 @@ class Following(Watching):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = super().__torch_dispatch__(func, types, args, kwargs)
+        if func._schema.is_mutable and args and hasattr(args[0], "factored"):
+            args[0].factored = None  # it is no longer that product
+            return result
         if not isinstance(result, torch.Tensor) or isinstance(result, LocalTensor):
             return result
         first = args[0] if args else None

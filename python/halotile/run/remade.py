@@ -201,9 +201,9 @@ class Remade:
         )
 
     def _see(self, index: int, holds: bool) -> None:
-        """Switches to another image. holds: fix its statistics, if the run does."""
+        """Switches to another image. holds: fix its statistics, if the run does; local ones are the model's own."""
         self.index = index
-        if holds:
+        if holds or self.prepared.report.global_stats == "local":
             hold_statistics(replace(self.prepared, windows=self.windows), index, First(), Progress(None))
         else:
             self.windows.held, self.windows.held_for = {}, None

@@ -146,7 +146,7 @@ class Windows:
         key = index, self.fills(part, index), far
         if key not in self.sources:
             for old in [old for old in self.sources if old[:2] != key[:2]]:
-                del self.sources[old]
+                self.sources.pop(old, None)  # several threads may share them
             image, at = self.image, index
             if image.nodata is not None:
                 image, at = without_gaps(image, at), 0
