@@ -99,7 +99,7 @@ def test_the_same_on_the_device(fake_mps):
 def test_tiles_have_their_own_unless_told():
     model = seeded(KNOWN["instance norm"].make)
     with pytest.raises(
-        ValueError, match=r"halo must be a number.*in 1 \(.*pass global_stats='exact', 'frozen' or 'tile'"
+        ValueError, match=r"halo must be a number.*in 1 \(.*pass global_stats='exact', 'frozen', 'local' or 'tile'"
     ):
         restored(model)
     own = restore_tiled(IMAGE, model, halo=2, tile_size=40, overlap=0)
@@ -276,7 +276,7 @@ def test_what_cannot_be_held_says_why(make, how):
 
 
 def test_bad_values():
-    with pytest.raises(ValueError, match="global_stats must be one of 'tile', 'frozen', 'exact', not 'all'"):
+    with pytest.raises(ValueError, match="global_stats must be one of 'tile', 'frozen', 'exact', 'local', not 'all'"):
         restore_tiled(IMAGE, seeded(lambda: Chain(1)), global_stats="all")
     for value in (-1, True, 1.5):
         with pytest.raises((TypeError, ValueError), match="verify must be"):

@@ -37,12 +37,12 @@ __all__ = [
     "white_level",
 ]
 
-Boundary = Literal["reflect", "native"]
+Boundary = Literal["reflect", "native", "wrap"]
 Blend = Literal["average", "linear", "cosine", "gaussian"]
 Alpha = Literal["restore", "resize", "opaque", "channel"]
 Nonfinite = Literal["raise", "warn", "ignore"]
 Engine = Literal["host", "torch", "mps"]
-GlobalStats = Literal["tile", "frozen", "exact"]
+GlobalStats = Literal["tile", "frozen", "exact", "local"]
 MemoryFormat = Literal["auto", "channels_last", "contiguous"]
 Schedule = Literal["auto", "tiles", "stream"]
 
@@ -86,6 +86,7 @@ class SharedOptions(TypedDict, total=False):
     phase: int | Pair | None
     schedule: Schedule
     global_stats: GlobalStats | None
+    stats_size: int | Pair | None
     batch_size: int | Literal["auto"]
     device: Device | Sequence[Device] | None
     dtype: DType | None
@@ -333,6 +334,7 @@ class Options:
     tolerance: float | None = option(None, _tolerance)
     schedule: str = option("auto", _one_of(*SCHEDULES))
     global_stats: str | None = option(None, _or(None, _one_of(*GLOBAL_STATS)))
+    stats_size: Any = option(None, _or(None, _positive))
     verify: int = option(0, _whole(0, MOST_PLACES))
     batch_size: int | Literal["auto"] = option(1, _or("auto", _whole(1)))
     device: Any = option(None, _devices)
@@ -371,6 +373,8 @@ class Options:
         for one in fields(self):
             object.__setattr__(self, one.name, one.metadata["check"](one.name, getattr(self, one.name)))
         self.needs.check(self.scale, self.verify)
+        if self.stats_size is not None and self.global_stats != "local":
+            raise ValueError(f"stats_size must be None unless global_stats is 'local', not {self.stats_size!r}")
         if self.needs.scale is not None:
             object.__setattr__(self, "scale", Fraction(self.needs.scale))
         if self.phase is not None:

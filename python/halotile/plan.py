@@ -15,7 +15,6 @@ from . import _core
 from .layouts import layout_of, with_standard_names
 from .options import (
     BLENDS,
-    BOUNDARIES,
     DEFAULT_TILE,
     ENGINES,
     IMAGE_DTYPES,
@@ -54,7 +53,7 @@ class Tile:
     """One forward pass.
 
     Attributes:
-        window: the model's input, input pixels; extends beyond the image where it is padded by reflection.
+        window: the model's input, input pixels; extends beyond the image where it is reflected or wrapped around.
         keep: the region that its output contributes to, output pixels.
         exclusive: the part of keep to which no other tile contributes, output pixels.
         crop: where keep starts inside the model's output for this window, output pixels (y, x).
@@ -103,7 +102,7 @@ class TilePlan(Sequence[Tile]):
             phase=options.phase,
             scale=(scale.numerator, scale.denominator),
             trim=trim,
-            boundary=BOUNDARIES.index(options.boundary),
+            boundary=int(options.boundary == "native"),  # wrapped windows lie as reflected ones do
             blend=BLENDS.index(options.blend),
             least=least,
         )

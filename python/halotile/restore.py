@@ -56,7 +56,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
 
     With ``halo`` at least the radius of the model's receptive field and the right ``phase``, the result equals
     whole-image inference within float rounding: ``crop(model(reflect_pad(image, halo)))`` for ``boundary="reflect"``,
-    ``model(image)`` for ``boundary="native"``. Sides are padded by reflection to a multiple of the phase.
+    with ``wrap_pad`` for ``boundary="wrap"``, and ``model(image)`` for ``boundary="native"``. Sides are padded by
+    reflection (or wrapped around) to a multiple of the phase.
 
     Args:
         image: NumPy array ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or torch tensor ``(H, W)``, ``(C, H, W)`` or
@@ -82,7 +83,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         overlap: minimum overlap of neighbouring tiles, input pixels; "auto" is 16, fewer for small tiles.
         blend: blending weights: "average", "linear", "cosine" or "gaussian".
         boundary: "reflect" (pads the image by reflection) or "native" (windows stay inside the image, so the model's
-            own padding acts at the border).
+            own padding acts at the border), or "wrap" (windows go on at the opposite edge, for seamless textures; with
+            a model that pads circularly the result is ``model(image)`` if the phase divides the sides).
         scale: output pixels per input pixel: a number, fraction, or string such as "3/2". None: detected from the first
             window.
         phase: alignment of window origins and sizes, the model's total stride or attention window: a number or (rows,
@@ -100,7 +102,11 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         global_stats: for models that pool or normalise over the whole image, for which no halo is enough. "exact":
             statistics are measured over all tiles first (one sweep for each level of dependent statistics) and used in
             every tile. "frozen": measured once, on the image subsampled to a window's size. "tile": every tile uses its
-            own; `last_run` gives the difference between tiles.
+            own; `last_run` gives the difference between tiles. "local": every pixel uses those of a window around it,
+            as large as the images of training, which suits models trained on small images better than the whole image
+            does (TLC, arXiv 2112.04491); one pass; an exact halo includes half a window for each level.
+        stats_size: for global_stats="local", the window of every statistic: a number or (rows, columns), input pixels.
+            None: the model's attribute ``stats_size``, ``base_size``, ``train_size`` or ``training_size``.
         verify: number of random windows to recompute with a much larger halo afterwards: see
             `TiledRestorer.last_run.verified`, a Verification. Issues a `SeamWarning` if they differ by more than the
             tolerance.
@@ -108,7 +114,7 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             images go through the model together if a batch holds all their tiles. "auto": chosen like tile_size.
         device: where the model runs. None: its current device, else MPS, CUDA, CPU. A module on another device is
             copied. A list such as ["cuda:0", "cuda:1"] distributes batches over equally fast devices and blends on the
-            first; not with global_stats "exact" or "frozen".
+            first; not with global_stats "exact", "frozen" or "local".
         dtype: "float32", "float16" or "bfloat16" for the model. None: its own. A module of another dtype is copied.
             "auto": half precision if two small windows of the image show that it is faster and within the tolerance of
             float32; see `TiledRestorer.last_run.precision`.

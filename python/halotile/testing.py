@@ -63,8 +63,8 @@ def assert_exact(
     """Asserts that tiles equal whole-image inference: runs the model on the whole image, or on each of several, and
     compares every pixel. For small images.
 
-    The reference is ``crop(model(reflect_pad(image, halo)))`` for boundary="reflect" and ``model(image)`` for "native";
-    sides are padded by reflection to a multiple of the phase.
+    The reference is ``crop(model(reflect_pad(image, halo)))`` for boundary="reflect", with wrap_pad for "wrap", and
+    ``model(image)`` for "native"; sides are padded in the same way to a multiple of the phase.
 
     Args:
         image, model: as for `restore_tiled`. The image must need more than one tile: pass a small ``tile_size``.

@@ -12,9 +12,10 @@ from ..inspection.info import STATISTICS
 from ..models.recalled import recalled
 from ..options import Options
 from ..plan import make_plan
-from ..run.report import HOLDING, RunInfo, short
+from ..run.report import HOLDING, RunInfo, by, short
 from .error_curve import ErrorCurve, measured_curve
 from .knowledge import Knowledge
+from .local_halo import local_halo, with_stats_size
 from .streams import may_stream
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def choose_halo_and_phase(options: Options, knowledge: Knowledge, image: Image) 
     if options.asks_model:
         info = knowledge.inspected()
         _refuse_unheld(options, info)
+        if info.global_operations:
+            options = with_stats_size(options, knowledge)
         return HaloChoice(replace(options, phase=_phase(options, info)), knowledge, image, info).made()
     info = recalled(knowledge.model)
     if options.phase is None:
@@ -93,6 +96,8 @@ class HaloChoice:
             self.global_stats = "exact"
         field = info.local_field if self.global_stats else info.receptive_field
         self.field: Pair | None = None if field is None else field.halo
+        if self.global_stats == "local":
+            self.field = local_halo(options, knowledge, image, info)
         self.white = image.peak_in(options.out_dtype or image.dtype)
 
     def made(self) -> tuple[Options, RunInfo]:
@@ -113,7 +118,7 @@ class HaloChoice:
         text = f"it looks at the whole image in {names}, so no halo is exact"
         if self.info.local_field is None or self.global_stats:
             return text + ", and that is nothing that global_stats could hold fixed"
-        return text + "; pass global_stats='exact', 'frozen' or 'tile'"
+        return text + "; pass global_stats='exact', 'frozen', 'local' or 'tile'"
 
     # ---- halos
 
@@ -126,18 +131,22 @@ class HaloChoice:
             why += "; sides that are no multiple of the phase are completed by reflection, and cropped"
         if self.options.boundary == "native" and not self.info.edges_local:
             why = f"{why}; but at the image's edges the model takes from the opposite edge, which tiles do not have: "
-            return self._with(halo, "unverified", None, why + "pass boundary='reflect'")
+            return self._with(halo, "unverified", None, why + "pass boundary='wrap'")
         if not self.info.certain:
             why = f"{why}, as far as it could be found out: {'; '.join(self.info.doubts)}"
             return self._with(halo, "unverified", None, why)
-        if self.global_stats is None:
-            return self._with(halo, "exact", 0.0, why)
-        if self.global_stats == "exact":
-            return self._with(halo, "exact", 0.0, f"{why}; statistics of the whole image are measured over all tiles")
+        if self.global_stats in (None, "exact", "local"):
+            return self._with(halo, "exact", 0.0, f"{why}{self._statistics()}")
         if self.global_stats == "frozen":
             why = f"{why}; statistics are those of the image reduced to a window's size: tiles agree with each other"
             return self._with(halo, "frozen", None, why)
         return self._with_own_statistics(halo, why)
+
+    def _statistics(self) -> str:
+        """How statistics are exact."""
+        if self.global_stats == "local":
+            return f", with half a window of {by(self.options.stats_size)} for each statistic on the way"
+        return "; statistics of the whole image are measured over all tiles" if self.global_stats else ""
 
     def _with_own_statistics(self, halo: Pair, why: str) -> tuple[Options, RunInfo]:
         """Differences between tiles are measured later, when the tiles are known: see `with_seams`."""
@@ -214,8 +223,13 @@ class HaloChoice:
 
     def _measured(self, halos: tuple[int, ...]) -> ErrorCurve:
         held = None if self.global_stats is None else "frozen"  # otherwise windows would differ by their own statistics
-        options = replace(self.options, halo=0, global_stats=held)
-        return measured_curve(self.image, self.knowledge, options, max(self.field), halos)
+        exact: int | None = max(self.field)
+        if self.global_stats == "local":
+            held = "local"
+            exact = exact if exact <= 2 * max(halos) else None  # which may be larger than any image
+        size = self.options.stats_size if held == "local" else None
+        options = replace(self.options, halo=0, global_stats=held, stats_size=size)
+        return measured_curve(self.image, self.knowledge, options, exact, halos)
 
     def _pixels(self, halo: Pair) -> int:
         return make_plan(replace(self.options, halo=halo), self.image.size).processed_pixels

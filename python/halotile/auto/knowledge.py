@@ -52,6 +52,7 @@ class Knowledge:
         no_stream: why the model cannot stream rows; None if it can; "untried" before that is tried.
         recorded: the graphs of the model for streams.
         tried: results of shifted windows, by their conditions.
+        reaches: statistics that depend on each other, and how far the model sees beside them, by phase.
     """
 
     def __init__(self, model: Callable[..., Any], options: Options):
@@ -67,6 +68,7 @@ class Knowledge:
         self.no_stream: str | None = "untried"
         self.recorded: Recorded | None = None
         self.tried = tried_with(model)
+        self.reaches: dict[Any, tuple[int, Pair]] = {}
 
     @classmethod
     def of(cls, model: Callable[..., Any], options: dict[str, Any]) -> Knowledge:
@@ -116,6 +118,7 @@ class Knowledge:
     def like(self, options: Options) -> Knowledge:
         other = Knowledge(self.model, options)
         other.info, other.costs, other.precision, other.multiple = self.info, self.costs, self.precision, self.multiple
+        other.reaches = self.reaches
         other.no_stream, other.recorded = self.no_stream, self.recorded
         other.opened = self.opened if self.precision is not None else {}
         other.others = self.others

@@ -79,7 +79,7 @@ def _check_devices(options: Options, report: RunInfo) -> None:
     for device in options.devices:
         usable_device(device)
     if report.holds:
-        text = f"device must be one with global_stats={report.global_stats!r}, which holds statistics in the model, not"
+        text = f"device must be one with global_stats={report.global_stats!r}, which sets statistics in the model, not"
         raise ValueError(f"{text} {len(options.devices)}")
 
 

@@ -128,7 +128,7 @@ def _devices(prepared: Prepared, knowledge: Knowledge) -> Devices:
             )
         model: Model = others[number, own.dtype]
         engine = engine_beside(windows.engine, model)
-        sources: dict[tuple[int, bool], object] = {}
+        sources: dict[tuple[int, bool, bool], object] = {}
         members = [windows.through(model, engine) for _ in range(SLOTS)]
         for one in members:
             one.sources = sources

@@ -71,6 +71,8 @@ def _against(options: Options) -> str | None:
         return "on several devices"
     if options.compile:
         return "with compile=True, which compiles whole windows"
+    if options.global_stats == "local":
+        return "with global_stats='local': a window around each pixel needs rows below it that are not yet made"
     if options.global_stats in ("frozen", "tile"):
         return f"with global_stats={options.global_stats!r}: rows have the statistics of the whole image"
     if options.needs.fixed:

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 from ..auto.error_curve import WINDOWS, ErrorCurve, measured_curve
 from ..auto.knowledge import Knowledge
+from ..auto.local_halo import with_stats_size
 from ..options import HalolessOptions, integer
 from ..run.report import HOLDING
 
@@ -47,9 +48,12 @@ def error_curve(
     count = integer("windows", windows, 1)
     knowledge = Knowledge.of(model, {**options, "halo": 0})
     info = knowledge.inspected()
-    holds = options.get("global_stats") in HOLDING and bool(info.global_operations)
+    how = options.get("global_stats")
+    holds = how in HOLDING and bool(info.global_operations)
+    held, local = None if not holds else "local" if how == "local" else "frozen", holds and how == "local"
+    size = with_stats_size(knowledge.options, knowledge).stats_size if local else None
     phase = tuple(step or 1 for step in knowledge.options.phase or info.phase)
-    knowledge = knowledge.like(replace(knowledge.options, phase=phase, global_stats="frozen" if holds else None))
+    knowledge = knowledge.like(replace(knowledge.options, phase=phase, global_stats=held, stats_size=size))
     field = info.local_field if holds else info.receptive_field
-    exact = field and max(field.halo)
+    exact = None if local else field and max(field.halo)
     return measured_curve(knowledge.open(image), knowledge, knowledge.options, exact, tried, count)

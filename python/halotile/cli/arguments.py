@@ -38,6 +38,10 @@ MODEL_HELP = (
     "directory. Modules, .pt2 and TorchScript files are code: run only what you trust"
 )
 COMMANDS = ("restore", "compare", "plan", "inspect", "models", "selftest")
+STATS_SIZE_HELP = (
+    "for --global-stats local: window of each statistic in pixels, or rows x columns: the size of the images that the "
+    "model was trained on (default: what the model says)"
+)
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -112,6 +116,7 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("--nodata", type=_white, metavar="V", help=text)
     text = "how to handle pooling and normalisation over the whole image (default: not at all)"
     add("--global-stats", choices=GLOBAL_STATS, help=text)
+    add("--stats-size", type=_size, metavar="N|HxW", help=STATS_SIZE_HELP)
     text = "largest error for --halo auto and --verify (default: half an 8-bit step)"
     add("--tolerance", type=float, metavar="X", help=text)
     text = "alpha: run it through the model, resize it, make it opaque, or treat it as data (default: restore)"
@@ -188,7 +193,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     add("--halo", type=int, default=32, metavar="N", help="context around each tile (default: 32)")
     text = "pixels shared by neighbouring tiles (default: auto)"
     add("--overlap", type=_or("auto"), default="auto", metavar="N", help=text)
-    text = "padding at the image border: reflection, or the model's own (default: reflect)"
+    text = "padding at the image border: reflection, the model's own, or the opposite edge (default: reflect)"
     add("--boundary", choices=BOUNDARIES, default="reflect", help=text)
     add("--phase", type=int, default=1, metavar="N", help="alignment of window origins (default: 1)")
     add("--scale", default="1", metavar="S", help="output pixels per input pixel, such as 4 or 3/2 (default: 1)")
@@ -209,6 +214,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     add("--device", help="cpu, cuda, mps, ... (default: the model's device)")
     text = "how to handle pooling and normalisation over the whole image (default: not at all)"
     add("--global-stats", choices=GLOBAL_STATS, help=text)
+    add("--stats-size", type=_size, metavar="N|HxW", help=STATS_SIZE_HELP)
     add("--memory-limit", type=_bytes, metavar="N", help="memory limit in bytes, such as 700M or 2G (default: none)")
 
 
@@ -241,7 +247,7 @@ def _add_tiling(parser: argparse.ArgumentParser, asks_model: bool = False) -> No
     text = "pixels shared by neighbouring tiles (default: auto)"
     add("--overlap", type=_or("auto"), default="auto", metavar="N", help=text)
     add("--blend", choices=BLENDS, default="average", help="weighting of overlapping tiles (default: average)")
-    text = "padding at the image border: reflection, or the model's own (default: reflect)"
+    text = "padding at the image border: reflection, the model's own, or the opposite edge (default: reflect)"
     add("--boundary", choices=BOUNDARIES, default="reflect", help=text)
     text = f"alignment of window origins{', or auto' if asks_model else ''} (default: {phase_default})"
     add("--phase", type=_phase(number_or("auto")), default=argparse.SUPPRESS, metavar="N", help=text)
@@ -300,6 +306,13 @@ def _bytes(text: str) -> int:
         allowed = "a whole number of bytes, or of K, M, G or T (powers of 1024) such as 700M"
         raise argparse.ArgumentTypeError(f"must be {allowed}, not {text!r}")
     return int(match[1]) * UNITS[match[2]]
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,9})(?:x([0-9]{1,9}))?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"must be a number, or rows x columns such as 256x384, not {text!r}")
+    return int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
 
 
 def _devices(text: str) -> str | list[str]:

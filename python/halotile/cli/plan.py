@@ -40,7 +40,7 @@ def show_plan(asked: argparse.Namespace) -> None:
     given = checked_options(asked)
     size, channels, dtype = _planned_image(asked)
     if asked.model is None:
-        for name in ("device", "global_stats", "memory_limit"):
+        for name in ("device", "global_stats", "stats_size", "memory_limit"):
             if given[name] is not None:
                 raise UsageError(f"--{name.replace('_', '-')} is only for a plan with --model")
         plan, compared = planned(size, {"halo": 32, "phase": 1} | given), None

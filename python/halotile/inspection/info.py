@@ -24,6 +24,11 @@ STATISTICS = (
     *("norm over space", "matrix product over space"),
 )
 
+LOCAL = (
+    "its statistics are of the whole image; a model that was trained on small images is usually better with those of "
+    "windows of that size: global_stats='local', stats_size= (see docs/inspect.md)"
+)
+
 Pair = tuple[int, int]
 T = TypeVar("T")
 
@@ -124,16 +129,23 @@ class ModelInfo:
         shown = any(method in established for method in ("structure", "propagation"))
         return shown and self.deterministic and not any(word in one for one in self.doubts for word in AGAINST)
 
+    @property
+    def takes_statistics(self) -> bool:
+        """Whether it looks at the whole image, and only by statistics: those of training were of small images."""
+        return bool(self.global_operations) and self.local_field is not None
+
     def __str__(self) -> str:
         width = max(len(name) for name, _, _ in self._lines())
         lines = [f"{name:<{width}}  {value}{f'  [{how}]' if how else ''}" for name, value, how in self._lines()]
         lines += [f"{'global':<{width}}  {operation_text(one)}" for one in self.global_operations]
+        lines += [f"{'advice':<{width}}  {LOCAL}"] if self.takes_statistics else []
         lines += [f"{'doubt':<{width}}  {sentence}" for sentence in self.doubts]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         rows = [(name, value, how) for name, value, how in self._lines()]
         rows += [("global", f"{one.path or '(the model)'}: {one.kind}", one.how) for one in self.global_operations]
+        rows += [("advice", LOCAL, "")] if self.takes_statistics else []
         rows += [("doubt", sentence, "") for sentence in self.doubts]
         cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
         head = "<tr><th>what</th><th>value</th><th>how</th></tr>"

@@ -53,7 +53,8 @@ class Held:
         self.statistics, self.calls = statistics, calls
 
     @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __call__(self, shape: Pair = (0, 0)) -> Iterator[None]:
+        """shape: of the model's windows, which does not matter."""
         watching = Watching(self._handle)
         with watching:
             yield
@@ -263,7 +264,7 @@ class GlobalStats:
     """Measures global statistics of images.
 
     Args:
-        how: "frozen" or "exact".
+        how: "frozen" or "exact"; "local" for a survey alone.
         info: a ModelInfo with global operations.
     """
 
@@ -274,8 +275,8 @@ class GlobalStats:
     def survey(self, part: Part, index: int, plan: TilePlan) -> Survey:
         """Surveys the model. Raises ValueError if its global operations cannot be fixed."""
         if part not in self.surveys:
-            size = [self._legal(axis, 32, plan) for axis in (0, 1)]
-            larger = [self._legal(axis, side + 1, plan) for axis, side in enumerate(size)]
+            size = [self.legal(axis, 32, plan) for axis in (0, 1)]
+            larger = [self.legal(axis, side + 1, plan) for axis, side in enumerate(size)]
 
             def run(size: Pair) -> None:
                 self._run(part, self._read(part, index, plan, Box(0, 0, *size)), plan)
@@ -294,8 +295,8 @@ class GlobalStats:
         field = self.info.local_field
         if field is None:
             return
-        size = [self._legal(axis, 2 * sum(field[2 - 2 * axis : 4 - 2 * axis]) + 16, plan) for axis in (0, 1)]
-        larger = [self._legal(axis, side + 8, plan) for axis, side in enumerate(size)]
+        size = [self.legal(axis, 2 * sum(field[2 - 2 * axis : 4 - 2 * axis]) + 16, plan) for axis in (0, 1)]
+        larger = [self.legal(axis, side + 8, plan) for axis, side in enumerate(size)]
         statistics: dict[int, Statistic] = {}
 
         def handle(number: int, call: Call) -> Any:
@@ -333,7 +334,7 @@ class GlobalStats:
             "and no statistics that could be held fixed were seen there"
         )
 
-    def _legal(self, axis: int, least: int, plan: TilePlan) -> int:
+    def legal(self, axis: int, least: int, plan: TilePlan) -> int:
         step = math.lcm(self.info.multiple[axis], self.info.phase[axis] or 1, plan.phase[axis])
         return -(-max(least, self.info.minimum_size[axis]) // step) * step
 
@@ -402,7 +403,7 @@ class GlobalStats:
         room, step = plan.window[0] * plan.window[1], 1
         while -(-height // step) * -(-width // step) > room:
             step += 1
-        rows, columns = (self._legal(axis, -(-side // step), plan) for axis, side in enumerate((height, width)))
+        rows, columns = (self.legal(axis, -(-side // step), plan) for axis, side in enumerate((height, width)))
         image = self._new(part, (rows, columns))
         piece = max(1, CHUNK // step)
         for y in range(0, rows, piece):

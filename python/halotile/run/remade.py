@@ -141,7 +141,7 @@ class Remade:
         step, size, side, halo = self.step[axis], self.image.size[axis], self._side(axis), self.halo[axis]
         last_start = max(0, -(-(size - side) // step) * step)
         first = min(max(0, start // step * step), last_start)
-        if self.plan.boundary == "reflect":
+        if self.plan.boundary != "native":
             return Place(first - halo, first + side + halo, first, first + side)
         end, window = self.domain[axis][1], side + 2 * halo
         low = max(0, first - halo)
@@ -172,7 +172,8 @@ class Remade:
         sides = by((top, left))
         if (top, left) != (bottom, right):
             sides = f"top={top}, bottom={bottom}, left={left}, right={right}"
-        return f"crop(model(reflect_pad(image, {sides})))"
+        pad = "wrap_pad" if self.plan.boundary == "wrap" else "reflect_pad"
+        return f"crop(model({pad}(image, {sides})))"
 
     def compared(self, windows: list[Window], halo: Pair | None = None) -> Verification:
         """Compares some windows. halo: the halo of whole-image windows, which run without fixed statistics; None for
@@ -200,9 +201,9 @@ class Remade:
         )
 
     def _see(self, index: int, holds: bool) -> None:
-        """Switches to another image. holds: fix its statistics, if the run does."""
+        """Switches to another image. holds: fix its statistics, if the run does; local ones are the model's own."""
         self.index = index
-        if holds:
+        if holds or self.prepared.report.global_stats == "local":
             hold_statistics(replace(self.prepared, windows=self.windows), index, First(), Progress(None))
         else:
             self.windows.held, self.windows.held_for = {}, None
@@ -263,7 +264,7 @@ class Remade:
             return y[:, None] | x
 
         near, outer = within(self.edges), within(sides)
-        if self.plan.boundary == "reflect":
+        if self.plan.boundary != "native":
             return near & ~outer, ~near & ~outer
         return near, ~near
 

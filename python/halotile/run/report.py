@@ -26,7 +26,7 @@ __all__ = [
 
 Pair = tuple[int, int]
 
-HOLDING = ("frozen", "exact")  # values of global_stats that give all tiles the same statistics
+HOLDING = ("frozen", "exact", "local")  # values of global_stats with which statistics do not depend on tiles
 
 
 def short(pair: tuple[Any, Any]) -> str:
@@ -293,5 +293,5 @@ class RunInfo:
 
     @property
     def holds(self) -> bool:
-        """Whether the run uses fixed global statistics."""
+        """Whether the run uses statistics that do not depend on tiles."""
         return self.global_stats in HOLDING

@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from ..plan import Tile, TilePlan
 from ..texts import full_text, named, quoted
 from .failures import tile_error
 from .seen import Samples
+from .wrapped import leaves, read_wrapped
 
 __all__ = ["Resize", "Windows", "lacks_pixels"]
 
@@ -45,7 +48,7 @@ class Windows:
     Attributes:
         opened: the model; two variants until the first batch has shown which of them accepts windows.
         models: models of individual parts.
-        held: fixed statistics of image `held_for`, by part.
+        held: fixed statistics of image `held_for`, or local ones, by part.
         seen: samples of values.
     """
 
@@ -57,7 +60,7 @@ class Windows:
         self.held: dict[Part, Any] = {}
         self.held_for: int | None = None
         self.buffers: dict[tuple[Part, tuple[int, ...]], Any] = {}
-        self.sources: dict[tuple[int, bool], Any] = {}  # by index, and whether hidden pixels were filled
+        self.sources: dict[tuple[int, bool, bool], Any] = {}  # by index, whether hidden pixels were filled, and far
 
     @property
     def model(self) -> Model:
@@ -114,7 +117,7 @@ class Windows:
         """last: the last of several images, `index` being the first."""
         which = self.which(index, last)
         try:
-            with self.held.get(part, contextlib.nullcontext)():
+            with self._statistics(part, windows):
                 outputs = part.reduced(self.engine.call(self.model_of(part), windows))
         except BadOutput as error:
             raise tile_error(ModelOutputError, tiles, str(error), image=which) from error.__cause__
@@ -125,6 +128,10 @@ class Windows:
             self.seen.made.add(outputs)
         return outputs
 
+    def _statistics(self, part: Part, windows: Pixels) -> contextlib.AbstractContextManager[None]:
+        held = self.held.get(part)
+        return contextlib.nullcontext() if held is None else held(tuple(windows.shape[2:]))
+
     def model_of(self, part: Part) -> Model:
         return self.models.get(part, self.model)
 
@@ -133,10 +140,16 @@ class Windows:
         return self._read(part, (index,), plan, tiles)
 
     def _read(self, part: Part, indices: Sequence[int], plan: TilePlan, tiles: list[Tile]) -> Any:
-        windows = self._buffer(part, self.model_of(part), [tile for _ in indices for tile in tiles])
+        model = self.model_of(part)
+        windows = self._buffer(part, model, [tile for _ in indices for tile in tiles])
+        around = plan.boundary == "wrap" and leaves(tiles, plan.image_size)
         for at, index in enumerate(indices):
             own = windows[at * len(tiles) : (at + 1) * len(tiles)]
-            self.engine.read(own, self._source(part, index), part, plan, tiles, self.values)
+            if around:
+                sources = partial(self._source, part, index)
+                read_wrapped(self.engine, model, own, sources, part, plan, tiles, self.values)
+            else:
+                self.engine.read(own, self._source(part, index), part, plan, tiles, self.values)
         if self.seen.image is not None and part.how == "model" and self.in_host_memory:
             self.seen.image.add(windows)
         return part.mixed(windows)
@@ -146,16 +159,19 @@ class Windows:
             return ""
         return f" of image {index}" if last in (None, index) else f" of one of images {index} to {last}"
 
-    def _source(self, part: Part, index: int) -> Any:
-        key = index, self.fills(part, index)
+    def _source(self, part: Part, index: int, far: bool = False) -> Any:
+        """far: for rows of the opposite edge, which are held beside those that the run has come to."""
+        far = far and self.image.by_rows and self.engine.device is None
+        key = index, self.fills(part, index), far
         if key not in self.sources:
-            self.sources.clear()
+            for old in [old for old in self.sources if old[:2] != key[:2]]:
+                self.sources.pop(old, None)  # several threads may share them
             image, at = self.image, index
             if image.nodata is not None:
                 image, at = without_gaps(image, at), 0
             if key[1]:
                 image, at = with_colours(image, at), 0
-            self.sources[key] = self.engine.open(image, at)
+            self.sources[key] = self.engine.open(replace(image) if far else image, at)
         return self.sources[key]
 
     def fills(self, part: Part, index: int) -> bool:
