@@ -97,13 +97,14 @@ class TilePlan(Sequence[Tile]):
         trim: tuple[int, int],
         least: tuple[int, int] = (0, 0),
     ):
+        rows, columns = by_axis(scale)
         self.core = _core.Plan(
             size=size,
             tile=options.tile_size,
             halo=options.halo,
             overlap=options.overlap_pixels,
             phase=options.phase,
-            scale=tuple((one.numerator, one.denominator) for one in by_axis(scale)),
+            scale=((rows.numerator, rows.denominator), (columns.numerator, columns.denominator)),
             trim=trim,
             boundary=BOUNDARIES.index(options.boundary),
             blend=BLENDS.index(options.blend),

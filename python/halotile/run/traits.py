@@ -276,8 +276,8 @@ class TraitFinder:
     def _given(self, scale: Scale, seen: list[tuple[Size, Size]]) -> Sizes:
         found = Sizes.with_scale(scale, *seen[0]) or (Sizes(scale) if Sizes(scale).fit(*seen[0]) else None)
         if found is None:
-            text = f"that is not scale {scale_text(scale)} times the window less as many pixels at one end as at the other"
-            raise self.failed(_uneven(seen) or text, seen)
+            text = f"that is not scale {scale_text(scale)} times the window"
+            raise self.failed(_uneven(seen) or f"{text} less as many pixels at one end as at the other", seen)
         return found
 
     def _narrowed(self, readings: list[Sizes], seen: list[tuple[Size, Size]], scale: Scale | None) -> Sizes:
