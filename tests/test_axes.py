@@ -59,7 +59,7 @@ class Axes(nn.Module):
         self.halo = tuple(step + 3 for step in self.phase)
 
     def forward(self, x):
-        return self.up(torch.relu(self.down(torch.relu(self.head(x)))))
+        return 0.5 + self.up(torch.relu(self.down(torch.relu(self.head(x)))))
 
 
 class Cut(nn.Module):
@@ -88,7 +88,9 @@ def floats(size, channels=3):
 def whole(model, image, boundary="reflect"):
     """Whole-image inference by model(image) and F.pad alone, with a halo and a phase for each axis."""
     (height, width), (rows, columns) = image.shape[:2], model.scale
-    before = [reference.round_up(h, p) if boundary == "reflect" else 0 for h, p in zip(model.halo, model.phase)]
+    before = [
+        reference.round_up(h, p) if boundary == "reflect" else 0 for h, p in zip(model.halo, model.phase, strict=True)
+    ]
     sides = zip(image.shape[:2], before, model.phase, strict=True)
     after = [reference.round_up(side + 2 * lead, step) - side - lead for side, lead, step in sides]
     planes = image.transpose(2, 0, 1)

@@ -22,7 +22,7 @@ __all__ = [
 LARGEST_SCALE = 1024  # of numerators and denominators: see HT_MAX_SCALE
 
 # Never a pair of equal ones, so that equal scales compare equal.
-Scale: TypeAlias = "Fraction | tuple[Fraction, Fraction]"
+Scale: TypeAlias = Fraction | tuple[Fraction, Fraction]
 
 
 def joined(rows: Fraction, columns: Fraction) -> Scale:

@@ -123,9 +123,7 @@ class _Shifted:
         sides = list(zip(by_axis(self.shapes.scale), self.shapes.trim, strict=True))
         part = slice(shift, shift + self.side)
         output = self.run(self.noise[:, :, part, part] * self.white + self.low)
-        y, x = (
-            slice(*(int((end - shift) * scale) - lost for end in (self.start, self.stop))) for scale, lost in sides
-        )
+        y, x = (slice(*(int((end - shift) * scale) - lost for end in (self.start, self.stop))) for scale, lost in sides)
         cut = output[:, :, y, x]
         expected = tuple(self.side * scale - 2 * lost for scale, lost in sides)
         if output.shape[2:] != expected or not cut.size or not np.isfinite(cut).all():

@@ -236,9 +236,7 @@ def _sizes(looks: list[Look]) -> tuple[tuple[int, int], ...]:
 def _scale_and_trim(looks: list[Look], value: Value) -> tuple[Scale | None, tuple[int, int] | None, str]:
     """From the row maps and from the growth of sizes, which must agree. The third item describes a problem, if any."""
     sizes, outputs = [look.size for look in looks], [look.output for look in looks]
-    scales: list[set[Fraction]] = [
-        {Fraction(rows.period, rows.shift)} if rows.shift else set() for rows in value.maps
-    ]
+    scales: list[set[Fraction]] = [{Fraction(rows.period, rows.shift)} if rows.shift else set() for rows in value.maps]
     if len(looks) == 2:
         for axis, found in enumerate(scales):
             found.add(Fraction(outputs[1][axis] - outputs[0][axis], sizes[1][axis] - sizes[0][axis]))
