@@ -110,9 +110,9 @@ def strip_cost(graph: Graph, rows: int, side: int) -> float:
     strips = windows = 0.0
     for nodes in taken:
         share = sum(map(_flops_of, nodes))
-        scale = Fraction(nodes[0].rows, graph.image.rows)
+        scale, across = Fraction(nodes[0].rows, graph.image.rows), Fraction(nodes[0].shape[3], graph.image.shape[3])
         strips += share * _seconds_per_pixel(nodes[0], max(1, int(rows * scale)), nodes[0].shape[3])
-        windows += share * _seconds_per_pixel(nodes[0], max(1, int(side * scale)), max(1, int(side * scale)))
+        windows += share * _seconds_per_pixel(nodes[0], max(1, int(side * scale)), max(1, int(side * across)))
     return strips / windows if windows else 1.0
 
 
