@@ -6,8 +6,10 @@ import pytest
 
 
 def heed_interrupts():
-    """In a child process: what runs in the background of a shell ignores Ctrl-C, and so would the child."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """In a child process: what runs in the background of a shell ignores Ctrl-C, and under nohup also the end of the
+    session, and so would the child."""
+    for ends in (signal.SIGINT, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGINT,):
+        signal.signal(ends, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
