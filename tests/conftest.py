@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -38,6 +39,16 @@ def fake_mps(emulated):
 def cache(monkeypatch, tmp_path):
     """What halotile keeps on disk, it keeps in a folder of the test's own."""
     monkeypatch.setenv("HALOTILE_CACHE", str(tmp_path / "kept by halotile"))
+
+
+@pytest.fixture(autouse=True)
+def forget_modules(tmp_path):
+    """A module that a test wrote and imported is not the next test's: many are called `models`."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture
