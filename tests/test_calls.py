@@ -507,22 +507,3 @@ def test_outputs_and_further_inputs_on_the_command_line(place, monkeypatch, caps
     with pytest.raises(SystemExit):
         cli.main([*words, "--extra", "k=much"])
     assert "such as sigma=0.1" in capsys.readouterr().err
-
-
-# ---- scales that differ by axis --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("axis", "every"), [(2, lambda a: a[:, ::2]), (3, lambda a: a[::2])])
-def test_a_model_that_enlarges_one_axis_says_what_to_pass(axis, every):
-    class One(Soft):
-        def forward(self, x):
-            return super().forward(x).repeat_interleave(2, axis)
-
-    image, model = noise((80, 90, 3)), One()
-    other = 5 - axis
-    cure = rf"pass lambda x: model\(x\)\.repeat_interleave\(2, {other}\), and of the result"
-    with pytest.raises(halotile.ModelOutputError, match=cure):
-        restore_tiled(image, model, tile_size=32, halo=3)
-    got = restore_tiled(image, lambda x: model(x).repeat_interleave(2, other), boundary="native", **TILES)
-    want = restore_tiled(image, Soft(), boundary="native", **TILES).repeat(2, axis - 2)
-    np.testing.assert_array_equal(every(got), want)

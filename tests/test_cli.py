@@ -491,7 +491,7 @@ def test_a_write_that_fails(place, capsys, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fail)
     assert restore() == 1
-    assert_one_error(capsys, "out.png: No space left on device")
+    assert_one_error(capsys, "out.png: cannot be written: No space left on device")
 
 
 def test_running_out_of_memory(place, capsys, monkeypatch):

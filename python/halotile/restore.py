@@ -85,8 +85,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         boundary: "reflect" (pads the image by reflection) or "native" (windows stay inside the image, so the model's
             own padding acts at the border), or "wrap" (windows go on at the opposite edge, for seamless textures; with
             a model that pads circularly the result is ``model(image)`` if the phase divides the sides).
-        scale: output pixels per input pixel: a number, fraction, or string such as "3/2". None: detected from the first
-            window.
+        scale: output pixels per input pixel: a number, fraction, or string such as "3/2"; or a pair (rows, columns) of
+            them. None: detected from the first window.
         phase: alignment of window origins and sizes, the model's total stride or attention window: a number or (rows,
             columns). None: detected. With halo="exact" or "auto" it comes from `inspect_model`; for other torch
             modules, also inside a callable, from their operators, in a second or two the first time; it is 1 if nothing

@@ -17,6 +17,7 @@ from ..optional import torch_if_loaded
 from ..options import Options
 from ..plan import Box
 from ..run.report import RunInfo
+from ..scales import by_axis
 from .knowledge import Knowledge
 from .opening import ready_for_windows
 
@@ -84,7 +85,7 @@ def _looked(options: Options, knowledge: Knowledge, image: Image, info: ModelInf
     """The number of statistics that depend on each other, and how far the model sees with windows of one pixel."""
     assert info.local_field is not None
     tile = max(TILE, *(2 * one for one in options.phase), *options.needs.least)
-    halo = tuple(math.ceil(max(0, one) / info.scale) for one in info.trim)
+    halo = tuple(math.ceil(max(0, one) / scale) for one, scale in zip(info.trim, by_axis(info.scale), strict=True))
     own = {"tile_size": tile, "halo": halo, "overlap": 0, "batch_size": 1, "boundary": "reflect", "memory_limit": None}
     own |= {"stats_size": (1, 1), "schedule": "tiles", "out": None, "progress": None, "verify": 0}
     knowledge = knowledge.for_windows(replace(options, **own))
@@ -126,7 +127,7 @@ def _reach(axis: int, prepared: Prepared, stats: GlobalStats, levels: int, sides
     clean = np.flatnonzero(~np.isnan(output).any(axis=(0, 1, 3)))
     if not len(clean):
         return (levels + 1) * field  # one field to each of the statistics, and one to the result
-    first, last = (int((at + plan.trim[axis]) / plan.scale) for at in (clean[0], clean[-1]))
+    first, last = (int((at + plan.trim[axis]) / by_axis(plan.scale)[axis]) for at in (clean[0], clean[-1]))
     found = max(first - lead, lead + box - 1 - last)
     return field if found <= field else found + step - 1
 

@@ -40,7 +40,7 @@ def with_shifts_tried(prepared: Prepared, first: First, knowledge: Knowledge) ->
     if math.prod(image.size) * image.count < WORTH_TRYING:
         why = f"{report.why}; {UNSEEN}, and the image is too small to try how its output moves"
         return replace(prepared, report=replace(report, why=why)), first
-    moves, base = _moves(prepared, first, knowledge), math.lcm(*prepared.plan.phase, prepared.traits.scale.denominator)
+    moves, base = _moves(prepared, first, knowledge), math.lcm(*prepared.plan.phase)  # with the scale's denominators
     text = f"{UNSEEN}, and by trying {_told(moves, base)}"
     if moves is None or moves.step is None:
         cure = "pass phase=, its total stride or the multiple to which it pads"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import memory
@@ -25,6 +26,7 @@ from ..plan import BYTES, TilePlan, make_plan
 from ..run.out_of_memory import SMALLEST_TILE
 from ..run.prepared import Delivery, Opened, Prepared
 from ..run.report import Streaming
+from ..scales import by_axis
 from ..texts import bytes_text
 from .knowledge import Knowledge, channels_tried
 from .opening import learned, opened_model
@@ -284,11 +286,11 @@ def _taken_as_is(opened: Opened, learned_from: Prepared) -> bool:
 
     With schedule="auto" it is padded, as for tiles: the schedule that is cheaper must not change the picture.
     """
-    options, scale = opened.options, learned_from.traits.scale
+    options, scales = opened.options, by_axis(learned_from.traits.scale)
     sides = list(zip(opened.image.size, options.phase, strict=True))
     if options.schedule == "auto" and any(side % step for side, step in sides):
         return False
-    whole = all((side * scale).denominator == 1 for side, _ in sides)
+    whole = all((side * scale).denominator == 1 for side, scale in zip(opened.image.size, scales, strict=True))
     return options.boundary == "native" and learned_from.traits.trim == (0, 0) and whole
 
 
@@ -296,8 +298,8 @@ def small_windows(opened: Opened, knowledge: Knowledge) -> Opened:
     """Windows that are only large enough to see what the model returns."""
     info = opened.report.model
     lost = (0, 0) if info is None or info.trim is None or info.scale is None else info.trim
-    scale = 1 if info is None or info.scale is None else info.scale
-    halo = tuple(max(0, math.ceil(one / scale)) for one in lost)
+    scales = by_axis(Fraction(1) if info is None or info.scale is None else info.scale)
+    halo = tuple(max(0, math.ceil(one / scale)) for one, scale in zip(lost, scales, strict=True))
     phase = opened.options.phase
     least = (32, 32) if info is None else (max(32, one) for one in info.minimum_size)
     tile = tuple(-(-side // step) * step for side, step in zip(least, phase, strict=True))

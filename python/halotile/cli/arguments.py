@@ -196,7 +196,8 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     text = "padding at the image border: reflection, the model's own, or the opposite edge (default: reflect)"
     add("--boundary", choices=BOUNDARIES, default="reflect", help=text)
     add("--phase", type=int, default=1, metavar="N", help="alignment of window origins (default: 1)")
-    add("--scale", default="1", metavar="S", help="output pixels per input pixel, such as 4 or 3/2 (default: 1)")
+    text = "output pixels per input pixel, such as 4 or 3/2, or of width x height as in 1x2 (default: 1)"
+    add("--scale", type=_scale, default="1", metavar="S", help=text)
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
@@ -251,8 +252,8 @@ def _add_tiling(parser: argparse.ArgumentParser, asks_model: bool = False) -> No
     add("--boundary", choices=BOUNDARIES, default="reflect", help=text)
     text = f"alignment of window origins{', or auto' if asks_model else ''} (default: {phase_default})"
     add("--phase", type=_phase(number_or("auto")), default=argparse.SUPPRESS, metavar="N", help=text)
-    text = "output pixels per input pixel, such as 4 or 3/2 (default: detected, 1 for plan without --model)"
-    add("--scale", metavar="S", help=text)
+    text = "output pixels per input pixel, such as 4 or 3/2, or of width x height as in 1x2 (default: detected, 1 for "
+    add("--scale", type=_scale, metavar="S", help=text + "plan without --model)")
     text = f"windows per call of the model{', or auto' if asks_model else ''} (default: 1)"
     add("--batch-size", type=number_or("auto"), default=1, metavar="N", help=text)
     either = group.add_mutually_exclusive_group().add_argument
@@ -298,6 +299,12 @@ def _phase(number_or_auto: Callable[[str], Any]) -> Callable[[str], int | None]:
         return None if value == "auto" else value
 
     return phase
+
+
+def _scale(text: str) -> str | tuple[str, str]:
+    """What the option `scale` takes: (rows, columns) of width x height."""
+    width, by, height = text.partition("x")
+    return (height, width) if by else text
 
 
 def _bytes(text: str) -> int:

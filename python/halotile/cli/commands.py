@@ -21,8 +21,9 @@ from ..models import catalog
 from ..models.load import load_model
 from ..options import ENGINES, Options, white_level
 from ..plan import TilePlan, plan_tiles
+from ..scales import by_axis
 from ..version import __version__
-from .common import UsageError, shown, size_text, usage_errors
+from .common import UsageError, scale_shown, shown, size_text, usage_errors
 
 __all__ = ["compare", "inspect", "selftest", "show_models", "show_versions"]
 
@@ -87,10 +88,11 @@ def _compared_plan(asked: argparse.Namespace, size: tuple[int, int]) -> TilePlan
         return None
     options = {name: getattr(asked, name) for name in ("tile_size", "halo", "overlap", "phase", "boundary", "scale")}
     with usage_errors():
-        scale = Options(scale=asked.scale or 1).scale
-        plan = plan_tiles([round(side / scale) for side in size], **options)
+        scale = Options(scale=asked.scale).scale
+        inputs = [round(side / by) for side, by in zip(size, by_axis(scale), strict=True)]
+        plan = plan_tiles(inputs, **options)
     if plan.output_size != size:
-        raise UsageError(f"--scale {asked.scale}: no input size gives {size_text(size)}")
+        raise UsageError(f"--scale {scale_shown(scale)}: no input size gives {size_text(size)}")
     return plan
 
 

@@ -16,6 +16,7 @@ from ..errors import TileError
 from ..files.formats import TABLE
 from ..options import Options
 from ..plan import TilePlan, plan_tiles
+from ..scales import Scale, by_axis
 
 __all__ = [
     "BIT_DTYPES",
@@ -26,6 +27,7 @@ __all__ = [
     "debugging",
     "one_line",
     "planned",
+    "scale_shown",
     "shown",
     "size_text",
     "usage_errors",
@@ -106,6 +108,7 @@ OTHERS = (  # options that the command line has in another form
     (re.compile(r"\boutput=(?:'([^']*)'|(-?\d+))"), r"--model-output \1\2"),
     (re.compile(r"^(output|extra)(?= must)"), lambda found: MODEL_OPTIONS[found[1]]),
     (re.compile(rf"\bvalue_range=\({NUMBER}, {NUMBER}\)"), r"--value-range \1 \2"),
+    (re.compile(r"\bscale=\(([\d/]+), ([\d/]+)\)"), r"--scale \2x\1"),
     *((re.compile(rf"\bout_dtype='{dtype}'"), f"--bits {bits}") for bits, dtype in BIT_DTYPES.items()),
     (re.compile(r"\bout_dtype=?(?=\s|[,;:.)]|$)"), "--bits"),
 )
@@ -136,6 +139,12 @@ def _one_line(error: Exception) -> str:
         text = texts.one_line(error)
         return f"out of memory: {text}" if text != type(error).__name__ else "out of memory"
     return texts.one_line(error) if isinstance(error, OURS) else texts.named(error)
+
+
+def scale_shown(scale: Scale) -> str:
+    """A scale as --scale takes it: width x height where they differ."""
+    rows, columns = by_axis(scale)
+    return str(rows) if rows == columns else f"{columns}x{rows}"
 
 
 def size_text(shape: Any) -> str:

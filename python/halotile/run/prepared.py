@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import cached_property
 from typing import Any, Protocol, Self, TypeVar
 
@@ -21,6 +20,7 @@ from ..images.scan import alpha_of
 from ..images.values import Values
 from ..options import Options
 from ..plan import Tile, TilePlan, make_plan
+from ..scales import Scale
 from .devices import Devices
 from .progress import Progress
 from .report import RunInfo
@@ -103,7 +103,7 @@ class Opened:
     report: RunInfo
     windows: Windows
 
-    def planned(self, scale: Fraction | None = None, trim: Pair = (0, 0)) -> TilePlan:
+    def planned(self, scale: Scale | None = None, trim: Pair = (0, 0)) -> TilePlan:
         return make_plan(self.options, self.image.size, scale or self.options.scale, trim)
 
     @cached_property

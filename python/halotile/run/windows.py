@@ -7,7 +7,6 @@ import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -26,6 +25,7 @@ from ..models.model import EitherModel, Model, TensorModel
 from ..models.outputs import BadOutput
 from ..optional import torch_if_loaded
 from ..plan import Tile, TilePlan
+from ..scales import Scale, by_axis
 from ..texts import full_text, named, quoted
 from .failures import tile_error
 from .seen import Samples
@@ -100,7 +100,7 @@ class Windows:
         other.sources = self.sources if engine in (None, self.engine) else {}
         return other
 
-    def resize_by(self, parts: tuple[Part, ...], scale: Fraction, trim: tuple[int, int]) -> None:
+    def resize_by(self, parts: tuple[Part, ...], scale: Scale, trim: tuple[int, int]) -> None:
         """Sets up bilinear resizing of alpha that bypasses the model."""
         resize = Resize(scale, trim)
         self.models = {part: resize for part in parts if part.how == "resize"}
@@ -199,9 +199,9 @@ class Resize(Model):
     It works on arrays and tensors; positions are computed in integers.
     """
 
-    def __init__(self, scale: Fraction, trim: tuple[int, int]):
+    def __init__(self, scale: Scale, trim: tuple[int, int]):
         super().__init__(self.run)
-        self.scale, self.trim = scale, trim
+        self.scales, self.trim = by_axis(scale), trim
 
     def run(self, windows: Pixels) -> Pixels:
         on_host = isinstance(windows, np.ndarray)
@@ -216,13 +216,13 @@ class Resize(Model):
 
         Output pixel i lies at (i + 1/2) / scale - 1/2 = at / (2 * numerator).
         """
-        size, cut, numerator = windows.shape[axis], self.trim[axis - 2], self.scale.numerator
-        stop = int(size * self.scale) - cut
+        size, cut, scale = windows.shape[axis], self.trim[axis - 2], self.scales[axis - 2]
+        stop, numerator = int(size * scale) - cut, scale.numerator
         if isinstance(windows, np.ndarray):
             i = np.arange(cut, stop)
         else:
             i = torch_if_loaded().arange(cut, stop, device=windows.device)
-        at = (2 * i + 1) * self.scale.denominator - numerator
+        at = (2 * i + 1) * scale.denominator - numerator
         low = at // (2 * numerator)
         rest = at - low * (2 * numerator)
         rest = rest.astype(np.float32) if isinstance(windows, np.ndarray) else rest.float()

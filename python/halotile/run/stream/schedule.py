@@ -281,7 +281,7 @@ def _in_order(
 
 def _resized(prepared: Prepared, index: int, part: Part, flow: Flow, y: int, stop: int) -> Any:
     """Rows of alpha that is resized beside the model."""
-    windows, window, scale = prepared.windows, flow.window, prepared.plan.scale
+    windows, window, scale = prepared.windows, flow.window, prepared.plan.scales[0]
     down, lost, margin = flow.crop[0] - flow.keep.y, 2 * prepared.plan.trim[0], 2 * max(1, scale.denominator)
     first = max(0, int((y + down) / scale) - margin) // scale.denominator * scale.denominator
     last = min(window.height, int(Fraction(stop + down + lost) / scale) + margin)
