@@ -226,7 +226,7 @@ class HaloChoice:
         exact: int | None = max(self.field)
         if self.global_stats == "local":
             held = "local"
-            exact = exact if exact <= 2 * max(halos) else None  # which may be larger than any image
+            exact = max(self.field) if max(self.field) <= 2 * max(halos) else None  # it may be larger than any image
         size = self.options.stats_size if held == "local" else None
         options = replace(self.options, halo=0, global_stats=held, stats_size=size)
         return measured_curve(self.image, self.knowledge, options, exact, halos)

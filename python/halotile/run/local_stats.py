@@ -17,9 +17,10 @@ import torch
 
 from ..images.channels import Part
 from ..plan import TilePlan
+from .factored import Following, factored_along
 from .global_stats import Found, GlobalStats, Lie, Survey
-from .local_values import Factored, LocalTensor, Made, NotLocal, Space, noted, viewed
-from .statistics import Call, Statistic, Watching
+from .local_values import Factored, LocalTensor, Made, NotLocal, Space
+from .statistics import Call, Statistic
 from .window_statistics import Gram, window_maps
 
 __all__ = ["Local", "local_statistics", "refused"]
@@ -80,18 +81,19 @@ class Local:
         count = float(min(size[0], height) * min(size[1], width))
         space = Space(height, width, self.constants, keys)
         if call.kind == "product":
-            factors = [_factored(x, x.ndim - 1), _factored(call.operands[1][0], x.ndim - 2)]
+            factors = [factored_along(x, x.ndim - 1), factored_along(call.operands[1][0], x.ndim - 2)]
             if all(factors):
                 self.folded.add(number)
             return Statistic(call.kind, count, _products(call, factors, space, size))
         others = [dim + (flat and dim > row) for dim in dims if dim not in (row, column)]
-        whole = x.unflatten(row, (height, width)) if flat else x
+        whole = torch.unflatten(x, row, (height, width)) if flat else x
         place = (row, row + 1) if flat else (row, column)
         maps = window_maps(call.kind, whole, others, place, size, call.power)
         for dim in others:
             count *= whole.shape[dim]
         hint = (row - x.ndim, column - x.ndim)
-        first, second = (None if one is None else _of_map(one, place, call.sizes, space, hint) for one in maps)
+        first = _of_map(maps[0], place, call.sizes, space, hint)
+        second = None if maps[1] is None else _of_map(maps[1], place, call.sizes, space, hint)
         return Statistic(call.kind, count, first, second)
 
 
@@ -131,51 +133,20 @@ def _products(call: Call, factors: Sequence[Factored | None], space: Space, size
     """Products of channels. What was divided by a statistic before, as by a norm, is divided by that of the pixel whose
     window it is, as if the model ran on that window alone."""
     (left, _), (right, _) = call.operands
-    left, right = (one if factor is None else factor.base for one, factor in zip((left, right), factors, strict=True))
-    maps = [one.unflatten(-1, (space.rows, space.columns)) for one in (left, right.transpose(-1, -2))]
-    gram = Gram(*(one.reshape(-1, *one.shape[-3:]) for one in maps), size)
+    left, right = (
+        one if factor is None or factor.base is None else factor.base
+        for one, factor in zip((left, right), factors, strict=True)
+    )
+    maps = [torch.unflatten(one, -1, (space.rows, space.columns)) for one in (left, right.transpose(-1, -2))]
+    gram = Gram(maps[0].reshape(-1, *maps[0].shape[-3:]), maps[1].reshape(-1, *maps[1].shape[-3:]), size)
     sizes = call.sizes
     like = torch.ones(sizes, dtype=torch.promote_types(left.dtype, torch.float32), device=left.device)
     result: Any = LocalTensor(like, space, _Matrices(gram, sizes, 2 * like.numel()))
     for factor in factors:
         if factor is not None:
             result = result * factor.factor
+    assert isinstance(result, LocalTensor)
     return result
-
-
-def _factored(one: torch.Tensor, dim: int) -> Factored | None:
-    found: Factored | None = getattr(one, "factored", None)
-    return found if found is not None and found.base is not None and found.dims == (dim, dim) else None
-
-
-class Following(Watching):
-    """Also follows the factors of products through views and copies."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = super().__torch_dispatch__(func, types, args, kwargs)
-        if func._schema.is_mutable and args and hasattr(args[0], "factored"):
-            args[0].factored = None  # it is no longer that product
-            return result
-        if not isinstance(result, torch.Tensor) or isinstance(result, LocalTensor):
-            return result
-        first = args[0] if args else None
-        if isinstance(first, torch.Tensor) and not isinstance(first, LocalTensor) and not hasattr(result, "factored"):
-            self._follow(func, args, first, result)
-        return result
-
-    def _follow(self, func: Any, args: tuple, first: torch.Tensor, result: torch.Tensor) -> None:
-        name = func._schema.name.removeprefix("aten::")
-        if name in ("mul", "div") and len(args) == 2 and getattr(first, "factored", None) is None:
-            spread = getattr(args[1], "factored", None)
-            if spread is not None and spread.base is None and result.shape == first.shape == args[1].shape:
-                factor = spread.factor if name == "mul" else torch.reciprocal(spread.factor)
-                noted(result, Factored(first, factor, spread.dims))
-            return
-        factored = getattr(first, "factored", None)
-        if factored is not None:
-            found = viewed(func, args, result, factored)
-            if found is not None:
-                noted(result, found)
 
 
 def refused(error: BaseException | None) -> NotLocal | None:

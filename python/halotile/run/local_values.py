@@ -11,7 +11,6 @@ They are computed some rows of pixels at a time. Imports torch.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_iter, tree_map, tree_unflatte
 
 from ..inspection.operators import entry
 
-__all__ = ["Factored", "LocalTensor", "NotLocal", "Space", "local_call", "viewed"]
+__all__ = ["Factored", "LocalTensor", "Made", "NotLocal", "Space", "local_call", "noted", "reciprocal", "reshaped"]
 
 Pair = tuple[int, int]
 Tensor = torch.Tensor
@@ -92,7 +91,7 @@ class LocalTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, like: Tensor, space: Space, source: Source, dims: Pair | None = None) -> LocalTensor:
-        made: LocalTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: LocalTensor = torch.Tensor._make_wrapper_subclass(
             cls, like.shape, strides=like.stride(), dtype=like.dtype, device=like.device
         )
         made.like, made.space, made.source, made.dims, made.shared = like, space, source, dims, False
@@ -101,7 +100,9 @@ class LocalTensor(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         return local_call(func, args, kwargs or {})
 
 
@@ -142,7 +143,8 @@ class Result:
         self.applied, self.index, self.largest = applied, index, applied.largest
 
     def rows(self, start: int, stop: int, made: Made) -> Tensor:
-        return made.of(self.applied)[self.index]
+        of_it: Tensor = made.of(self.applied)[self.index]
+        return of_it
 
 
 @dataclass(frozen=True)
@@ -280,7 +282,7 @@ def _shaped(value: Tensor, place: Pair, rank: int, space: Space) -> Tensor:
     row, column = place
     if row == column:
         return value.squeeze(1 + row).movedim(0, row)
-    value = value.unflatten(0, (-1, space.columns))
+    value = torch.unflatten(value, 0, (-1, space.columns))
     return value.squeeze((2 + row, 2 + column)).movedim((0, 1), (row, column))
 
 
@@ -318,7 +320,8 @@ def _met(func: Any, args: Any, kwargs: Any, name: str) -> Any:
             return _narrowed(one, place, rank, made, space) if isinstance(one, torch.Tensor) else one
 
         inner_args, inner_kwargs = tree_unflatten([changed(one) for one in leaves], spec)
-        return func(*inner_args, **inner_kwargs)
+        result: Tensor = func(*inner_args, **inner_kwargs)
+        return result
 
     if func._schema.is_mutable:
         for made in _strips(locals_):
@@ -343,8 +346,20 @@ def _note(result: Tensor, name: str, args: Any, place: Pair, rank: int) -> None:
     if name == "div":
         if factor is not args[1]:
             return
-        factor = torch.reciprocal(factor)
-    noted(result, Factored(base, factor.reshape(_padded(factor.shape, rank)), place))
+        factor = reciprocal(factor)
+    noted(result, Factored(base, reshaped(factor, _padded(factor.shape, rank)), place))
+
+
+def reshaped(one: LocalTensor, sizes: Sequence[int]) -> LocalTensor:
+    made = one.reshape(sizes)
+    assert isinstance(made, LocalTensor)
+    return made
+
+
+def reciprocal(one: LocalTensor) -> LocalTensor:
+    made = torch.reciprocal(one)
+    assert isinstance(made, LocalTensor)
+    return made
 
 
 def noted(result: Tensor, factored: Factored) -> None:
@@ -376,14 +391,15 @@ def _spread(one: LocalTensor, shape: tuple[int, ...]) -> Tensor:
         return value.expand(sizes)
 
     result = _joined([part(made) for made in _strips([one])], place[0])
-    noted(result, Factored(None, one.reshape(_padded(one.shape, rank)), place))
+    noted(result, Factored(None, reshaped(one, _padded(one.shape, rank)), place))
     return result
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """A matrix for each pixel times the pixel's column, or its row times the matrix."""
     turned = isinstance(right, LocalTensor)
-    local, image = (right, left) if turned else (left, right)
+    local, image = (right, left) if isinstance(right, LocalTensor) else (left, right)
+    assert isinstance(local, LocalTensor)
     space, side = local.space, -2 if turned else -1
     if image.shape[side] != space.pixels:
         raise NotLocal(f"a matrix product uses a statistic of {space.pixels} elements where {image.shape[side]} are")
@@ -395,50 +411,3 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
         met = torch.matmul(pixels.unsqueeze(-2), value) if turned else torch.matmul(value, pixels.unsqueeze(-1))
         parts.append(met.squeeze(-2 if turned else -1).movedim(0, side))
     return _joined(parts, image.ndim + side)
-
-
-# ---- products that are looked at in another way ----------------------------------------------------------------------
-
-
-def viewed(func: Any, args: Any, result: Tensor, factored: Factored) -> Factored | None:
-    """The factors of a view or copy of a product; None if they are not followed."""
-    name, shape = func._schema.name.removeprefix("aten::"), args[0].shape
-    row, column = factored.dims
-    if name in ("clone", "alias", "detach", "_to_copy", "contiguous") or (name == "expand" and result.shape == shape):
-        return Factored(factored.base, factored.factor, factored.dims)
-    if name in ("transpose", "permute", "t"):
-        places = _moved(name, args, len(shape))
-        base = None if factored.base is None else factored.base.permute(places)
-        return Factored(base, factored.factor.permute(places), (places.index(row), places.index(column)))
-    if name in ("view", "_unsafe_view", "reshape"):
-        before, pixels = math.prod(shape[:row]), math.prod(shape[row : column + 1])
-        sizes = list(result.shape)
-        found = _at(sizes, before, pixels, (shape[row], shape[column]))
-        if found is None:
-            return None
-        start, stop = found
-        small = [*sizes[:start], *[1] * (stop - start), *sizes[stop:]]
-        base = None if factored.base is None else factored.base.reshape(sizes)
-        return Factored(base, factored.factor.reshape(small), (start, stop - 1))
-    return None
-
-
-def _moved(name: str, args: Any, rank: int) -> list[int]:
-    if name == "permute":
-        return [dim % rank for dim in args[1]]
-    one, other = (0, rank - 1) if name == "t" else (args[1] % rank, args[2] % rank)
-    places = list(range(rank))
-    places[one], places[other] = places[other], places[one]
-    return places
-
-
-def _at(sizes: list[int], before: int, pixels: int, sides: Pair) -> Pair | None:
-    """Where the pixels are in a view: (first dimension, one past the last)."""
-    for start in range(len(sizes)):
-        if math.prod(sizes[:start]) != before:
-            continue
-        if sizes[start] == pixels:
-            return start, start + 1
-        if tuple(sizes[start : start + 2]) == sides and math.prod(sides) == pixels:
-            return start, start + 2
-    return None

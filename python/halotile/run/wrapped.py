@@ -75,6 +75,7 @@ def read_wrapped(
                 if isinstance(into, np.ndarray):
                     engine.read(into, source, part, plan, one, values)
                     continue
-                read = engine.new_windows(model, tuple(into.shape))  # kernels write to dense windows
+                count, channels, height, width = into.shape
+                read = engine.new_windows(model, (count, channels, height, width))  # kernels write to dense windows
                 engine.read(read, source, part, plan, one, values)
                 into.copy_(read)
