@@ -325,7 +325,7 @@ def test_a_halo_below_the_reach_is_judged():
 
 def test_curves_of_local_statistics_fall():
     curve = halotile.error_curve(
-        seeded(NETWORKS["NAFNet"][0]), IMAGE, halos=(0, 48), global_stats="local", stats_size=24
+        IMAGE, seeded(NETWORKS["NAFNet"][0]), halos=(0, 48), global_stats="local", stats_size=24
     )
     assert curve.largest[1] < 1e-5 < curve.largest[0]
 
@@ -367,7 +367,7 @@ def test_what_is_changed_in_place_is_followed_no_longer():
 
 def test_exact_is_asserted_of_the_local_model():
     found = assert_exact(
-        seeded(NETWORKS["HINet"][0]), IMAGE, global_stats="local", stats_size=24, halo="exact", tile_size=24
+        IMAGE, seeded(NETWORKS["HINet"][0]), global_stats="local", stats_size=24, halo="exact", tile_size=24
     )
     assert found.largest < 1e-5
 

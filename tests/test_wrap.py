@@ -166,7 +166,7 @@ def test_it_is_verified_and_named():
     restorer = TiledRestorer(model, **WRAP, halo="exact", verify=6)
     restorer(IMAGE)
     assert restorer.last_run.verified.seamless(1e-5)
-    found = assert_exact(model, IMAGE, **WRAP, halo="exact")
+    found = assert_exact(IMAGE, model, **WRAP, halo="exact")
     assert "wrap_pad" in found.whole
     assert plan_tiles((61, 47), boundary="wrap").boundary == "wrap"
     with pytest.raises(ValueError, match="boundary must be one of 'reflect', 'native', 'wrap', not 'circular'"):
