@@ -139,6 +139,8 @@ def plan(**changes):
         {"scale": ((1, 1), (1, 0))}, {"scale": ((1, 1), (2000, 1))},
         {"trim": (-1, 0)}, {"trim": (5, 0)}, {"trim": (1, 1), "boundary": 1}, {"boundary": 2}, {"boundary": -1},
         {"blend": 4}, {"blend": -1}, {"least": (-1, 0)}, {"least": (0, 2**62)},
+        {"shift": (-1, 0)}, {"shift": (0, 12)}, {"shift": (2**62, 0)}, {"shift": (1, 0), "boundary": 1},
+        {"shift": (3, 0), "phase": (2, 2)},
     ],
 )  # fmt: skip
 def test_bad_plans(changes):

@@ -23,29 +23,30 @@ static PyObject *refuse(enum ht_status status, int axis, const struct ht_axis_op
     char detail[320];
     PyOS_snprintf(detail, sizeof detail,
                   "%s: size %lld, tile_size %lld, halo %lld, overlap %lld, phase %lld, scale %lld/%lld, trim %lld, "
-                  "least %lld",
+                  "least %lld, shift %lld",
                   axis == 0 ? "rows" : "columns", (long long)o->size, (long long)o->tile, (long long)o->halo,
                   (long long)o->overlap, (long long)o->phase, (long long)o->scale_num, (long long)o->scale_den,
-                  (long long)o->trim, (long long)o->least);
+                  (long long)o->trim, (long long)o->least, (long long)o->shift);
     return raise_status(status, detail);
 }
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"size",  "tile", "halo",     "overlap", "phase",
-                            "scale", "trim", "boundary", "blend",   "least", NULL};
+                            "scale", "trim", "boundary", "blend",   "least", "shift", NULL};
     long long size[2], tile[2], halo[2], overlap[2], phase[2], scale[2][2], trim[2], least[2] = {0, 0};
+    long long shift[2] = {0, 0};
     int boundary, blend;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "(LL)(LL)(LL)(LL)(LL)((LL)(LL))(LL)ii|(LL):Plan", names, size,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "(LL)(LL)(LL)(LL)(LL)((LL)(LL))(LL)ii|(LL)(LL):Plan", names, size,
                                      size + 1, tile, tile + 1, halo, halo + 1, overlap, overlap + 1, phase, phase + 1,
                                      scale[0], scale[0] + 1, scale[1], scale[1] + 1, trim, trim + 1, &boundary, &blend,
-                                     least, least + 1))
+                                     least, least + 1, shift, shift + 1))
         return NULL;
     struct ht_axis_options sides[2];
     for (int k = 0; k < 2; k++)
         sides[k] = (struct ht_axis_options){size[k],  tile[k],     halo[k],     overlap[k],
                                             phase[k], scale[k][0], scale[k][1], trim[k], (enum ht_boundary)boundary,
-                                            least[k]};
+                                            least[k], shift[k]};
     struct ht_plan plan;
     int failed_axis;
     enum ht_status status = ht_plan_init(&plan, &sides[0], &sides[1], (enum ht_blend)blend, &failed_axis);

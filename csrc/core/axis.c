@@ -9,6 +9,10 @@
  * It ends later where that makes it shorter than the shortest window allowed.
  * The first window starts where the domain starts, the last ends where it ends, the others are spread evenly between.
  * Inner ends of windows lose the halo; outer ends keep everything up to the image's edge.
+ * A shift moves all windows of reflect towards the start and adds one at the end:
+ *     [-halo [   window 0   ]              [-halo - shift [   window 0   ]
+ *                    [   window 1   ]                             [   window 1   ]
+ *                                                                         [   window 2   ]
  */
 #include "halotile.h"
 
@@ -38,10 +42,11 @@ static enum ht_status check(const struct ht_axis_options *o)
     if (o->scale_den < 1 || o->scale_den > HT_MAX_SCALE) return HT_BAD_SCALE;
     if (o->trim < 0) return HT_BAD_TRIM;
     if (o->least < 0) return HT_BAD_SIZE;
+    if (o->shift < 0 || (o->shift > 0 && o->boundary == HT_NATIVE)) return HT_BAD_SHIFT;
     if ((unsigned)o->boundary >= HT_BOUNDARY_COUNT) return HT_BAD_CHOICE;
     /* With every size at most 2^40 and scales at most 2^10 no sum or product below passes 2^54. */
     if (o->size > HT_MAX_SIDE || o->tile > HT_MAX_SIDE || o->halo > HT_MAX_SIDE || o->phase > HT_MAX_SIDE ||
-        o->least > HT_MAX_SIDE)
+        o->least > HT_MAX_SIDE || o->shift > HT_MAX_SIDE)
         return HT_TOO_LARGE;
     return HT_OK;
 }
@@ -123,6 +128,12 @@ enum ht_status ht_axis_init(struct ht_axis *axis, const struct ht_axis_options *
     int64_t end = native ? axis->size : axis->size + axis->halo;
     int64_t length = round_up(end - axis->origin, axis->phase), least = round_up(options->least, axis->phase);
     cut(axis, length > least ? length : least, options->tile, options->overlap, least);
+    if (axis->count > 1 && options->shift > 0) {
+        if (options->shift % axis->phase != 0 || options->shift >= axis->step)
+            return HT_BAD_SHIFT;
+        axis->origin -= options->shift;
+        axis->count++;
+    }
     axis->kept = kept_by(axis);
     return HT_OK;
 }

@@ -48,6 +48,7 @@ enum ht_status {
     HT_MODEL_FAILED,  /* the model returned something else than 0 */
     HT_NO_MEMORY,     /* malloc gave none */
     HT_BAD_CPU,       /* the environment variable HALOTILE_CPU holds an unknown name */
+    HT_BAD_SHIFT,     /* shift below 0, no multiple of the phase, not below the step, or with boundary native */
     HT_NONFINITE,     /* a NaN or an infinity was met; what was asked for is done all the same */
     HT_STATUS_COUNT
 };
@@ -78,6 +79,8 @@ struct ht_axis_options {
     int64_t trim;    /* output pixels that the model's valid convolutions take from either end of a window */
     enum ht_boundary boundary;
     int64_t least;   /* windows are at least this long, rounded up to the phase, input pixels; 0: any length will do */
+    int64_t shift;   /* several windows lie this many input pixels earlier than with 0, and there is one more of them:
+                      * a multiple of the phase, below the step between windows; 0 for boundary native */
 };
 
 struct ht_range { int64_t start, stop; };

@@ -26,6 +26,8 @@ const char *ht_status_text(enum ht_status status)
     case HT_MODEL_FAILED: return "the model failed";
     case HT_NO_MEMORY: return "there is not enough memory";
     case HT_BAD_CPU: return "the environment variable HALOTILE_CPU must be scalar, avx2, avx512 or neon";
+    case HT_BAD_SHIFT:
+        return "shift must be 0, or a multiple of the phase below the step of the tiles, with boundary 'reflect'";
     case HT_NONFINITE: return "there is a NaN or an infinity";
     case HT_STATUS_COUNT: break;
     }

@@ -95,6 +95,7 @@ class TilePlan(Sequence[Tile]):
         scale: Scale,
         trim: tuple[int, int],
         least: tuple[int, int] = (0, 0),
+        shift: tuple[int, int] = (0, 0),
     ):
         rows, columns = by_axis(scale)
         self.core = _core.Plan(
@@ -108,8 +109,9 @@ class TilePlan(Sequence[Tile]):
             boundary=int(options.boundary == "native"),  # wrapped windows lie as reflected ones do
             blend=BLENDS.index(options.blend),
             least=least,
+            shift=shift,
         )
-        self._made_of = (options, size, scale, trim, least)
+        self._made_of = (options, size, scale, trim, least, shift)
         self.boundary, self.blend = options.boundary, options.blend
         self.overlap: tuple[int, int] = options.overlap_pixels
         self.scale, self.scales, self.trim = scale, by_axis(scale), trim
@@ -159,6 +161,16 @@ class TilePlan(Sequence[Tile]):
         i = range(len(self))[index]  # negative indices and IndexError
         row, column, window, keep, exclusive, crop = self.core.tile(i)
         return Tile(i, row, column, Box(*window), Box(*keep), Box(*exclusive), crop)
+
+    def shifted(self, shift: tuple[int, int]) -> TilePlan:
+        """The same windows, up to so many input pixels earlier (rows, columns), where an axis has several. The steps
+        are multiples of the phase below those between windows."""
+        options, size, scale, trim, least, _ = self._made_of
+        most = (max(0, self.core.starts(axis)[1] - self.phase[axis]) for axis in (0, 1))
+        rows, columns = (
+            min(by // step * step, bound) for by, step, bound in zip(shift, self.phase, most, strict=True)
+        )
+        return TilePlan(options, size, scale, trim, least, (rows, columns))
 
     def batch(self, size: int) -> int:
         """Windows per model call: at most `size`, as even as possible, so that few tiles are repeated to fill the last

@@ -12,10 +12,10 @@
     do {                                                                                                            \
         if (!(condition)) {                                                                                         \
             fprintf(stderr, "check_plan: %s fails for size %lld tile %lld halo %lld overlap %lld phase %lld scale " \
-                            "%lld/%lld boundary %d least %lld (tile %lld)\n", #condition, (long long)o.size,        \
+                            "%lld/%lld boundary %d least %lld shift %lld (tile %lld)\n", #condition, (long long)o.size,        \
                     (long long)o.tile, (long long)o.halo, (long long)o.overlap, (long long)o.phase,                  \
                     (long long)o.scale_num, (long long)o.scale_den, (int)o.boundary, (long long)o.least,             \
-                    (long long)i);                                                                                   \
+                    (long long)o.shift, (long long)i);                                                               \
             exit(1);                                                                                                \
         }                                                                                                           \
     } while (0)
@@ -108,12 +108,33 @@ static void check_schedule(const struct ht_axis_options o)
     CHECK(ht_plan_rows_in_progress(&plan, INT64_MAX, 0) == plan.y.output_size);
 }
 
+/* The same windows, so much earlier, and one more. */
+static void check_shift(const struct ht_axis_options o, const struct ht_axis *a, enum ht_status status)
+{
+    struct ht_axis_options still = o;
+    struct ht_axis b;
+    int64_t i = -1;
+    still.shift = 0;
+    CHECK(ht_axis_init(&b, &still) == HT_OK);
+    bool fits = b.count == 1 || (o.shift % b.phase == 0 && o.shift < b.step);
+    CHECK(status == (fits ? HT_OK : HT_BAD_SHIFT));
+    if (!fits)
+        return;
+    CHECK(a->window == b.window && a->count == (b.count == 1 ? 1 : b.count + 1));
+    for (i = 0; i < b.count; i++)
+        CHECK(ht_axis_window(a, i) == ht_axis_window(&b, i) - (b.count == 1 ? 0 : o.shift));
+}
+
 static void check_axis(const struct ht_axis_options o)
 {
     struct ht_axis a;
     int64_t i = -1;
     enum ht_status status = ht_axis_init(&a, &o);
     if (status == HT_TILE_TOO_SMALL)
+        return;
+    if (o.shift > 0)
+        check_shift(o, &a, status);
+    if (status == HT_BAD_SHIFT)
         return;
     CHECK(status == HT_OK && a.output_size <= MOST);
     check_kinds(o, &a);
@@ -164,6 +185,10 @@ static long check_small_axes(void)
                                 o.boundary = (enum ht_boundary)boundary;
                                 for (o.least = 0; o.least <= 30; o.least += 15, count++)
                                     check_axis(o);
+                                o.least = 0;
+                                for (o.shift = 1; boundary == HT_REFLECT && o.shift <= 12; o.shift += 3, count++)
+                                    check_axis(o);
+                                o.shift = 0;
                                 check_fixed(o);
                             }
     return count;
@@ -181,7 +206,7 @@ static long check_extremes(void)
             pick[k] = values[rest % N];
         struct ht_axis_options o = {pick[0], pick[1], pick[2], pick[3], pick[4], 1 + code % HT_MAX_SCALE,
                                     1 + code / 7 % HT_MAX_SCALE, 0, (enum ht_boundary)(code & 1),
-                                    values[code / 11 % N]};
+                                    values[code / 11 % N], code % 13 == 0 ? values[code / 3 % N] : 0};
         struct ht_axis a;
         if (ht_axis_init(&a, &o) == HT_OK) {
             int64_t i = a.count - 1;

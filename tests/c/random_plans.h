@@ -56,6 +56,8 @@ static inline struct ht_axis_options random_axis(enum ht_boundary boundary, int6
     o.scale_num = num, o.scale_den = den;
     o.boundary = boundary;
     o.least = one_in(4) ? between(1, 30) : 0;
+    if (boundary == HT_REFLECT && one_in(4))
+        o.shift = between(0, 12);
     if (boundary == HT_REFLECT && one_in(3))
         o.trim = between(0, o.halo / den * num);
     return o;
