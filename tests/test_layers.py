@@ -28,7 +28,7 @@ FLOORS = (
     "files",
     "inspection",
     "images",
-    "options",
+    "options option_checks",
     "models",
     "memory",
     "cache layouts",

@@ -18,7 +18,7 @@ import numpy as np
 
 from .images.image import Image, is_tensor, open_image, peak_of
 from .layouts import checked_layout
-from .options import white_level
+from .option_checks import white_level
 from .plan import TilePlan
 
 __all__ = ["Comparison", "Largest", "compare", "heatmap", "largest_difference", "mae", "psnr", "seam_score", "ssim"]

@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import inspect
-import numbers
-import operator
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
@@ -18,6 +15,24 @@ import numpy as np
 from .layouts import checked_layout
 from .models.chosen import checked_output
 from .models.needs import Needs
+from .option_checks import (
+    Check,
+    checked_devices,
+    checked_halo,
+    checked_nodata,
+    checked_progress,
+    checked_tile_size,
+    checked_tolerance,
+    checked_value_range,
+    dtype_of,
+    flag,
+    one_of,
+    or_else,
+    pair,
+    positive,
+    white_level,
+    whole,
+)
 from .scales import checked_scale
 
 if TYPE_CHECKING:
@@ -31,11 +46,7 @@ __all__ = [
     "PlanOptions",
     "RestoreOptions",
     "RunOptions",
-    "choice",
-    "dtype_name",
-    "integer",
     "signature_with_options",
-    "white_level",
 ]
 
 Boundary = Literal["reflect", "native", "wrap"]
@@ -58,11 +69,9 @@ SCHEDULES: tuple[str, ...] = get_args(Schedule)
 MODEL_DTYPES = ("float32", "float16", "bfloat16")
 IMAGE_DTYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
 
-LARGEST = 2**40  # of any size: see HT_MAX_SIDE
 AUTO_OVERLAP = 16
 DEFAULT_TILE = 512
 MOST_PLACES = 4096  # for verify=
-MOST_BITS = 32  # for white=
 
 NO_NEEDS = Needs()
 
@@ -129,164 +138,10 @@ class PlanOptions(RestoreOptions, total=False):
     needs: Needs
 
 
-# ---- checks ----------------------------------------------------------------------------------------------------------
-
-
-def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
-    return value
-
-
-Check = Callable[[str, Any], Any]  # maps name and value of an option to the value used; raises an error that names it
-
-
-def _one_of(*allowed: str) -> Check:
-    return lambda name, value: choice(name, value, allowed)
-
-
-def _whole(least: int, most: int = LARGEST) -> Check:
-    return lambda name, value: integer(name, value, least, most)
-
-
-def _or(word: str | None, check: Check) -> Check:
-    return lambda name, value: value if (value is None and word is None) or value == word else check(name, value)
-
-
-def _dtype_of(allowed: tuple[str, ...]) -> Check:
-    return lambda name, value: dtype_name(name, value, allowed)
-
-
-def integer(name: str, value: Any, least: int, most: int = LARGEST) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, not {value!r}") from None
-    if not least <= number <= most:
-        raise ValueError(f"{name} must be from {least} to {'2**40' if most == LARGEST else most}, not {value!r}")
-    return number
-
-
-def _pair(name: str, value: Any, least: int) -> Pair:
-    if isinstance(value, (tuple, list)):
-        if len(value) != 2:
-            raise ValueError(f"{name} must be a number or a pair (rows, columns), not {value!r}")
-        return integer(name, value[0], least), integer(name, value[1], least)
-    try:
-        number = integer(name, value, least)
-    except TypeError as error:
-        raise TypeError(f"{error}, nor a pair (rows, columns)") from None
-    return number, number
-
-
-def _tile_size(_: str, value: Any) -> Pair | str:
-    if isinstance(value, str):
-        if value != "auto":
-            raise ValueError(f"tile_size must be 'auto', a number or a pair (rows, columns), not {value!r}")
-        return value
-    return _pair("tile_size", value, 1)
-
-
-def _halo(_: str, value: Any) -> Pair | str:
-    if isinstance(value, str):
-        if value not in ("exact", "auto"):
-            raise ValueError(f"halo must be 'exact', 'auto', a number or a pair (rows, columns), not {value!r}")
-        return value
-    return _pair("halo", value, 0)
-
-
-def tolerance_of(value: Any, units: str = "in units of the image's dtype") -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
-        raise ValueError(f"tolerance must be a number from 0 on, {units}, not {value!r}")
-    return float(value)
-
-
-def _value_range(_: str, value: Any) -> tuple[float, float] | None:
-    if value is None:
-        return None
-    hint = "value_range must be a pair (low, high) of numbers with low < high, both and high - low within float32"
-    try:
-        low, high = (float(v) for v in value) if isinstance(value, (tuple, list)) else ()
-    except (TypeError, ValueError):
-        raise ValueError(f"{hint}, not {value!r}") from None
-    if not (1e-30 <= high - low <= 1e38 and abs(low) <= 1e38 and abs(high) <= 1e38):
-        raise ValueError(f"{hint}, not {value!r}")
-    return low, high
-
-
-def white_level(name: str, value: Any) -> float | str | None:
-    """A number above 0 from a number or "12bit"; "max" and None stay."""
-    if value is None or value == "max":
-        return value
-    bits = re.fullmatch(r"([0-9]{1,2})[ -]?bits?", value) if isinstance(value, str) else None
-    if bits is not None and 1 <= int(bits[1]) <= MOST_BITS:
-        return float(2 ** int(bits[1]) - 1)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 1e-30 <= value <= 1e38:
-        raise ValueError(
-            f"{name} must be a number above 0, 'max', or bits such as '12bit' (which is 4095), not {value!r}"
-        )
-    return float(value)
-
-
-def _nodata(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, str) and value.lower() == "nan":
-        return float("nan")
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"nodata must be a number or 'nan', not {value!r}")
-    return float(value)
-
-
-def dtype_name(name: str, value: Any, allowed: tuple[str, ...]) -> str | None:
-    """'float32' from a string, a NumPy dtype or type, or a torch.dtype; None stays None."""
-    if value is None:
-        return None
-    text = str(value).removeprefix("torch.")
-    if not isinstance(value, str):
-        text = getattr(value, "__name__", text)  # the type numpy.float32
-    text = {"half": "float16", "single": "float32", "float": "float64", "double": "float64"}.get(text, text)
-    if text not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
-    return text
-
-
-def _progress(_: str, value: Any) -> Any:
-    if value is None or isinstance(value, bool) or callable(value):
-        return value or None
-    raise TypeError(f"progress must be True, None or a callable (done, total), not {value!r}")
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {value!r}")
-    return value
-
-
-def _devices(_: str, value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        if not value or None in value:
-            raise ValueError(f"device must be None, a device or a list of devices, not {value!r}")
-        return tuple(value)
-    return value
-
-
 def _needs(_: str, value: Any) -> Needs:
     if not isinstance(value, Needs):
         raise TypeError(f"needs must be a halotile.models.needs.Needs, not {value!r}")
     return value
-
-
-def _positive(name: str, value: Any) -> Pair:
-    return _pair(name, value, 1)
-
-
-def _tolerance(_: str, value: Any) -> float | None:
-    return tolerance_of(value)
 
 
 def option(default: Any, check: Check = lambda _, value: value) -> Any:
@@ -300,37 +155,37 @@ class Options:
     needs: constraints on windows from a model file; they also adjust phase and scale.
     """
 
-    tile_size: Any = option(DEFAULT_TILE, _tile_size)
-    halo: Any = option(32, _halo)
+    tile_size: Any = option(DEFAULT_TILE, checked_tile_size)
+    halo: Any = option(32, checked_halo)
     overlap: Any = option("auto")  # checked with tile_size: see `overlap_pixels`
-    blend: str = option("average", _one_of(*BLENDS))
-    boundary: str = option("reflect", _one_of(*BOUNDARIES))
+    blend: str = option("average", one_of(*BLENDS))
+    boundary: str = option("reflect", one_of(*BOUNDARIES))
     scale: Any = option(None, lambda _, value: checked_scale(value))
-    phase: Any = option(None, _or(None, _positive))
-    tolerance: float | None = option(None, _tolerance)
-    schedule: str = option("auto", _one_of(*SCHEDULES))
-    global_stats: str | None = option(None, _or(None, _one_of(*GLOBAL_STATS)))
-    stats_size: Any = option(None, _or(None, _positive))
-    verify: int = option(0, _whole(0, MOST_PLACES))
-    batch_size: int | Literal["auto"] = option(1, _or("auto", _whole(1)))
-    device: Any = option(None, _devices)
-    dtype: Any = option(None, _or("auto", _dtype_of(MODEL_DTYPES)))
-    engine: str | None = option(None, _or(None, _one_of(*ENGINES)))
-    value_range: tuple[float, float] | None = option(None, _value_range)
+    phase: Any = option(None, or_else(None, positive))
+    tolerance: float | None = option(None, checked_tolerance)
+    schedule: str = option("auto", one_of(*SCHEDULES))
+    global_stats: str | None = option(None, or_else(None, one_of(*GLOBAL_STATS)))
+    stats_size: Any = option(None, or_else(None, positive))
+    verify: int = option(0, whole(0, MOST_PLACES))
+    batch_size: int | Literal["auto"] = option(1, or_else("auto", whole(1)))
+    device: Any = option(None, checked_devices)
+    dtype: Any = option(None, or_else("auto", dtype_of(MODEL_DTYPES)))
+    engine: str | None = option(None, or_else(None, one_of(*ENGINES)))
+    value_range: tuple[float, float] | None = option(None, checked_value_range)
     white: float | str | None = option(None, white_level)
-    nodata: float | None = option(None, lambda _, value: _nodata(value))
+    nodata: float | None = option(None, lambda _, value: checked_nodata(value))
     out: Any = option(None)
-    out_dtype: Any = option(None, _dtype_of(IMAGE_DTYPES))
+    out_dtype: Any = option(None, dtype_of(IMAGE_DTYPES))
     output: int | str | None = option(None, checked_output)
     extra: Any = option(None)
     layout: str | None = option(None, lambda _, value: checked_layout(value))
-    alpha: str = option("restore", _one_of(*ALPHAS))
-    on_nonfinite: str = option("raise", _one_of(*NONFINITE))
-    progress: Any = option(None, _progress)
-    keep_heap: bool = option(True, _flag)
-    memory_format: str = option("auto", _one_of(*MEMORY_FORMATS))
-    memory_limit: int | None = option(None, _or(None, _whole(1)))
-    compile: bool = option(False, _flag)
+    alpha: str = option("restore", one_of(*ALPHAS))
+    on_nonfinite: str = option("raise", one_of(*NONFINITE))
+    progress: Any = option(None, checked_progress)
+    keep_heap: bool = option(True, flag)
+    memory_format: str = option("auto", one_of(*MEMORY_FORMATS))
+    memory_limit: int | None = option(None, or_else(None, whole(1)))
+    compile: bool = option(False, flag)
     needs: Needs = option(NO_NEEDS, _needs)
 
     @classmethod
@@ -392,7 +247,7 @@ class Options:
         """The same with other tiles, and an overlap that fits them in steps of the phase."""
         overlap = self.overlap
         if not isinstance(overlap, str):
-            asked = _pair("overlap", overlap, 0)
+            asked = pair("overlap", overlap, 0)
             overlap = tuple(
                 max(0, min(lap, tile - step)) for lap, tile, step in zip(asked, tile_size, phase, strict=True)
             )
@@ -409,7 +264,7 @@ class Options:
                 for tile, phase in zip(self.tile_size, self.phase, strict=True)
             )
             return y, x
-        overlap = _pair("overlap", self.overlap, 0)
+        overlap = pair("overlap", self.overlap, 0)
         for side, (lap, tile) in enumerate(zip(overlap, self.tile_size, strict=True)):
             if lap >= tile:
                 raise ValueError(

@@ -13,18 +13,8 @@ import numpy as np
 
 from . import _core
 from .layouts import layout_of, with_standard_names
-from .options import (
-    BLENDS,
-    DEFAULT_TILE,
-    ENGINES,
-    IMAGE_DTYPES,
-    MODEL_DTYPES,
-    Options,
-    PlanOptions,
-    choice,
-    dtype_name,
-    integer,
-)
+from .option_checks import choice, dtype_name, integer
+from .options import BLENDS, DEFAULT_TILE, ENGINES, IMAGE_DTYPES, MODEL_DTYPES, Options, PlanOptions
 from .scales import Scale, by_axis
 
 __all__ = ["Box", "Tile", "TilePlan", "make_plan", "plan_tiles"]
@@ -167,9 +157,7 @@ class TilePlan(Sequence[Tile]):
         are multiples of the phase below those between windows."""
         options, size, scale, trim, least, _ = self._made_of
         most = (max(0, self.core.starts(axis)[1] - self.phase[axis]) for axis in (0, 1))
-        rows, columns = (
-            min(by // step * step, bound) for by, step, bound in zip(shift, self.phase, most, strict=True)
-        )
+        rows, columns = (min(by // step * step, bound) for by, step, bound in zip(shift, self.phase, most, strict=True))
         return TilePlan(options, size, scale, trim, least, (rows, columns))
 
     def batch(self, size: int) -> int:

@@ -26,7 +26,8 @@ from .images.image import Image, check_output_kind
 from .images.nodata import rounded_to
 from .images.pillow import is_picture, picture_like
 from .models.untouched.kept import tensors_kept
-from .options import IMAGE_DTYPES, Options, RestoreOptions, RunOptions, dtype_name, signature_with_options
+from .option_checks import dtype_name
+from .options import IMAGE_DTYPES, Options, RestoreOptions, RunOptions, signature_with_options
 from .run import kept_heap
 from .run.assemble import assemble, drained, timed
 from .run.nodata import putting_back, with_filled

@@ -12,7 +12,8 @@ from typing import Any, Unpack
 
 from .auto.knowledge import Knowledge
 from .check.verify import remake
-from .options import JudgedOptions, integer, tolerance_of
+from .option_checks import integer, tolerance_of
+from .options import JudgedOptions
 from .restore import TiledRestorer
 from .run.remade import Remade
 from .run.report import Verification, short

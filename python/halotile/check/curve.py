@@ -10,7 +10,8 @@ from typing import Any, Unpack
 from ..auto.error_curve import WINDOWS, ErrorCurve, measured_curve
 from ..auto.knowledge import Knowledge
 from ..auto.local_halo import with_stats_size
-from ..options import HalolessOptions, integer
+from ..option_checks import integer
+from ..options import HalolessOptions
 from ..run.report import HOLDING
 
 __all__ = ["ErrorCurve", "error_curve"]

@@ -15,7 +15,8 @@ from ..auto.opening import opened_for
 from ..auto.prepare import prepare
 from ..auto.shifts import tries_shifts
 from ..images.image import is_tensor
-from ..options import RestoreOptions, integer
+from ..option_checks import integer
+from ..options import RestoreOptions
 from ..restore import TiledRestorer
 from ..run.progress import Progress
 from ..run.remade import Remade, opened_result

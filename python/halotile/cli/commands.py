@@ -19,7 +19,8 @@ from ..files.formats import check_output_path
 from ..images.image import peak_of
 from ..models import catalog
 from ..models.load import load_model
-from ..options import ENGINES, Options, white_level
+from ..option_checks import white_level
+from ..options import ENGINES, Options
 from ..plan import TilePlan, plan_tiles
 from ..scales import by_axis
 from ..version import __version__

@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 
 from ..models.model import Model, TensorModel
-from ..options import ENGINES, choice
+from ..option_checks import choice
+from ..options import ENGINES
 from .engine import Engine
 from .host import HostEngine
 

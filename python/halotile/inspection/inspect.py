@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..models.chosen import checked_output, with_choice
 from ..models.descriptor import unwrapped
 from ..models.recalled import remember
-from ..options import MODEL_DTYPES, Device, DType, dtype_name
+from ..option_checks import dtype_name
+from ..options import MODEL_DTYPES, Device, DType
 from ..texts import named
 from .info import STATISTICS, Field, GlobalOperation, ModelInfo
 from .measure import Measured, measured
