@@ -19,6 +19,7 @@ __all__ = [
     "checked_tile_size",
     "checked_tolerance",
     "checked_value_range",
+    "checked_window",
     "choice",
     "dtype_name",
     "dtype_of",
@@ -102,6 +103,14 @@ def checked_halo(_: str, value: Any) -> Pair | str:
             raise ValueError(f"halo must be 'exact', 'auto', a number or a pair (rows, columns), not {value!r}")
         return value
     return pair("halo", value, 0)
+
+
+def checked_window(_: str, value: Any) -> Pair | str:
+    if isinstance(value, str):
+        if value != "trained":
+            raise ValueError(f"window must be 'trained', a number or a pair (rows, columns), not {value!r}")
+        return value
+    return pair("window", value, 1)
 
 
 def tolerance_of(value: Any, units: str = "in units of the image's dtype") -> float | None:

@@ -24,6 +24,7 @@ from .option_checks import (
     checked_tile_size,
     checked_tolerance,
     checked_value_range,
+    checked_window,
     dtype_of,
     flag,
     one_of,
@@ -47,6 +48,7 @@ __all__ = [
     "RestoreOptions",
     "RunOptions",
     "signature_with_options",
+    "windowed",
 ]
 
 Boundary = Literal["reflect", "native", "wrap"]
@@ -72,6 +74,8 @@ IMAGE_DTYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
 AUTO_OVERLAP = 16
 DEFAULT_TILE = 512
 MOST_PLACES = 4096  # for verify=
+MOST_GRIDS = 64  # for shift_average=
+SHARE = 8  # of a window of one size: its halo, and the overlap
 
 NO_NEEDS = Needs()
 
@@ -97,6 +101,9 @@ class SharedOptions(TypedDict, total=False):
     schedule: Schedule
     global_stats: GlobalStats | None
     stats_size: int | Pair | None
+    match_low: int | Literal["auto"] | None
+    shift_average: int
+    window: int | Pair | Literal["trained"] | None
     batch_size: int | Literal["auto"]
     device: Device | Sequence[Device] | None
     dtype: DType | None
@@ -166,6 +173,9 @@ class Options:
     schedule: str = option("auto", one_of(*SCHEDULES))
     global_stats: str | None = option(None, or_else(None, one_of(*GLOBAL_STATS)))
     stats_size: Any = option(None, or_else(None, positive))
+    match_low: int | Literal["auto"] | None = option(None, or_else(None, or_else("auto", whole(1))))
+    shift_average: int = option(1, whole(1, MOST_GRIDS))
+    window: Any = option(None, or_else(None, checked_window))
     verify: int = option(0, whole(0, MOST_PLACES))
     batch_size: int | Literal["auto"] = option(1, or_else("auto", whole(1)))
     device: Any = option(None, checked_devices)
@@ -206,6 +216,9 @@ class Options:
         self.needs.check(self.scale, self.verify)
         if self.stats_size is not None and self.global_stats != "local":
             raise ValueError(f"stats_size must be None unless global_stats is 'local', not {self.stats_size!r}")
+        if self.shift_average > 1 and self.boundary == "native":
+            text = "whose grids begin outside the image"
+            raise ValueError(f"boundary must be 'reflect' or 'wrap' with shift_average, {text}, not 'native'")
         if self.needs.scale is not None:
             object.__setattr__(self, "scale", Fraction(self.needs.scale))
         if self.phase is not None:
@@ -235,6 +248,13 @@ class Options:
     def tuned(self) -> bool:
         """Whether tiles are tuned for the model and this machine: see auto/tiles.py."""
         return "auto" in (self.tile_size, self.batch_size) or self.memory_limit is not None
+
+    @property
+    def needs_tiles(self) -> str | None:
+        """The first option, with its value, that is of tiles only."""
+        asked = {"match_low": self.match_low, "window": self.window}
+        asked["shift_average"] = self.shift_average if self.shift_average > 1 else None
+        return next((f"{name}={value!r}" for name, value in asked.items() if value is not None), None)
 
     @property
     def unsettled(self) -> bool:
@@ -271,6 +291,24 @@ class Options:
                     f"overlap must be below tile_size, not {lap} with tile_size {tile} ({('rows', 'columns')[side]})"
                 )
         return overlap
+
+
+def windowed(given: dict[str, Any], size: Pair, needs: Needs, phase_of: Callable[[], Pair | None]) -> dict[str, Any]:
+    """The given options for windows of one size: they are what the model needs, and halo, overlap and blend suit them
+    where they are not given.
+
+    phase_of: tells the model's phase, if it is known; asked if none is given.
+    """
+    phase = positive("phase", given["phase"]) if given.get("phase") is not None else phase_of() or (1, 1)
+    steps = needs.phase(phase)
+    halo = tuple(_share(side, step) for side, step in zip(size, steps, strict=True))
+    own = {"halo": halo, "overlap": tuple(side // SHARE for side in size), "blend": "cosine"}
+    return own | given | {"window": size, "needs": replace(needs, window=size, square=False)}
+
+
+def _share(side: int, step: int) -> int:
+    """The halo within a window: some pixels, as a model is worst at its window's edge, in steps of the phase."""
+    return side // SHARE // step * step or (step if 4 * step <= side else 0)
 
 
 def signature_with_options(function: Callable[..., Any]) -> inspect.Signature:

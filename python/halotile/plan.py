@@ -14,10 +14,10 @@ import numpy as np
 from . import _core
 from .layouts import layout_of, with_standard_names
 from .option_checks import choice, dtype_name, integer
-from .options import BLENDS, DEFAULT_TILE, ENGINES, IMAGE_DTYPES, MODEL_DTYPES, Options, PlanOptions
+from .options import BLENDS, DEFAULT_TILE, ENGINES, IMAGE_DTYPES, MODEL_DTYPES, Options, PlanOptions, windowed
 from .scales import Scale, by_axis
 
-__all__ = ["Box", "Tile", "TilePlan", "make_plan", "plan_tiles"]
+__all__ = ["Box", "Tile", "TilePlan", "make_plan", "plan_of_rows", "plan_tiles"]
 
 BYTES = {"uint8": 1, "uint16": 2, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -76,6 +76,7 @@ class TilePlan(Sequence[Tile]):
         trim: output pixels that the model's valid convolutions remove at each end (rows, columns). It is symmetric, as
             for convolutions; a model that crops unevenly shifts the image.
         boundary, blend: as in the options.
+        shift: input pixels (rows, columns) that windows begin earlier than those of an ordinary plan.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class TilePlan(Sequence[Tile]):
             shift=shift,
         )
         self._made_of = (options, size, scale, trim, least, shift)
+        self.shift: tuple[int, int] = shift
         self.boundary, self.blend = options.boundary, options.blend
         self.overlap: tuple[int, int] = options.overlap_pixels
         self.scale, self.scales, self.trim = scale, by_axis(scale), trim
@@ -280,6 +282,12 @@ def make_plan(
     return plan
 
 
+def plan_of_rows(height: int, width: int) -> TilePlan:
+    """A plan of one tile, which covers rows that are finished at once."""
+    options = Options(tile_size=(height, width), halo=0, phase=1, overlap=0, boundary="native")
+    return TilePlan(options, (height, width), Fraction(1), (0, 0))
+
+
 def _size_of(shape: Any, layout: str | None) -> tuple[int, int]:
     try:
         sides = tuple(operator.index(side) for side in shape)
@@ -305,4 +313,8 @@ def plan_tiles(shape: Sequence[int], **options: Unpack[PlanOptions]) -> TilePlan
         ValueError, TypeError: naming the option, its value and what is allowed.
     """
     checked = Options.of({"phase": 1, **options})
+    if checked.window == "trained":
+        raise ValueError("window must be a number or a pair (rows, columns) here, not 'trained': no model is asked")
+    if checked.window is not None:
+        checked = Options.of(windowed({"phase": 1, **options}, checked.window, checked.needs, lambda: None))
     return make_plan(checked, _size_of(shape, checked.layout))

@@ -36,6 +36,7 @@ from .run.progress import Progress
 from .run.remade import verified
 from .run.report import RunInfo
 from .run.results import ArraySink, NewRows
+from .run.shifted import with_spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -326,6 +327,7 @@ class TiledRestorer:
             if prepared is not before:
                 remember(prepared, self.knowledge)
             warn_of_clamped(prepared, self.knowledge)
+        prepared = replace(prepared, report=with_spread(prepared))
         report = with_filled(prepared).after(seconds / opened.image.count)
         prepared = replace(prepared, report=report)
         self.last_run = prepared.report

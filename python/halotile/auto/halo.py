@@ -17,6 +17,7 @@ from .error_curve import ErrorCurve, measured_curve
 from .knowledge import Knowledge
 from .local_halo import local_halo, with_stats_size
 from .streams import may_stream
+from .trained import with_reason
 
 if TYPE_CHECKING:
     from ..inspection import ModelInfo
@@ -36,6 +37,11 @@ def choose_halo_and_phase(options: Options, knowledge: Knowledge, image: Image) 
     Raises:
         ValueError: the model has no exact halo or no phase, or its global operations cannot be fixed.
     """
+    options, report = _chosen(options, knowledge, image)
+    return options, with_reason(options, report)
+
+
+def _chosen(options: Options, knowledge: Knowledge, image: Image) -> tuple[Options, RunInfo]:
     if options.asks_model:
         info = knowledge.inspected()
         _refuse_unheld(options, info)

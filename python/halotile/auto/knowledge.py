@@ -26,6 +26,7 @@ from ..options import Options
 from ..run.report import Precision, RunInfo
 from ..run.traits import Traits
 from .costs import Costs
+from .trained import with_window
 
 if TYPE_CHECKING:
     from ..inspection import ModelInfo
@@ -76,7 +77,10 @@ class Knowledge:
         model = unwrapped(model)
         check_model(model)
         model = with_choice(model, checked_output("output", options.get("output")), options.get("extra"))
-        return cls(model, Options.of({"needs": needs_of(model)} | options))
+        options = {"needs": needs_of(model)} | options
+        if options.get("window") is not None:
+            options = with_window(model, options, lambda: cls(model, Options()).known_phase())
+        return cls(model, Options.of(options))
 
     def open(self, image: Any) -> Image:
         opened = open_image(image, self.options.layout, lambda: channels_of(self.model))
@@ -90,6 +94,14 @@ class Knowledge:
     def at_hand(self) -> ModelInfo | None:
         """Returns an earlier inspection in this process, if any."""
         return self.info or recalled(self.model)
+
+    def known_phase(self) -> Pair | None:
+        """The model's phase, from an earlier inspection or from its operators."""
+        known = self.at_hand() or self.quick_look()
+        if known is None or known.phase is None:
+            return None
+        rows, columns = known.phase
+        return rows or 1, columns or 1
 
     def quick_look(self) -> Quick | None:
         """What the model's operators reveal without running it; for a callable, the phase of its torch modules. None

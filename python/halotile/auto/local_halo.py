@@ -5,21 +5,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import TileError
 from ..images.image import Image
 from ..images.values import as_floats
-from ..models.reach import modules_of
-from ..optional import torch_if_loaded
 from ..options import Options
 from ..plan import Box
 from ..run.report import RunInfo
 from ..scales import by_axis
 from .knowledge import Knowledge
 from .opening import ready_for_windows
+from .trained import named_size
 
 if TYPE_CHECKING:
     from ..inspection import ModelInfo
@@ -44,24 +43,13 @@ def with_stats_size(options: Options, knowledge: Knowledge) -> Options:
     """
     if options.global_stats != "local" or options.stats_size is not None:
         return options
-    modules = modules_of(knowledge.model) if torch_if_loaded() is not None else []
-    for module in (knowledge.model, *modules):
-        for name in TRAINED:
-            size = _pair(getattr(module, name, None))
-            if size is not None:
-                return replace(options, stats_size=size)
+    size = named_size(knowledge.model, TRAINED)
+    if size is not None:
+        return replace(options, stats_size=size)
     raise ValueError(
         "stats_size must be given with global_stats='local': the size in pixels of the images that the model was "
         "trained on, or half as much again; the model has no attribute that tells it"
     )
-
-
-def _pair(value: Any) -> Pair | None:
-    """The last two of several sizes, as (rows, columns); None if it is no size."""
-    sides = list(value)[-2:] if isinstance(value, (tuple, list)) else [value, value]
-    if len(sides) != 2 or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in sides):
-        return None
-    return sides[0], sides[1]
 
 
 def local_halo(options: Options, knowledge: Knowledge, image: Image, info: ModelInfo) -> Pair | None:

@@ -78,6 +78,9 @@ def _check_devices(options: Options, report: RunInfo) -> None:
         return
     for device in options.devices:
         usable_device(device)
+    if options.shift_average > 1:
+        text = f"device must be one with shift_average={options.shift_average}, not {len(options.devices)}"
+        raise ValueError(f"{text}: the grids take turns on it")
     if report.holds:
         text = f"device must be one with global_stats={report.global_stats!r}, which sets statistics in the model, not"
         raise ValueError(f"{text} {len(options.devices)}")

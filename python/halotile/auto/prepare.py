@@ -18,9 +18,11 @@ from ..models.kinds import open_model
 from ..models.model import Model
 from ..run import kept_heap
 from ..run.devices import SLOTS, Devices
+from ..run.low_band import with_low_band
 from ..run.nonfinite import check_first_tile
 from ..run.prepared import Delivery, First, Opened, Prepared
 from ..run.progress import Progress
+from ..run.shifted import with_shifted_grids
 from .dtype import choose_dtype
 from .error_curve import with_seams
 from .halo import choose_halo_and_phase
@@ -92,7 +94,7 @@ def prepare(
             for model in (prepared.windows.model, *knowledge.others.values()):
                 model.compile()
         check_first_tile(prepared, first)
-        prepared = with_seams(prepared)
+        prepared = with_shifted_grids(with_low_band(with_seams(prepared)))
     progress.begin(len(prepared.plan) * count)
     if options.tuned or options.dtype == "auto" or _tiles(prepared) != _tiles(opened):
         remember(prepared, knowledge)

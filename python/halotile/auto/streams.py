@@ -73,12 +73,18 @@ def _against(options: Options) -> str | None:
         return "on several devices"
     if options.compile:
         return "with compile=True, which compiles whole windows"
-    if options.global_stats == "local":
-        return "with global_stats='local': a window around each pixel needs rows below it that are not yet made"
-    if options.global_stats in ("frozen", "tile"):
-        return f"with global_stats={options.global_stats!r}: rows have the statistics of the whole image"
+    if options.needs_tiles is not None:
+        return f"with {options.needs_tiles}, which is of tiles"
     if options.needs.fixed:
         return "for a model that takes windows of one size"
+    return _against_statistics(options.global_stats)
+
+
+def _against_statistics(global_stats: str | None) -> str | None:
+    if global_stats == "local":
+        return "with global_stats='local': a window around each pixel needs rows below it that are not yet made"
+    if global_stats in ("frozen", "tile"):
+        return f"with global_stats={global_stats!r}: rows have the statistics of the whole image"
     return None
 
 

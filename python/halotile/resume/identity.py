@@ -25,7 +25,7 @@ __all__ = ["about_run", "differences"]
 
 # Options that change pixels; halo, phase, scale and dtype are compared as numbers, once they are known.
 CHANGE_PIXELS = ("overlap", "blend", "boundary", "value_range", "white", "nodata", "alpha", "global_stats", "layout")
-CHANGE_PIXELS += ("on_nonfinite", "out_dtype")
+CHANGE_PIXELS += ("stats_size", "match_low", "shift_average", "window", "on_nonfinite", "out_dtype")
 AT_ONCE = 2**24  # bytes
 
 

@@ -25,6 +25,7 @@ from ..models.model import TensorModel
 from ..plan import Box, TilePlan
 from .failures import tile_error
 from .held import hold_statistics
+from .low_band import tie_low_bands
 from .nodata import without_missing
 from .prepared import First, Prepared
 from .progress import Progress
@@ -201,8 +202,12 @@ class Remade:
         )
 
     def _see(self, index: int, holds: bool) -> None:
-        """Switches to another image. holds: fix its statistics, if the run does; local ones are the model's own."""
+        """Switches to another image. holds: fix its statistics and low bands, if the run does; local statistics are the
+        model's own."""
         self.index = index
+        self.windows.low, self.windows.low_for = {}, None
+        if holds:
+            tie_low_bands(replace(self.prepared, windows=self.windows), index, First())
         if holds or self.prepared.report.global_stats == "local":
             hold_statistics(replace(self.prepared, windows=self.windows), index, First(), Progress(None))
         else:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HOLDING",
+    "Averaged",
     "Filled",
     "Precision",
     "RunInfo",
@@ -235,6 +236,28 @@ class Filled:
 
 
 @dataclass(frozen=True)
+class Averaged:
+    """How far the results of shifted grids of tiles lie from their average, in units of the result's dtype.
+
+    Attributes:
+        grids: number of grids; fewer than asked for if they would be the same.
+        largest, mean: maximum and mean of the differences of all grids.
+        white: the value of white.
+    """
+
+    grids: int
+    largest: float
+    mean: float
+    white: float
+
+    def __str__(self) -> str:
+        if self.grids == 1:
+            return "one tile has no other grids to be averaged with"
+        apart = f"up to {self.largest:.3g} of {self.white:g} from their average, {self.mean:.3g} in the mean"
+        return f"average of {self.grids} grids of tiles, which lie {apart}"
+
+
+@dataclass(frozen=True)
 class RunInfo:
     """What a run did and why. Pairs are (rows, columns), input pixels.
 
@@ -242,9 +265,11 @@ class RunInfo:
         how: "exact" (equals whole-image inference), "unverified" (should be exact, but the model could only be probed
             with noise, is not deterministic, pads circularly with boundary="native", or failed verification),
             "measured" (halo below the receptive field, error within the tolerance), "frozen" (global statistics of a
-            subsampled image), "tile" (separate statistics for every tile) or "given".
+            subsampled image), "tile" (separate statistics for every tile), "averaged" (several grids of tiles, by
+            shift_average) or "given".
         bound: largest measured difference from an exact result, in units of the image's dtype; 0 if exact; for "tile"
-            the difference between neighbouring tiles; None if not measured.
+            the difference between neighbouring tiles, for "averaged" the largest of a grid from the average; None if
+            not measured.
         why: the reason, a sentence.
         model: the inspection, a ModelInfo, or None.
         global_stats: the option, if the model uses global statistics; else None.
@@ -254,6 +279,7 @@ class RunInfo:
         stream: a Streaming; None for tiles.
         schedule_why: the reason for rows or tiles, a sentence; None if nothing was to be chosen.
         filled: with nodata=, a Filled.
+        averaged: with shift_average=, an Averaged.
     """
 
     halo: Pair
@@ -269,6 +295,7 @@ class RunInfo:
     stream: Streaming | None = None
     schedule_why: str | None = None
     filled: Filled | None = None
+    averaged: Averaged | None = None
 
     @property
     def schedule(self) -> str:
@@ -283,7 +310,7 @@ class RunInfo:
 
     def __str__(self) -> str:
         how = "" if self.how == "given" else f", {self.how}"
-        parts = (self.tuning, self.precision, self.stream, self.filled)
+        parts = (self.tuning, self.precision, self.stream, self.filled, self.averaged)
         tuned = "".join(f"; {one}" for one in parts if one is not None)
         return f"halo {short(self.halo)}, phase {short(self.phase)}{how}: {self.why}{tuned}"
 

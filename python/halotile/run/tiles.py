@@ -24,6 +24,7 @@ from ..texts import quoted
 from . import kept_heap
 from .failures import tile_error
 from .held import hold_statistics
+from .low_band import tie_low_bands
 from .nonfinite import check_bands, check_finite, check_kept
 from .out_of_memory import let_go, smaller_tiles
 from .prepared import First, Prepared, Sink, Stage
@@ -40,6 +41,7 @@ class Tiles:
         self, prepared: Prepared, index: int, sink: Sink, rows_done: int, first: First, progress: Progress
     ) -> Iterator[int]:
         hold_statistics(prepared, index, first, progress)
+        tie_low_bands(prepared, index, first)
         plan, device = prepared.plan, prepared.windows.engine.device
         first_row = _first_row(plan, rows_done)
         with turn(device), kept_heap.aside():

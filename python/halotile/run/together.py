@@ -14,8 +14,10 @@ __all__ = ["images_together"]
 
 def images_together(image: Image, options: Options, plan: TilePlan) -> int:
     """How many images' tiles go through the model in one call, as even as possible. It is 1 where a batch holds those
-    of one image only, where statistics are held for one, where devices share the batches of one, and where the rows of
-    an image with alpha would be read twice."""
+    of one image only, where statistics are held for one or tiles tied to one, where grids of one take turns, where
+    devices share the batches of one, and where the rows of an image with alpha would be read twice."""
+    if options.match_low is not None or options.shift_average > 1:
+        return 1
     twice = image.by_rows and image.channels in (2, 4)
     if twice or image.count == 1 or len(options.devices) > 1 or options.global_stats in HOLDING:
         return 1

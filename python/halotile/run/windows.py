@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -49,6 +49,7 @@ class Windows:
         opened: the model; two variants until the first batch has shown which of them accepts windows.
         models: models of individual parts.
         held: fixed statistics of image `held_for`, or local ones, by part.
+        low: what ties outputs of image `low_for` to a pass over the reduced image, by part.
         seen: samples of values.
     """
 
@@ -59,6 +60,8 @@ class Windows:
         self.models: dict[Part, Model] = {}
         self.held: dict[Part, Any] = {}
         self.held_for: int | None = None
+        self.low: dict[Part, Callable[[Any, list[Tile]], Any]] = {}
+        self.low_for: int | None = None
         self.buffers: dict[tuple[Part, tuple[int, ...]], Any] = {}
         self.sources: dict[tuple[int, bool, bool], Any] = {}  # by index, whether hidden pixels were filled, and far
 
@@ -96,7 +99,7 @@ class Windows:
         """The same windows through another model, with separate buffers."""
         other = Windows(self.image, model, engine or self.engine, self.values.value_range)
         other.models, other.held, other.held_for = self.models, dict(self.held), self.held_for
-        other.seen = self.seen
+        other.low, other.low_for, other.seen = self.low, self.low_for, self.seen
         other.sources = self.sources if engine in (None, self.engine) else {}
         return other
 
@@ -124,6 +127,8 @@ class Windows:
         except Exception as error:
             text = f"the model raised {_described(error)}"
             raise tile_error(TileError, tiles, text, image=which) from error
+        if part in self.low:
+            outputs = self.low[part](outputs, tiles)
         if self.seen.made is not None and part.how == "model" and self.in_host_memory:
             self.seen.made.add(outputs)
         return outputs

@@ -28,8 +28,7 @@ from ...images.image import Pixels
 from ...inspection.known import state_of
 from ...inspection.recorder import Graph, record
 from ...models.model import TensorModel
-from ...options import Options
-from ...plan import Box, Tile, TilePlan
+from ...plan import Box, Tile, TilePlan, plan_of_rows
 from ...texts import named
 from ..failures import tile_error
 from ..nonfinite import check_finite
@@ -303,7 +302,7 @@ class _Watched:
         """Converts outputs of all parts and writes them to the destination (C, rows, W)."""
         prepared, channel = self.prepared, 0
         engine, at = prepared.windows.engine, (y, flow.keep.x)
-        plan = _plan_of_strip(destination.shape[1:])
+        plan = plan_of_rows(*destination.shape[1:])
         with turn(engine.device):
             for part, channels, piece in zip(
                 prepared.parts_of(self.index), prepared.traits.out_channels, pieces, strict=True
@@ -336,10 +335,3 @@ class _Watched:
                 found = band.nonfinite()
                 if found is not None:
                     self._judge(tile, found[1], at)
-
-
-def _plan_of_strip(size: tuple[int, ...]) -> TilePlan:
-    """A plan of one tile, which covers rows that are finished at once."""
-    height, width = size
-    options = Options(tile_size=(height, width), halo=0, phase=1, overlap=0, boundary="native")
-    return TilePlan(options, (height, width), Fraction(1), (0, 0))
