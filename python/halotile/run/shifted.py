@@ -24,8 +24,9 @@ import numpy as np
 from ..engine.device_lock import turn
 from ..engine.engine import Band
 from ..engine.host import ConstantBand
-from ..images.image import Pixels, new_image
+from ..images.image import Pixels
 from ..images.values import Values
+from ..optional import torch_if_loaded
 from ..plan import TilePlan, plan_of_rows
 from .out_of_memory import smaller_tiles
 from .prepared import First, Prepared, Sink, Stage
@@ -106,9 +107,13 @@ class HeldRows:
         return 0
 
     def rows(self, index: int, start: int, stop: int) -> Pixels:
-        grid, engine = self.grid, self.grid.windows.engine
-        size = stop - start, grid.plan.output_size[1]
-        pixels: Pixels = engine.pixels_of(new_image(grid.image, grid.channels, size, "float32", engine.device))[0]
+        shape = self.grid.channels, stop - start, self.grid.plan.output_size[1]
+        device = self.grid.windows.engine.device
+        if device is None:
+            pixels: Pixels = np.empty(shape, np.float32)
+        else:
+            torch = torch_if_loaded()
+            pixels = torch.empty(shape, dtype=torch.float32, device=device)
         self.held.append((start, stop, pixels))
         return pixels
 
@@ -127,8 +132,7 @@ class HeldRows:
             return pieces[0]
         if isinstance(pieces[0], np.ndarray):
             return np.concatenate(pieces, 1)
-        import torch
-
+        torch = torch_if_loaded()
         return torch.cat(pieces, 1)
 
 
