@@ -9,7 +9,7 @@ from typing import Any
 
 from ..models.needs import needs_of
 from ..models.reach import modules_of
-from ..option_checks import positive
+from ..option_checks import checked_window
 from ..optional import torch_if_loaded
 from ..options import Options, windowed
 from ..run.report import RunInfo, by
@@ -26,7 +26,7 @@ def named_size(model: Any, names: Iterable[str]) -> Pair | None:
     """The first size (rows, columns) that an attribute of the model, or of a module in it, names; else the only size
     of window that its file allows."""
     modules = modules_of(model) if torch_if_loaded() is not None else []
-    for one in (model, *modules):
+    for one in (model, *(inner for module in modules for inner in module.modules())):
         for name in names:
             size = _pair(getattr(one, name, None))
             if size is not None:
@@ -53,7 +53,7 @@ def with_window(model: Any, given: dict[str, Any], phase_of: Callable[[], Pair |
     asked = given.get("window")
     if asked is None:
         return given
-    size = _trained(model) if asked == OPTION else positive("window", asked)
+    size = _trained(model) if asked == OPTION else checked_window("window", asked)
     return windowed(given, size, given.get("needs") or needs_of(model), phase_of)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """match_low=: the slowly varying part of every tile is that of one pass over the reduced image.
 
-    image                      reduced by f, to about a window     model     cells: one for f x f pixels of the result
-    window    model    output  reduced by f                                  the same cells of this window
-                               difference, blurred, enlarged                 is added to the output
+    image     reduced     model     its output in cells, one for each pixel of the reduced image
+    window    model       output    the same cells of this window
+                                    their difference, blurred and enlarged, is added to the output
 
 A model that shifts the colours of each window by itself then shifts them alike everywhere. Detail is the tile's own.
 """
@@ -35,7 +35,9 @@ SHARE = 8  # a difference is blurred over about this share of a window on either
 
 @dataclass(frozen=True)
 class Reduction:
-    """The reduced image: `size` pixels, each the mean of factor x factor pixels, from pixel -before of the image on."""
+    """The reduced image: `size` pixels, each the mean of factor x factor pixels, from pixel -before of the image on. It
+    has a halo around the image.
+    """
 
     factor: int
     size: Pair
@@ -46,18 +48,23 @@ def reduction(prepared: Prepared) -> Reduction:
     """Raises ValueError if match_low is too small for the image and its tiles."""
     options, plan = prepared.options, prepared.plan
     needs, asked = options.needs, options.match_low
-    margins = [
-        _round_up(-(-trim * scale.denominator // scale.numerator), step)
-        for trim, scale, step in zip(plan.trim, plan.scales, plan.phase, strict=True)
+    margins = [  # a halo, for a model that does something else at the edge of its input
+        _round_up(max(halo, -(-trim * scale.denominator // scale.numerator)), step)
+        for halo, trim, scale, step in zip(plan.halo, plan.trim, plan.scales, plan.phase, strict=True)
     ]
-    most = [side or (max(plan.window) if asked == "auto" else asked) for side in needs.window]
-    rooms = [side // step * step - 2 * margin for side, step, margin in zip(most, plan.phase, margins, strict=True)]
+    rooms = [
+        _room(asked, side, max(plan.window), 2 * margin) // step * step
+        for side, step, margin in zip(needs.window, plan.phase, margins, strict=True)
+    ]
     if min(rooms) < 1:
-        least = max(step + 2 * margin for step, margin in zip(plan.phase, margins, strict=True))
-        raise ValueError(f"match_low must be at least {least} for this model, not {asked!r}")
+        raise ValueError(f"match_low must be at least {max(plan.phase)} for this model, not {asked!r}")
     factor = max(-(-side // room) for side, room in zip(plan.image_size, rooms, strict=True))
-    if 2 * factor > min(plan.window_output):
-        least = max(-(-2 * side // min(plan.window_output)) for side in plan.image_size)
+    cells = [scale.denominator * factor for scale in plan.scales]  # input pixels
+    if any(2 * cell > window for cell, window in zip(cells, plan.window, strict=True)):
+        least = max(
+            -(-2 * scale.denominator * max(plan.image_size) // side)
+            for scale, side in zip(plan.scales, plan.window, strict=True)
+        )
         raise ValueError(
             f"match_low must be at least about {least} for an image of {plan.image_size} (height, width) in windows of "
             f"{plan.window}, not {asked!r}: a window must have two pixels of the reduced image along each side"
@@ -93,6 +100,13 @@ def tie_low_bands(prepared: Prepared, index: int, first: First) -> None:
     windows.low_for = index
 
 
+def _room(asked: int | str, fixed: int | None, window: int, margin: int) -> int:
+    """The largest side of the reduced image: as asked, or what the margins leave of a window."""
+    if fixed is not None:
+        return fixed - margin
+    return window - margin if isinstance(asked, str) else asked
+
+
 def low_band(prepared: Prepared, part: Part, index: int) -> LowBand:
     """Runs the model on the reduced image.
 
@@ -107,10 +121,13 @@ def low_band(prepared: Prepared, part: Part, index: int) -> LowBand:
         int(before // found.factor * scale) - trim
         for before, scale, trim in zip(found.before, plan.scales, plan.trim, strict=True)
     ]
-    rows, columns = (-(-side // found.factor) for side in plan.output_size)
-    cells = output[:, starts[0] : starts[0] + rows, starts[1] : starts[1] + columns]
-    radius = max(1, min(plan.window_output) // (SHARE * found.factor))
-    return LowBand(np.ascontiguousarray(cells), found.factor, radius, plan)
+    each = [scale.numerator for scale in plan.scales]
+    pixels = found.factor * each[0], found.factor * each[1]
+    rows, columns = (-(-side // cell) for side, cell in zip(plan.output_size, pixels, strict=True))
+    output = output[:, starts[0] : starts[0] + rows * each[0], starts[1] : starts[1] + columns * each[1]]
+    cells = output.reshape(len(output), rows, each[0], columns, each[1]).mean((2, 4))
+    radius = min(side // (SHARE * cell) for side, cell in zip(plan.window_output, pixels, strict=True))
+    return LowBand(cells, pixels, max(1, radius), plan)
 
 
 def _reduced(windows: Windows, part: Part, index: int, plan: TilePlan, found: Reduction) -> Any:
@@ -145,12 +162,13 @@ class LowBand:
     """Ties outputs of windows to the cells of a reduced pass.
 
     Args:
-        cells: (C, rows, columns), each for factor x factor pixels of the result.
+        cells: (C, rows, columns).
+        pixels: of the result in a cell (rows, columns).
         radius: of the blur, in cells.
     """
 
-    def __init__(self, cells: np.ndarray, factor: int, radius: int, plan: TilePlan):
-        self.cells, self.factor, self.radius = cells, factor, radius
+    def __init__(self, cells: np.ndarray, pixels: Pair, radius: int, plan: TilePlan):
+        self.cells, self.pixels, self.radius = cells, pixels, radius
         self.scales, self.trim = plan.scales, plan.trim
         self.along: dict[tuple[int, int, int], Axis] = {}
 
@@ -173,7 +191,7 @@ class LowBand:
         key = axis, start, length
         if key not in self.along:
             at = int(start * self.scales[axis]) + self.trim[axis]
-            self.along[key] = Axis.of(at, length, self.cells.shape[1 + axis], self.factor, self.radius)
+            self.along[key] = Axis.of(at, length, self.cells.shape[1 + axis], self.pixels[axis], self.radius)
         return self.along[key]
 
 
@@ -193,19 +211,19 @@ class Axis:
     spread: np.ndarray
 
     @classmethod
-    def of(cls, start: int, length: int, count: int, factor: int, radius: int) -> Axis:
-        """Of a window from pixel `start` of the result on. Cells that are in it in part are left out, if any is in it
-        as a whole."""
-        low, high = max(0, -(-start // factor)), min(count, (start + length) // factor)
+    def of(cls, start: int, length: int, count: int, side: int, radius: int) -> Axis:
+        """Of a window from pixel `start` of the result on, in which a cell has `side` pixels. Cells that are in it in
+        part are left out, if any is in it as a whole."""
+        low, high = max(0, -(-start // side)), min(count, (start + length) // side)
         if low >= high:
-            low, high = max(0, start // factor), min(count, -(-(start + length) // factor))
+            low, high = max(0, start // side), min(count, -(-(start + length) // side))
             low, high = min(low, count - 1), max(high, 1)
         cells, pixels = np.arange(low, high), np.arange(start, start + length)
-        inside = (pixels // factor)[None] == cells[:, None]
+        inside = (pixels // side)[None] == cells[:, None]
         apart = np.abs(cells[:, None] - cells[None])
         blur = np.clip(radius + 1 - apart, 0, None).astype(np.float64)
         blur /= blur.sum(1, keepdims=True)
-        at = np.clip((pixels + 0.5) / factor - 0.5 - low, 0, len(cells) - 1)
+        at = np.clip((pixels + 0.5) / side - 0.5 - low, 0, len(cells) - 1)
         enlarge = np.clip(1 - np.abs(at[:, None] - np.arange(len(cells))[None]), 0, None)
         means = inside / np.maximum(inside.sum(1, keepdims=True), 1)
         return cls(low, high, means.astype(np.float32), (enlarge @ blur).astype(np.float32))
