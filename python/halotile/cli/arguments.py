@@ -123,7 +123,16 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("--alpha", choices=ALPHAS, default="restore", help=text)
     text = "what to do if the model returns NaN or Inf (default: raise)"
     add("--on-nonfinite", choices=NONFINITE, default="raise", help=text)
+    _add_inexact(parser)
     _add_files(parser)
+
+
+def _add_inexact(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("models that no halo makes exact").add_argument
+    text = "average of K grids of tiles that begin at different places; their spread is reported (default: 1)"
+    add("--shift-average", type=_number(1, 64), default=1, metavar="K", help=text)
+    text = "tie the colours of tiles to a pass over the image reduced to N pixels, or to about a window"
+    add("--match-low", type=_or("auto"), metavar="N|auto", help=text)
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
@@ -245,6 +254,9 @@ def _add_tiling(parser: argparse.ArgumentParser, asks_model: bool = False) -> No
     add("--tile-size", "--tile", type=number_or("auto"), default=512, metavar="N", help=text)
     text = f"context around each tile: N{', exact or auto' if asks_model else ''} (default: {halo_default})"
     add("--halo", type=number_or("exact", "auto"), default=argparse.SUPPRESS, metavar="N", help=text)
+    text = "windows of one size only, rows x columns, whose overlaps are blended"
+    text += "; trained: that of the model's training" if asks_model else ""
+    add("--window", type=_window if asks_model else _size, metavar="N|HxW", help=text)
     text = "pixels shared by neighbouring tiles (default: auto)"
     add("--overlap", type=_or("auto"), default="auto", metavar="N", help=text)
     add("--blend", choices=BLENDS, default="average", help="weighting of overlapping tiles (default: average)")
@@ -320,6 +332,10 @@ def _size(text: str) -> int | tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"must be a number, or rows x columns such as 256x384, not {text!r}")
     return int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
+
+
+def _window(text: str) -> int | tuple[int, int] | str:
+    return text if text == "trained" else _size(text)
 
 
 def _devices(text: str) -> str | list[str]:

@@ -58,6 +58,9 @@ def checked_options(asked: argparse.Namespace) -> dict[str, Any]:
     options |= {"output": getattr(asked, "model_output", None), "extra": _further(getattr(asked, "extra", None) or [])}
     with usage_errors():
         Options(**options)
+    if options.get("window") is not None:  # which has defaults of its own
+        own = {"overlap": "auto", "blend": "average"}
+        options = {name: value for name, value in options.items() if name not in own or own[name] != value}
     return options
 
 
@@ -98,7 +101,18 @@ OURS = (UsageError, ValueError, TypeError, ImportError, OSError, TileError)
 # Options of `restore_tiled` that the command line has, too, as messages write them: name=value, or name= alone.
 NAMED = ("tile_size", "halo", "overlap", "blend", "boundary", "phase", "scale", "batch_size", "dtype", "layout")
 NAMED += ("device", "global_stats", "stats_size", "tolerance", "alpha", "on_nonfinite", "engine", "verify")
-NAMED += ("memory_format", "value_range", "schedule", "white", "nodata", "background", "strict")
+NAMED += (
+    "shift_average",
+    "match_low",
+    "window",
+    "memory_format",
+    "value_range",
+    "schedule",
+    "white",
+    "nodata",
+    "background",
+    "strict",
+)
 OPTION = re.compile(rf"(?<![\w.-])({'|'.join(NAMED)})=(?:'([^']*)'|(\d+)(?![\w.])|(?=[\s,;:.)]|$))")
 
 

@@ -107,8 +107,8 @@ class Reports:
 def _about(run: Any) -> Iterator[str]:
     """Lines about the inspected model, about how rows were made, and about tiles and dtype that were chosen
     automatically."""
-    if run.model is not None:
-        yield str(dataclasses.replace(run, tuning=None, precision=None, stream=None, filled=None))
+    if run.model is not None or any(word in run.why for word in ("by nature", "low band")):
+        yield str(dataclasses.replace(run, tuning=None, precision=None, stream=None, filled=None, averaged=None))
     if run.stream is not None:
         yield str(run.stream)
     elif run.schedule_why is not None:
@@ -121,5 +121,7 @@ def _about(run: Any) -> Iterator[str]:
         chosen.append(f"dtype {run.precision.dtype}: {run.precision.why}")
     if chosen:
         yield f"chosen: {'; '.join(chosen)}"
+    if run.averaged is not None:
+        yield str(run.averaged)
     if run.filled is not None:
         yield str(run.filled)

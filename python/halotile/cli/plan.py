@@ -43,7 +43,7 @@ def show_plan(asked: argparse.Namespace) -> None:
         for name in ("device", "global_stats", "stats_size", "memory_limit"):
             if given[name] is not None:
                 raise UsageError(f"--{name.replace('_', '-')} is only for a plan with --model")
-        plan, compared = planned(size, {"halo": 32, "phase": 1} | given), None
+        plan, compared = planned(size, _usual(given) | {"phase": 1} | given), None
     else:
         compared = _compared(asked, given, (*size, channels), dtype)
         plan = compared.plan
@@ -85,10 +85,15 @@ def _compared(asked: argparse.Namespace, given: dict[str, Any], shape: tuple[int
     model, torch = load_model(asked.model), torch_if_loaded()
     image = open_image(np.broadcast_to(np.ones((), dtype), shape), "HWC")
     with usage_errors():
-        knowledge = Knowledge.of(model, {"halo": 32} | given | {"out_dtype": BIT_DTYPES.get(asked.bits)})
-        if torch is not None and isinstance(model, torch.nn.Module) and "halo" not in given:
+        knowledge = Knowledge.of(model, _usual(given) | given | {"out_dtype": BIT_DTYPES.get(asked.bits)})
+        if torch is not None and isinstance(model, torch.nn.Module) and _usual(given) and "halo" not in given:
             knowledge = knowledge.like(_with_halo(knowledge))
         return compared(image, knowledge)
+
+
+def _usual(given: dict[str, Any]) -> dict[str, Any]:
+    """The halo of who gives none; --window has its own."""
+    return {"halo": 32} if given.get("window") is None else {}
 
 
 def _with_halo(knowledge: Any) -> Options:

@@ -147,7 +147,7 @@ def _check_alone(asked: argparse.Namespace, job: Job, options: dict[str, Any], s
     kept = {"flat": saving.background is not None, "resampled": saving.resamples}
     with usage_errors():
         check_holds(job.output, header, out_dtype=BIT_DTYPES.get(asked.bits), alpha=asked.alpha, **kept)
-    if not Options(**options).asks_model:
+    if not Options(**options).asks_model and asked.window != "trained":
         planned(header.shape[:2], options)
 
 
@@ -240,9 +240,9 @@ def _is_network(model: Any) -> bool:
 
 def _settled(asked: argparse.Namespace, restorer: TiledRestorer) -> TiledRestorer:
     """The restorer with defaults for --halo and --phase: auto for torch modules that inspection understands or that
-    stream without a halo, else 32 and 1, as inspecting other models would take many runs."""
+    stream without a halo, else 32 and 1, as inspecting other models would take many runs. --window has its own."""
     missing = {"halo", "phase"} - vars(asked).keys()
-    if not missing or not _is_network(restorer.model):
+    if not missing or not _is_network(restorer.model) or asked.window is not None:
         return restorer
     try:
         with warnings.catch_warnings():
