@@ -138,6 +138,30 @@ def test_files_bands_and_alpha(tmp_path):
     assert run.averaged.grids == 3
 
 
+def test_a_file_is_read_from_top_to_bottom(tmp_path):
+    """Grids that take turns need rows of different heights; a picture that goes back is decoded anew."""
+    from halotile.images.source import Source
+
+    image = np.random.default_rng(1).random((300, 40, 3)).astype(np.float32)
+
+    class Counted(Source):
+        shape, dtype, step = image.shape, image.dtype, 1
+
+        def __init__(self):
+            self.starts = []
+
+        def read(self, start, rows):
+            self.starts.append(start)
+            rows[:] = image[start : start + len(rows)]
+
+    source = Counted()
+    restore_to(tmp_path / "b.npy", source, ramps, **TILES, shift_average=4, batch_size=2)
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "b.npy"), restore_tiled(image, ramps, **TILES, shift_average=4, batch_size=2)
+    )
+    assert len(source.starts) > 10 and source.starts == sorted(source.starts)
+
+
 def test_tensors_and_several_images():
     torch = pytest.importorskip("torch")
     images = torch.from_numpy(np.stack([IMAGE, IMAGE[::-1]])).permute(0, 3, 1, 2)

@@ -109,6 +109,14 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             does (TLC, arXiv 2112.04491); one pass; an exact halo includes half a window for each level.
         stats_size: for global_stats="local", the window of every statistic: a number or (rows, columns), input pixels.
             None: the model's attribute ``stats_size``, ``base_size``, ``train_size`` or ``training_size``.
+        match_low: ties the slowly varying part of every tile, its colours, to that of one pass over the image reduced
+            to so many pixels a side, or to about a window with "auto"; for models that shift the colours of windows.
+            The result is then not exact. See docs/statistics.md.
+        shift_average: number of grids of tiles, begun at different places, whose results are averaged; for models that
+            no halo makes exact. `TiledRestorer.last_run.averaged` has their spread. Not with boundary="native".
+        window: the only size of windows: a number, (rows, columns), or "trained", the model's attribute ``train_size``,
+            ``training_size``, ``trained_size``, ``img_size``, ``image_size`` or ``input_size``. Overlaps are blended;
+            halo and overlap are an eighth of it and blend is "cosine" unless they are given; tile_size follows.
         verify: number of random windows to recompute with a much larger halo afterwards: see
             `TiledRestorer.last_run.verified`, a Verification. Issues a `SeamWarning` if they differ by more than the
             tolerance.

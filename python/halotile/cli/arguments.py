@@ -254,9 +254,8 @@ def _add_tiling(parser: argparse.ArgumentParser, asks_model: bool = False) -> No
     add("--tile-size", "--tile", type=number_or("auto"), default=512, metavar="N", help=text)
     text = f"context around each tile: N{', exact or auto' if asks_model else ''} (default: {halo_default})"
     add("--halo", type=number_or("exact", "auto"), default=argparse.SUPPRESS, metavar="N", help=text)
-    text = "windows of one size only, rows x columns, whose overlaps are blended"
-    text += "; trained: that of the model's training" if asks_model else ""
-    add("--window", type=_window if asks_model else _size, metavar="N|HxW", help=text)
+    text = "windows of this size only, whose overlaps are blended; trained: that of the model's training"
+    add("--window", type=_window, metavar="N|HxW|trained", help=text)
     text = "pixels shared by neighbouring tiles (default: auto)"
     add("--overlap", type=_or("auto"), default="auto", metavar="N", help=text)
     add("--blend", choices=BLENDS, default="average", help="weighting of overlapping tiles (default: average)")

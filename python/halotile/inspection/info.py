@@ -26,7 +26,7 @@ STATISTICS = (
 
 LOCAL = (
     "its statistics are of the whole image; a model that was trained on small images is usually better with those of "
-    "windows of that size: global_stats='local', stats_size= (see docs/inspect.md)"
+    "windows of that size: global_stats='local', stats_size= (see docs/statistics.md)"
 )
 
 Pair = tuple[int, int]

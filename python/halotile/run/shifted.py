@@ -171,6 +171,8 @@ class ShiftedGrids:
     ) -> Iterator[int]:
         grids = [Grid.shifted(prepared, shift) for shift in shifts_of(prepared.plan, self.count)]
         sinks = [HeldRows(grid) for grid in grids]
+        plan = prepared.plan
+        prepared.windows.behind = plan.window[0] * (2 + plan.rows_at_once(prepared.batch))  # between grids
         further = sum(TILES.tiles_from(grid, rows_done) for grid in grids[1:])
         progress.begin(progress.total + further)
         with ExitStack() as stack:
@@ -179,7 +181,7 @@ class ShiftedGrids:
                 for grid, held, given in zip(grids, sinks, (first, *[First() for _ in grids[1:]]), strict=True)
             ]
             stops = [rows_done] * len(grids)
-            while rows_done < prepared.plan.output_size[0]:
+            while rows_done < plan.output_size[0]:
                 for at, run in enumerate(runs):
                     while stops[at] <= rows_done:
                         stops[at] = next(run)
