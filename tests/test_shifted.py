@@ -138,8 +138,9 @@ def test_files_bands_and_alpha(tmp_path):
     assert run.averaged.grids == 3
 
 
-def test_a_file_is_read_from_top_to_bottom(tmp_path):
-    """Grids that take turns need rows of different heights; a picture that goes back is decoded anew."""
+@pytest.mark.parametrize("batch", [1, 2, 7, 13])
+def test_a_file_is_read_from_top_to_bottom(tmp_path, batch):
+    """A picture that goes back is decoded anew; the grid that is farthest behind goes on, and needs no earlier rows."""
     from halotile.images.source import Source
 
     image = np.random.default_rng(1).random((300, 40, 3)).astype(np.float32)
@@ -155,11 +156,11 @@ def test_a_file_is_read_from_top_to_bottom(tmp_path):
             rows[:] = image[start : start + len(rows)]
 
     source = Counted()
-    restore_to(tmp_path / "b.npy", source, ramps, **TILES, shift_average=4, batch_size=2)
+    restore_to(tmp_path / "b.npy", source, ramps, **TILES, shift_average=4, batch_size=batch)
     np.testing.assert_array_equal(
-        np.load(tmp_path / "b.npy"), restore_tiled(image, ramps, **TILES, shift_average=4, batch_size=2)
+        np.load(tmp_path / "b.npy"), restore_tiled(image, ramps, **TILES, shift_average=4, batch_size=batch)
     )
-    assert len(source.starts) > 10 and source.starts == sorted(source.starts)
+    assert len(source.starts) > 4 and source.starts == sorted(source.starts)
 
 
 def test_tensors_and_several_images():

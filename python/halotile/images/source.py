@@ -127,15 +127,11 @@ class HeldRows:
     """The rows of a source that windows need, in a buffer that moves down the image.
 
     Rows shared by consecutive windows stay in the buffer, so a source is decoded once, from top to bottom.
-
-    Attributes:
-        behind: rows above those asked for that stay, too, for a run that goes back to them.
     """
 
     def __init__(self, source: Source):
         self.source, self.height = source, source.shape[0]
         self.buffer = np.empty((0, *source.shape[1:]), source.dtype)
-        self.behind = 0
         self.start = self.stop = 0  # rows in the buffer
 
     def holding(self, start: int, stop: int) -> tuple[np.ndarray, int]:
@@ -154,8 +150,6 @@ class HeldRows:
 
     def _move(self, low: int, high: int) -> None:
         step = self.source.step
-        if self.behind and self.start <= low <= self.stop:
-            low = max(self.start, low - self.behind)
         down = low - self.start
         kept = self.buffer[down : self.stop - self.start] if down >= 0 else self.buffer[:0]
         self.start = self.stop = 0  # the buffer is empty if reading fails

@@ -6,8 +6,8 @@
     grid 2          |        |        |
     rows      =====================                the rows that all grids have finished are averaged and go to the sink
 
-Grids take turns, so that each holds the rows of a few tiles, not a result. How far they lie apart is measured on the
-way.
+Grids take turns: the one that is farthest behind goes on. So each holds the rows of a few tiles, not a result, and a
+file is read from top to bottom. How far they lie apart is measured on the way.
 """
 
 from __future__ import annotations
@@ -172,7 +172,6 @@ class ShiftedGrids:
         grids = [Grid.shifted(prepared, shift) for shift in shifts_of(prepared.plan, self.count)]
         sinks = [HeldRows(grid) for grid in grids]
         plan = prepared.plan
-        prepared.windows.behind = plan.window[0] * (2 + plan.rows_at_once(prepared.batch))  # between grids
         further = sum(TILES.tiles_from(grid, rows_done) for grid in grids[1:])
         progress.begin(progress.total + further)
         with ExitStack() as stack:

@@ -19,7 +19,6 @@ from ..images.hidden import with_colours
 from ..images.image import Image, Pixels
 from ..images.nodata import without_gaps
 from ..images.scan import alpha_of
-from ..images.source import HeldRows
 from ..images.values import Values
 from ..memory import is_out_of_memory
 from ..models.model import EitherModel, Model, TensorModel
@@ -50,7 +49,6 @@ class Windows:
         opened: the model; two variants until the first batch has shown which of them accepts windows.
         models: models of individual parts.
         held: fixed statistics of image `held_for`, or local ones, by part.
-        behind: rows of a file that stay above those that the last windows needed.
         low: what ties outputs of image `low_for` to a pass over the reduced image, by part.
         seen: samples of values.
     """
@@ -65,7 +63,6 @@ class Windows:
         self.low: dict[Part, Callable[[Any, list[Tile]], Any]] = {}
         self.low_for: int | None = None
         self.buffers: dict[tuple[Part, tuple[int, ...]], Any] = {}
-        self.behind = 0
         self.sources: dict[tuple[int, bool, bool], Any] = {}  # by index, whether hidden pixels were filled, and far
 
     @property
@@ -180,10 +177,7 @@ class Windows:
             if key[1]:
                 image, at = with_colours(image, at), 0
             self.sources[key] = self.engine.open(replace(image) if far else image, at)
-        source = self.sources[key]
-        if isinstance(source, HeldRows):
-            source.behind = self.behind
-        return source
+        return self.sources[key]
 
     def fills(self, part: Part, index: int) -> bool:
         return part.beside_alpha and alpha_of(self.image, index).hidden
