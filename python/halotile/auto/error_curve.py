@@ -18,7 +18,7 @@ from ..run.report import RunInfo
 from .knowledge import Knowledge
 from .opening import ready_for_windows
 
-__all__ = ["WINDOWS", "ErrorCurve", "measured_curve", "with_seams"]
+__all__ = ["WINDOWS", "ErrorCurve", "measured_curve", "pixels_to_measure", "with_seams"]
 
 Pair = tuple[int, int]
 
@@ -102,6 +102,12 @@ def measured_curve(
         exact is not None,
         float(probe.white),
     )
+
+
+def pixels_to_measure(exact: int, halos: tuple[int, ...], windows: int = WINDOWS) -> int:
+    """About how many input pixels `measured_curve` processes."""
+    grown = REGION + 2 * max(halos) + 2 * exact
+    return windows * (grown**2 + sum((REGION + 2 * halo) ** 2 for halo in halos))
 
 
 def _small_windows(image: Image, knowledge: Knowledge, options: Options) -> Probe:

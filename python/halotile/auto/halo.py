@@ -13,7 +13,7 @@ from ..models.recalled import recalled
 from ..options import Options
 from ..plan import make_plan
 from ..run.report import HOLDING, RunInfo, short
-from .error_curve import ErrorCurve, measured_curve
+from .error_curve import ErrorCurve, measured_curve, pixels_to_measure
 from .knowledge import Knowledge
 from .streams import may_stream
 
@@ -178,7 +178,10 @@ class HaloChoice:
         return self.options, self._info(halo, "given", bound, why)
 
     def _automatic(self) -> tuple[Options, RunInfo]:
-        """The exact halo if it is cheap; else one step above the smallest halo within the tolerance."""
+        """The exact halo if it is cheap, or cheaper than to measure others.
+
+        Otherwise one step above the smallest halo within the tolerance.
+        """
         if self.options.needs.fixed:
             return self._at_field("the receptive field: no smaller halo can be tried on windows of one size")
         cost = self._pixels(self.field) / self._pixels((USUAL, USUAL))
@@ -189,8 +192,10 @@ class HaloChoice:
             return self._at_field(
                 f"the receptive field; {cost:.2f}x the pixels of halo {USUAL} in tiles, but rows stream"
             )
-        tolerance = self.options.within(self.white)
         tried = tuple(halo for halo in TRIED if halo < max(self.field))
+        if self._pixels(self.field) - self._pixels((USUAL, USUAL)) <= pixels_to_measure(max(self.field), tried):
+            return self._at_field("the receptive field: to measure smaller halos would cost more than this one")
+        tolerance = self.options.within(self.white)
         errors = self._measured(tried).largest
         within = [i for i in range(len(tried)) if all(error <= tolerance for error in errors[i:])]
         if not within or within[0] + 1 >= len(tried):
