@@ -178,23 +178,27 @@ class HaloChoice:
         return self.options, self._info(halo, "given", bound, why)
 
     def _automatic(self) -> tuple[Options, RunInfo]:
-        """The exact halo if it is cheap, or cheaper than to measure others.
-
-        Otherwise one step above the smallest halo within the tolerance.
-        """
-        if self.options.needs.fixed:
-            return self._at_field("the receptive field: no smaller halo can be tried on windows of one size")
-        cost = self._pixels(self.field) / self._pixels((USUAL, USUAL))
-        if max(self.field) <= USUAL or cost <= CHEAP:
-            why = f"the receptive field; {cost:.2f}x the pixels of halo {USUAL}"
-            return self._at_field(why)
-        if may_stream(replace(self.options, halo=self.field), self.knowledge, self.image):
-            return self._at_field(
-                f"the receptive field; {cost:.2f}x the pixels of halo {USUAL} in tiles, but rows stream"
-            )
+        """The exact halo if there is a reason for it; else one step above the smallest halo within the tolerance."""
         tried = tuple(halo for halo in TRIED if halo < max(self.field))
-        if self._pixels(self.field) - self._pixels((USUAL, USUAL)) <= pixels_to_measure(max(self.field), tried):
-            return self._at_field("the receptive field: to measure smaller halos would cost more than this one")
+        why = self._why_exact(tried)
+        if why is not None:
+            return self._at_field(f"the receptive field{why}")
+        return self._measured_halo(tried)
+
+    def _why_exact(self, tried: tuple[int, ...]) -> str | None:
+        """The reason to use the exact halo without trying others, if there is one."""
+        if self.options.needs.fixed:
+            return ": no smaller halo can be tried on windows of one size"
+        pixels, usual = self._pixels(self.field), self._pixels((USUAL, USUAL))
+        if max(self.field) <= USUAL or pixels <= CHEAP * usual:
+            return f"; {pixels / usual:.2f}x the pixels of halo {USUAL}"
+        if may_stream(replace(self.options, halo=self.field), self.knowledge, self.image):
+            return f"; {pixels / usual:.2f}x the pixels of halo {USUAL} in tiles, but rows stream"
+        if pixels - usual <= pixels_to_measure(max(self.field), tried):
+            return ": to measure smaller halos would cost more than this one"
+        return None
+
+    def _measured_halo(self, tried: tuple[int, ...]) -> tuple[Options, RunInfo]:
         tolerance = self.options.within(self.white)
         errors = self._measured(tried).largest
         within = [i for i in range(len(tried)) if all(error <= tolerance for error in errors[i:])]
