@@ -16,9 +16,6 @@ from .errors import (
     TileError,
     TileSizeWarning,
 )
-from .plan import Box, Tile, TilePlan, plan_tiles
-from .restore import TiledRestorer, iter_bands, restore_tiled
-from .run.report import RunInfo
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -28,17 +25,28 @@ if TYPE_CHECKING:
     from .check.verify import Verification, verify
     from .inspection import ModelInfo, inspect_model
     from .models.load import load_model
+    from .plan import Box, Tile, TilePlan, plan_tiles
+    from .restore import TiledRestorer, iter_bands, restore_tiled
+    from .run.report import RunInfo
     from .to_file import restore_to
 else:  # where a type checker would take any name for one of them
-    # Imported when they are asked for: some need torch, none is needed to restore.
+    # Imported when they are asked for, so that a program that imports this package starts at once.
     _LATER = {
+        "Box": "plan",
         "ErrorCurve": "check.curve",
         "ModelInfo": "inspection",
+        "RunInfo": "run.report",
+        "Tile": "plan",
+        "TilePlan": "plan",
+        "TiledRestorer": "restore",
         "Verification": "check.verify",
         "error_curve": "check.curve",
         "inspect_model": "inspection",
+        "iter_bands": "restore",
         "load_model": "models.load",
         "metrics": "metrics",
+        "plan_tiles": "plan",
+        "restore_tiled": "restore",
         "restore_to": "to_file",
         "testing": "testing",
         "verify": "check.verify",
@@ -47,7 +55,8 @@ else:  # where a type checker would take any name for one of them
     def __getattr__(name: str) -> object:
         if name in _LATER:
             module = import_module(f"{__name__}.{_LATER[name]}")
-            return module if _LATER[name] == name else getattr(module, name)
+            globals()[name] = found = module if _LATER[name] == name else getattr(module, name)
+            return found
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:

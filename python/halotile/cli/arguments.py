@@ -7,7 +7,7 @@ import argparse
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any
 
 from ..files.formats import FORMATS
 from ..files.vips import MAX_PIXELS
@@ -28,9 +28,8 @@ from .plan import show_plan
 from .restore import restore
 from .saving import colour, factor, sides
 
-__all__ = ["new_parser"]
+__all__ = ["add_arguments"]
 
-DESCRIPTION = "Runs image-restoration models on images of any size, by tiles or by rows that stream."
 MODEL_HELP = (
     "a file (checkpoint, ONNX, ncnn .param, torch.export .pt2, TorchScript), a name that `halotile models` lists, "
     "module:callable (used as it is) or module:factory() (called first); modules are also searched for in the current "
@@ -39,30 +38,9 @@ MODEL_HELP = (
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-class _Versions(argparse.Action):
-    """--version, whose text takes time to collect."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
-        commands.show_versions()
-        parser.exit()
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"halotile: error: {message} (see {self.prog} --help)\n")
-
-
-def new_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="halotile", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("--version", action=_Versions, nargs=0, help="show versions and exit")
-    add_parser = parser.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
-    _add_restore(add_parser("restore", help="restore image files, or folders of them", allow_abbrev=False))
-    _add_compare(add_parser("compare", help="compare two images: PSNR, SSIM, seams", allow_abbrev=False))
-    _add_plan(add_parser("plan", help="preview tiles, memory use and, with a model, streams", allow_abbrev=False))
-    _add_inspect(add_parser("inspect", help="determine the halo, phase and scale of a model", allow_abbrev=False))
-    _add_models(add_parser("models", help="list the models that --model takes by name", allow_abbrev=False))
-    _add_selftest(add_parser("selftest", help="check this device, print a report", allow_abbrev=False))
-    return parser
+def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of a command, and the function that runs it."""
+    FILLED[command](parser)
 
 
 def _add_restore(parser: argparse.ArgumentParser) -> None:
@@ -302,3 +280,13 @@ def _number(low: int, high: int = 2**62) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+FILLED: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "restore": _add_restore,
+    "compare": _add_compare,
+    "plan": _add_plan,
+    "inspect": _add_inspect,
+    "models": _add_models,
+    "selftest": _add_selftest,
+}
