@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from . import testing as testing
     from .check.curve import ErrorCurve, error_curve
     from .check.verify import Verification, verify
+    from .evaluation import Evaluation, evaluate
     from .inspection import ModelInfo, inspect_model
     from .models.load import load_model
     from .plan import Box, Tile, TilePlan, plan_tiles
@@ -34,6 +35,7 @@ else:  # where a type checker would take any name for one of them
     _LATER = {
         "Box": "plan",
         "ErrorCurve": "check.curve",
+        "Evaluation": "evaluation",
         "ModelInfo": "inspection",
         "RunInfo": "run.report",
         "Tile": "plan",
@@ -41,6 +43,7 @@ else:  # where a type checker would take any name for one of them
         "TiledRestorer": "restore",
         "Verification": "check.verify",
         "error_curve": "check.curve",
+        "evaluate": "evaluation",
         "inspect_model": "inspection",
         "iter_bands": "restore",
         "load_model": "models.load",
@@ -67,6 +70,7 @@ __all__ = [
     "Box",
     "ColourWarning",
     "ErrorCurve",
+    "Evaluation",
     "ModelInfo",
     "ModelInputError",
     "ModelOutputError",
@@ -84,6 +88,7 @@ __all__ = [
     "Verification",
     "__version__",
     "error_curve",
+    "evaluate",
     "inspect_model",
     "iter_bands",
     "load_model",

@@ -218,7 +218,7 @@ def seam_score(
         ValueError: the layout is ambiguous, the plan is for an image of another size, or an edge lies outside.
         TypeError: the argument is not an image.
     """
-    pixels = _floats(open_image(image, checked_layout(layout)))
+    pixels = floats_of(open_image(image, checked_layout(layout)))
     size = pixels.shape[2], pixels.shape[3]
     rows, columns = _edges_of(edges, size) if isinstance(edges, TilePlan) else edges
     at = beside = 0.0
@@ -327,10 +327,10 @@ def _both(a: Any, b: Any, data_range: float | str | None, layout: str | None) ->
         raise ValueError(f"images must have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
     if first.dtype != second.dtype:
         raise ValueError(f"images must have one dtype, not {first.dtype} and {second.dtype}: their data_range differs")
-    reference, value = _floats(first), white_level("data_range", data_range)
+    reference, value = floats_of(first), white_level("data_range", data_range)
     if value == "max":
         value = float(np.nan_to_num(reference, posinf=0).max(initial=0)) or None
-    return reference, _floats(second), float(value or peak_of(first.dtype))
+    return reference, floats_of(second), float(value or peak_of(first.dtype))
 
 
 def _opened(name: str, image: Any, layout: str | None) -> Image:
@@ -341,7 +341,7 @@ def _opened(name: str, image: Any, layout: str | None) -> Image:
         raise type(error)(re.sub(r"\bimage(?=[ .])", name, str(error), count=1)) from None
 
 
-def _floats(image: Image) -> np.ndarray:
+def floats_of(image: Image) -> np.ndarray:
     """(N, C, H, W) as float64."""
     if image.device is None:
         return image.pixels.astype(np.float64)

@@ -24,6 +24,7 @@ from ..options import (
 )
 from . import commands
 from .common import BIT_DTYPES, SUFFIXES
+from .evaluate import evaluate
 from .plan import show_plan
 from .restore import restore
 from .saving import colour, factor, sides
@@ -54,6 +55,11 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("-m", "--model", help=f"{MODEL_HELP} (default: the included model)")
     _add_tiling(parser, asks_model=True)
     _add_speed(parser)
+    _add_model(parser)
+    _add_files(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
     text = "cpu, cuda, mps, ..., or several, such as cuda:0,cuda:1 (default: the model's device)"
     add("--device", type=_devices, metavar="DEVICE", help=text)
@@ -74,7 +80,6 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("--alpha", choices=ALPHAS, default="restore", help=text)
     text = "what to do if the model returns NaN or Inf (default: raise)"
     add("--on-nonfinite", choices=NONFINITE, default="raise", help=text)
-    _add_files(parser)
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
@@ -125,14 +130,16 @@ def _add_max_pixels(add: Callable[..., Any]) -> None:
 def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=commands.compare)
     add = parser.add_argument
-    add("a", metavar="REFERENCE", help="reference image file")
-    add("b", metavar="TEST", help="image file of the same size, to be compared with it")
+    add("a", metavar="REFERENCE", help="reference image file, or a folder of them")
+    add(
+        "b", metavar="TEST", help="image file of the same size, to be compared with it, or a folder with the same names"
+    )
     add("--json", action="store_true", help="print JSON")
     text = "value of white: a number, bits such as 12bit (4095), or max, REFERENCE's largest (default: the dtype's)"
     add("--white", type=_white, metavar="W", help=text)
     add("--heatmap", metavar="FILE", help="write a heatmap of the differences")
     add("--force", action="store_true", help="overwrite an existing heatmap")
-    add("--fail-below", type=float, metavar="PSNR", help="exit with status 1 if the PSNR is below")
+    _add_scores(parser)
     _add_max_pixels(add)
     add = parser.add_argument_group("tiling used for TEST, in input pixels (adds a seam score)").add_argument
     add("--tile-size", "--tile", type=int, metavar="N", help="largest tile")
@@ -143,6 +150,40 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     add("--boundary", choices=BOUNDARIES, default="reflect", help=text)
     add("--phase", type=int, default=1, metavar="N", help="alignment of window origins (default: 1)")
     add("--scale", default="1", metavar="S", help="output pixels per input pixel, such as 4 or 3/2 (default: 1)")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=evaluate, verify=0, layout=None)
+    add = parser.add_argument
+    text = (
+        "folder with two folders, of inputs (input, lr, lq, noisy, ...) and of targets (target, hr, gt, clean, ...), "
+    )
+    text += "or with both kinds of files, such as a_lr.png and a_hr.png; or the folder of inputs, with --targets"
+    add("--pairs", metavar="DIR", required=True, help=text)
+    add("--targets", metavar="DIR", help="folder of targets; then --pairs is that of inputs")
+    add("-m", "--model", help=f"{MODEL_HELP} (default: the included model)")
+    _add_scores(parser)
+    add("--csv", metavar="FILE", help="write a table")
+    add("--junit", metavar="FILE", help="write a JUnit document for CI: a test for each image")
+    add("--json", action="store_true", help="print only one JSON document, at the end")
+    add("--force", action="store_true", help="overwrite existing files")
+    add("--quiet", action="store_true", help="print only warnings, errors, and what is below a limit")
+    _add_max_pixels(add)
+    _add_tiling(parser, asks_model=True)
+    _add_speed(parser)
+    _add_model(parser)
+
+
+def _add_scores(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    text = "measure the Y channel alone (BT.601), as papers on super-resolution do"
+    add("--y-channel", action="store_true", help=text)
+    text = "pixels at each side that are not measured; scale: as many as the model's scale (default: 0)"
+    add("--crop-border", type=_or("scale"), default=0, metavar="N", help=text)
+    text = "exit with status 1 if the PSNR of an image is below, and say of which"
+    add("--fail-below", type=float, metavar="PSNR", help=text)
+    text = "likewise for SSIM, from 0 to 1"
+    add("--fail-below-ssim", type=float, metavar="SSIM", help=text)
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
@@ -285,6 +326,7 @@ def _number(low: int, high: int = 2**62) -> Callable[[str], int]:
 FILLED: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "restore": _add_restore,
     "compare": _add_compare,
+    "evaluate": _add_evaluate,
     "plan": _add_plan,
     "inspect": _add_inspect,
     "models": _add_models,

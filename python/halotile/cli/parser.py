@@ -33,11 +33,20 @@ COMMANDS = {
         ),
     ),
     "compare": Command(
-        "compare two images: PSNR, SSIM, seams",
+        "compare two images, or folders of them: PSNR, SSIM, seams",
         (
             ("halotile compare clean.png restored.png", "all figures"),
             ("halotile compare clean.png restored.png --heatmap where.png", "and where they differ"),
             ("halotile compare a.png b.png --fail-below 40", "exit with status 1 below 40 dB"),
+            ("halotile compare clean/ restored/", "a table of files of the same names"),
+        ),
+    ),
+    "evaluate": Command(
+        "restore images whose right result is known: a table of PSNR and SSIM",
+        (
+            ("halotile evaluate -m x4.pth --pairs Set5/ --y-channel --crop-border scale", "as papers do"),
+            ("halotile evaluate --pairs noisy/ --targets clean/ --csv scores.csv", "into a file"),
+            ("halotile evaluate --pairs data/ --junit scores.xml --fail-below 30", "for CI"),
         ),
     ),
     "plan": Command(
