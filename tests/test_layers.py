@@ -34,7 +34,7 @@ FLOORS = (
     "memory",
     "cache layouts",
     "errors optional",
-    "texts version",
+    "notebook texts version",
     "_core _torch",
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names.split()}

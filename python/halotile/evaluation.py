@@ -28,7 +28,7 @@ from .options import RestoreOptions, integer
 from .restore import TiledRestorer
 from .texts import one_line
 
-__all__ = ["Evaluation", "Score", "evaluate", "luma"]
+__all__ = ["Evaluation", "Score", "evaluate", "luma", "measured"]
 
 LUMA = (65.481, 128.553, 24.966)  # of red, green and blue from 0 to 1: BT.601, as MATLAB's rgb2ycbcr
 LUMA_OF_BLACK, LUMA_WHITE = 16.0, 255.0
@@ -297,23 +297,48 @@ class _Measure:
             return Score(pair.name, error=one_line(error))
 
     def _scored(self, name: str, given: Any, result: Any, target: Any, seconds: float) -> Score:
-        layout = None if self.restorer is None else self.restorer.options.layout
-        before, made, want = (open_image(one, checked_layout(layout)) for one in (given, result, target))
+        options = None if self.restorer is None else self.restorer.options
+        layout = checked_layout(None if options is None else options.layout)
+        before, made = open_image(given, layout), open_image(result, layout)
         scale = max(1, made.size[0] // before.size[0])
-        if made.dtype != want.dtype:
-            raise ValueError(f"result and target must have one dtype, not {made.dtype} and {want.dtype}")
-        first, second = floats_of(made), _fitting(floats_of(want), made.size, scale)
-        if first.shape != second.shape:
-            of = "{0[1]} channels of {0[2]}x{0[3]}".format
-            raise ValueError(f"the result has {of(first.shape)} (height x width), its target {of(second.shape)}")
-        given_white = None if self.restorer is None else self.restorer.options.white
-        white = given_white if isinstance(given_white, float) else made.peak
-        if self.y_channel:
-            first, second, white = _luma(first, white), _luma(second, white), LUMA_WHITE
         border = scale if self.crop_border == "scale" else int(self.crop_border)
-        first, second = (_cropped(one, border) for one in (first, second))
-        others = {key: float(metric(result, target)) for key, metric in self.others.items()}
-        return Score(name, metrics.psnr(first, second, white), _ssim(first, second, white), others, seconds)
+        white = None if options is None or not isinstance(options.white, float) else options.white
+        values = measured(
+            result, target, y_channel=self.y_channel, crop_border=border, white=white, scale=scale, layout=layout
+        )
+        return Score(
+            name, *values, {key: float(metric(result, target)) for key, metric in self.others.items()}, seconds
+        )
+
+
+def measured(
+    result: Any,
+    target: Any,
+    *,
+    y_channel: bool = False,
+    crop_border: int = 0,
+    white: float | None = None,
+    scale: int = 1,
+    layout: str | None = None,
+) -> tuple[float, float | None]:
+    """PSNR and SSIM of a result, the latter None where there can be none.
+
+    Args:
+        y_channel, crop_border: as for `evaluate`. white: None: the dtype's.
+        scale: the target may be larger by less than this.
+    """
+    made, want = (open_image(one, checked_layout(layout)) for one in (result, target))
+    if made.dtype != want.dtype:
+        raise ValueError(f"result and target must have one dtype, not {made.dtype} and {want.dtype}")
+    first, second = floats_of(made), _fitting(floats_of(want), made.size, scale)
+    if first.shape != second.shape:
+        of = "{0[1]} channels of {0[2]}x{0[3]}".format
+        raise ValueError(f"the result has {of(first.shape)} (height x width), its target {of(second.shape)}")
+    white = white or made.peak
+    if y_channel:
+        first, second, white = _luma(first, white), _luma(second, white), LUMA_WHITE
+    first, second = (_cropped(one, crop_border) for one in (first, second))
+    return metrics.psnr(first, second, white), _ssim(first, second, white)
 
 
 def _restored(restorer: TiledRestorer, given: Any, target: Any) -> Any:
