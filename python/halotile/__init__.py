@@ -21,6 +21,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from . import metrics as metrics
     from . import testing as testing
+    from .before_after import BeforeAfter, show
     from .check.curve import ErrorCurve, error_curve
     from .check.verify import Verification, verify
     from .evaluation import Evaluation, evaluate
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 else:  # where a type checker would take any name for one of them
     # Imported when they are asked for, so that a program that imports this package starts at once.
     _LATER = {
+        "BeforeAfter": "before_after",
         "Box": "plan",
         "ErrorCurve": "check.curve",
         "Evaluation": "evaluation",
@@ -51,6 +53,7 @@ else:  # where a type checker would take any name for one of them
         "plan_tiles": "plan",
         "restore_tiled": "restore",
         "restore_to": "to_file",
+        "show": "before_after",
         "testing": "testing",
         "verify": "check.verify",
     }
@@ -67,6 +70,7 @@ else:  # where a type checker would take any name for one of them
 
 
 __all__ = [
+    "BeforeAfter",
     "Box",
     "ColourWarning",
     "ErrorCurve",
@@ -95,5 +99,6 @@ __all__ = [
     "plan_tiles",
     "restore_tiled",
     "restore_to",
+    "show",
     "verify",
 ]

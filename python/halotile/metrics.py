@@ -18,6 +18,8 @@ import numpy as np
 
 from .images.image import Image, is_tensor, open_image, peak_of
 from .layouts import checked_layout
+from .notebook.levels import levels_svg
+from .notebook.svg import Printer, card
 from .options import white_level
 from .plan import TilePlan
 
@@ -73,6 +75,18 @@ class Comparison:
         if self.seams is not None:
             lines.append(f"seam score      {self.seams[1]:.4f}, of the first image {self.seams[0]:.4f}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [(name, value.strip()) for name, _, value in (one.partition("  ") for one in self._spaced())]
+        levels = [("largest", self.largest.value), ("mean", self.mae)]
+        return card("comparison", rows, levels_svg(levels, self.data_range, "differences of two images"))
+
+    def _spaced(self) -> list[str]:
+        """The lines of the text, each name followed by two spaces at least."""
+        return [f"{one[:15]}  {one[15:]}" for one in str(self).splitlines()]
+
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
+        printer.text(str(self))
 
     def as_json(self) -> dict[str, object]:
         """A dict for json.dumps. Non-finite numbers become None: if "equal" is true, a PSNR of None is infinite."""

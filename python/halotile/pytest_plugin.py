@@ -215,7 +215,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png_bytes(picture))
         report.sections.append(("halotile heat map", f"{path}: from no difference (dark) to the largest (yellow)"))
-        report.user_properties.append(("halotile_heatmap", str(path)))
+        item.user_properties.append(("halotile_heatmap", str(path)))  # of the whole test: for the JUnit document
         item.config.stash[SESSION].heatmaps.append(path)
 
 

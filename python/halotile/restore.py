@@ -22,6 +22,7 @@ from .auto.ranges import warn_of_clamped, watch_ranges, with_room_for_data
 from .errors import TileError
 from .images.image import Image, check_output_kind
 from .models.untouched.kept import tensors_kept
+from .notebook.svg import card
 from .options import IMAGE_DTYPES, Options, RestoreOptions, RunOptions, dtype_name, signature_with_options
 from .run import kept_heap
 from .run.assemble import assemble, drained, timed
@@ -205,6 +206,21 @@ class TiledRestorer:
             raise TypeError(f"options must be those of the TiledRestorer, not also {', '.join(options)}")
         return model
 
+    def __repr__(self) -> str:
+        given = "".join(f", {name}={value!r}" for name, value in self.options.given().items())
+        return f"<TiledRestorer of {self._named()}{given}>"
+
+    def _repr_html_(self) -> str:
+        if self.last_run is None:
+            return card("restorer", [*self._facts(), ("last run", "none yet")])
+        return card("restorer", self._facts()) + self.last_run._repr_html_()
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return [("model", self._named()), *((name, str(value)) for name, value in self.options.given().items())]
+
+    def _named(self) -> str:
+        return str(getattr(self.model, "__name__", type(self.model).__name__))
+
     @property
     def model(self) -> Callable[..., Any]:
         return self.knowledge.model
@@ -288,7 +304,7 @@ class TiledRestorer:
             if prepared is not before:
                 remember(prepared, self.knowledge)
             warn_of_clamped(prepared, self.knowledge)
-        report = with_filled(prepared).after(seconds / opened.image.count)
+        report = with_filled(prepared).after(seconds / opened.image.count, prepared.plan)
         prepared = replace(prepared, report=report)
         self.last_run = prepared.report
         return prepared
