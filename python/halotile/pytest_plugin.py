@@ -15,11 +15,12 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pytest
 
 if TYPE_CHECKING:
+    from .options import RestoreOptions
     from .plan import TilePlan
     from .restore import TiledRestorer
     from .run.report import RunInfo
@@ -67,7 +68,7 @@ class Restored:
         self._session = session
         self.last_run: RunInfo | None = None
 
-    def __call__(self, image: Any, model: Callable[..., Any], **options: Any) -> Any:
+    def __call__(self, image: Any, model: Callable[..., Any], **options: Unpack[RestoreOptions]) -> Any:
         from .files.pairs import read_array
         from .restore import TiledRestorer
 

@@ -71,7 +71,7 @@ class Crossings:
         return tuple(one for one in self.all if one.where is not None)
 
 
-@dataclass
+@dataclass(eq=False)
 class Watch(TorchDispatchMode):
     """Notes what crosses while it is entered. Backends that fall back to the CPU inside an operation are not seen."""
 
