@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import itertools
 import json
 import os
@@ -30,14 +31,15 @@ class Browser:
         self._read, from_browser = os.pipe()
 
         def as_three_and_four():
-            os.dup2(to_browser, 13), os.dup2(from_browser, 14)
-            os.dup2(13, 3), os.dup2(14, 4)
-            os.set_inheritable(3, True), os.set_inheritable(4, True)
+            given, taken = (fcntl.fcntl(one, fcntl.F_DUPFD, 100) for one in (to_browser, from_browser))
+            os.dup2(given, 3)
+            os.dup2(taken, 4)
 
         command = [CHROMIUM, *ALONE, f"--user-data-dir={self._folder.name}", f"--window-size={size[0]},{size[1]}"]
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(command, preexec_fn=as_three_and_four, close_fds=False, **silent)
-        os.close(to_browser), os.close(from_browser)
+        os.close(to_browser)
+        os.close(from_browser)
         self._rest = b""
         self._session = None
         target = self.ask("Target.createTarget", url="about:blank", width=size[0], height=size[1])["targetId"]
@@ -51,7 +53,8 @@ class Browser:
     def __exit__(self, *_):
         self._process.kill()
         self._process.wait()
-        os.close(self._write), os.close(self._read)
+        os.close(self._write)
+        os.close(self._read)
         self._folder.cleanup()
 
     def ask(self, method, **params):

@@ -55,7 +55,12 @@ def test_a_plan_is_drawn_as_it_is(boundary, scale):
     rows, columns = plan.grid
     tile = plan[rows // 2 * columns + columns // 2]
     for box, want, one in ((window, tile.window, 1), (keep, tile.keep, scale)):
-        found = [(box["y"] - image["y"]) / zoom, (box["x"] - image["x"]) / zoom, box["height"] / zoom, box["width"] / zoom]
+        found = [
+            (box["y"] - image["y"]) / zoom,
+            (box["x"] - image["x"]) / zoom,
+            box["height"] / zoom,
+            box["width"] / zoom,
+        ]
         assert found == pytest.approx([side / one for side in want], abs=0.03)
     ends = {end for one in plan for end in (one.keep.y, one.keep.y_stop)} - {0, 96 * scale}
     across = [one for one in svg.iter(f"{SVG}line") if one.attrib["y1"] == one.attrib["y2"]]
@@ -97,7 +102,9 @@ def test_a_stream_shows_its_rows():
     assert f"{run.stream.rows} rows enter in a step" in run._repr_html_() and "run: stream" in run._repr_html_()
     given, entering = boxes(drawing(run._repr_html_()))[:2]
     assert given["height"] / given["width"] == pytest.approx(96 / 120, abs=0.02)
-    assert entering["height"] == pytest.approx(min(given["height"] / 2, run.stream.rows * given["height"] / 96), abs=0.1)
+    assert entering["height"] == pytest.approx(
+        min(given["height"] / 2, run.stream.rows * given["height"] / 96), abs=0.1
+    )
     assert drawing(run.stream._repr_html_()) is not None
 
 
@@ -131,7 +138,12 @@ def test_terminals_get_the_short_text():
     model = seeded(lambda: Chain(1))
     restorer = TiledRestorer(model, halo="exact", tile_size=40)
     restorer(IMAGE)
-    for one in (inspect_model(model), restorer.last_run, verify(IMAGE, model, windows=1), metrics.compare(IMAGE, IMAGE)):
+    for one in (
+        inspect_model(model),
+        restorer.last_run,
+        verify(IMAGE, model, windows=1),
+        metrics.compare(IMAGE, IMAGE),
+    ):
         printer = Printer()
         one._repr_pretty_(printer, False)
         assert printer.said == str(one)
@@ -175,8 +187,6 @@ def test_a_bar_below_another_one_goes_when_it_is_full(capsys):
             outer.update()
     inner = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if "tile" in line]
     assert any("12/12" in line or "9/9" in line for line in inner)
-    last = capsys.readouterr().err
-    assert "tile" not in last
     restore_tiled(IMAGE, np.array, **options)
     alone = capsys.readouterr().err
     assert alone.endswith("\n") and "100%" in alone.splitlines()[-1]  # alone, it stays
@@ -209,10 +219,10 @@ def test_both_pictures_are_in_the_page():
     np.testing.assert_array_equal(before, BLACK)
     np.testing.assert_array_equal(after, WHITE)
     shown = show(tensor, (IMAGE * 65535).astype(np.uint16), names=("<a>", "b"))
-    np.testing.assert_array_equal(shown.before, np.rint(IMAGE * 255).astype(np.uint8))
+    np.testing.assert_array_equal(shown.before, np.rint(IMAGE.astype(float) * 255).astype(np.uint8))
     assert np.abs(shown.after.astype(int) - shown.before).max() <= 1
     assert "<a>" not in shown._repr_html_() and "&lt;a&gt;" in shown._repr_html_()
-    assert "http" not in shown._repr_html_()
+    assert "://" not in shown._repr_html_()
     small = show(IMAGE, IMAGE, longest=40)
     np.testing.assert_allclose(small.before, IMAGE.reshape(32, 3, 40, 3, 3).mean((1, 3)) * 255, atol=0.51)
 

@@ -107,7 +107,9 @@ def test_what_differs_is_told_and_shown(suite):
     from halotile.files.picture import read_image
 
     heat = read_image(folder / "out" / "test_own.py-test_picture.png").pixels
-    assert heat.shape == (40, 50, 3) and np.unique(heat.reshape(-1, 3), axis=0).tolist() == [[253, 231, 37]]  # 3 everywhere
+    assert heat.shape == (40, 50, 3) and np.unique(heat.reshape(-1, 3), axis=0).tolist() == [
+        [253, 231, 37]
+    ]  # 3 everywhere
     report = ElementTree.parse(folder / "out" / "report.xml")
     assert report.find(".//property[@name='halotile_heatmap']").attrib["value"].endswith("test_picture.png")
     elsewhere = pytest_of_users(folder, "--halotile-report=maps", "-k", "picture")

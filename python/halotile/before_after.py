@@ -29,7 +29,7 @@ LINE = (
     "box-shadow:0 0 3px #000;pointer-events:none"
 )
 SLIDER = (
-    "position:absolute;inset:0;width:100%;height:100%;margin:0;opacity:0;cursor:ew-resize;"
+    "position:absolute;top:0;left:-8px;width:calc(100% + 16px);height:100%;margin:0;opacity:0;cursor:ew-resize;"
     "-webkit-appearance:none;appearance:none"
 )
 NAME = "position:absolute;bottom:6px;{side}:6px;font:12px sans-serif;color:#fff;background:#0008;padding:2px 6px;"
@@ -74,7 +74,9 @@ class BeforeAfter:
             file.write(page + "</body></html>\n")
 
     def __repr__(self) -> str:
-        sizes = " and ".join(f"{name} {one.shape[1]}x{one.shape[0]}" for name, one in zip(self.names, self._both))
+        sizes = " and ".join(
+            f"{name} {one.shape[1]}x{one.shape[0]}" for name, one in zip(self.names, self._both, strict=True)
+        )
         return f"<BeforeAfter {sizes} (width x height): shown in a notebook; save('page.html') writes a page>"
 
     @property

@@ -263,7 +263,10 @@ class TilePlan(Sequence[Tile]):
         """What a picture of the plan shows, in input pixels."""
         scale, (rows, columns) = float(self.scale), self.grid
         kept = [
-            [(start / scale, stop / scale) for start, stop, *_ in (self.core.keep(axis, i) for i in range(self.grid[axis]))]
+            [
+                (start / scale, stop / scale)
+                for start, stop, *_ in (self.core.keep(axis, i) for i in range(self.grid[axis]))
+            ]
             for axis in (0, 1)
         ]
         tile = self[rows // 2 * columns + columns // 2]

@@ -22,7 +22,9 @@ def field_svg(left: int, right: int, top: int, bottom: int, phase: tuple[int | N
         if step is not None and step > 1 and step * zoom >= 3:
             for at in range(first % step, whole, step):
                 place = at * zoom
-                ends = (x0, y0 + place, x0 + across, y0 + place) if axis == 0 else (x0 + place, y0, x0 + place, y0 + down)
+                ends = (
+                    (x0, y0 + place, x0 + across, y0 + place) if axis == 0 else (x0 + place, y0, x0 + place, y0 + down)
+                )
                 parts.append(line(*ends, stroke_opacity=0.3))
     pixel = max(zoom, 2)
     parts.append(rectangle(x0 + left * zoom, y0 + top * zoom, pixel, pixel, fill="currentColor"))

@@ -63,16 +63,16 @@ def curve_svg(
         parts.append(line(x(exact), 8, x(exact), floor + 16, stroke=COLOURS[2], stroke_width=2))
         parts.append(text(x(exact) + 3, 18, f"exact: {exact}", fill=COLOURS[2]))
     for index, (name, values) in enumerate(series.items()):
-        parts += _series([(x(halo), value) for halo, value in zip(halos, values, strict=True)], y, floor, COLOURS[index])
+        parts += _series(
+            [(x(halo), value) for halo, value in zip(halos, values, strict=True)], y, floor, COLOURS[index]
+        )
         parts.append(text(46 + WIDE * 0.66, 34 + 14 * index, name, fill=COLOURS[index]))
     parts += [text(x(halo) - 4, floor + 32, str(halo)) for halo in _apart(halos, widest)]
     parts.append(text(46 + WIDE / 2 - 40, floor + 46, "halo, input pixels"))
     return svg(46 + WIDE + 30, floor + 52, parts, label)
 
 
-def _series(
-    points: list[tuple[float, float]], y: Callable[[float], float], floor: float, colour: str
-) -> Iterator[str]:
+def _series(points: list[tuple[float, float]], y: Callable[[float], float], floor: float, colour: str) -> Iterator[str]:
     """Points and the lines between them; zeros are circles below the scale, to which no line leads."""
     path, started = "", False
     for x, value in points:

@@ -10,6 +10,8 @@ from typing import Protocol
 __all__ = ["ACCENT", "SECOND", "Printer", "card", "element", "line", "rectangle", "svg", "text"]
 
 ACCENT, SECOND = "#d9480f", "#1971c2"  # legible on white and on black
+
+
 class Printer(Protocol):
     """What IPython prints short texts with."""
 
@@ -47,9 +49,7 @@ def text(x: float, y: float, content: str, **style: object) -> str:
 def svg(width: float, height: float, parts: Iterable[str], label: str) -> str:
     """A drawing, with the label that a screen reader reads."""
     size = {"width": round(width), "height": round(height), "viewBox": f"0 0 {round(width)} {round(height)}"}
-    return element(
-        "svg", "".join(parts), xmlns="http://www.w3.org/2000/svg", **size, role="img", aria_label=label
-    )
+    return element("svg", "".join(parts), xmlns="http://www.w3.org/2000/svg", **size, role="img", aria_label=label)
 
 
 def card(title: str, rows: Iterable[tuple[str, str]], picture: str = "") -> str:
