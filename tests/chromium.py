@@ -42,7 +42,7 @@ class Browser:
         os.close(from_browser)
         self._rest = b""
         self._session = None
-        target = self.ask("Target.createTarget", url="about:blank", width=size[0], height=size[1])["targetId"]
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.ask("Network.enable")
         self.ask("Page.enable")

@@ -3,6 +3,8 @@
 
 import copy
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,8 +182,8 @@ def test_a_model_that_stays_on_the_device(fake_mps):
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("item", r"to the host: _local_scalar_dense of float32 \(\)"),
-        ("cpu", r"to the host: float32 \(1, 3, 26, 31\)"),
+        ("item", r"to the host: item of float32 \(\)"),
+        ("cpu", r"to the host: float32 \(1, 3, \d+, \d+\)"),
         ("ones", r"to the device: float32 \(3, 1, 1\)"),
     ],
 )
@@ -192,20 +194,14 @@ def test_a_model_that_leaves_the_device_is_named_by_its_line(fake_mps, how, said
     first = str(caught.value).splitlines()[1]
     assert __file__ in first
     line = int(first.split(f"{__file__}:")[1].split(":")[0])
-    text = open(__file__).read().splitlines()[line - 1]  # noqa: SIM115
+    text = Path(__file__).read_text().splitlines()[line - 1]
     assert {"item": ".item()", "cpu": ".cpu()", "ones": "torch.ones"}[how] in text
-    import re
-
-    assert re.search(said.replace("26, 31", r"\d+, \d+"), first), first
+    assert re.search(said, first), first
 
 
 def test_windows_that_are_cut_on_the_host_are_found(fake_mps):
-    def on_host(windows):
-        return fine(torch.as_tensor(windows).to("fakemps")).cpu().numpy()
-
     fine = copy.deepcopy(seeded(lambda: Chain(3))).to("fakemps")
     with pytest.raises(ValueError, match="model must not run on the CPU"):
         assert_on_device(lambda x: x, BYTES, **TILES)
-    with pytest.raises(AssertionError, match=r"bytes go up to the device, and 9000 have to|to the device"):
+    with pytest.raises(AssertionError, match=r"bytes go up to the device, and 9000 have to"):
         assert_on_device(fine, BYTES, engine="host", **TILES)
-    assert on_host is not None

@@ -186,7 +186,7 @@ def test_a_bar_below_another_one_goes_when_it_is_full(capsys):
             assert len(tqdm.tqdm._instances) == 1  # the inner one is closed
             outer.update()
     inner = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if "tile" in line]
-    assert any("12/12" in line or "9/9" in line for line in inner)
+    assert inner and not any("100%" in line for line in inner)  # a bar that stays says so in the end
     restore_tiled(IMAGE, np.array, **options)
     alone = capsys.readouterr().err
     assert alone.endswith("\n") and "100%" in alone.splitlines()[-1]  # alone, it stays

@@ -17,7 +17,8 @@ __all__ = ["Crossing", "Crossings", "Watch"]
 
 OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TORCH = os.path.dirname(os.path.abspath(torch.__file__))
-READS = ("_local_scalar_dense",)
+READS = ("item", "_local_scalar_dense")
+MOVES = ("to", "cpu", "type_as", "_to_copy")  # in inference mode operations are seen as they were called
 WAITS = ("nonzero", "masked_select", "_unique2", "unique_dim", "equal", "is_nonzero")  # for a number on the device
 
 
@@ -104,7 +105,7 @@ class Watch(TorchDispatchMode):
 
     def _other(self, name: str, given: list[torch.Tensor], made: list[torch.Tensor]) -> None:
         """A copy to another device, or an operation on the device that takes a tensor of the host."""
-        if name == "_to_copy" and given and made:
+        if name in MOVES and given and made:
             self._moved(given[0], made[0])
         elif any(self._is_there(one) for one in (*given, *made)):
             for one in given:
