@@ -373,13 +373,6 @@ class Options:
         if self.tile_size != "auto" and (self.phase is not None or self.overlap != "auto"):
             _ = self.overlap_pixels  # raises now if invalid
 
-    def given(self) -> dict[str, Any]:
-        """The options that are not their defaults, but those that hold images or functions."""
-        left_out = ("needs", "out", "progress")
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in left_out}
-        usual = {one.name: one.metadata["check"](one.name, one.default) for one in fields(self)}
-        return {name: value for name, value in values.items() if value != usual[name]}
-
     @property
     def asks_model(self) -> bool:
         """Whether the model must be inspected: see halo.py."""

@@ -11,7 +11,7 @@ assemble   runs the windows and sends finished rows to a sink               run/
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
@@ -207,7 +207,7 @@ class TiledRestorer:
         return model
 
     def __repr__(self) -> str:
-        given = "".join(f", {name}={value!r}" for name, value in self.options.given().items())
+        given = "".join(f", {name}={value!r}" for name, value in _given(self.options).items())
         return f"<TiledRestorer of {self._named()}{given}>"
 
     def _repr_html_(self) -> str:
@@ -216,7 +216,7 @@ class TiledRestorer:
         return card("restorer", self._facts()) + self.last_run._repr_html_()
 
     def _facts(self) -> list[tuple[str, str]]:
-        return [("model", self._named()), *((name, str(value)) for name, value in self.options.given().items())]
+        return [("model", self._named()), *((name, str(value)) for name, value in _given(self.options).items())]
 
     def _named(self) -> str:
         return str(getattr(self.model, "__name__", type(self.model).__name__))
@@ -341,3 +341,10 @@ def _out_dtype(asked: Any, image: Image, options: Options) -> str | None:
         return options.out_dtype
     check_output_kind(asked, image, options.out_dtype)
     return options.out_dtype or dtype_name("out", asked.dtype, IMAGE_DTYPES)
+
+
+def _given(options: Options) -> dict[str, Any]:
+    """The options that are not their defaults, but those that hold images or functions."""
+    told = [one.name for one in fields(Options) if one.name not in ("needs", "out", "progress")]
+    usual = Options()
+    return {name: getattr(options, name) for name in told if getattr(options, name) != getattr(usual, name)}

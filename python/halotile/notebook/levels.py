@@ -66,10 +66,10 @@ def curve_svg(
         parts += _series(
             [(x(halo), value) for halo, value in zip(halos, values, strict=True)], y, floor, COLOURS[index]
         )
-        parts.append(text(46 + WIDE * 0.66, 34 + 14 * index, name, fill=COLOURS[index]))
+        parts.append(text(46 + WIDE + 8, 34 + 14 * index, name, fill=COLOURS[index]))
     parts += [text(x(halo) - 4, floor + 32, str(halo)) for halo in _apart(halos, widest)]
     parts.append(text(46 + WIDE / 2 - 40, floor + 46, "halo, input pixels"))
-    return svg(46 + WIDE + 30, floor + 52, parts, label)
+    return svg(46 + WIDE + 70, floor + 52, parts, label)
 
 
 def _series(points: list[tuple[float, float]], y: Callable[[float], float], floor: float, colour: str) -> Iterator[str]:
