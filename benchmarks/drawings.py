@@ -89,11 +89,12 @@ def streams(found: dict[str, Any]) -> None:
     names = list(next(iter(found.values())))
     height = 0.8 / len(names)
     for index, name in enumerate(names):
-        places = [row + index * height for row in range(len(found))]
+        ran = [(row + index * height, one[name]) for row, one in enumerate(found.values()) if name in one]
+        places = [place for place, _ in ran]
         colour = OURS if name.endswith("stream") else _colour("" if name.startswith("halotile") else name)
         style = {"height": height * 0.9, "color": colour, "label": name, "hatch": "//" if "tiles" in name else None}
-        left.barh(places, [one[name]["over_whole"]["median"] for one in found.values()], **style)
-        right.barh(places, [max(1, one[name]["bytes"]["median"] / MIB) for one in found.values()], **style)
+        left.barh(places, [one["over_whole"]["median"] for _, one in ran], **style)
+        right.barh(places, [max(1, one["bytes"]["median"] / MIB) for _, one in ran], **style)
     left.set_yticks([row + 0.4 for row in range(len(found))], list(found))
     right.set_yticks([])
     left.axvline(1, color=WHOLE, linestyle=":", linewidth=1)

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: MIT
 import signal
+import sys
 
 import numpy as np
 import pytest
 
 
 def heed_interrupts():
-    """In a child process: what runs in the background of a shell ignores Ctrl-C, and so would the child."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """In a child process: what runs in the background of a shell ignores Ctrl-C, and under nohup also the end of the
+    session, and so would the child."""
+    for ends in (signal.SIGINT, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGINT,):
+        signal.signal(ends, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +39,16 @@ def fake_mps(emulated):
 def cache(monkeypatch, tmp_path):
     """What halotile keeps on disk, it keeps in a folder of the test's own."""
     monkeypatch.setenv("HALOTILE_CACHE", str(tmp_path / "kept by halotile"))
+
+
+@pytest.fixture(autouse=True)
+def forget_modules(tmp_path):
+    """A module that a test wrote and imported is not the next test's: many are called `models`."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def whole(image: np.ndarray, model, *, halo=0, phase=1, scale=1, boundary="refle
     """Whole-image inference: image float32 (C, H, W), model on arrays (1, C, H, W), the design's oracle.
 
     reflect: crop(model(reflect_pad(image, halo))); native: model(image), completed to the phase by reflection."""
-    scale = Fraction(scale)
+    scales = [Fraction(one) for one in (scale if isinstance(scale, tuple) else (scale, scale))]
     before = [round_up(halo, phase) if boundary == "reflect" else 0] * 2
     sides = image.shape[1:]
     after = [
@@ -106,6 +106,6 @@ def whole(image: np.ndarray, model, *, halo=0, phase=1, scale=1, boundary="refle
     ]
     padded = np.pad(image, ((0, 0), (before[0], after[0]), (before[1], after[1])), mode="reflect")
     output = model(padded[None])[0]
-    y, x = (int(b * scale) - trim for b in before)
-    height, width = (math.ceil(side * scale) for side in sides)
+    y, x = (int(b * by) - trim for b, by in zip(before, scales, strict=True))
+    height, width = (math.ceil(side * by) for side, by in zip(sides, scales, strict=True))
     return output[:, y : y + height, x : x + width]

@@ -138,10 +138,10 @@ def test_a_plan_says_what_the_reference_is(boundary):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_has_tolerances_of_its_own(dtype):
     model = seeded(lambda: Chain(3)).to(getattr(torch, dtype)).eval()
-    assert_exact(model, IMAGE, halo=3, tile_size=24)
-    assert_seamless(model, IMAGE, halo=3, tile_size=24, windows=2)
+    assert_exact(IMAGE, model, halo=3, tile_size=24)
+    assert_seamless(IMAGE, model, halo=3, tile_size=24, windows=2)
     with pytest.raises(AssertionError, match="above the tolerance of"):
-        assert_exact(model, IMAGE, halo=1, tile_size=24)
+        assert_exact(IMAGE, model, halo=1, tile_size=24)
 
 
 # ---- devices ---------------------------------------------------------------------------------------------------------
@@ -168,14 +168,14 @@ class Peeking(torch.nn.Module):
 def test_a_model_that_stays_on_the_device(fake_mps):
     model = copy.deepcopy(seeded(lambda: Chain(3))).to("fakemps")
     for image in (BYTES, IMAGE, IMAGE.astype(np.float64)):
-        found = assert_on_device(model, image, **TILES)
+        found = assert_on_device(image, model, **TILES)
         assert found.up <= image.nbytes and found.down <= image.nbytes and found.by_model == ()
     fake_mps.reset_counts()
-    found = assert_on_device(model, BYTES, **TILES)
+    found = assert_on_device(BYTES, model, **TILES)
     counts = fake_mps.counts()  # of both runs
     assert (found.up, found.down) == (counts["upload_bytes"] / 2, counts["download_bytes"] / 2) == (BYTES.nbytes,) * 2
     there = torch.from_numpy(BYTES).permute(2, 0, 1).contiguous().to("fakemps")
-    found = assert_on_device(model, there, **TILES)
+    found = assert_on_device(there, model, **TILES)
     assert (found.up, found.down) == (0, 0)
 
 
@@ -190,7 +190,7 @@ def test_a_model_that_stays_on_the_device(fake_mps):
 def test_a_model_that_leaves_the_device_is_named_by_its_line(fake_mps, how, said):
     model = Peeking(how).to("fakemps").eval()
     with pytest.raises(AssertionError, match=r"more than the image and its result crosses:\n") as caught:
-        assert_on_device(model, BYTES, **TILES)
+        assert_on_device(BYTES, model, **TILES)
     first = str(caught.value).splitlines()[1]
     assert __file__ in first
     line = int(first.split(f"{__file__}:")[1].split(":")[0])
@@ -202,6 +202,6 @@ def test_a_model_that_leaves_the_device_is_named_by_its_line(fake_mps, how, said
 def test_windows_that_are_cut_on_the_host_are_found(fake_mps):
     fine = copy.deepcopy(seeded(lambda: Chain(3))).to("fakemps")
     with pytest.raises(ValueError, match="model must not run on the CPU"):
-        assert_on_device(lambda x: x, BYTES, **TILES)
+        assert_on_device(BYTES, lambda x: x, **TILES)
     with pytest.raises(AssertionError, match=r"bytes go up to the device, and 9000 have to"):
-        assert_on_device(fine, BYTES, engine="host", **TILES)
+        assert_on_device(BYTES, fine, engine="host", **TILES)

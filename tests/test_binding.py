@@ -123,7 +123,8 @@ def test_far_away_windows():
 
 def plan(**changes):
     arguments = {
-        "size": (50, 60), "tile": (16, 16), "halo": (4, 4), "overlap": (2, 2), "phase": (1, 1), "scale": (1, 1),
+        "size": (50, 60), "tile": (16, 16), "halo": (4, 4), "overlap": (2, 2), "phase": (1, 1),
+        "scale": ((1, 1), (1, 1)),
         "trim": (0, 0), "boundary": 0, "blend": 0,
     }  # fmt: skip
     return _core.Plan(**arguments | changes)
@@ -134,7 +135,8 @@ def plan(**changes):
     [
         {"size": (0, 5)}, {"size": (5, -1)}, {"size": (2**41, 5)}, {"tile": (0, 1)}, {"tile": (2**62, 2**62)},
         {"halo": (-1, 0)}, {"halo": (2**62, 0)}, {"overlap": (16, 0)}, {"overlap": (-1, 0)}, {"phase": (0, 1)},
-        {"phase": (2**62, 1)}, {"phase": (15, 1)}, {"scale": (0, 1)}, {"scale": (1, 0)}, {"scale": (2000, 1)},
+        {"phase": (2**62, 1)}, {"phase": (15, 1)}, {"scale": ((0, 1), (1, 1))},
+        {"scale": ((1, 1), (1, 0))}, {"scale": ((1, 1), (2000, 1))},
         {"trim": (-1, 0)}, {"trim": (5, 0)}, {"trim": (1, 1), "boundary": 1}, {"boundary": 2}, {"boundary": -1},
         {"blend": 4}, {"blend": -1}, {"least": (-1, 0)}, {"least": (0, 2**62)},
     ],

@@ -491,7 +491,7 @@ def test_a_write_that_fails(place, capsys, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fail)
     assert restore() == 1
-    assert_one_error(capsys, "out.png: No space left on device")
+    assert_one_error(capsys, "out.png: cannot be written: No space left on device")
 
 
 def test_running_out_of_memory(place, capsys, monkeypatch):
@@ -510,7 +510,7 @@ def test_debug_shows_the_traceback(place, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-@pytest.mark.parametrize(("sent", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("sent", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_signals_end_it_and_leave_nothing(place, sent, status):
     import signal
 

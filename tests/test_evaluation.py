@@ -35,7 +35,7 @@ def y_of(image):
 
 
 def test_what_is_equal_has_an_infinite_psnr_and_a_similarity_of_one():
-    found = evaluate(enlarge, [(SMALL, LARGE)])
+    found = evaluate([(SMALL, LARGE)], enlarge)
     assert found.scores[0].psnr == math.inf and found.scores[0].ssim == pytest.approx(1)
     assert json.loads(found.to_json())["scores"][0] | {"seconds": 0} == {
         "image": "0", "psnr": None, "ssim": pytest.approx(1), "equal": True, "seconds": 0, "error": None,
@@ -44,14 +44,14 @@ def test_what_is_equal_has_an_infinite_psnr_and_a_similarity_of_one():
 
 
 def test_figures_are_those_of_the_formulas():
-    plain = evaluate(enlarge, [(SMALL, NOISY)]).scores[0]
+    plain = evaluate([(SMALL, NOISY)], enlarge).scores[0]
     assert plain.psnr == pytest.approx(psnr_of(LARGE, NOISY))
     assert plain.ssim == pytest.approx(metrics.ssim(LARGE, NOISY))
-    y = evaluate(enlarge, [(SMALL, NOISY)], y_channel=True).scores[0]
+    y = evaluate([(SMALL, NOISY)], enlarge, y_channel=True).scores[0]
     assert y.psnr == pytest.approx(psnr_of(y_of(LARGE), y_of(NOISY)))
     assert y.ssim == pytest.approx(metrics.ssim(y_of(LARGE), y_of(NOISY), 255))
     inner = np.s_[2:-2, 2:-2]
-    cropped = evaluate(enlarge, [(SMALL, NOISY)], y_channel=True, crop_border="scale").scores[0]
+    cropped = evaluate([(SMALL, NOISY)], enlarge, y_channel=True, crop_border="scale").scores[0]
     assert cropped.psnr == pytest.approx(psnr_of(y_of(LARGE)[inner], y_of(NOISY)[inner]))
     assert cropped.psnr != pytest.approx(y.psnr, abs=1e-6)
 
@@ -65,13 +65,13 @@ def test_luma_of_white_black_and_grey():
 
 def test_a_target_that_is_larger_by_less_than_the_scale_is_cut():
     bigger = np.pad(LARGE, ((0, 1), (0, 1), (0, 0)))
-    assert evaluate(enlarge, [(SMALL, bigger)]).scores[0].psnr == math.inf
-    far = evaluate(enlarge, [(SMALL, np.pad(LARGE, ((0, 2), (0, 0), (0, 0))))]).scores[0]
+    assert evaluate([(SMALL, bigger)], enlarge).scores[0].psnr == math.inf
+    far = evaluate([(SMALL, np.pad(LARGE, ((0, 2), (0, 0), (0, 0))))], enlarge).scores[0]
     assert far.psnr is None and "3 channels of 80x104" in far.error and "82x104" in far.error
 
 
 def test_an_image_that_fails_does_not_stop_the_others():
-    found = evaluate(enlarge, [(SMALL, LARGE[..., 0]), ("not there.png", LARGE), (SMALL, NOISY)])
+    found = evaluate([(SMALL, LARGE[..., 0]), ("not there.png", LARGE), (SMALL, NOISY)], enlarge)
     assert [one.error is None for one in found.scores] == [False, False, True]
     assert found.mean() == found.scores[2].psnr and len(found.failed) == 2
     assert "mean of 1" in str(found) and found.scores[1].error in str(found)
@@ -81,7 +81,7 @@ def test_an_image_that_fails_does_not_stop_the_others():
 
 
 def test_what_is_below_what():
-    found = evaluate(enlarge, [(SMALL, NOISY), (SMALL, LARGE)])
+    found = evaluate([(SMALL, NOISY), (SMALL, LARGE)], enlarge)
     limit = psnr_of(LARGE, NOISY) + 0.01
     assert found.below(psnr=limit - 0.02) == []
     (said,) = found.below(psnr=limit)
@@ -94,16 +94,16 @@ def test_what_is_below_what():
 
 def test_results_are_rounded_to_the_dtype_of_the_target():
     fine = (LARGE * 257.0).astype(np.uint16)
-    assert evaluate(enlarge, [(SMALL, fine)]).scores[0].psnr == math.inf
-    asked = evaluate(enlarge, [(SMALL, fine)], out_dtype="uint8").scores[0]
+    assert evaluate([(SMALL, fine)], enlarge).scores[0].psnr == math.inf
+    asked = evaluate([(SMALL, fine)], enlarge, out_dtype="uint8").scores[0]
     assert asked.error == "result and target must have one dtype, not uint8 and uint16"
 
 
 def test_further_metrics_and_scores_as_they_come():
     seen = []
     found = evaluate(
-        TiledRestorer(enlarge, tile_size=32),
         [(SMALL, NOISY)],
+        TiledRestorer(enlarge, tile_size=32),
         metrics={"worst": lambda a, b: np.abs(a.astype(int) - b).max()},
         on_score=seen.append,
     )
@@ -113,23 +113,23 @@ def test_further_metrics_and_scores_as_they_come():
 
 
 def test_without_a_model_inputs_are_results():
-    assert evaluate(None, [(LARGE, NOISY)]).scores[0].psnr == pytest.approx(psnr_of(LARGE, NOISY))
+    assert evaluate([(LARGE, NOISY)], None).scores[0].psnr == pytest.approx(psnr_of(LARGE, NOISY))
     with pytest.raises(TypeError, match="options must be left out without a model, not halo"):
-        evaluate(None, [(LARGE, NOISY)], halo=3)
+        evaluate([(LARGE, NOISY)], None, halo=3)
 
 
 @pytest.mark.parametrize("wrong", [{"crop_border": -1}, {"crop_border": "big"}, {"hallo": 3}])
 def test_bad_options(wrong):
     with pytest.raises((ValueError, TypeError), match=r"crop_border|hallo"):
-        evaluate(enlarge, [(SMALL, LARGE)], **wrong)
+        evaluate([(SMALL, LARGE)], enlarge, **wrong)
     with pytest.raises(ValueError, match="at least one"):
-        evaluate(enlarge, [])
+        evaluate([], enlarge)
 
 
 def test_a_border_that_leaves_nothing():
     assert (
         "crop_border must leave something of 80x104"
-        in evaluate(enlarge, [(SMALL, LARGE)], crop_border=40).scores[0].error
+        in evaluate([(SMALL, LARGE)], enlarge, crop_border=40).scores[0].error
     )
 
 

@@ -252,7 +252,7 @@ def test_bad_values():
 def test_the_error_curve():
     model = seeded(lambda: Strided(4))
     image = (IMAGE * 255).astype(np.uint8)
-    curve = error_curve(model, image, halos=(0, 3, 8, 10, 16), phase=None)
+    curve = error_curve(image, model, halos=(0, 3, 8, 10, 16), phase=None)
     exact = halotile.inspect_model(model).halo[0]
     assert curve.exact
     assert curve.reference == exact
@@ -263,24 +263,24 @@ def test_the_error_curve():
         if halo >= exact:
             assert largest < 1e-3
     assert "the receptive field" in str(curve)
-    again = error_curve(model, image, halos=(0, 3, 8, 10, 16), phase=None)
+    again = error_curve(image, model, halos=(0, 3, 8, 10, 16), phase=None)
     assert again == curve
     tensor = torch.from_numpy(image).permute(2, 0, 1)
-    assert error_curve(model, tensor, halos=(0, 3, 8, 10, 16), phase=None) == curve
+    assert error_curve(tensor, model, halos=(0, 3, 8, 10, 16), phase=None) == curve
     with pytest.raises(TypeError, match="halos= are what is tried"):
-        error_curve(model, image, halo=3)
+        error_curve(image, model, halo=3)
 
 
 def test_a_curve_of_nothing():
     model = seeded(lambda: Chain(1))
     for options in ({"halos": [-1]}, {"halos": []}, {"halos": [2.5]}, {"windows": 0}):
         with pytest.raises((ValueError, TypeError), match=r"halos must|windows must"):
-            error_curve(model, IMAGE, **options)
+            error_curve(IMAGE, model, **options)
 
 
 def test_the_curve_is_drawn():
     pytest.importorskip("matplotlib").use("Agg")
-    curve = error_curve(seeded(lambda: Chain(3)), IMAGE, halos=(0, 1, 3))
+    curve = error_curve(IMAGE, seeded(lambda: Chain(3)), halos=(0, 1, 3))
     axes = curve.plot()
     assert [line.get_label() for line in axes.lines][:3] == ["largest", "99.9 %", "mean"]
     assert axes.get_yscale() == "log"

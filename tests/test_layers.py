@@ -21,6 +21,7 @@ FLOORS = (
     "check",
     "to_file",
     "restore",
+    "resume",
     "auto",
     "run",
     "engine",
@@ -34,7 +35,7 @@ FLOORS = (
     "memory",
     "cache layouts",
     "errors optional",
-    "notebook texts version",
+    "notebook scales texts version",
     "_core _torch",
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names.split()}

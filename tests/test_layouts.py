@@ -154,7 +154,7 @@ def test_doubtful_arrays_are_refused_before_any_work(shape):
         lambda: iter_bands(image, model),
         lambda: verify(image, model),
         lambda: restore_to("out.npy", image, model),
-        lambda: testing.assert_exact(model, image),
+        lambda: testing.assert_exact(image, model),
         lambda: plan_tiles(shape),
         lambda: metrics.ssim(image, image),
         lambda: metrics.largest_difference(image, image),
@@ -271,8 +271,8 @@ def test_the_same_everywhere():
     np.testing.assert_array_equal(result, want)
     np.testing.assert_array_equal(restore_tiled(stack, model, tile_size=16, halo="auto", phase=None), want)
     assert verify(stack, model, result, **TILES).seamless(0.5)
-    assert error_curve(model, stack, halos=(2,)).largest[0] < 1
-    assert testing.assert_exact(model, stack, **TILES).windows == len(stack)
+    assert error_curve(stack, model, halos=(2,)).largest[0] < 1
+    assert testing.assert_exact(stack, model, **TILES).windows == len(stack)
     tensor = torch.from_numpy(stack[:, :, :, None].astype(np.float32) / 65535).expand(-1, -1, -1, 3)
     colour = seeded(lambda: Chain(2))
     rows = [rows for _, rows in iter_bands(tensor[:1], colour, **TILES)]

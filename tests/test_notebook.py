@@ -169,7 +169,7 @@ def test_plots(monkeypatch):
     for name, box in (("its window", tile.window), ("a tile", tile.keep)):
         assert drawn[name].min(0).tolist() == [box.x, box.y] and drawn[name].max(0).tolist() == [box.x_stop, box.y_stop]
     assert plan.plot(axes) is axes
-    curve = error_curve(seeded(lambda: Chain(3)), IMAGE, halos=(0, 1, 3))
+    curve = error_curve(IMAGE, seeded(lambda: Chain(3)), halos=(0, 1, 3))
     curve = replace(curve, largest=(*curve.largest[:2], 0.0))
     lines = {line.get_label(): line for line in curve.plot().lines}
     assert np.isnan(lines["largest"].get_ydata()[2]) and lines["largest"].get_ydata()[0] == curve.largest[0]

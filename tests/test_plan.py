@@ -219,7 +219,7 @@ def test_too_many_tiles_is_an_error_not_an_overflow():
         ({"scale": "x"}, ValueError, "not 'x'"),
         ({"scale": 5000}, ValueError, "up to 1024"),
         ({"scale": 3.14159265}, ValueError, "up to 1024"),
-        ({"scale": [2]}, TypeError, "scale"),
+        ({"scale": [2]}, ValueError, "scale"),
         ({"blend": "mean"}, ValueError, "blend must be one of 'average', 'linear', 'cosine', 'gaussian', not 'mean'"),
         ({"boundary": "zero"}, ValueError, "boundary must be one of 'reflect', 'native', not 'zero'"),
         ({"batch_size": 0}, ValueError, "batch_size must be from 1"),

@@ -51,7 +51,7 @@ def test_a_descriptor_is_a_model(descriptor, name, tmp_path):
         assert restorer.options.needs.scale == 2
         restore_to(tmp_path / "out.npy", IMAGE, found, tile_size=64)
         assert verify(IMAGE, found, windows=1, tile_size=64, halo="exact").largest < 1e-3
-        error_curve(found, IMAGE, halos=(8,))
+        error_curve(IMAGE, found, halos=(8,))
     want = whole(found.model.eval(), image)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 

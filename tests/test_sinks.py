@@ -431,8 +431,8 @@ def test_a_new_format_is_a_sink_and_a_row_of_the_table(rng, monkeypatch):
 
     @contextlib.contextmanager
     def open_raw(path, shape, dtype, **_):
-        with replacing(path) as descriptor:
-            made.append(Raw(descriptor))
+        with replacing(path) as draft:
+            made.append(Raw(draft.descriptor))
             yield made[-1]
 
     raw = Format("Raw", "raw", (".raw",), 100, (1, 3), ("uint8",), open_raw, lambda shape, dtype: 0, Raw.overlaps)

@@ -88,7 +88,16 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in PARTS])
+# A dozen of all kinds; the others take minutes, together.
+FAST = {"Compact", "DRUNet", "DnCNN", "ESRGAN", "MoSR", "NAFNet", "PLKSR", "RCAN", "SAFMN", "SPAN", "SwinIR"}
+FAST |= {"UpCunet2x", "CRAFT", "SeemoRe"}
+
+
+def in_lanes(names):
+    return [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", in_lanes(name for name in PUBLISHED if name not in PARTS))
 def test_published_networks(name):
     dtype = torch.float32 if name in SINGLE else torch.float64
     module = published(name).to(dtype)
@@ -96,7 +105,7 @@ def test_published_networks(name):
     assert_streams(module, image, (12,), exact=1e-12 if dtype == torch.float64 else 1e-4)
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", in_lanes(PARTS))
 def test_published_networks_that_are_refused(name):
     with pytest.raises(NotStreamable) as caught:
         record(published(name), (3, 128, 128), torch.float32)

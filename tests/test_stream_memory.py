@@ -175,7 +175,7 @@ def test_a_limit_that_nothing_fits_is_refused():
 
 SMALL = {
     "SRVGG": lambda: SRVGG(layers=3, width=8),
-    "RRDB": lambda: RRDBNet(blocks=1, features=8, growth=4),
+    "RRDB": lambda: RRDBNet(blocks=6, features=8, growth=4),
     "U-Net": lambda: UNet(2),
 }
 DEVICE = "fakemps"

@@ -23,9 +23,9 @@ from halotile import (  # noqa: E402
 )
 
 from .architectures import KNOWN, Gate, RRDBNet, UNet, chain, conv  # noqa: E402
-from .networks import Chain, Half, Strided, ThreeHalves, on_arrays, seeded  # noqa: E402
+from .networks import Chain, on_arrays, seeded  # noqa: E402
 from .reference import whole  # noqa: E402
-from .test_engines import pixels_of  # noqa: E402
+from .test_engines import MODELS, pixels_of  # noqa: E402
 from .test_untouched import Unchanged  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::halotile.SeamWarning")
@@ -36,14 +36,6 @@ IMAGE = pixels_of("uint8", (70, 61, 3))
 FLOATS = pixels_of("float32", (70, 61, 3))
 NEAR = {"uint8": 1, "uint16": 1, "float16": 2e-3, "float32": 2e-5, "float64": 2e-5}
 RADIUS = {"plain": 2, "x3": 2, "stride 4": 12, "1/2": 6, "3/2": 6, "valid": 2}
-MODELS = {
-    "plain": lambda: Chain(2),
-    "x3": lambda: Chain(2, scale=3),
-    "stride 4": lambda: Strided(4),
-    "1/2": Half,
-    "3/2": ThreeHalves,
-    "valid": lambda: Chain(2, valid=True),
-}
 
 
 def assert_near(got, want, dtype=None):
@@ -89,6 +81,26 @@ def test_beside_the_whole_image_and_tiles(name, boundary):
         assert got.shape == tiles.shape
         if boundary == "reflect":
             assert_near(got, tiles)
+
+
+def test_the_schedule_that_is_cheaper_does_not_change_the_picture(monkeypatch):
+    """Sizes that the phase does not divide are completed as for tiles."""
+    monkeypatch.setattr("halotile.auto.streams.WORTH", 0)
+    model, image = seeded(KNOWN["U-Net 2, pooled"].make), pixels_of("float32", (97, 61, 3))
+    options = {"halo": "exact", "boundary": "native"}
+    small = TiledRestorer(model, tile_size=16, **options)
+    large = TiledRestorer(model, tile_size=512, **options)
+    assert_near(small(image), large(image))
+    assert streams(small) and not streams(large)
+    assert not small.last_run.stream.as_is
+
+
+def test_sweeps_are_told():
+    model, image = seeded(KNOWN["NAFNet"].make), pixels_of("float32", (96, 64, 3))
+    restorer = TiledRestorer(model, boundary="native", halo="exact", **STREAM)
+    restorer(image)
+    assert restorer.last_run.stream.sweeps > 1
+    assert f"in {restorer.last_run.stream.sweeps} sweeps" in str(restorer.last_run)
 
 
 @pytest.mark.parametrize("name", ["U-Net 2, pooled", "NAFNet", "squeeze and excite", "instance norm", "dense"])

@@ -240,8 +240,8 @@ ASKING = {
     "halo=exact": lambda model, place: restore_tiled(IMAGE, model, tile_size=32, halo="exact"),
     "halo=auto": lambda model, place: restore_tiled(IMAGE, model, tile_size=32, halo="auto", phase=None),
     "global_stats": lambda model, place: restore_tiled(IMAGE, model, tile_size=32, global_stats="exact"),
-    "error_curve": lambda model, place: halotile.error_curve(model, IMAGE),
-    "assert_seamless": lambda model, place: assert_seamless(model, IMAGE, tile_size=32),
+    "error_curve": lambda model, place: halotile.error_curve(IMAGE, model),
+    "assert_seamless": lambda model, place: assert_seamless(IMAGE, model, tile_size=32),
 }
 
 

@@ -152,22 +152,22 @@ assert_type(restore_to("out.npy", photo, module, tile_size=64, max_pixels=None),
 plan = plan_tiles((90, 70), tile_size=64, halo=8, scale=2)
 assert_type(plan, TilePlan)
 assert_type(inspect_model(module, device="cpu"), ModelInfo)
-curve = error_curve(module, photo, halos=(4, 8), device="cpu", tolerance=0.5)
+curve = error_curve(photo, module, halos=(4, 8), device="cpu", tolerance=0.5)
 assert_type(curve, ErrorCurve)
 found = verify(photo, module, windows=4, halo=2)
 assert_type(found, Verification)
-assert_type(assert_exact(module, photo, halo=3, tile_size=32), Verification)
-assert_type(halotile.testing.assert_seamless(module, photo, tolerance=1e-3, tile_size=32), Verification)
+assert_type(assert_exact(photo, module, halo=3, tile_size=32), Verification)
+assert_type(halotile.testing.assert_seamless(photo, module, tolerance=1e-3, tile_size=32), Verification)
 assert_type(show(photo, photo, names=("a", "b"), width=300), BeforeAfter)
-scores = evaluate(model, [(photo, photo)], y_channel=True, crop_border="scale", metrics={"mae": metrics.mae}, halo=3)
+scores = evaluate([(photo, photo)], model, y_channel=True, crop_border="scale", metrics={"mae": metrics.mae}, halo=3)
 assert_type(scores, Evaluation)
 assert_type(scores.scores, tuple[Score, ...])
-assert_type(evaluate(None, Path("pairs"), targets="hr").mean("ssim"), float | None)
+assert_type(evaluate(Path("pairs"), None, targets="hr").mean("ssim"), float | None)
 assert_close(photo, photo, rtol=0, atol=1, plan=plan)
 assert_matches_whole(tensor, tensor, module, plan=plan, value_range=(-1, 1))
 assert_type(assert_psnr(photo, photo, 30, y_channel=True), float)
 assert_type(assert_ssim(photo, photo, 0.9), float)
-assert_type(assert_on_device(module, photo, device="mps").up, int)
+assert_type(assert_on_device(photo, module, device="mps").up, int)
 
 
 def test_golden(restored: Restored, golden_image: GoldenImage) -> None:
@@ -219,15 +219,15 @@ restore_to("a.png", photo, model, verify=3)  # slip
 restore_to("a.png", photo, model, quality="best")  # slip
 plan_tiles((90, 70), hallo=3)  # slip
 plan_tiles((90, 70), tile_size=64.5)  # slip
-error_curve(photo, model)  # slip
-error_curve(model, photo, halo=3)  # slip
-error_curve(model, photo, hallos=(3,))  # slip
+error_curve(model, photo)  # slip
+error_curve(photo, model, halo=3)  # slip
+error_curve(photo, model, hallos=(3,))  # slip
 verify(photo, model, boundry="native")  # slip
-assert_exact(model, photo, out=photo)  # slip
-evaluate(model, [(photo, photo)], hallo=3)  # slip
-evaluate(model, [(photo, photo)], crop_border="all")  # slip
-evaluate(model, [photo])  # slip
-evaluate(model, [(photo, photo)]).means  # slip
+assert_exact(photo, model, out=photo)  # slip
+evaluate([(photo, photo)], model, hallo=3)  # slip
+evaluate([(photo, photo)], model, crop_border="all")  # slip
+evaluate([photo], model)  # slip
+evaluate([(photo, photo)], model).means  # slip
 show(photo, photo, name="a")  # slip
 assert_psnr(photo, photo)  # slip
 assert_matches_whole(photo, photo, model, hallo=3)  # slip

@@ -612,3 +612,36 @@ def test_grey_images_that_are_read_by_rows(tmp_path):
     for options in ({"white": "max"}, {"nodata": 0}, {"white": "max", "nodata": 0}):
         restore_to(tmp_path / "out.npy", tmp_path / "in.npy", plain(), **OPTIONS, **options)
         np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), image)
+
+
+# ---- streams ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize("way", ["restore_tiled", "restore_to", "iter_bands"])
+def test_white_and_nodata_where_rows_stream(tmp_path, monkeypatch, dtype, way):
+    monkeypatch.chdir(tmp_path)
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Conv2d(1, 1, 5, padding=2)
+    torch.nn.init.constant_(layer.weight, 1 / 25)
+    torch.nn.init.zeros_(layer.bias)
+    image = counts(dtype, 4000, (90, 70))
+    image[30:41, 20:29] = 7
+    options = {"halo": 2, "phase": 1, "boundary": "native", "white": "12bit", "nodata": 7}
+
+    def run(schedule):
+        restorer = TiledRestorer(layer, schedule=schedule, tile_size=32, **options)
+        if way == "restore_to":
+            restore_to("out.npy", image, restorer)
+            result = np.load("out.npy")
+        elif way == "iter_bands":
+            result = np.concatenate([rows for _, rows in restorer.iter_bands(image)])
+        else:
+            result = restorer(image)
+        return result, restorer.last_run
+
+    (rows, streamed), (tiles, tiled) = run("stream"), run("tiles")
+    assert streamed.stream is not None and tiled.stream is None
+    assert (rows[30:41, 20:29] == 7).all() and (rows != 7).sum() == rows.size - (image == 7).sum()
+    np.testing.assert_allclose(rows, tiles, atol=1 if dtype == "uint16" else 1e-2)
+    assert streamed.filled.values == tiled.filled.values == (image == 7).sum()

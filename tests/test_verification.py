@@ -51,8 +51,8 @@ def test_what_is_exact_passes(name, boundary):
     model = seeded(MODELS[name])
     options = options_of(model, boundary=boundary)
     assert verify(IMAGE, model, windows=4, **options).seamless(NOISE)
-    assert assert_seamless(model, IMAGE, windows=2, **options).seamless(NOISE)
-    assert assert_exact(model, IMAGE, **options).windows == 1
+    assert assert_seamless(IMAGE, model, windows=2, **options).seamless(NOISE)
+    assert assert_exact(IMAGE, model, **options).windows == 1
 
 
 @pytest.mark.parametrize("boundary", ["reflect", "native"])
@@ -67,11 +67,11 @@ def test_a_halo_one_short_is_found_at_a_tile_edge(name, boundary):
         assert found.edge_distance < model.scale
     assert found.halo == (model.radius - 1,) * 2
     with pytest.raises(AssertionError, match=rf"halo={model.radius}, the model's receptive field") as caught:
-        assert_seamless(model, IMAGE, **options)
+        assert_seamless(IMAGE, model, **options)
     for part in (r"worst at row \d+", "nearest tile edge", "times what they are elsewhere", "phase 1"):
         caught.match(part)
     with pytest.raises(AssertionError, match="tiles do not equal whole-image inference"):
-        assert_exact(model, IMAGE, **options)
+        assert_exact(IMAGE, model, **options)
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_a_halo_one_short_is_found_at_a_tile_edge(name, boundary):
 def test_which_whole_image_was_compared_is_said(options, whole):
     model, image = seeded(MODELS["plain"]), IMAGE[:61, :77]
     options = options_of(model) | {"halo": 5} | options
-    found = assert_exact(model, image, **options)
+    found = assert_exact(image, model, **options)
     assert found.whole == whole
     assert f"the whole image at once, {whole}, beside a run with halo" in str(found)
     with pytest.raises(AssertionError) as caught:
-        assert_exact(model, image, **options | {"halo": 1})
+        assert_exact(image, model, **options | {"halo": 1})
     first = str(caught.value).splitlines()[0]
     assert first.startswith("tiles do not equal whole-image inference, ")
     assert f"with boundary='{options['boundary']}'" in first
@@ -116,16 +116,16 @@ def test_a_wrong_phase_is_found():
     assert verify(image, model, phase=2, **options).seamless(NOISE)
     assert not verify(image, model, phase=1, **options).seamless(1e-3)
     with pytest.raises(AssertionError, match="phase=2, the model's"):
-        assert_seamless(model, image, phase=1, **options)
+        assert_seamless(image, model, phase=1, **options)
 
 
 def test_a_global_operation_is_found():
     with pytest.raises(AssertionError, match="no halo helps: the model sees the whole image in"):
-        assert_seamless(Mean(), IMAGE, halo=8, tile_size=32)
+        assert_seamless(IMAGE, Mean(), halo=8, tile_size=32)
     with pytest.raises(AssertionError, match="rounds more than the tolerance allows"):  # not to be inspected
-        assert_seamless(on_arrays(Mean()), IMAGE, halo=8, tile_size=32)
+        assert_seamless(IMAGE, on_arrays(Mean()), halo=8, tile_size=32)
     with pytest.raises(AssertionError, match="not deterministic"):
-        assert_seamless(Noise(), IMAGE, halo=8, tile_size=32)
+        assert_seamless(IMAGE, Noise(), halo=8, tile_size=32)
 
 
 def test_one_changed_pixel_is_found():
@@ -221,8 +221,8 @@ def test_models_that_take_four_channels_and_grey_ones():
 
 def test_valid_convolutions():
     model = seeded(lambda: Chain(3, valid=True))
-    assert assert_seamless(model, IMAGE, windows=3, **options_of(model)).seamless(NOISE)
-    assert assert_exact(model, IMAGE, **options_of(model)).seamless(NOISE)
+    assert assert_seamless(IMAGE, model, windows=3, **options_of(model)).seamless(NOISE)
+    assert assert_exact(IMAGE, model, **options_of(model)).seamless(NOISE)
 
 
 def test_small_and_narrow_images():
@@ -242,7 +242,7 @@ def test_one_tile_has_no_edges():
     assert "there is one tile" in str(found)
     for check in (assert_exact, assert_seamless):
         with pytest.raises(ValueError, match="pass a smaller tile_size"):
-            check(model, IMAGE, halo=3)
+            check(IMAGE, model, halo=3)
 
 
 def test_seeds_and_windows():
@@ -301,7 +301,7 @@ def test_what_is_refused():
     with pytest.raises(TypeError, match="options must be those of the TiledRestorer"):
         verify(IMAGE, TiledRestorer(model), halo=3)
     with pytest.raises(TypeError, match="out_dtype must not be given"):
-        assert_seamless(model, IMAGE, out_dtype="uint8")
+        assert_seamless(IMAGE, model, out_dtype="uint8")
 
 
 @pytest.mark.parametrize("check", [assert_exact, assert_seamless])
@@ -314,9 +314,9 @@ def test_bad_tolerances(check):
 def test_whole_means_the_models_own_statistics():
     """Not those that were held fixed for the tiles."""
     options = {"halo": "exact", "phase": None, "tile_size": 40}
-    assert assert_exact(Mean(), IMAGE, global_stats="exact", **options).largest < 1e-5
+    assert assert_exact(IMAGE, Mean(), global_stats="exact", **options).largest < 1e-5
     with pytest.raises(AssertionError, match="do not equal whole-image inference"):
-        assert_exact(Mean(), IMAGE, global_stats="frozen", tolerance=1e-6, **options)
+        assert_exact(IMAGE, Mean(), global_stats="frozen", tolerance=1e-6, **options)
 
 
 def test_windows_that_a_model_cannot_take():
@@ -372,9 +372,9 @@ def test_exactness_is_asserted_of_every_image():
 
     stack = np.stack([IMAGE[:64, :60], IMAGE[:64, :60], IMAGE[:64, :60] / 4])
     options = {"halo": 2, "phase": 1, "tile_size": 40}
-    assert assert_exact(Fussy(), stack[:2], **options).windows == 2
+    assert assert_exact(stack[:2], Fussy(), **options).windows == 2
     with pytest.raises(AssertionError, match="worst at image 2, row"):
-        assert_exact(Fussy(), stack, **options)
+        assert_exact(stack, Fussy(), **options)
     restorer = TiledRestorer(Fussy(), verify=6, **options)
     with pytest.warns(UserWarning, match="worst at image 2"):
         restorer(stack)
@@ -385,4 +385,4 @@ def test_statistics_are_held_for_each_image_that_is_compared():
     options = {"halo": 2, "phase": 1, "tile_size": 40, "global_stats": "exact"}
     found = verify(stack, Mean(), windows=6, **options)
     assert found.seamless(1e-5)
-    assert assert_exact(Mean(), stack, **options).seamless(1e-5)
+    assert assert_exact(stack, Mean(), **options).seamless(1e-5)

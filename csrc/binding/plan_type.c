@@ -34,16 +34,17 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"size",  "tile", "halo",     "overlap", "phase",
                             "scale", "trim", "boundary", "blend",   "least", NULL};
-    long long size[2], tile[2], halo[2], overlap[2], phase[2], scale[2], trim[2], least[2] = {0, 0};
+    long long size[2], tile[2], halo[2], overlap[2], phase[2], scale[2][2], trim[2], least[2] = {0, 0};
     int boundary, blend;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "(LL)(LL)(LL)(LL)(LL)(LL)(LL)ii|(LL):Plan", names, size, size + 1,
-                                     tile, tile + 1, halo, halo + 1, overlap, overlap + 1, phase, phase + 1, scale,
-                                     scale + 1, trim, trim + 1, &boundary, &blend, least, least + 1))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "(LL)(LL)(LL)(LL)(LL)((LL)(LL))(LL)ii|(LL):Plan", names, size,
+                                     size + 1, tile, tile + 1, halo, halo + 1, overlap, overlap + 1, phase, phase + 1,
+                                     scale[0], scale[0] + 1, scale[1], scale[1] + 1, trim, trim + 1, &boundary, &blend,
+                                     least, least + 1))
         return NULL;
     struct ht_axis_options sides[2];
     for (int k = 0; k < 2; k++)
-        sides[k] = (struct ht_axis_options){size[k],  tile[k],  halo[k], overlap[k],
-                                            phase[k], scale[0], scale[1], trim[k], (enum ht_boundary)boundary,
+        sides[k] = (struct ht_axis_options){size[k],  tile[k],     halo[k],     overlap[k],
+                                            phase[k], scale[k][0], scale[k][1], trim[k], (enum ht_boundary)boundary,
                                             least[k]};
     struct ht_plan plan;
     int failed_axis;
@@ -284,8 +285,9 @@ static PyObject *plan_get_window_output(PyObject *self, void *Py_UNUSED(closure)
 
 static PyObject *plan_get_scale(PyObject *self, void *Py_UNUSED(closure))
 {
-    struct ht_axis *y = &plan_of(self)->y;
-    return Py_BuildValue("(LL)", (long long)y->scale_num, (long long)y->scale_den);
+    struct ht_axis *y = &plan_of(self)->y, *x = &plan_of(self)->x;
+    return Py_BuildValue("((LL)(LL))", (long long)y->scale_num, (long long)y->scale_den, (long long)x->scale_num,
+                         (long long)x->scale_den);
 }
 
 static PyObject *plan_get_count(PyObject *self, void *Py_UNUSED(closure))
@@ -302,7 +304,7 @@ static PyGetSetDef plan_attributes[] = {
     {"halo", plan_get_halo, NULL, "effective halo (y, x), input pixels", NULL},
     {"phase", plan_get_phase, NULL, "effective phase (y, x), input pixels", NULL},
     {"trim", plan_get_trim, NULL, "output pixels lost at each end of a window (y, x)", NULL},
-    {"scale", plan_get_scale, NULL, "(numerator, denominator)", NULL},
+    {"scale", plan_get_scale, NULL, "(numerator, denominator) of rows, then of columns", NULL},
     {"count", plan_get_count, NULL, "number of tiles", NULL},
     {NULL, NULL, NULL, NULL, NULL}};
 

@@ -20,7 +20,7 @@ class Plan:
     halo: _Pair
     phase: _Pair
     trim: _Pair
-    scale: _Pair
+    scale: tuple[_Pair, _Pair]
     count: int
     def __new__(
         cls,
@@ -29,7 +29,7 @@ class Plan:
         halo: _Pair,
         overlap: _Pair,
         phase: _Pair,
-        scale: _Pair,
+        scale: tuple[_Pair, _Pair],
         trim: _Pair,
         boundary: int,
         blend: int,

@@ -217,8 +217,8 @@ def _below(one: Score, limits: Mapping[str, float]) -> list[str]:
 
 
 def evaluate(
-    model: Callable[..., Any] | None,
     pairs: Path | Iterable[tuple[Any, Any] | Pair],
+    model: Callable[..., Any] | None,
     *,
     targets: Path | None = None,
     y_channel: bool = False,
@@ -234,8 +234,8 @@ def evaluate(
     the others.
 
     Args:
-        model: as for `restore_tiled`, or a `TiledRestorer`, whose options then apply. None: inputs are the results.
         pairs: (input, target) pairs of arrays, tensors or paths; or a folder: see `halotile evaluate --help`.
+        model: as for `restore_tiled`, or a `TiledRestorer`, whose options then apply. None: inputs are the results.
 
     Keyword Args:
         targets: the folder of targets; then `pairs` is the folder of inputs.

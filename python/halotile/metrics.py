@@ -335,6 +335,7 @@ def _both(a: Any, b: Any, data_range: float | str | None, layout: str | None) ->
     """Both images as float64 (N, C, H, W), and the data range."""
     layout = checked_layout(layout)
     first, second = _opened("a", a, layout), _opened("b", b, layout)
+    a, b = first.original, second.original  # arrays of Pillow's images
     if is_tensor(a) != is_tensor(b):
         raise TypeError(f"images must both be arrays or both be tensors, not {type(a).__name__} and {type(b).__name__}")
     if tuple(a.shape) != tuple(b.shape):

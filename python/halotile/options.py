@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 import numpy as np
 
 from .layouts import checked_layout
+from .models.chosen import checked_output
 from .models.needs import Needs
+from .scales import checked_scale
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +59,6 @@ MODEL_DTYPES = ("float32", "float16", "bfloat16")
 IMAGE_DTYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
 
 LARGEST = 2**40  # of any size: see HT_MAX_SIDE
-LARGEST_SCALE = 1024
 AUTO_OVERLAP = 16
 DEFAULT_TILE = 512
 MOST_PLACES = 4096  # for verify=
@@ -70,6 +71,7 @@ Pair = tuple[int, int]
 # ---- what may be passed, for type checkers ---------------------------------------------------------------------------
 
 Device: TypeAlias = "str | int | torch.device"
+Factor: TypeAlias = "float | str | Fraction"
 Halo: TypeAlias = "int | Pair | Literal['exact', 'auto']"
 DType: TypeAlias = "str | type[np.generic] | np.dtype[Any] | torch.dtype"
 
@@ -81,7 +83,7 @@ class SharedOptions(TypedDict, total=False):
     overlap: int | Pair | Literal["auto"]
     blend: Blend
     boundary: Boundary
-    scale: float | str | Fraction | None
+    scale: Factor | tuple[Factor, Factor] | None
     phase: int | Pair | None
     schedule: Schedule
     global_stats: GlobalStats | None
@@ -92,6 +94,8 @@ class SharedOptions(TypedDict, total=False):
     value_range: tuple[float, float] | list[float] | None
     white: float | str | None
     nodata: float | Literal["nan"] | None
+    output: int | str | None
+    extra: Any
     layout: str | None
     alpha: Alpha
     on_nonfinite: Nonfinite
@@ -200,31 +204,6 @@ def tolerance_of(value: Any, units: str = "in units of the image's dtype") -> fl
     return float(value)
 
 
-def _scale(_: str, value: Any) -> Fraction | None:
-    if value is None:
-        return None
-    hint = "scale must be a positive fraction such as 4, 0.5, '3/2' or Fraction(3, 2) with terms up to 1024"
-    if isinstance(value, bool):
-        raise TypeError(f"{hint}, not {value!r}")
-    try:
-        if isinstance(value, numbers.Real) and not isinstance(value, numbers.Rational):
-            fraction = _simple_fraction(float(str(value)))  # str: numpy.float32(1.2) is 1.2
-        else:
-            fraction = Fraction(value)
-    except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{hint}, not {value!r}") from None
-    if fraction <= 0 or max(fraction.numerator, fraction.denominator) > LARGEST_SCALE:
-        raise ValueError(f"{hint}, not {value!r}")
-    return fraction
-
-
-def _simple_fraction(value: float) -> Fraction:
-    """The intended fraction of a float, if its terms are small: 6/5 for 1.2, 1/3 for 0.333...."""
-    simple = Fraction(value).limit_denominator(LARGEST_SCALE)
-    return simple if abs(float(simple) - value) <= 1e-12 * abs(value) else Fraction(value)
-
-
 def _value_range(_: str, value: Any) -> tuple[float, float] | None:
     if value is None:
         return None
@@ -325,7 +304,7 @@ class Options:
     overlap: Any = option("auto")  # checked with tile_size: see `overlap_pixels`
     blend: str = option("average", _one_of(*BLENDS))
     boundary: str = option("reflect", _one_of(*BOUNDARIES))
-    scale: Any = option(None, _scale)
+    scale: Any = option(None, lambda _, value: checked_scale(value))
     phase: Any = option(None, _or(None, _positive))
     tolerance: float | None = option(None, _tolerance)
     schedule: str = option("auto", _one_of(*SCHEDULES))
@@ -340,6 +319,8 @@ class Options:
     nodata: float | None = option(None, lambda _, value: _nodata(value))
     out: Any = option(None)
     out_dtype: Any = option(None, _dtype_of(IMAGE_DTYPES))
+    output: int | str | None = option(None, checked_output)
+    extra: Any = option(None)
     layout: str | None = option(None, lambda _, value: checked_layout(value))
     alpha: str = option("restore", _one_of(*ALPHAS))
     on_nonfinite: str = option("raise", _one_of(*NONFINITE))

@@ -29,6 +29,7 @@ from .options import (
     dtype_name,
     integer,
 )
+from .scales import Scale, by_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +88,8 @@ class TilePlan(Sequence[Tile]):
         halo, phase: effective (rows, columns), input pixels: halo is rounded up to a multiple of the scale's
             denominator, phase is the least common multiple with it.
         overlap: minimum overlap of neighbours (rows, columns), input pixels.
-        scale: output pixels per input pixel.
+        scale: output pixels per input pixel; a pair (rows, columns) where they differ.
+        scales: the same, always a pair.
         trim: output pixels that the model's valid convolutions remove at each end (rows, columns). It is symmetric, as
             for convolutions; a model that crops unevenly shifts the image.
         boundary, blend: as in the options.
@@ -97,17 +99,18 @@ class TilePlan(Sequence[Tile]):
         self,
         options: Options,
         size: tuple[int, int],
-        scale: Fraction,
+        scale: Scale,
         trim: tuple[int, int],
         least: tuple[int, int] = (0, 0),
     ):
+        rows, columns = by_axis(scale)
         self.core = _core.Plan(
             size=size,
             tile=options.tile_size,
             halo=options.halo,
             overlap=options.overlap_pixels,
             phase=options.phase,
-            scale=(scale.numerator, scale.denominator),
+            scale=((rows.numerator, rows.denominator), (columns.numerator, columns.denominator)),
             trim=trim,
             boundary=BOUNDARIES.index(options.boundary),
             blend=BLENDS.index(options.blend),
@@ -116,7 +119,7 @@ class TilePlan(Sequence[Tile]):
         self._made_of = (options, size, scale, trim, least)
         self.boundary, self.blend = options.boundary, options.blend
         self.overlap: tuple[int, int] = options.overlap_pixels
-        self.scale, self.trim = scale, trim
+        self.scale, self.scales, self.trim = scale, by_axis(scale), trim
         self.image_size: tuple[int, int] = self.core.image_size
         self.output_size: tuple[int, int] = self.core.output_size
         self.grid: tuple[int, int] = self.core.grid
@@ -247,7 +250,7 @@ class TilePlan(Sequence[Tile]):
         parts = {
             "image": self.ideal_pixels * channels * BYTES[dtype],
             "windows": window * channels,
-            "model output": int(window * self.scale**2) * out_channels,
+            "model output": int(window * self.scales[0] * self.scales[1]) * out_channels,
         }
         if choice("engine", engine, ENGINES) == "host":
             parts["sums"] = self.core.band_floats(out_channels) * 4
@@ -308,7 +311,7 @@ class TilePlan(Sequence[Tile]):
 
 
 def make_plan(
-    options: Options, size: tuple[int, int], scale: Fraction | None = None, trim: tuple[int, int] = (0, 0)
+    options: Options, size: tuple[int, int], scale: Scale | None = None, trim: tuple[int, int] = (0, 0)
 ) -> TilePlan:
     if options.unsettled:
         raise ValueError("halo and phase must be numbers here: no model is asked")

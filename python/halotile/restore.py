@@ -10,6 +10,7 @@ assemble   runs the windows and sends finished rows to a sink               run/
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Unpack, overload
@@ -20,7 +21,10 @@ from .auto.knowledge import Knowledge
 from .auto.prepare import open_run, prepare, remember, warn_of_colours
 from .auto.ranges import warn_of_clamped, watch_ranges, with_room_for_data
 from .errors import TileError
+from .files.vips import MAX_PIXELS
 from .images.image import Image, check_output_kind
+from .images.nodata import rounded_to
+from .images.pillow import is_picture, picture_like
 from .models.untouched.kept import tensors_kept
 from .notebook.svg import card
 from .options import IMAGE_DTYPES, Options, RestoreOptions, RunOptions, dtype_name, signature_with_options
@@ -36,9 +40,10 @@ from .run.results import ArraySink, NewRows
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .files.metadata import Picture
     from .inspection import ModelInfo
 
-__all__ = ["TiledRestorer", "iter_bands", "restore_tiled"]
+__all__ = ["Fitted", "TiledRestorer", "for_file", "iter_bands", "restore_tiled"]
 
 
 @overload
@@ -57,9 +62,11 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
     Args:
         image: NumPy array ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or torch tensor ``(H, W)``, ``(C, H, W)`` or
             ``(N, C, H, W)`` on any device; uint8, uint16, float16, bfloat16 (tensors), float32 or float64; any strides;
-            never modified. Or a zarr array, which is read by rows. Integers are scaled to [0, 1] for the model and
-            results are rounded and clamped; floats pass unchanged. Two channels are grey with alpha, four colour with
-            alpha. For other axis orders see ``layout``.
+            never modified. Or a Pillow image; its result is one, too, if Pillow has such images, else an array. Or a
+            zarr array, or the path of a .npy file, a zarr array's folder or an image file, which are read by rows;
+            `restore_to` also writes the result by rows, and keeps metadata. Integers are scaled to [0, 1] for the model
+            and results are rounded and clamped; floats pass unchanged. Two channels are grey with alpha, four colour
+            with alpha. For other axis orders see ``layout``.
         model: torch module, or callable on batches ``(N, C, H, W)`` of tensors or NumPy arrays. Modules run in eval and
             inference mode; their own mode is restored. Colour models also take grey images. Grey models take colour
             images channel by channel, or converted to grey if they return several channels: see docs/images.md. A
@@ -77,8 +84,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         blend: blending weights: "average", "linear", "cosine" or "gaussian".
         boundary: "reflect" (pads the image by reflection) or "native" (windows stay inside the image, so the model's
             own padding acts at the border).
-        scale: output pixels per input pixel: a number, fraction, or string such as "3/2". None: detected from the first
-            window.
+        scale: output pixels per input pixel: a number, fraction, or string such as "3/2"; or a pair (rows, columns) of
+            them. None: detected from the first window.
         phase: alignment of window origins and sizes, the model's total stride or attention window: a number or (rows,
             columns). None: detected. With halo="exact" or "auto" it comes from `inspect_model`; for other torch
             modules, also inside a callable, from their operators, in a second or two the first time; it is 1 if nothing
@@ -98,8 +105,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         verify: number of random windows to recompute with a much larger halo afterwards: see
             `TiledRestorer.last_run.verified`, a Verification. Issues a `SeamWarning` if they differ by more than the
             tolerance.
-        batch_size: maximum windows per model call. All calls have the same size: the last may repeat tiles. "auto":
-            chosen like tile_size.
+        batch_size: maximum windows per model call. All calls have the same size: the last may repeat tiles. Several
+            images go through the model together if a batch holds all their tiles. "auto": chosen like tile_size.
         device: where the model runs. None: its current device, else MPS, CUDA, CPU. A module on another device is
             copied. A list such as ["cuda:0", "cuda:1"] distributes batches over equally fast devices and blends on the
             first; not with global_stats "exact" or "frozen".
@@ -120,6 +127,9 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         out: array or tensor of the result's shape to write to; may be a memmap. Its dtype replaces out_dtype.
         out_dtype: dtype of the result. None: the image's; float32 if the model makes something else than a picture of
             its input's channels, such as classes.
+        output: index or key of the image among several outputs of the model.
+        extra: further inputs of the model, the same for every window: a dict by name, a tuple in order, or one value.
+            Arrays and tensors go to its device; where their first axis is of length one, it becomes that of the batch.
         layout: order of the image's axes, one letter each: H or Y for rows, W or X for columns, C or S for channels, N,
             Z, T or B for images, as in "CHW", "NHWC", "ZYX" or "TYXC". None: the usual order if plausible (at most four
             channels, or fewer than rows and columns), else the only one that fits the model's channels. An ambiguous
@@ -129,7 +139,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             model with the others). Hidden pixels (alpha 0) are filled with surrounding colours to prevent leaks.
             Constant alpha keeps its value.
         on_nonfinite: reaction to NaN or infinity from the model: "raise", "warn" or "ignore".
-        progress: True for a tqdm bar, or a callable ``(tiles done, tiles in all)``.
+        progress: True for a tqdm bar, or a callable ``(tiles done, tiles in all)``. What it raises ends the run and
+            reaches the caller as it is: raise in it to cancel. No file appears, and finished rows stay in ``out``.
         keep_heap: keep memory that a CPU model frees in the process until the image is done, where this is known to be
             faster (glibc): see docs/speed.md. The environment variable HALOTILE_KEEP_HEAP=0 turns it off.
         memory_format: memory format of windows: "channels_last" or "contiguous". "auto": channels_last for
@@ -196,6 +207,7 @@ class TiledRestorer:
     def __init__(self, model: Callable[..., Any], **options: Unpack[RestoreOptions]):
         self.knowledge = Knowledge.of(model, {**options})
         self.last_run: RunInfo | None = None
+        self._fitted: Fitted = {}
 
     @classmethod
     def of(cls, model: Callable[..., Any], options: dict[str, Any]) -> TiledRestorer:
@@ -241,7 +253,7 @@ class TiledRestorer:
     def knowing(cls, knowledge: Knowledge) -> TiledRestorer:
         """A restorer that starts from existing knowledge."""
         restorer = cls.__new__(cls)
-        restorer.knowledge, restorer.last_run = knowledge, None
+        restorer.knowledge, restorer.last_run, restorer._fitted = knowledge, None, {}
         return restorer
 
     def open(self, image: Any) -> Image:
@@ -257,12 +269,31 @@ class TiledRestorer:
     def __call__(self, image: Any, *, out: Any = None) -> Any:
         """Restores an image; ``out`` overrides the option of that name."""
         asked = self.options.out if out is None else out
-        image = self.open(image)
+        if isinstance(image, str | os.PathLike):
+            restorer, source = self.for_path(image)
+            try:
+                result = restorer._restored(restorer.open(source), asked)
+            finally:
+                self.last_run = restorer.last_run
+            return result
+        result = self._restored(self.open(image), asked)
+        return picture_like(result, image) if asked is None and is_picture(image) else result
+
+    def for_path(
+        self, path: str | os.PathLike[str], max_pixels: int | None = MAX_PIXELS, strict: bool = False
+    ) -> tuple[TiledRestorer, Any]:
+        """The source of rows at a path, and a restorer with what the file says of its pixels: see `for_file`."""
+        from .files.open import open_source  # needs libraries that arrays do not
+
+        source = open_source(os.fspath(path), self.options.layout, max_pixels, strict)
+        return for_file(self, getattr(source, "like", None), self._fitted), source
+
+    def _restored(self, image: Image, asked: Any) -> Any:
         opened = open_run(image, self.knowledge, _out_dtype(asked, image, self.options))
         result = ArraySink(asked)
         delivery = Delivery(holds_result=asked is None)
         with (
-            tensors_kept(opened.windows.modules, watched=True),
+            tensors_kept(opened.windows.modules, watched=opened.windows.may_write),
             Progress(self.options.progress) as progress,
             kept_heap.kept(opened.keeps_heap),
         ):
@@ -321,10 +352,20 @@ class TiledRestorer:
             raise ValueError("out must be None for iter_bands, which yields new rows")
         if self.options.verify:
             raise ValueError(f"verify must be 0 for iter_bands, which holds no result, not {self.options.verify}")
+        if isinstance(image, str | os.PathLike):
+            restorer, image = self.for_path(image)
+            if restorer is not self:
+                return self._following(restorer, restorer.iter_bands(image))
         image = self.open(image)
         if image.count != 1:
             raise ValueError(f"image must be a single one for iter_bands, not {image.count}")
         return self._bands(open_run(image, self.knowledge, self.options.out_dtype))
+
+    def _following(
+        self, restorer: TiledRestorer, bands: Iterator[tuple[int, Any]]
+    ) -> Generator[tuple[int, Any], None, None]:
+        yield from bands
+        self.last_run = restorer.last_run
 
     def _bands(self, opened: Opened) -> Iterator[tuple[int, Any]]:
         made = NewRows()
@@ -332,6 +373,30 @@ class TiledRestorer:
             rows = self.restored(opened, made.opened, Delivery(bands_waiting=1), progress)
             for start, _ in kept_heap.stepwise(rows, opened.keeps_heap):
                 yield start, made.taken(start)
+
+
+Fitted = dict[str, TiledRestorer]
+
+
+def for_file(restorer: TiledRestorer, like: Picture | None, known: Fitted | None = None) -> TiledRestorer:
+    """The restorer, with what an image file says of its pixels unless options do: the value of those without data, and
+    bands that are no alpha.
+
+    known: those of earlier files, which have learnt about the model; gets this one.
+    """
+    if like is None:
+        return restorer
+    options, extras, found = restorer.options, like.extras, {}
+    if options.nodata is None and extras.nodata is not None and rounded_to(extras.nodata, extras.dtype) is not None:
+        found["nodata"] = extras.nodata
+    if options.alpha == "restore" and extras.data and extras.bands in (2, 4):
+        found["alpha"] = "channel"
+    if not found:
+        return restorer
+    known = {} if known is None else known
+    if str(found) not in known:
+        known[str(found)] = restorer.with_options(replace(options, **found))
+    return known[str(found)]
 
 
 def _out_dtype(asked: Any, image: Image, options: Options) -> str | None:

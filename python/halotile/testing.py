@@ -2,7 +2,7 @@
 """Assertions for your own test suite, in the manner of torch.testing.
 
 def test_no_seams():
-    halotile.testing.assert_seamless(model, image, halo=18, tile_size=64)
+    halotile.testing.assert_seamless(image, model, halo=18, tile_size=64)
 
 def test_my_own_loop():
     halotile.testing.assert_matches_whole(my_tiles(image, model), image, model)
@@ -51,8 +51,8 @@ CLEARLY = 3  # ratio of differences near tile edges to those elsewhere that mean
 
 
 def assert_seamless(
-    model: Callable[..., Any],
     image: Any,
+    model: Callable[..., Any],
     *,
     tolerance: float | None = None,
     windows: int = 8,
@@ -62,7 +62,7 @@ def assert_seamless(
     """Asserts that there are no seams: restores the image in float32 and verifies random windows of it (see `verify`).
 
     Args:
-        model, image: as for `restore_tiled`. The image must need more than one tile: pass a small ``tile_size``.
+        image, model: as for `restore_tiled`. The image must need more than one tile: pass a small ``tile_size``.
 
     Keyword Args:
         tolerance: the largest difference that passes, as a fraction of white, whatever the image's dtype. None: what
@@ -86,7 +86,7 @@ def assert_seamless(
 
 
 def assert_exact(
-    model: Callable[..., Any], image: Any, *, tolerance: float | None = None, **options: Unpack[JudgedOptions]
+    image: Any, model: Callable[..., Any], *, tolerance: float | None = None, **options: Unpack[JudgedOptions]
 ) -> Verification:
     """Asserts that tiles equal whole-image inference: runs the model on the whole image, or on each of several, and
     compares every pixel. For small images.
@@ -95,7 +95,7 @@ def assert_exact(
     sides are padded by reflection to a multiple of the phase.
 
     Args:
-        model, image: as for `restore_tiled`. The image must need more than one tile: pass a small ``tile_size``.
+        image, model: as for `restore_tiled`. The image must need more than one tile: pass a small ``tile_size``.
 
     Keyword Args:
         tolerance: as for `assert_seamless`.
@@ -341,7 +341,7 @@ def _at_least(
 # ---- devices ---------------------------------------------------------------------------------------------------------
 
 
-def assert_on_device(model: Callable[..., Any], image: Any, **options: Unpack[RunOptions]) -> Crossings:
+def assert_on_device(image: Any, model: Callable[..., Any], **options: Unpack[RunOptions]) -> Crossings:
     """Asserts that nothing but the image and its result crosses between host and device, each once, and that the model
     waits for no number on the device.
 
@@ -349,7 +349,7 @@ def assert_on_device(model: Callable[..., Any], image: Any, **options: Unpack[Ru
     that a backend runs on the CPU by itself (PYTORCH_ENABLE_MPS_FALLBACK) are not seen.
 
     Args:
-        model, image: as for `restore_tiled`; the model's device is not the CPU.
+        image, model: as for `restore_tiled`; the model's device is not the CPU.
         options: as for `restore_tiled`, with one device.
 
     Returns:

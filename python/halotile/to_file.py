@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -22,22 +21,21 @@ from .auto.prepare import open_run
 from .files.codecs import check_options
 from .files.finish import Colour, checked_colour, checked_size, finished_shape
 from .files.formats import FileSink, Format, check_output, open_sink
-from .files.metadata import Picture
-from .files.open import file_of, open_source
+from .files.open import file_of
 from .files.vips import MAX_PIXELS, Path
 from .files.vips_rows import PictureSource
 from .images.image import Image
-from .images.nodata import rounded_to
 from .models.untouched.kept import tensors_kept
 from .options import Options, RunOptions
-from .restore import TiledRestorer
+from .restore import TiledRestorer, for_file
+from .resume.resumed import Resumed, checked_resume, resumed
 from .run import kept_heap
 from .run.assemble import drained
 from .run.prepared import Delivery, Prepared
 from .run.progress import Progress
 from .run.report import RunInfo
 
-__all__ = ["Fitted", "for_file", "restore_to", "write_restored"]
+__all__ = ["restore_to", "settled", "write_restored"]
 
 
 def restore_to(
@@ -51,6 +49,7 @@ def restore_to(
     strict: bool = False,
     background: tuple[int, int, int] | None = None,
     size: tuple[int, int] | None = None,
+    resume: bool = False,
     **options: Unpack[RunOptions],
 ) -> RunInfo:
     """Restores an image into a file. Neither is in memory as a whole: rows are read when windows or strips need them,
@@ -62,8 +61,8 @@ def restore_to(
             image's layout; for several images, which only .npy and .zarr support, (N, H, W) or (N, H, W, C). It is
             written to a temporary file beside it and replaces any old file when complete; errors and Ctrl-C remove the
             temporary file.
-        image: as for `restore_tiled`; or the path of a .npy file, a zarr array's folder or an image file. These and
-            zarr arrays are read by rows, several images one by one. Metadata is copied from image file to image file.
+        image: as for `restore_tiled`. Files and zarr arrays are read by rows, several images one by one. Metadata is
+            copied from image file to image file.
         model: as for `restore_tiled`; or a `TiledRestorer`, whose options then apply.
 
     Keyword Args:
@@ -72,6 +71,8 @@ def restore_to(
         strict: refuse a JPEG that lacks its last bytes; else a warning says so, and what they would show is grey.
         background: red, green and blue from 0 to 255 of a colour in front of which pixels with alpha are laid.
         size: (height, width) to which the result is resampled, with Lanczos' filter by rows.
+        resume: keep finished rows beside the file until it is complete, and go on from those that an earlier run with
+            resume has kept. The file has the bytes that a single run gives it: see docs/reliability.md.
         options: as for `restore_tiled`, without out and verify, which need the whole result.
 
     Returns:
@@ -79,8 +80,10 @@ def restore_to(
 
     Raises:
         ValueError, TypeError: a bad option, image or path, or a result that the format cannot hold. Raised before any
-            work, except for what only the model can reveal.
-        OSError: reading or writing failed; a lack of space for a .npy file is reported as soon as its size is known.
+            work, except for what only the model can reveal. Rows that were kept are of another image, model or options,
+            or the model does not repeat their bits.
+        OSError: reading or writing failed; a lack of space for a .npy file is reported as soon as its size is known; or
+            another process is making the file with resume.
         ImportError: the library that reads or writes the format is not installed.
         TileError: as for `restore_tiled`.
     """
@@ -88,17 +91,26 @@ def restore_to(
     kind = check_output(path)
     check_options(quality, compression)
     background, size = checked_colour(background), checked_size(size)
-    is_path = isinstance(image, str | os.PathLike)
-    source = open_source(os.fspath(image), restorer.options.layout, max_pixels, strict) if is_path else image
+    given, source = restorer, image
+    if isinstance(image, str | os.PathLike):
+        restorer, source = restorer.for_path(image, max_pixels, strict)
+    elif isinstance(image, PictureSource):
+        restorer = for_file(restorer, image.like)
     like = source.like if isinstance(source, PictureSource) else None
-    given, restorer = restorer, for_file(restorer, like)
     opened = restorer.open(source)
     _check(path, kind, opened, restorer.options, background)
     if not kind.uses and (background, size) != (None, None):
         raise ValueError(f"background and size must be None for {kind.name}: they are for image files")
     named = opened.count > 1 or restorer.options.layout is not None
     images = opened.count if kind.stack and "N" in opened.layout and named else None
-    with kept_heap.kept(restorer.options.keep_heap), ExitStack() as stack:  # the sink's memory is returned as well
+    with (
+        resumed(os.fspath(path), checked_resume(resume)) as kept,
+        kept_heap.kept(restorer.options.keep_heap),  # the sink's memory is returned as well
+        ExitStack() as stack,
+    ):
+        if kept is not None:
+            kept.identify(opened, restorer.model, restorer.options)
+            restorer = settled(restorer, kept)
 
         def sink_for(shape: tuple[int, ...], dtype: str) -> FileSink:
             sink = open_sink(
@@ -114,34 +126,16 @@ def restore_to(
             )
             return stack.enter_context(sink)
 
-        write_restored(restorer, opened, kind, sink_for)
+        write_restored(restorer, opened, kind, sink_for, kept=kept)
     given.last_run = restorer.last_run
     assert restorer.last_run is not None
     return restorer.last_run
 
 
-Fitted = dict[str, TiledRestorer]
-
-
-def for_file(restorer: TiledRestorer, like: Picture | None, known: Fitted | None = None) -> TiledRestorer:
-    """The restorer, with what an image file says of its pixels unless options do: the value of those without data, and
-    bands that are no alpha.
-
-    known: those of earlier files, which have learnt about the model; gets this one.
-    """
-    if like is None:
-        return restorer
-    options, extras, found = restorer.options, like.extras, {}
-    if options.nodata is None and extras.nodata is not None and rounded_to(extras.nodata, extras.dtype) is not None:
-        found["nodata"] = extras.nodata
-    if options.alpha == "restore" and extras.data and extras.bands in (2, 4):
-        found["alpha"] = "channel"
-    if not found:
-        return restorer
-    known = {} if known is None else known
-    if str(found) not in known:
-        known[str(found)] = restorer.with_options(replace(options, **found))
-    return known[str(found)]
+def settled(restorer: TiledRestorer, kept: Resumed) -> TiledRestorer:
+    """The restorer, with what an earlier run has chosen where its options leave it open."""
+    options = kept.settled(restorer.options)
+    return restorer if options is restorer.options else restorer.with_options(options)
 
 
 def _restorer(model: Any, options: RunOptions) -> TiledRestorer:
@@ -173,28 +167,31 @@ def write_restored(
     kind: Format,
     sink_for: Callable[[tuple[int, ...], str], FileSink],
     holds_result: bool = False,
+    kept: Resumed | None = None,
 ) -> None:
     """Restores one or more images into the sink from sink_for(shape, dtype), called once the shape of a result is
     known. Its provider closes the sink.
 
-    kind: format of the sink. holds_result: whether the sink also stores the whole result in memory.
+    kind: format of the sink. holds_result: whether the sink also stores the whole result in memory. kept: what keeps
+    finished rows for another run.
     """
     opened = open_run(image, restorer.knowledge, restorer.options.out_dtype)
-    delivery = Delivery(holds_result, int(kind.overlaps), lambda shape: kind.held_bytes(shape, opened.out_dtype))
+    waiting = int(kind.overlaps or kept is not None)
+    delivery = Delivery(holds_result, waiting, lambda shape: kind.held_bytes(shape, opened.out_dtype))
     with (
-        tensors_kept(opened.windows.modules, watched=True),
+        tensors_kept(opened.windows.modules, watched=opened.windows.may_write),
         Progress(restorer.options.progress) as progress,
         kept_heap.kept(opened.keeps_heap),
-        Bands(sink_for) as bands,
+        Bands(sink_for, kept) as bands,
     ):
         drained(restorer.restored(opened, bands.opened, delivery, progress))
 
 
 class Bands:
-    """Band buffers, (rows, W) or (rows, W, C), and the thread that writes them to a file sink."""
+    """Band buffers, (rows, W) or (rows, W, C), and the thread that writes them to a file sink, and keeps them."""
 
-    def __init__(self, sink_for: Callable[[tuple[int, ...], str], FileSink]):
-        self.sink_for = sink_for
+    def __init__(self, sink_for: Callable[[tuple[int, ...], str], FileSink], kept: Resumed | None = None):
+        self.sink_for, self.kept, self.keeps = sink_for, kept, kept is not None
         self.sink: FileSink | None = None
         self.free: list[np.ndarray] = []
         self.made: dict[int, tuple[np.ndarray, int]] = {}  # by first row: a buffer and its number of rows
@@ -206,8 +203,17 @@ class Bands:
         channels, has_axis = prepared.channels, "C" in prepared.image.layout
         self.row = (width, channels) if channels > 1 or has_axis else (width,)
         self.dtype, self.tallest = prepared.out_dtype, prepared.plan.tallest_band()
+        if self.kept is not None:
+            self.kept.open(prepared, self.row, self.dtype)
         self.sink = self.sink_for((height, *self.row), self.dtype)
+        if self.kept is not None:
+            for index in range(prepared.image.count):
+                for rows in self.kept.replay(index, self.tallest):
+                    self.sink.write(rows)
         return self
+
+    def finished(self, index: int) -> int:
+        return 0 if self.kept is None else self.kept.finished(index)
 
     def rows(self, index: int, start: int, stop: int) -> np.ndarray:
         """Discards unfinished bands from `start` on, left by an out-of-memory fallback."""
@@ -222,13 +228,24 @@ class Bands:
     def done(self, index: int, start: int, stop: int) -> None:
         """Writes the band, after the previous one. Raises errors of the previous write."""
         self._wait()
-        buffer, rows = self.made.pop(start)
+        buffer, count = self.made.pop(start)
         assert self.sink is not None
-        if self.sink.overlaps:
-            self.writing = self.thread.submit(self.sink.write, buffer[:rows]), buffer
+        rows = buffer[:count]
+        if self.kept is not None:
+            rows = rows[self.kept.compare(index, start, rows) :]
+        if self.sink.overlaps or self.kept is not None:
+            self.writing = self.thread.submit(self._write, rows), buffer
         else:
-            self.sink.write(buffer[:rows])
+            self._write(rows)
             self.free.append(buffer)
+
+    def _write(self, rows: np.ndarray) -> None:
+        assert self.sink is not None
+        if not len(rows):
+            return
+        if self.kept is not None:
+            self.kept.append(rows)
+        self.sink.write(rows)
 
     def _wait(self) -> None:
         if self.writing is not None:
@@ -246,6 +263,8 @@ class Bands:
         try:
             if error is None:
                 self._wait()
+                if self.kept is not None:
+                    self.kept.close()
             elif self.sink is not None:
                 self.sink.abandon()
         finally:

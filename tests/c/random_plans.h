@@ -68,10 +68,10 @@ static inline struct ht_plan random_plan(void)
     struct ht_plan plan;
     enum ht_status status;
     do {
-        const int64_t *scale = scales[between(0, 4)];
+        const int64_t *rows = scales[between(0, 4)], *columns = one_in(2) ? rows : scales[between(0, 4)];
         enum ht_boundary boundary = one_in(2) ? HT_REFLECT : HT_NATIVE;
-        struct ht_axis_options y = random_axis(boundary, scale[0], scale[1]);
-        struct ht_axis_options x = random_axis(boundary, scale[0], scale[1]);
+        struct ht_axis_options y = random_axis(boundary, rows[0], rows[1]);
+        struct ht_axis_options x = random_axis(boundary, columns[0], columns[1]);
         status = ht_plan_init(&plan, &y, &x, (enum ht_blend)between(0, HT_BLEND_COUNT - 1), NULL);
     } while (status != HT_OK);
     return plan;

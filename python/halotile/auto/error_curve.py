@@ -151,7 +151,7 @@ def _seam_error(prepared: Prepared) -> float:
     for place in probe.places(WINDOWS):
         one = probe.kept(place, size, halo)
         other = probe.kept((place[0] + shift[0], place[1] + shift[1]), size, halo)
-        y, x = (int(step * plan.scale) for step in shift)
+        y, x = (int(step * scale) for step, scale in zip(shift, plan.scales, strict=True))
         height, width = one.shape[1] - y, one.shape[2] - x
         if height > 0 and width > 0:
             largest = max(largest, float(np.abs(one[:, y:, x:] - other[:, :height, :width]).max()))
@@ -207,13 +207,14 @@ class Probe:
             output = as_floats(windows(self.prepared.traits.parts[0], 0, self.plan, [tile])[0])
         crops = leads if grown else [halo, halo]
         pixels = [side if grown else side - 2 * halo for side in size]
-        y, x = (int(crop * self.plan.scale) - lost for crop, lost in zip(crops, self.plan.trim, strict=True))
-        height, width = (int(side * self.plan.scale) for side in pixels)
+        scales, trim = self.plan.scales, self.plan.trim
+        y, x = (int(crop * scale) - lost for crop, scale, lost in zip(crops, scales, trim, strict=True))
+        height, width = (int(side * scale) for side, scale in zip(pixels, scales, strict=True))
         low, high = self.prepared.options.value_range or (0.0, 1.0)
         return (output[:, max(y, 0) : y + height, max(x, 0) : x + width] - low) / (high - low) * self.white
 
     def part_of(self, whole: np.ndarray, size: Pair, halo: int) -> np.ndarray:
         """The part of a grown result that matches a window of `size` cropped by its halo."""
-        at = int(halo * self.plan.scale)
-        height, width = (int((side - 2 * halo) * self.plan.scale) for side in size)
-        return whole[:, at : at + height, at : at + width]
+        y, x = (int(halo * scale) for scale in self.plan.scales)
+        height, width = (int((side - 2 * halo) * scale) for side, scale in zip(size, self.plan.scales, strict=True))
+        return whole[:, y : y + height, x : x + width]

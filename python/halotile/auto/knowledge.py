@@ -14,8 +14,9 @@ from ..errors import SeamWarning, frames_inside
 from ..images.image import Image, open_image
 from ..images.levels import with_levels
 from ..inspection.known import about, known_model, known_quick
+from ..models.chosen import checked_output, with_choice
 from ..models.descriptor import unwrapped
-from ..models.kinds import channels_of
+from ..models.kinds import channels_of, check_model
 from ..models.model import Model
 from ..models.needs import needs_of
 from ..models.reach import modules_of
@@ -71,6 +72,8 @@ class Knowledge:
     def of(cls, model: Callable[..., Any], options: dict[str, Any]) -> Knowledge:
         """Accepts a spandrel descriptor as the model."""
         model = unwrapped(model)
+        check_model(model)
+        model = with_choice(model, checked_output("output", options.get("output")), options.get("extra"))
         return cls(model, Options.of({"needs": needs_of(model)} | options))
 
     def open(self, image: Any) -> Image:
@@ -88,7 +91,11 @@ class Knowledge:
 
     def quick_look(self) -> Quick | None:
         """What the model's operators reveal without running it; for a callable, the phase of its torch modules. None
-        without torch modules."""
+        without torch modules. Looked at once."""
+        return self._quick
+
+    @cached_property
+    def _quick(self) -> Quick | None:
         torch = torch_if_loaded()
         if torch is None:
             return None

@@ -7,8 +7,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from ..images.image import copied
 from ..models.reach import modules_of
 from ..optional import torch_if_loaded
 from ..run.prepared import First, Prepared
@@ -41,7 +40,7 @@ def with_shifts_tried(prepared: Prepared, first: First, knowledge: Knowledge) ->
     if math.prod(image.size) * image.count < WORTH_TRYING:
         why = f"{report.why}; {UNSEEN}, and the image is too small to try how its output moves"
         return replace(prepared, report=replace(report, why=why)), first
-    moves, base = _moves(prepared, first, knowledge), math.lcm(*prepared.plan.phase, prepared.traits.scale.denominator)
+    moves, base = _moves(prepared, first, knowledge), math.lcm(*prepared.plan.phase)  # with the scale's denominators
     text = f"{UNSEEN}, and by trying {_told(moves, base)}"
     if moves is None or moves.step is None:
         cure = "pass phase=, its total stride or the multiple to which it pads"
@@ -80,7 +79,7 @@ def _moves(prepared: Prepared, first: First, knowledge: Knowledge) -> Moves | No
     key = (takes, traits.scale, traits.trim, white, phase, model.dtype, needs)
     if key not in knowledge.tried:
         for part, output in first.items():  # some models reuse an output buffer
-            first[part] = output.copy() if isinstance(output, np.ndarray) else output.clone()
+            first[part] = copied(output)
         shapes = Shapes(takes, 1, traits.scale, traits.trim, needs.least, phase)
         knowledge.tried[key] = moves_of(model, shapes, white)
     return knowledge.tried[key]

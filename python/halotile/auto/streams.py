@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import memory
@@ -25,6 +26,7 @@ from ..plan import BYTES, TilePlan, make_plan
 from ..run.out_of_memory import SMALLEST_TILE
 from ..run.prepared import Delivery, Opened, Prepared
 from ..run.report import Streaming
+from ..scales import by_axis
 from ..texts import bytes_text
 from .knowledge import Knowledge, channels_tried
 from .opening import learned, opened_model
@@ -278,18 +280,24 @@ def _width(opened: Opened) -> int:
 
 
 def _taken_as_is(opened: Opened, learned_from: Prepared) -> bool:
-    """Whether to try the image in its own size, where windows would be padded to a multiple of the phase."""
-    scale = learned_from.traits.scale
-    whole = all((side * scale).denominator == 1 for side in opened.image.size)
-    return opened.options.boundary == "native" and learned_from.traits.trim == (0, 0) and whole
+    """Whether to try the image in its own size, where windows would be padded to a multiple of the phase.
+
+    With schedule="auto" it is padded, as for tiles: the schedule that is cheaper must not change the picture.
+    """
+    options, scales = opened.options, by_axis(learned_from.traits.scale)
+    sides = list(zip(opened.image.size, options.phase, strict=True))
+    if options.schedule == "auto" and any(side % step for side, step in sides):
+        return False
+    whole = all((side * scale).denominator == 1 for side, scale in zip(opened.image.size, scales, strict=True))
+    return options.boundary == "native" and learned_from.traits.trim == (0, 0) and whole
 
 
 def small_windows(opened: Opened, knowledge: Knowledge) -> Opened:
     """Windows that are only large enough to see what the model returns."""
     info = opened.report.model
     lost = (0, 0) if info is None or info.trim is None or info.scale is None else info.trim
-    scale = 1 if info is None or info.scale is None else info.scale
-    halo = tuple(max(0, math.ceil(one / scale)) for one in lost)
+    scales = by_axis(Fraction(1) if info is None or info.scale is None else info.scale)
+    halo = tuple(max(0, math.ceil(one / scale)) for one, scale in zip(lost, scales, strict=True))
     phase = opened.options.phase
     least = (32, 32) if info is None else (max(32, one) for one in info.minimum_size)
     tile = tuple(-(-side // step) * step for side, step in zip(least, phase, strict=True))
@@ -302,6 +310,7 @@ def _fitted(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepare
     from ..inspection.operators.streaming import NotStreamable
     from ..run.stream.cost import memory as memory_of
     from ..run.stream.cost import usual_rows
+    from ..run.stream.schedule import in_one_piece
 
     graph = _graph(prepared, schedule)
     returned = graph.result.rows, graph.result.shape[3]
@@ -318,8 +327,9 @@ def _fitted(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepare
         height = max(min(prepared.image.size[0], rows), prepared.plan.phase[0])
         return _reported(prepared.with_tiles((height, _width(prepared)), 1), chosen, delivery)
     column = streams * peak / graph.image.shape[3]
-    if graph.levels:
-        raise NoStream(f"a stream needs {bytes_text(streams * peak)}, and tiles have no statistics of the whole image")
+    whole = in_one_piece(prepared.report, graph)
+    if whole is not None:
+        raise NoStream(f"a stream needs {bytes_text(streams * peak)}, and {whole}")
     tile = _tile(prepared, column, limit, delivery)
     if tile is None:
         raise NoStream(
@@ -391,6 +401,7 @@ def _reported(prepared: Prepared, schedule: Stream, delivery: Delivery) -> Prepa
         held=held,
         peak=peak,
         flops=round(again * flops(graph)) * streams * len(flows),
+        sweeps=graph.levels + 1,
         device=str(graph.image.device),
     )
     report = replace(prepared.report, stream=stream, schedule_why=None)

@@ -18,8 +18,8 @@ HALOS = (0, 8, 16, 24, 32, 48, 64, 96, 128)
 
 
 def error_curve(
-    model: Callable[..., Any],
     image: Any,
+    model: Callable[..., Any],
     *,
     halos: Sequence[int] | None = None,
     windows: int = WINDOWS,
@@ -28,7 +28,7 @@ def error_curve(
     """Measures the error of halos where the image has most detail.
 
     Args:
-        model, image: as for `restore_tiled`.
+        image, model: as for `restore_tiled`.
 
     Keyword Args:
         halos: halos to try, input pixels. None: 0 to 128.

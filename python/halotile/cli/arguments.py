@@ -66,6 +66,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add("--engine", choices=ENGINES, help="tiling backend (default: the one for the device)")
     text = "strength of the included model, 0 to 1"
     add("--strength", type=_share, metavar="X", help=text)
+    text = "which of the model's outputs is the image: its index or name"
+    add("--model-output", type=_key, metavar="KEY", help=text)
+    text = "further input of the model: a number, or NAME=NUMBER; may be repeated"
+    add("--extra", type=_further, action="append", metavar="[NAME=]X", help=text)
     text = "values the model uses for black and white (default: 0 1)"
     add("--value-range", type=float, nargs=2, metavar=("LO", "HI"), help=text)
     text = "value of white in the images: a number, bits such as 12bit (4095), or max (default: the dtype's)"
@@ -102,6 +106,11 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     add("--format", choices=SUFFIXES, help="format of files written into a folder (default: each file's own)")
     add("--force", action="store_true", help="overwrite existing outputs, but never an input")
     add("--skip-existing", action="store_true", help="keep existing outputs, restore the others")
+    text = (
+        "keep finished rows beside each output, and go on where an earlier run with --resume was stopped; outputs that "
+    )
+    text += "are complete are left"
+    add("--resume", action="store_true", help=text)
     add("--json", action="store_true", help="print only one JSON document, at the end")
     text = "recompute K random windows with a larger halo and compare"
     add("--verify", type=_number(0), default=0, metavar="K", help=text)
@@ -149,7 +158,8 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     text = "padding at the image border: reflection, or the model's own (default: reflect)"
     add("--boundary", choices=BOUNDARIES, default="reflect", help=text)
     add("--phase", type=int, default=1, metavar="N", help="alignment of window origins (default: 1)")
-    add("--scale", default="1", metavar="S", help="output pixels per input pixel, such as 4 or 3/2 (default: 1)")
+    text = "output pixels per input pixel, such as 4 or 3/2, or of width x height as in 1x2 (default: 1)"
+    add("--scale", type=_scale, default="1", metavar="S", help=text)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -237,8 +247,8 @@ def _add_tiling(parser: argparse.ArgumentParser, asks_model: bool = False) -> No
     add("--boundary", choices=BOUNDARIES, default="reflect", help=text)
     text = f"alignment of window origins{', or auto' if asks_model else ''} (default: {phase_default})"
     add("--phase", type=_phase(number_or("auto")), default=argparse.SUPPRESS, metavar="N", help=text)
-    text = "output pixels per input pixel, such as 4 or 3/2 (default: detected, 1 for plan without --model)"
-    add("--scale", metavar="S", help=text)
+    text = "output pixels per input pixel, such as 4 or 3/2, or of width x height as in 1x2 (default: detected, 1 for "
+    add("--scale", type=_scale, metavar="S", help=text + "plan without --model)")
     text = f"windows per call of the model{', or auto' if asks_model else ''} (default: 1)"
     add("--batch-size", type=number_or("auto"), default=1, metavar="N", help=text)
     either = group.add_mutually_exclusive_group().add_argument
@@ -286,6 +296,12 @@ def _phase(number_or_auto: Callable[[str], Any]) -> Callable[[str], int | None]:
     return phase
 
 
+def _scale(text: str) -> str | tuple[str, str]:
+    """What the option `scale` takes: (rows, columns) of width x height."""
+    width, by, height = text.partition("x")
+    return (height, width) if by else text
+
+
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)", text)
     if match is None:
@@ -305,6 +321,17 @@ def _white(text: str) -> float | str:
     with suppress(ValueError):
         return float(text)
     return text
+
+
+def _key(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else text
+
+
+def _further(text: str) -> tuple[str | None, float]:
+    name, equals, number = text.rpartition("=")
+    with suppress(ValueError):
+        return (name if equals else None), float(number)
+    raise argparse.ArgumentTypeError(f"must be a number, or a name and a number such as sigma=0.1, not {text!r}")
 
 
 def _share(text: str) -> float:

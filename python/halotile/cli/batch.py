@@ -24,7 +24,9 @@ from ..files.picture import Header, Picture
 from ..files.vips import MAX_PIXELS
 from ..files.vips_rows import PictureSource
 from ..images.image import Image, open_image, shape_of_result
-from ..to_file import Fitted, for_file, write_restored
+from ..restore import Fitted, for_file
+from ..resume.resumed import Resumed, resumed
+from ..to_file import settled, write_restored
 from .bar import Bar
 from .saving import Saving
 from .work import Job, check_holds, is_array, open_array, read_header, shape_of
@@ -125,6 +127,7 @@ class FileRestorer:
         saving: how files are written.
         strict: refuse JPEGs that lack their last bytes.
         verify: number of random windows of each page that are recomputed and compared.
+        resume: keep finished rows, and go on from those that an earlier run has kept.
     """
 
     def __init__(
@@ -136,9 +139,10 @@ class FileRestorer:
         saving: Saving = Saving(),  # noqa: B008 - frozen
         strict: bool = False,
         verify: int = 0,
+        resume: bool = False,
     ):
         self.restorer, self.page, self.max_pixels, self.verify = restorer, page, max_pixels, verify
-        self.saving, self.strict = saving, strict
+        self.saving, self.strict, self.resume = saving, strict, resume
         self.fitted: Fitted = {}
 
     def header(self, job: Job) -> Header:
@@ -155,7 +159,7 @@ class FileRestorer:
         """
         started = time.monotonic()
         header = self.header(job)
-        if os.path.lexists(job.output) and not force:
+        if os.path.lexists(job.output) and not (force or self.resume):
             raise FileExistsError(17, os.strerror(17), job.output)
         os.makedirs(os.path.dirname(job.output) or ".", exist_ok=True)
         options = self.restorer.options
@@ -163,8 +167,8 @@ class FileRestorer:
         check_holds(
             job.output, header, out_dtype=options.out_dtype, alpha=options.alpha, flat=flat, resampled=resampled
         )
-        with ExitStack() as stack:
-            made = _Made(job, header, stack, self.saving)
+        with resumed(job.output, self.resume) as kept, ExitStack() as stack:
+            made = _Made(job, header, stack, self.saving, kept)
             for number in self._pages(header):
                 if bar is not None:
                     bar.begin_page(header.shape[0] * header.shape[1])
@@ -190,8 +194,11 @@ class FileRestorer:
         restorer = for_file(self.restorer, made.like, self.fitted)
         opened = restorer.open(image if of_file is None else open_image(image, of_file))
         made.check_like_first(shape_of(opened), number)
+        if made.kept_rows is not None:
+            made.kept_rows.identify(opened, restorer.model, restorer.options, made.job.input, self.page)
+            restorer = settled(restorer, made.kept_rows)
         sink_for = made.kept_for if self.verify else made.sink_for
-        write_restored(restorer, opened, check_output(made.job.output), sink_for, bool(self.verify))
+        write_restored(restorer, opened, check_output(made.job.output), sink_for, bool(self.verify), made.kept_rows)
         made.keep_farthest(restorer.last_run)
         if self.verify:
             from ..check.verify import verify
@@ -204,10 +211,11 @@ class _Made:
 
     Attributes:
         like: the first page's metadata.
+    kept_rows: what keeps finished rows for another run.
     """
 
-    def __init__(self, job: Job, header: Header, stack: ExitStack, saving: Saving):
-        self.job, self.header, self.stack, self.saving = job, header, stack, saving
+    def __init__(self, job: Job, header: Header, stack: ExitStack, saving: Saving, kept_rows: Resumed | None = None):
+        self.job, self.header, self.stack, self.saving, self.kept_rows = job, header, stack, saving, kept_rows
         self.like: Picture | None = None
         self.sink: FileSink | None = None
         self.kept: _Kept | None = None

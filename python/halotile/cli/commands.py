@@ -22,8 +22,9 @@ from ..models import catalog
 from ..models.load import load_model
 from ..options import ENGINES, Options, white_level
 from ..plan import TilePlan, plan_tiles
+from ..scales import by_axis
 from ..version import __version__
-from .common import UsageError, shown, size_text, usage_errors
+from .common import UsageError, scale_shown, shown, size_text, usage_errors
 from .evaluate import below, compare_folders
 from .work import is_folder
 
@@ -97,10 +98,11 @@ def _compared_plan(asked: argparse.Namespace, size: tuple[int, int]) -> TilePlan
         return None
     options = {name: getattr(asked, name) for name in ("tile_size", "halo", "overlap", "phase", "boundary", "scale")}
     with usage_errors():
-        scale = Options(scale=asked.scale or 1).scale
-        plan = plan_tiles([round(side / scale) for side in size], **options)
+        scale = Options(scale=asked.scale).scale
+        inputs = [round(side / by) for side, by in zip(size, by_axis(scale), strict=True)]
+        plan = plan_tiles(inputs, **options)
     if plan.output_size != size:
-        raise UsageError(f"--scale {asked.scale}: no input size gives {size_text(size)}")
+        raise UsageError(f"--scale {scale_shown(scale)}: no input size gives {size_text(size)}")
     return plan
 
 
@@ -118,7 +120,7 @@ def inspect(asked: argparse.Namespace) -> None:
         return
     from ..check.curve import error_curve
 
-    curve = error_curve(model, picture.pixels, device=asked.device, dtype=asked.dtype)
+    curve = error_curve(picture.pixels, model, device=asked.device, dtype=asked.dtype)
     both = json.loads(info.to_json()) | {"error_curve": dataclasses.asdict(curve)}
     print(json.dumps(both, indent=1) if asked.json else f"{info}\n\n{curve}")
 

@@ -16,6 +16,7 @@ from ..errors import TileError
 from ..files.formats import TABLE
 from ..options import Options
 from ..plan import TilePlan, plan_tiles
+from ..scales import Scale, by_axis
 
 __all__ = [
     "BIT_DTYPES",
@@ -26,6 +27,7 @@ __all__ = [
     "debugging",
     "one_line",
     "planned",
+    "scale_shown",
     "shown",
     "size_text",
     "usage_errors",
@@ -53,9 +55,18 @@ def checked_options(asked: argparse.Namespace) -> dict[str, Any]:
     """The arguments that are options of `restore_tiled`, validated."""
     names = {field.name for field in dataclasses.fields(Options)}
     options = {name: value for name, value in vars(asked).items() if name in names}
+    options |= {"output": getattr(asked, "model_output", None), "extra": _further(getattr(asked, "extra", None) or [])}
     with usage_errors():
         Options(**options)
     return options
+
+
+def _further(given: list[tuple[str | None, float]]) -> dict[str, float] | tuple[float, ...] | None:
+    """Inputs of --extra: by name, or in order."""
+    named = {name: value for name, value in given if name is not None}
+    if named and len(named) < len(given):
+        raise UsageError("--extra must be NAME=VALUE each time, or VALUE each time, and no name twice")
+    return named or tuple(value for _, value in given) or None
 
 
 def planned(size: tuple[int, int], options: dict[str, Any]) -> TilePlan:
@@ -91,9 +102,13 @@ NAMED += ("memory_format", "value_range", "schedule", "white", "nodata", "backgr
 OPTION = re.compile(rf"(?<![\w.-])({'|'.join(NAMED)})=(?:'([^']*)'|(\d+)(?![\w.])|(?=[\s,;:.)]|$))")
 
 
+MODEL_OPTIONS = {"output": "--model-output", "extra": "--extra"}
 NUMBER = r"(-?[\w.]+)"
 OTHERS = (  # options that the command line has in another form
+    (re.compile(r"\boutput=(?:'([^']*)'|(-?\d+))"), r"--model-output \1\2"),
+    (re.compile(r"^(output|extra)(?= must)"), lambda found: MODEL_OPTIONS[found[1]]),
     (re.compile(rf"\bvalue_range=\({NUMBER}, {NUMBER}\)"), r"--value-range \1 \2"),
+    (re.compile(r"\bscale=\(([\d/]+), ([\d/]+)\)"), r"--scale \2x\1"),
     *((re.compile(rf"\bout_dtype='{dtype}'"), f"--bits {bits}") for bits, dtype in BIT_DTYPES.items()),
     (re.compile(r"\bout_dtype=?(?=\s|[,;:.)]|$)"), "--bits"),
 )
@@ -124,6 +139,12 @@ def _one_line(error: Exception) -> str:
         text = texts.one_line(error)
         return f"out of memory: {text}" if text != type(error).__name__ else "out of memory"
     return texts.one_line(error) if isinstance(error, OURS) else texts.named(error)
+
+
+def scale_shown(scale: Scale) -> str:
+    """A scale as --scale takes it: width x height where they differ."""
+    rows, columns = by_axis(scale)
+    return str(rows) if rows == columns else f"{columns}x{rows}"
 
 
 def size_text(shape: Any) -> str:

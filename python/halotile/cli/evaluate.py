@@ -31,7 +31,7 @@ def evaluate(asked: argparse.Namespace) -> int:
         pairs = find_pairs(asked.pairs, asked.targets)
     restorer = restorer_of(asked, options)
     talks = not (asked.quiet or asked.json)
-    found = evaluated(restorer, pairs, y_channel=asked.y_channel, crop_border=asked.crop_border)
+    found = evaluated(pairs, restorer, y_channel=asked.y_channel, crop_border=asked.crop_border)
     limits = _limits(asked)
     _write(asked.csv, found.to_csv())
     _write(asked.junit, found.to_junit(**limits))
@@ -48,7 +48,7 @@ def compare_folders(asked: argparse.Namespace) -> int:
         raise UsageError("--heatmap, --tile-size and --white are for two files, not for folders")
     with usage_errors():
         pairs = find_pairs(asked.b, asked.a)
-    found = evaluated(None, pairs, y_channel=asked.y_channel, crop_border=asked.crop_border)
+    found = evaluated(pairs, None, y_channel=asked.y_channel, crop_border=asked.crop_border)
     print(found.to_json() if asked.json else _for_people(found))
     return _status(found, _limits(asked))
 

@@ -5,8 +5,10 @@ chosen, so that `halotile --help` imports nothing that takes time."""
 from __future__ import annotations
 
 import argparse
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any, NamedTuple, NoReturn
 
 __all__ = ["COMMANDS", "new_parser"]
@@ -91,24 +93,33 @@ class _Versions(argparse.Action):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"halotile: error: {message} (see {self.prog} --help)\n")
+        wrong = re.match(r"argument COMMAND: invalid choice: '(.*?)' ", message)
+        meant = _near(wrong[1], COMMANDS) if wrong else ""
+        self.exit(2, f"halotile: error: {message}{meant} (see {self.prog} --help)\n")
 
 
 class _CommandParser(_Parser):
-    """The parser of one command, which gets its arguments when it is used."""
+    """The parser of one command, which gets its arguments when it is used, and refuses unknown options itself: it knows
+    what may have been meant."""
 
     command = ""
     filled = False
 
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         if not self.filled:
             from .arguments import add_arguments
 
             add_arguments(self.command, self)
             self.filled = True
-        return super().parse_known_args(args, namespace)
+        asked, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{_near(unknown[0].split('=')[0], known)}")
+        return asked, unknown
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    return "".join(f"; did you mean {one}?" for one in get_close_matches(word, [*known], n=1))
 
 
 def new_parser() -> argparse.ArgumentParser:

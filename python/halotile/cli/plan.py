@@ -21,7 +21,7 @@ from ..optional import torch_if_loaded
 from ..options import Options
 from ..plan import TilePlan
 from ..texts import bytes_text
-from .common import BIT_DTYPES, UsageError, checked_options, planned, size_text, usage_errors, why_no_halo
+from .common import BIT_DTYPES, UsageError, checked_options, planned, scale_shown, size_text, usage_errors, why_no_halo
 from .work import is_array, read_header
 
 __all__ = ["show_plan"]
@@ -52,7 +52,7 @@ def show_plan(asked: argparse.Namespace) -> None:
     memory = plan.estimate_bytes(channels=channels, batch_size=asked.batch_size, **dtypes)
     rows = [
         ("image", f"{size_text(plan.image_size)}, {channels} channels, {dtype}"),
-        ("output", f"{size_text(plan.output_size)}, scale {plan.scale}, {out_dtype}"),
+        ("output", f"{size_text(plan.output_size)}, scale {scale_shown(plan.scale)}, {out_dtype}"),
         *_rows_of(plan, asked.batch_size),
         *((f"memory: {part}", bytes_text(count)) for part, count in memory.items()),
     ]

@@ -15,6 +15,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from ..files.formats import FORMATS, check_output
+from ..files.journal import has_journal
 from ..models.devices import usable_device
 from ..models.load import load_model
 from ..models.needs import needs_of
@@ -35,6 +36,7 @@ from .common import (
     usage_errors,
     why_no_halo,
 )
+from .links import check_stays_inside
 from .output import Reports
 from .saving import Saving, check_effects
 from .work import (
@@ -59,6 +61,8 @@ def restore(asked: argparse.Namespace) -> int:
     options = checked_options(asked)
     if asked.force and asked.skip_existing:
         raise UsageError("--force and --skip-existing cannot be combined")
+    if asked.resume and asked.force:
+        raise UsageError("--resume and --force cannot be combined: outputs that are complete would be made again")
     if asked.strength is not None and asked.model is not None:
         raise UsageError(f"--strength is only for the included model, not for --model {asked.model}")
     saving = Saving.of(asked)
@@ -122,15 +126,20 @@ def _split(asked: argparse.Namespace, work: Work, alone: bool) -> tuple[list[Job
     output = work.jobs[0].output
     with usage_errors():
         if not alone:
-            return split_existing(work.jobs, force=asked.force, skip=asked.skip_existing)
+            for job in work.jobs:
+                check_stays_inside(job, asked.output)
+            todo, skipped = split_existing(work.jobs, force=asked.force, skip=asked.skip_existing or asked.resume)
+            begun = [job for job in skipped if asked.resume and has_journal(job.output)]
+            return [*begun, *todo], [job for job in skipped if job not in set(begun)]
         check_output(output, dtype=BIT_DTYPES.get(asked.bits))
     if os.path.exists(output) and os.path.exists(asked.inputs[0]) and os.path.samefile(output, asked.inputs[0]):
         raise UsageError(f"{output} is the input, which is never overwritten; choose another name")
-    exists = os.path.exists(output)
-    if exists and not (asked.force or asked.skip_existing):
+    exists = os.path.exists(output) and not (asked.resume and has_journal(output))
+    skips = asked.skip_existing or asked.resume
+    if exists and not (asked.force or skips):
         raise UsageError(f"{output} exists; --force overwrites it")
     jobs = list(work.jobs)
-    return ([], jobs) if exists and asked.skip_existing else (jobs, [])
+    return ([], jobs) if exists and skips else (jobs, [])
 
 
 def _check_alone(asked: argparse.Namespace, job: Job, options: dict[str, Any], saving: Saving) -> None:
@@ -160,6 +169,7 @@ def _restore_all(
             saving=saving,
             strict=asked.strict,
             verify=asked.verify,
+            resume=asked.resume,
         )
         for index, job in enumerate(todo):
             reports.add(_outcome(asked, one, job, reports))

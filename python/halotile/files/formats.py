@@ -213,6 +213,9 @@ def check_output_path(
         ValueError: the suffix is unknown, or the format cannot hold the image. OSError: the directory is missing or not
             writable, or the path exists and must not be replaced.
     """
+    if not isinstance(path, str | os.PathLike):
+        text = f"path must be that of the result, not {type(path).__name__}"
+        raise TypeError(f"{text}: arguments swapped? (path, image, model) is their order")
     path = os.fspath(path)
     suffix = os.path.splitext(path)[1]
     if suffix.lower() not in formats:

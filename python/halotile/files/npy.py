@@ -16,10 +16,13 @@ from numpy.typing import DTypeLike
 
 from ..images.source import Source, image_shape, in_order
 from ..texts import bytes_text, quoted
-from .atomic import replacing, writing
+from . import disk
+from .atomic import Draft, replacing, writing
 
 __all__ = ["NpySink", "NpySource", "held_bytes", "open_sink"]
 
+
+LONGEST_HEADER = 10_000  # bytes: NumPy's own limit, which it checks after reading
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
@@ -32,7 +35,7 @@ class NpySource(Source):
         self.path, self.file = path, open(path, "rb", buffering=0)  # noqa: SIM115
         try:
             self.shape, self.fortran, stored = _npy_header(self.file)
-        except ValueError as error:
+        except Exception as error:  # NumPy parses the header as Python, with errors of its tokeniser and parser
             raise ValueError(f"{path}: not a readable .npy file: {quoted(error)}") from error
         self.dtype, self.foreign = stored.newbyteorder("="), not stored.isnative
         self.offset = self.file.tell()
@@ -68,9 +71,19 @@ class NpySource(Source):
 
 def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"version {version[0]}.{version[1]} of the format is not known")
     if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+        header = np.lib.format.read_array_header_1_0(file)
+    else:
+        length = int.from_bytes(file.read(4), "little")
+        if length > LONGEST_HEADER:
+            raise ValueError(f"its header has {length} bytes")
+        file.seek(-4, os.SEEK_CUR)
+        header = np.lib.format.read_array_header_2_0(file)
+    if min(header[0], default=0) < 0:
+        raise ValueError(f"its shape is {header[0]}")
+    return header
 
 
 class _NpyImage(Source):
@@ -116,8 +129,8 @@ def open_sink(
     """Raises OSError if disk space is too small, and leaves the old file in place."""
     shape = tuple(shape) if images is None else (images, *shape)
     _check_room(path, int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize)
-    with replacing(path) as descriptor:
-        yield NpySink(path, descriptor, shape, dtype)
+    with replacing(path) as draft:
+        yield NpySink(draft, shape, dtype)
 
 
 def held_bytes(shape: Sequence[int], dtype: DTypeLike) -> int:
@@ -133,24 +146,33 @@ def _check_room(path: str, size: int) -> None:
 
 
 class NpySink:
-    """Writes a .npy file from start to end. The caller closes the descriptor."""
+    """Writes a .npy file from start to end. The caller closes the draft."""
 
     overlaps = False
 
-    def __init__(self, path: str, descriptor: int, shape: Sequence[int], dtype: DTypeLike):
-        self.path, self.dtype = path, np.dtype(dtype)
-        self.file = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
+    def __init__(self, draft: Draft, shape: Sequence[int], dtype: DTypeLike):
+        self.draft, self.dtype = draft, np.dtype(dtype)
+        self.file = open(draft.descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
         header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": tuple(shape)}
         np.lib.format.write_array_header_1_0(self.file, header)
+        self.written = self.file.tell()
+        self.size = self.written + int(np.prod(shape, dtype=object)) * self.dtype.itemsize
 
     def write(self, rows: np.ndarray) -> None:
+        self.draft.check()
         left = np.ascontiguousarray(rows, self.dtype).data.cast("B")
-        with writing(self.path):
-            while left:
-                left = left[self.file.write(left) :]
+        self.written += len(left)
+        with writing(self.draft.path):
+            disk.write(self.draft.descriptor, left)
 
     def close(self) -> None:
-        """Does nothing: all rows are already written."""
+        """Checks that all rows are there."""
+        found = os.fstat(self.draft.descriptor).st_size
+        if not self.written == found == self.size:
+            text = (
+                f"cannot be written: it should have {self.size} bytes, {self.written} were written, {found} are there"
+            )
+            raise OSError(errno.EIO, text, self.draft.path)
 
     def abandon(self) -> None:
         """Does nothing: there is no background work."""

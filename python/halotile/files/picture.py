@@ -185,11 +185,11 @@ def write_image(
     options = codec.options(pixels.nbytes, pixels.dtype, quality, compression)
     options |= page_options(path, codec, len(pixels), pages)
     image = with_metadata(to_vips(pixels, codec), like, codec, path, pages)
-    with replacing(path) as descriptor:
-        target = vips.Target.new_to_descriptor(descriptor)
+    with replacing(path) as draft:
+        target = vips.Target.new_to_descriptor(draft.descriptor)
         save = getattr(image, f"{codec.vips}save_target")
         try:
             interruptible(image, lambda: save(target, **options))
         except vips.Error as error:
             raise OSError(f"{path}: cannot be written: {reason(error)}") from error
-        amend_file(descriptor, image, like, codec, path, pages)
+        amend_file(draft.descriptor, image, like, codec, path, pages)

@@ -14,13 +14,26 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..images.source import Source
-from .atomic import replacing
-from .codecs import Codec, check_options, page_options
+from .atomic import Draft, replacing
+from .codecs import PNG, Codec, check_options, page_options
 from .extras import extras_of
 from .finish import Colour, Finish, finished_shape
 from .metadata import Picture, amend_file, picture_of, with_metadata
 from .tiff_feed import STRIP_BYTES, Feed
-from .vips import DTYPES, MAX_PIXELS, Path, as_held, as_rgb, import_pyvips, is_turned, opened, reason, shape_of
+from .vips import (
+    DTYPES,
+    MAX_PIXELS,
+    Path,
+    as_held,
+    as_rgb,
+    import_pyvips,
+    is_turned,
+    loaded,
+    opened,
+    pages_of,
+    reason,
+    shape_of,
+)
 
 if TYPE_CHECKING:
     import pyvips
@@ -30,6 +43,7 @@ __all__ = ["PictureSink", "PictureSource", "held_bytes", "open_sink"]
 SLAB_BYTES = 2**22  # pixels decoded at a time
 ROWS, ROWS_OF_A_THREAD = 1024, 128  # rows that libvips buffers between its operations
 BYTES_OF_A_THREAD = 2**23
+END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
 FIELDS_OF_PIXELS = {"width", "height", "bands", "format", "coding", "interpretation", "xoffset", "yoffset"}
 FIELDS_OF_PIXELS |= {"xres", "yres"}
 
@@ -94,8 +108,8 @@ def open_sink(
     **_: object,
 ) -> Iterator[PictureSink]:
     finish = Finish(background, size, pages, like is not None and like.extras.data)
-    with replacing(path) as descriptor:
-        yield PictureSink(codec, path, descriptor, shape, dtype, like, quality, compression, finish)
+    with replacing(path) as draft:
+        yield PictureSink(codec, draft, shape, dtype, like, quality, compression, finish)
 
 
 def held_bytes(codec: Codec, shape: Sequence[int], dtype: DTypeLike) -> int:
@@ -111,8 +125,6 @@ class PictureSink:
     JPEG are streamed; libvips holds a WebP as a whole.
 
     Args:
-        path: the path for messages.
-        descriptor: the file, open for reading and writing.
         shape, dtype: those of the whole image.
         like, quality, compression: as for `write_image`.
         finish: what becomes of the pixels before they are written.
@@ -123,8 +135,7 @@ class PictureSink:
     def __init__(
         self,
         codec: Codec,
-        path: str,
-        descriptor: int,
+        draft: Draft,
         shape: Sequence[int],
         dtype: DTypeLike,
         like: Picture | None,
@@ -133,7 +144,7 @@ class PictureSink:
         finish: Finish,
     ):
         vips, pages = import_pyvips(), finish.pages
-        self.path = path
+        self.draft, self.codec, self.left, path = draft, codec, shape[0], draft.path
         self.dtype = np.dtype("float32" if np.dtype(dtype).kind == "f" else dtype)
         written = finished_shape(shape, finish.background, finish.size, pages)
         size = int(np.prod(written, dtype=object)) * self.dtype.itemsize
@@ -144,13 +155,15 @@ class PictureSink:
         self.source.on_read(self.feed.read)
         self.source.on_seek(self.feed.seek)
         self.image = with_metadata(finish(as_held(_plain(self.source), codec)), like, codec, path, pages)
-        self.amended = partial(amend_file, descriptor, self.image, like, codec, path, pages)
+        self.amended = partial(amend_file, draft.descriptor, self.image, like, codec, path, pages)
         save = getattr(self.image, f"{codec.vips}save_target")
         self.thread = ThreadPoolExecutor(1)
-        self.saved = self.thread.submit(save, vips.Target.new_to_descriptor(descriptor), **options)
+        self.saved = self.thread.submit(save, vips.Target.new_to_descriptor(draft.descriptor), **options)
         self.saved.add_done_callback(self.feed.end)
 
     def write(self, rows: np.ndarray) -> None:
+        self.draft.check()
+        self.left -= len(rows)
         count = max(1, STRIP_BYTES // rows[0].nbytes)
         for start in range(0, len(rows), count):
             self.feed.push(np.ascontiguousarray(rows[start : start + count], self.dtype))
@@ -162,9 +175,27 @@ class PictureSink:
         try:
             self.saved.result()
         except import_pyvips().Error as error:
-            raise OSError(f"{self.path}: cannot be written: {reason(error)}") from error
+            raise OSError(f"{self.draft.path}: cannot be written: {reason(error)}") from error
         self.amended()
         self.amended = partial(bool)
+        if not self.left:
+            self._check()
+
+    def _check(self) -> None:
+        """Opens what was written."""
+        wanted = (self.image.width, self.image.height, self.image.bands)
+        try:
+            with open(self.draft.descriptor, "rb", buffering=0, closefd=False) as file:
+                found = loaded(file, self.codec)
+                pages = pages_of(found) if self.codec.pages else 1
+                size = (found.width, found.height * pages, found.bands)
+                whole = (
+                    self.codec is not PNG or (file.seek(-len(END_OF_PNG), os.SEEK_END), file.read())[1] == END_OF_PNG
+                )
+        except (import_pyvips().Error, OSError) as error:
+            raise OSError(f"{self.draft.path}: cannot be written: it cannot be read again: {reason(error)}") from error
+        if size[:2] != wanted[:2] or not whole:
+            raise OSError(f"{self.draft.path}: cannot be written: {size} is there of {wanted} (width, height, bands)")
 
     def abandon(self) -> None:
         """Ends the thread, whatever the state of the file."""

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,8 +17,8 @@ from numpy.typing import DTypeLike
 
 from ..images.source import ArraySource
 from ..optional import import_zarr
-from ..texts import quoted
-from .atomic import replacing_folder, writing
+from ..texts import bytes_text, quoted
+from .atomic import Draft, recover, replacing_folder, writing
 
 if TYPE_CHECKING:
     import zarr
@@ -25,6 +27,7 @@ __all__ = ["ZarrSink", "held_bytes", "is_zarr_array", "open_sink", "zarr_source"
 
 CHUNK = 256  # rows and columns of a chunk
 SHARD_COLUMNS = 4096  # a shard, which is one file, has CHUNK rows
+LARGEST_CHUNK = 2**33  # bytes: it is decoded as a whole
 ROWS_OF_CHUNKS = 4  # waiting or being compressed
 
 
@@ -43,16 +46,21 @@ def is_zarr_array(folder: str) -> bool:
 def zarr_source(path: str) -> ArraySource:
     """The array in a folder. Raises OSError or ValueError if there is none."""
     array = _opened(path)
+    item = np.dtype(array.dtype).itemsize
+    if min(array.chunks, default=0) < 1 or math.prod(array.chunks) * item > LARGEST_CHUNK:
+        text = f"its chunks are {'x'.join(map(str, array.chunks))}; each must hold a pixel, and at most"
+        raise ValueError(f"{path}: not a readable zarr array: {text} {bytes_text(LARGEST_CHUNK)}")
     return ArraySource(array, array.chunks)
 
 
 def _opened(path: str) -> zarr.Array:
     library = import_zarr()
+    recover(path)
     if not os.path.exists(path):
         raise FileNotFoundError(2, os.strerror(2), path)
     try:
         return library.open_array(path, mode="r")
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except Exception as error:  # of JSON, of zarr's checks and of codecs
         inside = _arrays_of_group(library, path)
         if inside:
             text = f"a zarr group, not an array: pass one of its arrays, such as {os.path.join(path, inside[0])}"
@@ -75,8 +83,8 @@ def _arrays_of_group(library: ModuleType, path: str) -> list[str]:
 def open_sink(
     path: str, shape: Sequence[int], dtype: DTypeLike, *, images: int | None = None, **_: object
 ) -> Iterator[ZarrSink]:
-    with replacing_folder(path) as folder:
-        yield ZarrSink(path, folder, shape, dtype, images)
+    with replacing_folder(path) as draft:
+        yield ZarrSink(draft, shape, dtype, images)
 
 
 def held_bytes(shape: Sequence[int], dtype: DTypeLike) -> int:
@@ -89,25 +97,30 @@ class ZarrSink:
     """Writes a zarr v3 array of one image, or of several images one after the other.
 
     Chunks have 256x256 pixels, shards 256x4096. Each shard is written once, so rows are buffered until a row of shards
-    is complete."""
+    is complete. Every shard is written, also of zeros: readers take a missing one for zeros, so a loss would not
+    show."""
 
     overlaps = True
 
-    def __init__(self, path: str, folder: str, shape: Sequence[int], dtype: DTypeLike, images: int | None = None):
-        self.path, self.height, channels = path, shape[0], tuple(shape[2:])
+    def __init__(self, draft: Draft, shape: Sequence[int], dtype: DTypeLike, images: int | None = None):
+        self.draft, self.height, channels = draft, shape[0], tuple(shape[2:])
         columns = min(SHARD_COLUMNS, -(-shape[1] // CHUNK) * CHUNK)
         several, one, name = ((), (), ()) if images is None else ((images,), (1,), ("image",))
         self.array = import_zarr().create_array(
-            store=folder,
+            store=draft.name,
             shape=(*several, *shape),
             dtype=np.dtype(dtype),
             chunks=(*one, CHUNK, CHUNK, *channels),
             shards=(*one, CHUNK, columns, *channels),
             dimension_names=(*name, *("y", "x", "channel")[: len(shape)]),
+            config={"write_empty_chunks": True},
         )
         self.waiting = np.empty((CHUNK, *shape[1:]), dtype)
         self.held = self.written = 0  # rows of the current image
         self.image: tuple[int, ...] = (0,) * len(one)  # its index, if there are several
+        self.sizes = self._sizes(["zarr.json"])  # of the files written
+        self.across, self.depth = -(-shape[1] // columns), len(channels)  # shards side by side
+        self.files = (images or 1) * -(-shape[0] // CHUNK) * self.across + len(self.sizes)
 
     def write(self, rows: np.ndarray) -> None:
         while len(rows):
@@ -120,17 +133,34 @@ class ZarrSink:
             self.held += len(taken)
             rows = rows[len(taken) :]
             if self.held == CHUNK or self.written + self.held == self.height:
-                self.close()
+                self._store_held()
 
     def close(self) -> None:
-        """Writes the buffered rows."""
+        """Writes the buffered rows, and checks that all shards are there."""
+        self._store_held()
+        lost = self.files - len(self.sizes) + (self.written > 0)
+        lost += sum(self._sizes([name])[name] != size for name, size in self.sizes.items())
+        if lost:
+            text = f"cannot be written: {lost} of its {self.files} files were removed or changed meanwhile"
+            raise OSError(errno.EIO, text, self.draft.path)
+
+    def _store_held(self) -> None:
         if self.held:
             self._store(self.waiting[: self.held])
             self.held = 0
 
+    def _sizes(self, names: Sequence[str]) -> dict[str, int]:
+        """The sizes of files in the folder; -1 if there is none."""
+        paths = {name: os.path.join(self.draft.name, name) for name in names}
+        return {name: os.path.getsize(path) if os.path.isfile(path) else -1 for name, path in paths.items()}
+
     def _store(self, rows: np.ndarray) -> None:
-        with writing(self.path):
+        self.draft.check()
+        with writing(self.draft.path):
             self.array[(*self.image, slice(self.written, self.written + len(rows)))] = rows
+        at, below = (*self.image, self.written // CHUNK), (0,) * self.depth
+        key = self.array.metadata.encode_chunk_key
+        self.sizes |= self._sizes([key((*at, column, *below)) for column in range(self.across)])
         self.written += len(rows)
         if self.written == self.height:
             self.image, self.written = tuple(index + 1 for index in self.image), 0

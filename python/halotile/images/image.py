@@ -18,6 +18,7 @@ import numpy as np
 from ..layouts import layout_of, with_channels, with_standard_names
 from ..optional import torch_if_loaded
 from ..options import IMAGE_DTYPES
+from .pillow import array_of, is_picture
 from .source import HeldRows, Source, as_source
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "bfloat16_bits",
     "check_output_dtype",
     "check_output_kind",
+    "copied",
     "delivered",
     "is_tensor",
     "new_image",
@@ -43,7 +45,7 @@ __all__ = [
 
 Pixels: TypeAlias = "np.ndarray | torch.Tensor"
 
-ALLOWED = "image must be a NumPy array, a torch tensor or a zarr array"
+ALLOWED = "image must be a NumPy array, a torch tensor, a Pillow image or a zarr array"
 INTEGER_PEAK = {"uint8": 255, "uint16": 65535}
 AXES = "NCHW"
 
@@ -173,6 +175,10 @@ class Image:
         return self.device is None or self.device.type == "cpu"
 
 
+def copied(pixels: Pixels) -> Pixels:
+    return pixels.copy() if isinstance(pixels, np.ndarray) else pixels.clone()
+
+
 def as_words(tensor: torch.Tensor) -> torch.Tensor:
     """uint16 as int16, which devices support better."""
     torch = torch_if_loaded()
@@ -202,6 +208,8 @@ def open_image(image: Any, layout: str | None, channels_of_model: Callable[[], i
     """
     if isinstance(image, Image):
         return image
+    if is_picture(image):
+        image = array_of(image)
     source = as_source(image)
     tensor = is_tensor(image)
     if source is not None:
@@ -234,9 +242,9 @@ def open_image(image: Any, layout: str | None, channels_of_model: Callable[[], i
 def _other_kind(image: object) -> str:
     name = type(image).__name__
     if isinstance(image, str | os.PathLike):
-        return f"a path; files are for restore_to(result_path, {os.fspath(image)!r}, model) and the command line"
+        return f"a path, {os.fspath(image)!r}; restore_tiled and restore_to read files"
     if callable(image):
-        return f"{name}, which is a model; image and model may be in each other's place"
+        return f"{name}, which is a model: arguments swapped? (image, model) is their order"
     if type(image).__module__.split(".")[0] == "zarr":
         return f"a zarr {name}; pass one of its arrays"
     if isinstance(image, (list, tuple)):

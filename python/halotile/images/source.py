@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..texts import named
+
 __all__ = ["ArraySource", "HeldRows", "Source", "as_source", "image_shape", "in_order"]
 
 MARGIN = 4  # the buffer is a quarter larger than requested, because windows differ in height
@@ -70,7 +72,7 @@ class ArraySource(Source):
         self.step = self.chunks[0] if self.chunks else 1
 
     def read(self, start: int, rows: np.ndarray) -> None:
-        rows[...] = self.array[start : start + len(rows)]
+        rows[...] = sliced(self.array, (slice(start, start + len(rows)),))
 
     def laid(self, layout: str) -> Source:
         return self
@@ -87,8 +89,18 @@ class _ArrayImage(Source):
 
     def read(self, start: int, rows: np.ndarray) -> None:
         where = {"N": self.index, "H": slice(start, start + len(rows))}
-        values = np.asarray(self.array[tuple(where.get(axis, slice(None)) for axis in self.axes)])
+        values = np.asarray(sliced(self.array, tuple(where.get(axis, slice(None)) for axis in self.axes)))
         rows[...] = in_order(values, self.axes.replace("N", ""))
+
+
+def sliced(array: Any, where: tuple[Any, ...]) -> Any:
+    """A part of an array. Damage that codecs find, with errors of their own, is a ValueError."""
+    try:
+        return array[where]
+    except (OSError, ValueError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"the image cannot be read: {named(error)}") from error
 
 
 def image_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:

@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from fractions import Fraction
 from typing import Any, NamedTuple, TypeVar
 
 from ..notebook.field import field_svg
 from ..notebook.svg import Printer, card
+from ..scales import Scale, by_axis, scale_from_json, scale_to_json
 from ..texts import quoted
 
 __all__ = ["Field", "GlobalOperation", "ModelInfo"]
@@ -32,7 +32,7 @@ T = TypeVar("T")
 class Field(NamedTuple):
     """A receptive field: how far the inputs of an output pixel extend to each side, in input pixels.
 
-    With scale ``s``, output pixel ``o`` depends only on input pixels from ``floor(o / s) - left`` to
+    With scale ``s`` of the axis, output pixel ``o`` depends only on input pixels from ``floor(o / s) - left`` to
     ``floor(o / s) + right`` (rows: top, bottom). The numbers are the smallest that hold for all ``o``, at least 0.
     """
 
@@ -74,7 +74,7 @@ class ModelInfo:
     """Requirements and behaviour of a model. Pairs are (rows, columns).
 
     Attributes:
-        scale: output pixels per input pixel.
+        scale: output pixels per input pixel; a pair where rows and columns differ.
         in_channels, out_channels: None if unknown.
         receptive_field: exact radius in input pixels; None if unbounded or unknown.
         phase: shift in input pixels with which the output shifts too: total stride or attention window; None if there
@@ -95,7 +95,7 @@ class ModelInfo:
         doubts: sentences about what is uncertain.
     """
 
-    scale: Fraction
+    scale: Scale
     in_channels: int | None = None
     out_channels: int | None = None
     receptive_field: Field | None = None
@@ -150,7 +150,7 @@ class ModelInfo:
         def line(name: str, value: str, key: str) -> tuple[str, str, str]:
             return name, value, self.how.get(key, "")
 
-        yield line("scale", str(self.scale), "scale")
+        yield line("scale", both(*by_axis(self.scale)), "scale")
         yield line("channels", f"{known(self.in_channels)} in, {known(self.out_channels)} out", "in_channels")
         yield line("receptive field", field_text(self.receptive_field), "receptive_field")
         if self.local_field != self.receptive_field:
@@ -168,7 +168,7 @@ class ModelInfo:
     def to_json(self) -> str:
         """The whole record as JSON, with format and version."""
         content = {one.name: getattr(self, one.name) for one in fields(self)}
-        content |= {"scale": str(self.scale), "how": dict(self.how)}
+        content |= {"scale": scale_to_json(self.scale), "how": dict(self.how)}
         return json.dumps({"format": FORMAT, "version": VERSION} | content, indent=1)
 
     @classmethod
@@ -221,13 +221,6 @@ def _field(value: Iterable[object] | None) -> Field | None:
     return None if value is None else Field(*map(_whole, value))
 
 
-def _scale(value: object) -> Fraction:
-    scale = Fraction(_string(value))
-    if scale <= 0 or max(scale.numerator, scale.denominator) > 1024:
-        raise ValueError("it must be a positive fraction with terms up to 1024")
-    return scale
-
-
 def _range(value: Iterable[Any] | None) -> tuple[float, float] | None:
     if value is None:
         return None
@@ -258,7 +251,7 @@ def _operation(value: Iterable[object]) -> GlobalOperation:
 
 
 RESTORED: dict[str, Callable[[Any], object]] = {
-    "scale": _scale,
+    "scale": scale_from_json,
     **dict.fromkeys(("in_channels", "out_channels"), _optional(lambda value: _whole(value, 1))),
     **dict.fromkeys(("receptive_field", "local_field"), _field),
     "phase": _phase,

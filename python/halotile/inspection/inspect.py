@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..models.chosen import checked_output, with_choice
 from ..models.descriptor import unwrapped
 from ..models.recalled import remember
 from ..options import MODEL_DTYPES, Device, DType, dtype_name
@@ -22,7 +23,13 @@ STRUCTURE_SIDE = 64  # image side for graph analysis, input pixels; smaller imag
 
 
 def inspect_model(
-    model: Any, *, device: Device | None = None, dtype: DType | None = None, sample: Any = None
+    model: Any,
+    *,
+    device: Device | None = None,
+    dtype: DType | None = None,
+    sample: Any = None,
+    output: int | str | None = None,
+    extra: Any = None,
 ) -> ModelInfo:
     """Determines what a model needs to run on tiles, and how it behaves.
 
@@ -38,6 +45,7 @@ def inspect_model(
         device: the device to run on. None: the model's. A module on another device is copied.
         dtype: "float32", "float16" or "bfloat16" for the model. None: its own.
         sample: an input ``(N, C, H, W)`` that the model takes. None: sizes and channel counts are tried.
+        output, extra: which output is the image, and further inputs: see `restore_tiled`.
 
     Returns:
         A `ModelInfo`.
@@ -45,7 +53,7 @@ def inspect_model(
     Raises:
         ValueError, TypeError: an option is invalid, or the model accepts none of the windows that are tried.
     """
-    original = unwrapped(model)
+    original = with_choice(unwrapped(model), checked_output("output", output), extra)
     model = opened(original)
     structure = Structural(model)
     dtype = dtype_name("dtype", dtype, MODEL_DTYPES)

@@ -18,6 +18,7 @@ from ..memory import is_out_of_memory
 from ..models.around import looking
 from ..models.devices import Device
 from ..models.untouched.copies import uncompiled
+from ..scales import by_axis
 from ..texts import named
 from .copies import float_copy, one_thread, own_copy
 from .info import Field, GlobalOperation
@@ -251,7 +252,7 @@ def _least_shift(run: Runner, result: Measured, axis: int, reach: Pair) -> int |
     if shapes.fixed:
         result.doubts.append(f"the phase of {name} cannot be confirmed with windows of one size")
         return seen
-    start = math.lcm(seen or 1, shapes.scale.denominator)
+    start = math.lcm(seen or 1, by_axis(shapes.scale)[axis].denominator)
     candidates = dict.fromkeys((start, *sorted({*PHASES, shapes.multiple[axis]})))
     for candidate in (one for one in candidates if one % start == 0):
         if run.seconds * (sum(reach) + 3 * candidate) * shapes.legal(1 - axis, 1) > 10:

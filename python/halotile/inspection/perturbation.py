@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..scales import by_axis
 from .info import Field
 from .shapes import Pair, Shapes
 
@@ -57,12 +58,14 @@ class Verdict:
 
 def floor_at(output: np.ndarray | int, shapes: Shapes, axis: int):
     """The input pixel at an output pixel of a window."""
-    return ((output + shapes.trim[axis]) * shapes.scale.denominator) // shapes.scale.numerator
+    scale = by_axis(shapes.scale)[axis]
+    return ((output + shapes.trim[axis]) * scale.denominator) // scale.numerator
 
 
 def ends(shapes: Shapes, reach: Pair, axis: int) -> Pair:
     """Input pixels at each end of a window whose outputs are missing or depend on the window's end."""
-    lost = -(-shapes.trim[axis] * shapes.scale.denominator // shapes.scale.numerator)
+    scale = by_axis(shapes.scale)[axis]
+    lost = -(-shapes.trim[axis] * scale.denominator // scale.numerator)
     return max(reach[0], lost), max(reach[1], lost)
 
 
@@ -163,9 +166,9 @@ def repeats(run: Runs, shapes: Shapes, reach: Pair, period: int, axis: int) -> b
     Args:
         reach: the field (before, after) along the axis.
     """
-    reach = ends(shapes, reach, axis)
+    reach, scale = ends(shapes, reach, axis), by_axis(shapes.scale)[axis]
     length = sum(reach) + 1 + 3 * period
-    if length > LONGEST or (period * shapes.scale).denominator != 1:
+    if length > LONGEST or (period * scale).denominator != 1:
         return None
     size = strip(run, shapes, axis, length)
     size[axis] += -(size[axis] - shapes.window[axis]) % math.lcm(period, shapes.multiple[axis])
@@ -173,7 +176,7 @@ def repeats(run: Runs, shapes: Shapes, reach: Pair, period: int, axis: int) -> b
     longer[axis] += period
     image = noise(shapes, longer, 3)
     first, second = (run(_part(image, axis, start, size[axis])) for start in (0, period))
-    step = int(period * shapes.scale)
+    step = int(period * scale)
     inner = floor_at(np.arange(first.shape[2 + axis]), shapes, axis)
     keep = np.flatnonzero((inner >= reach[0]) & (inner < size[axis] - period - reach[1]))
     one, other = first.take(keep + step, 2 + axis), second.take(keep, 2 + axis)
@@ -209,7 +212,8 @@ def _agreeing(run: Runs, shapes: Shapes, reach: Pair, period: int, axis: int, le
     within = (seen >= before) & (seen < length - after)
     inside, at_end = True, True
     for part, start, free in ((first, 0, seen < length - after), (last, shift, seen >= before)):
-        apart = _apart(part, _part(whole, axis, int(start * shapes.scale), part.shape[2 + axis]), axis)
+        made = int(start * by_axis(shapes.scale)[axis])
+        apart = _apart(part, _part(whole, axis, made, part.shape[2 + axis]), axis)
         differs = free & ~(apart <= 10 * run.rounding * max(float(np.abs(whole).max()), 1e-30))
         inside &= not (differs & within).any()
         at_end &= not (differs & ~within).any()

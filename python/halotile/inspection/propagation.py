@@ -25,6 +25,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from ..models.around import slow_attention
+from ..scales import by_axis
 from .info import STATISTICS, Field, GlobalOperation
 from .operators.positions import CHUNK, EDGE, NOTHING
 from .positions import Positions
@@ -118,7 +119,7 @@ def _along(axis: int, call: Call, shapes: Shapes, thin: int, names: Names, least
             if not clean:
                 break
         distances = [one.distances for one in passes]
-        phase = _period(torch.stack(distances), shapes.scale, length) if clean else None
+        phase = _period(torch.stack(distances), by_axis(shapes.scale)[axis], length) if clean else None
         unknown = _all(one.mode.unknown for one in passes)
         size = (length, thin) if axis == 0 else (thin, length)
         if unknown or shapes.fixed or length * 2 > LONGEST:
@@ -165,7 +166,8 @@ def _pass(call: Call, shapes: Shapes, axis: int, length: int, thin: int, names: 
         mode.unknown.append("lost")
         output = torch.full(output.shape, EDGE)
     outputs = torch.arange(output.shape[2 + axis])
-    at = ((outputs + shapes.trim[axis]) * shapes.scale.denominator) // shapes.scale.numerator
+    scale = by_axis(shapes.scale)[axis]
+    at = ((outputs + shapes.trim[axis]) * scale.denominator) // scale.numerator
     seen = output.real if output.is_complex() else output
     if shapes.fixed:
         seen = seen.narrow(3 - axis, seen.shape[3 - axis] // 3, max(1, seen.shape[3 - axis] // 3))

@@ -15,6 +15,7 @@ from fractions import Fraction
 import torch
 from torch import nn
 
+from ..scales import Scale, scale_from_json, scale_to_json
 from .info import Pair
 
 __all__ = ["Quick", "plain_look", "quick_look"]
@@ -26,26 +27,23 @@ SIZE = (64, 64)  # of the analysed image, in pixels
 class Quick:
     """Attributes:
     phase: shift in input pixels (rows, columns) with which the output shifts too; None if unknown.
-    scale: output pixels per input pixel; None if unknown.
+    scale: output pixels per input pixel, a pair where rows and columns differ; None if unknown.
     trim: output pixels that valid convolutions trim at each end of a window (rows, columns); None if unknown.
     """
 
     phase: Pair | None = None
-    scale: Fraction | None = None
+    scale: Scale | None = None
     trim: Pair | None = None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self) | {"scale": None if self.scale is None else str(self.scale)})
+        return json.dumps(asdict(self) | {"scale": None if self.scale is None else scale_to_json(self.scale)})
 
     @classmethod
     def from_json(cls, text: str) -> Quick:
         """Reads what `to_json` wrote. Raises ValueError, TypeError or KeyError for anything else."""
         found = json.loads(text)
         phase, trim = (_pair(found[name], least) for name, least in (("phase", 1), ("trim", 0)))
-        scale = None if found["scale"] is None else Fraction(found["scale"])
-        if scale is not None and not 0 < scale <= 1024:
-            raise ValueError(f"scale must be positive, not {scale}")
-        return cls(phase, scale, trim)
+        return cls(phase, None if found["scale"] is None else scale_from_json(found["scale"]), trim)
 
 
 def _pair(value: Iterable[int] | None, least: int) -> Pair | None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ..scales import by_axis
 from .operators.padding import BEYOND_EDGE
 from .operators.segment import Segment
 from .operators.streaming import Edge, StreamNode, Strip, image_like
@@ -84,7 +85,8 @@ def _segment(module: torch.nn.Module, shape: tuple[int, ...] | None, dtype: torc
     if not _is_local(seen):
         return None
     assert seen.receptive_field is not None and seen.phase is not None and seen.scale is not None
-    return Segment(module.eval(), seen.receptive_field.top, seen.receptive_field.bottom, seen.phase[0], seen.scale)
+    rows = by_axis(seen.scale)[0]
+    return Segment(module.eval(), seen.receptive_field.top, seen.receptive_field.bottom, seen.phase[0], rows)
 
 
 def _is_local(seen: Structure) -> bool:

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from ..models.needs import needs_of
+from ..scales import Scale, joined
 from .info import Pair
 from .runner import Runner
 
@@ -29,7 +30,7 @@ class Shapes:
 
     Attributes:
         channels, out_channels: channels of input and output.
-        scale: output pixels per input pixel.
+        scale: output pixels per input pixel; a pair where rows and columns differ.
         trim: output pixels missing at each end.
         minimum, multiple: smallest window and step between window sizes, input pixels.
         window: a size that works, input pixels. Others differ from it by multiples.
@@ -38,7 +39,7 @@ class Shapes:
 
     channels: int
     out_channels: int
-    scale: Fraction
+    scale: Scale
     trim: Pair = (0, 0)
     minimum: Pair = (1, 1)
     multiple: Pair = (1, 1)
@@ -68,26 +69,24 @@ def find_shapes(run: Runner, *, sample: Any = None, fixed: Pair | None = None) -
         fixed: its fixed window size (rows, columns), or None.
 
     Raises:
-        ValueError: the model accepts none of the windows that are tried, or its scales differ.
+        ValueError: the model accepts none of the windows that are tried.
     """
     window, channels, output = _first(run, sample, fixed)
     axes = (0, 1) if fixed is None else ()
     rhythms = [_Side(run, channels, window, output, axis).rhythm() for axis in axes]
     if fixed is not None or None in rhythms:  # the model accepts nothing larger
-        scale = Fraction(output[1], window[0])
+        scale = joined(Fraction(output[1], window[0]), Fraction(output[2], window[1]))
         return Shapes(channels, output[0], scale, minimum=window, multiple=window, window=window, fixed=True)
     scales, multiple = zip(*rhythms, strict=True)
-    if scales[0] != scales[1]:
-        raise ValueError(f"the model scales rows by {scales[0]} and columns by {scales[1]}, which is not supported")
     window, output = _whole(run, channels, window, output, multiple)
     sides = [_Side(run, channels, window, output, axis) for axis in (0, 1)]
-    trim = tuple(math.floor((s * scales[0] - o) / 2) for s, o in zip(window, output[1:], strict=True))
-    minimum = tuple(side.minimum(scales[0], multiple[axis]) for axis, side in enumerate(sides))
+    trim = tuple(math.floor((s * by - o) / 2) for s, by, o in zip(window, scales, output[1:], strict=True))
+    minimum = tuple(side.minimum(scales[axis], multiple[axis]) for axis, side in enumerate(sides))
     while minimum != window and run.size_of(channels, *minimum) is None:  # one side may be small where the other is not
         minimum = tuple(
             min(least + step, max(least, side)) for least, step, side in zip(minimum, multiple, window, strict=True)
         )
-    return Shapes(channels, output[0], scales[0], trim, minimum, multiple, window)
+    return Shapes(channels, output[0], joined(*scales), trim, minimum, multiple, window)
 
 
 def fixed_window(model: object) -> Pair | None:

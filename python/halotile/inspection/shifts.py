@@ -11,6 +11,7 @@ import numpy as np
 from ..memory import is_out_of_memory
 from ..models.around import looking
 from ..models.model import Model
+from ..scales import by_axis
 from .copies import one_thread
 from .runner import Runner, random
 from .shapes import Shapes
@@ -49,7 +50,7 @@ def moves_of(opened: Model, shapes: Shapes, values: tuple[float, float]) -> Move
     Returns:
         The result; None if unknown, as the model rejects such windows or is not deterministic.
     """
-    base = math.lcm(*shapes.multiple, shapes.scale.denominator)
+    base = math.lcm(*shapes.multiple, *(one.denominator for one in by_axis(shapes.scale)))
     if base > 16:
         return None
     try:
@@ -119,13 +120,12 @@ class _Shifted:
     def _cut(self, shift: int) -> np.ndarray:
         """The compared part of a window's output. Raises ValueError for outputs of unexpected size or with NaN or
         Inf."""
-        scale, part = self.shapes.scale, slice(shift, shift + self.side)
+        sides = list(zip(by_axis(self.shapes.scale), self.shapes.trim, strict=True))
+        part = slice(shift, shift + self.side)
         output = self.run(self.noise[:, :, part, part] * self.white + self.low)
-        y, x = (
-            slice(*(int((end - shift) * scale) - lost for end in (self.start, self.stop))) for lost in self.shapes.trim
-        )
+        y, x = (slice(*(int((end - shift) * scale) - lost for end in (self.start, self.stop))) for scale, lost in sides)
         cut = output[:, :, y, x]
-        expected = tuple(self.side * scale - 2 * lost for lost in self.shapes.trim)
+        expected = tuple(self.side * scale - 2 * lost for scale, lost in sides)
         if output.shape[2:] != expected or not cut.size or not np.isfinite(cut).all():
             raise ValueError("the output has an unexpected size or is not finite")
         return cut.copy()  # some models reuse one output buffer

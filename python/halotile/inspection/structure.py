@@ -21,6 +21,7 @@ from ..models.around import looking
 from ..models.exported import FixedShape
 from ..models.untouched.copies import shell, uncompiled, without_hooks
 from ..models.untouched.snapshot import preserved
+from ..scales import Scale, by_axis, joined
 from .info import Field
 from .rowmaps import Event, Value
 from .tracer import Failure, Look, look_at
@@ -33,7 +34,7 @@ LARGEST_SIDE = 1024  # of the analysed images, in pixels
 @dataclass(frozen=True)
 class Structure:
     """Attributes:
-    scale: output pixels per input pixel; None if unknown.
+    scale: output pixels per input pixel, a pair where rows and columns differ; None if unknown.
     receptive_field: in input pixels; None if it is the whole image, or unknown.
     phase: shift of the image in input rows and columns with which all activations shift too.
     trim: output pixels (rows, columns) missing at each end, negative for extra ones; None if unknown, or if the two
@@ -47,7 +48,7 @@ class Structure:
     sizes: the analysed sizes (height, width); a single one cannot reveal dependence on the size.
     """
 
-    scale: Fraction | None = None
+    scale: Scale | None = None
     receptive_field: Field | None = None
     phase: tuple[int, int] | None = None
     trim: tuple[int, int] | None = None
@@ -232,16 +233,20 @@ def _sizes(looks: list[Look]) -> tuple[tuple[int, int], ...]:
     return tuple(look.size for look in looks)
 
 
-def _scale_and_trim(looks: list[Look], value: Value) -> tuple[Fraction | None, tuple[int, int] | None, str]:
+def _scale_and_trim(looks: list[Look], value: Value) -> tuple[Scale | None, tuple[int, int] | None, str]:
     """From the row maps and from the growth of sizes, which must agree. The third item describes a problem, if any."""
     sizes, outputs = [look.size for look in looks], [look.output for look in looks]
-    scales = {Fraction(rows.period, rows.shift) for rows in value.maps if rows.shift}
+    scales: list[set[Fraction]] = [{Fraction(rows.period, rows.shift)} if rows.shift else set() for rows in value.maps]
     if len(looks) == 2:
-        scales |= {Fraction(outputs[1][axis] - outputs[0][axis], sizes[1][axis] - sizes[0][axis]) for axis in (0, 1)}
-    scale = scales.pop() if scales else Fraction(0)
-    if scales or scale <= 0:
+        for axis, found in enumerate(scales):
+            found.add(Fraction(outputs[1][axis] - outputs[0][axis], sizes[1][axis] - sizes[0][axis]))
+    known = scales[0] | scales[1]
+    if not all(scales) and len(known) == 1:  # of a side that is one value throughout
+        scales = [known, known]
+    if any(len(found) != 1 or min(found) <= 0 for found in scales):
         return None, None, "the size of the result does not follow from its rows"
-    missing = [sizes[-1][axis] * scale - outputs[-1][axis] for axis in (0, 1)]
+    scale = joined(min(scales[0]), min(scales[1]))
+    missing = [sizes[-1][axis] * by - outputs[-1][axis] for axis, by in enumerate(by_axis(scale))]
     if any(side.denominator != 1 or side.numerator % 2 for side in missing):
         return scale, None, ""
     return scale, (missing[0].numerator // 2, missing[1].numerator // 2), ""

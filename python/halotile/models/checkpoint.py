@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..optional import install_torchvision, torchvision_advice
 from ..texts import bytes_text, full_text, named, quoted, shortened
+from .bounds import MOST_WEIGHTS, check_pickle, check_safetensors
 from .needs import Needs
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def load_checkpoint(path: str) -> Checkpoint:
             spandrel or takes more than an image.
         ImportError: spandrel or one of its dependencies is missing.
     """
+    check_safetensors(path) if _is_safetensors(path) else check_pickle(path)
     weights = _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
     return open_descriptor(_recognised(_spandrel(), weights)).eval().requires_grad_(False)
 
@@ -215,6 +217,8 @@ def _recognised(spandrel: ModuleType, weights: object) -> ModelDescriptor:
 def _check(weights: Mapping[object, object]) -> None:
     """Raises ValueError for weights that the file does not hold, and for names with numbers that imply a network far
     larger than the weights: spandrel builds the network from names and shapes before it checks anything else."""
+    if len(weights) > MOST_WEIGHTS:
+        raise ValueError(f"it holds {len(weights)} weights; at most {MOST_WEIGHTS} are read")
     most = 100 + 4 * len(weights)
     for name, value in weights.items():
         if not isinstance(name, str):

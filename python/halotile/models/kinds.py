@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ..optional import torch_if_loaded
@@ -17,7 +18,7 @@ from .recalled import recalled
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["channels_of", "open_model"]
+__all__ = ["channels_of", "check_model", "open_model"]
 
 
 def open_model(
@@ -35,10 +36,7 @@ def open_model(
         TypeError: the model cannot be called.
         ValueError: the model cannot run on that device or in that dtype, or has no weights yet.
     """
-    if isinstance(model, type):
-        raise TypeError(f"model must be a torch module or a callable, not the class {model.__name__}; call it first")
-    if not callable(model):
-        raise TypeError(f"model must be a torch module or a callable, not {described(model)}")
+    check_model(model)
     torch = torch_if_loaded()
     if torch is None:
         if device is not None:
@@ -47,6 +45,21 @@ def open_model(
     if isinstance(model, torch.nn.Module):
         return _open_module(model, device, dtype, memory_format)
     return _open_callable(model, device, dtype, tensors, memory_format)
+
+
+def check_model(model: Any) -> None:
+    """Raises TypeError for what cannot be called."""
+    if isinstance(model, type):
+        raise TypeError(f"model must be a torch module or a callable, not the class {model.__name__}; call it first")
+    if not callable(model):
+        raise TypeError(f"model must be a torch module or a callable, not {described(model)}{_swapped(model)}")
+
+
+def _swapped(model: Any) -> str:
+    is_image = hasattr(model, "shape") or type(model).__module__.split(".")[0] == "PIL"
+    if isinstance(model, str | os.PathLike):
+        return f": load_model({os.fspath(model)!r}) opens files and known models"
+    return ": arguments swapped? (image, model) is their order" if is_image else ""
 
 
 def _open_module(module: torch.nn.Module, device: Device | None, dtype: str | None, memory_format: str) -> TensorModel:

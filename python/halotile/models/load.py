@@ -21,6 +21,7 @@ from typing import Any
 from ..optional import torchvision_advice
 from ..texts import named, one_line, quoted
 from . import catalog
+from .bounds import check_zip
 from .needs import Needs
 from .onnx import Provider, load_onnx
 
@@ -242,6 +243,10 @@ def _other_thing(head: bytes) -> str | None:
 
 def _kind_of_zip(path: str) -> str:
     """Tells checkpoint, TorchScript and torch.export apart by the members of the zip archive that all three are."""
+    try:
+        check_zip(path)
+    except ValueError as error:
+        raise ValueError(f"model {path!r} cannot be run as it is: {error}") from error
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()

@@ -21,6 +21,7 @@ from ..errors import frames_inside
 from ..optional import torch_if_loaded
 from ..texts import full_text, named
 from .around import preserved_rng, silence
+from .grads import Grads
 from .modes import evaluating
 from .modules import device_and_dtype, first_convolution, mostly_convolutions
 from .outputs import checked_array, checked_tensor
@@ -115,6 +116,7 @@ class TensorModel(Model):
         self.modules = roots_of(*modules, call)  # also hidden ones; once, because the search is slow
         self.torch = torch_if_loaded()
         self.memory_format = memory_format
+        self.grads = Grads()
         if modules:
             self.double = device_and_dtype(modules[0])[1] == "float64"  # its windows are float32, and converted
             self.in_channels, self.channels_last = first_convolution(modules[0])
@@ -127,8 +129,7 @@ class TensorModel(Model):
             self.channels_last = mostly_convolutions(modules[0])
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
-        with self.torch.inference_mode():
-            return self.array_of(self.run(self.tensor_of(windows)))
+        return self.array_of(self.run(self.tensor_of(windows)))
 
     def tensor_of(self, windows: np.ndarray) -> torch.Tensor:
         """Windows on the model's device, in its dtype; shares their memory on a CPU."""
@@ -143,17 +144,19 @@ class TensorModel(Model):
     def run(self, windows: torch.Tensor) -> torch.Tensor:
         """Outputs for windows on the model's device: (batch, channels, height, width), float32, float16 or bfloat16, on
         that device, with any strides."""
-        torch = self.torch
         watched = self.writes is not False
         with turns.run(self.modules), tensors_kept(self.modules, watched=watched) as saved:
-            with evaluating(self.modules), torch.inference_mode():
-                output = self._called(windows.double() if self.double else windows)
-                if isinstance(output, np.ndarray):
-                    output = torch.from_numpy(checked_array(output, len(windows)))
-                output = checked_tensor(output, len(windows)).to(self.device)
+            with evaluating(self.modules):
+                output = self.grads.run(self._output_of, windows, self.modules)
             if self.writes is None:
                 self.writes = saved.written()
             return output
+
+    def _output_of(self, windows: torch.Tensor) -> torch.Tensor:
+        output = self._called(windows.double() if self.double else windows)
+        if isinstance(output, np.ndarray):
+            output = self.torch.from_numpy(checked_array(output, len(windows)))
+        return checked_tensor(output, len(windows)).to(self.device)
 
     def output_of(self, output: torch.Tensor) -> torch.Tensor:
         """What the model returned, in a dtype that `run` returns, on its device."""

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .untouched.tensors import modules_in
+
 if TYPE_CHECKING:
     import torch
 
@@ -46,7 +48,7 @@ def evaluating(modules: Sequence[torch.nn.Module]) -> Iterator[None]:
 
 def _enter(module: torch.nn.Module) -> list[torch.nn.Module]:
     """Counts a run and notes the submodules' modes. Returns the submodules."""
-    inners = [inner for inner in module.modules() if hasattr(inner, "training")]  # frozen TorchScript has no mode
+    inners = [inner for inner in modules_in(module) if hasattr(inner, "training")]  # frozen TorchScript has no mode
     for inner in inners:
         _evaluating.setdefault(id(inner), _Mode(inner.training)).runs += 1
     return inners

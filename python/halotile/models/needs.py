@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
+
+from ..scales import Scale, by_axis, scale_text
 
 __all__ = ["Needs", "needs_of"]
 
@@ -63,15 +64,15 @@ class Needs:
         rows, columns = (math.lcm(step, multiple) for step in requested)
         return rows, columns
 
-    def check(self, scale: Fraction | None, verify: int) -> None:
+    def check(self, scale: Scale | None, verify: int) -> None:
         """Raises ValueError for options that are impossible for the model, whatever the image."""
-        if self.scale is not None and scale not in (None, self.scale):
-            raise ValueError(f"scale must be {self.scale} or None for this model, not {scale}")
+        if self.scale is not None and scale is not None and scale != self.scale:
+            raise ValueError(f"scale must be {self.scale} or None for this model, not {scale_text(scale)}")
         if verify and (self.fixed or self.square):
             text = "as comparing needs windows of other sizes, which it does not take"
             raise ValueError(f"verify must be 0 for this model, {text}, not {verify}")
 
-    def planned(self, options: Any, scale: Fraction) -> Any:
+    def planned(self, options: Any, scale: Scale) -> Any:
         """The options with the tile size that fixed windows leave.
 
         Args:
@@ -80,8 +81,11 @@ class Needs:
         Raises:
             ValueError: halo, phase or overlap do not fit such windows.
         """
+        if not self.fixed:
+            return options
+        scales = by_axis(scale)
         tiles = [
-            tile if side is None else self._tile(axis, side, options, scale.denominator)
+            tile if side is None else self._tile(axis, side, options, scales[axis].denominator)
             for axis, (side, tile) in enumerate(zip(self.window, options.tile_size, strict=True))
         ]
         return replace(options, tile_size=tuple(tiles))

@@ -86,7 +86,7 @@ def _hint(outputs: object) -> str:
         key = 0
     else:
         return ""
-    return f"; pass lambda x: model(x)[{key!r:.80}] if that is the image"
+    return f"; pass output={key!r:.80} if that is the image"
 
 
 def described(value: object) -> str:

@@ -34,7 +34,13 @@ def assemble(
     Raises:
         TileError: the model failed; `rows_done` counts the finished rows.
     """
-    rows_done, rows = 0, prepared.schedule.rows(prepared, index, sink, 0, first, progress)
+    rows_done = sink.finished(index)
+    if rows_done:
+        first.clear()
+        _skip(prepared, rows_done, progress)
+    if rows_done == prepared.plan.output_size[0]:
+        return prepared
+    rows = prepared.schedule.rows(prepared, index, sink, rows_done, first, progress)
     while True:
         try:
             stop = next(rows, None)
@@ -52,6 +58,13 @@ def assemble(
         start, rows_done = rows_done, stop
         sink.done(index, start, stop)
         yield start, stop
+
+
+def _skip(prepared: Prepared, rows_done: int, progress: Progress) -> None:
+    whole = rows_done == prepared.plan.output_size[0]
+    skipped = len(prepared.plan) - (0 if whole else prepared.schedule.tiles_from(prepared, rows_done))
+    if skipped:
+        progress.advance(skipped)
 
 
 def _with_smaller_tiles(

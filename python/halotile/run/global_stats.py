@@ -146,10 +146,11 @@ class Survey:
 Shapes = list[tuple[str, list[tuple[tuple[int, ...], tuple[int, ...]]], tuple[int, ...]]]
 
 
-def surveyed(run: Callable[[Pair], None], size: Pair, larger: Pair) -> Survey:
+def surveyed(run: Callable[[Pair], None], size: Pair, larger: Pair, even: bool = True) -> Survey:
     """Args:
         run: runs the model on a window of a given size.
         size, larger: two window sizes (rows, columns) that the model accepts, also with their sides mixed.
+        even: whether the model scales rows and columns alike.
 
     Raises:
         ValueError: a call reduces over whole rows or returns something as large as the image, or the calls depend on
@@ -160,7 +161,7 @@ def surveyed(run: Callable[[Pair], None], size: Pair, larger: Pair) -> Survey:
         raise ValueError("global_stats needs a model that does the same for windows of every size; this one does not")
     lies = {}
     for number, (one, taller, wider) in enumerate(zip(*looks, strict=True)):
-        found = _lies(one, taller, wider, size, larger)
+        found = _lies(one, taller, wider, size, larger, even)
         if found is not None:
             lies[number] = found
     levels = _levels(run, size, set(lies))
@@ -180,7 +181,7 @@ def _shapes(run: Callable[[Pair], None], size: Pair) -> Shapes:
     return seen
 
 
-def _lies(one: Any, taller: Any, wider: Any, size: Pair, larger: Pair) -> tuple[Lie, ...] | None:
+def _lies(one: Any, taller: Any, wider: Any, size: Pair, larger: Pair, even: bool) -> tuple[Lie, ...] | None:
     name, operands, sizes = one
     grows = [
         {dim for dim in dims if shape[dim] != other[1][i][0][dim]}
@@ -198,7 +199,7 @@ def _lies(one: Any, taller: Any, wider: Any, size: Pair, larger: Pair) -> tuple[
             raise ValueError(f"{name} takes whole rows or columns together")
         (row,), (column,) = rows, columns
         if row == column:
-            lies.append(_flat(name, row, shape[row], size))
+            lies.append(_flat(name, row, shape[row], size, even))
             continue
         sides = [
             _side(name, shape[dim], other[1][i][0][dim], size[axis], larger[axis])
@@ -216,10 +217,10 @@ def _side(name: str, length: int, longer: int, side: int, larger: int) -> Side:
     return Side(rate, int(twice) // 2)
 
 
-def _flat(name: str, dim: int, length: int, size: Pair) -> Lie:
+def _flat(name: str, dim: int, length: int, size: Pair, even: bool) -> Lie:
     square = Fraction(length, size[0] * size[1])
     rate = Fraction(math.isqrt(square.numerator), math.isqrt(square.denominator))
-    if rate * rate != square:
+    if rate * rate != square or not even:
         raise ValueError(f"{name} takes {length} elements together, in which rows and columns cannot be told apart")
     return Lie((dim, dim), Side(rate, 0), Side(rate, 0))
 
@@ -281,7 +282,7 @@ class GlobalStats:
                 self._run(part, self._read(part, index, plan, Box(0, 0, *size)), plan)
 
             try:
-                self.surveys[part] = surveyed(run, tuple(size), tuple(larger))
+                self.surveys[part] = surveyed(run, tuple(size), tuple(larger), len(set(plan.scales)) == 1)
             except ValueError as error:
                 raise ValueError(f"global_stats must be 'tile' for this model, not {self.how!r}: {error}") from error
             self._check(self.surveys[part])
@@ -313,8 +314,8 @@ class GlobalStats:
                 )
         one, other = outputs
         height, width = (
-            int((side - after) * plan.scale) - lost
-            for side, after, lost in zip(size, (field.bottom, field.right), plan.trim, strict=True)
+            int((side - after) * scale) - lost
+            for side, after, scale, lost in zip(size, (field.bottom, field.right), plan.scales, plan.trim, strict=True)
         )
         apart = float(np.abs(one[..., :height, :width] - other[..., :height, :width]).max())
         if apart > ROUNDING.get(self.windows.model_of(part).dtype, 1e-4) * max(1.0, float(np.abs(one).max())):

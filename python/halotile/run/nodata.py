@@ -31,7 +31,11 @@ class PuttingBack:
 
     def __init__(self, sink: Sink, prepared: Prepared, nodata: NoData):
         self.sink, self.prepared, self.nodata = sink, prepared, nodata
+        self.keeps = sink.keeps
         self.views: dict[int, Any] = {}
+
+    def finished(self, index: int) -> int:
+        return self.sink.finished(index)
 
     def rows(self, index: int, start: int, stop: int) -> Any:
         self.views[start] = self.sink.rows(index, start, stop)
@@ -50,8 +54,8 @@ class PuttingBack:
 
     def _missing(self, image: Image, index: int, start: int, stop: int, width: int) -> np.ndarray:
         """The mask (C, rows, width) of the result's rows."""
-        scale = self.prepared.plan.scale
-        y, x = _nearest(start, stop, scale, image.size[0]), _nearest(0, width, scale, image.size[1])
+        rows, columns = self.prepared.plan.scales
+        y, x = _nearest(start, stop, rows, image.size[0]), _nearest(0, width, columns, image.size[1])
         first, last = int(y[0]), int(y[-1]) + 1
         if image.on_host:
             found = is_missing(image.rows(index, first, last)[: self.nodata.channels], image.dtype, self.nodata.value)

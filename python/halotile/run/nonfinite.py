@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..engine.device_lock import turn
 from ..engine.engine import Band, Position
 from ..errors import NonFiniteError, NonFiniteWarning, frames_inside
 from ..images.scan import widened, widened_tensor
@@ -16,7 +17,7 @@ from ..plan import Tile
 from .failures import tile_error
 from .prepared import First, Prepared
 
-__all__ = ["check_bands", "check_finite", "check_first_tile"]
+__all__ = ["check_bands", "check_finite", "check_first_tile", "check_kept"]
 
 
 def check_first_tile(prepared: Prepared, first: First) -> None:
@@ -40,6 +41,13 @@ def check_bands(prepared: Prepared, index: int, bands: Sequence[Band]) -> None:
         if found is not None:
             tile, position = found
             check_finite(prepared, index, tile, position, prepared.plan.core.done(0, tile.row)[0])
+
+
+def check_kept(prepared: Prepared, index: int, bands: Sequence[Band]) -> None:
+    """Checks rows before they are kept for another run, which will not see them."""
+    if prepared.options.on_nonfinite == "raise":
+        with turn(prepared.windows.engine.device):
+            check_bands(prepared, index, bands)
 
 
 def _in_image(prepared: Prepared, index: int, tile: Tile) -> str:

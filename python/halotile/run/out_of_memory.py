@@ -44,7 +44,7 @@ def smaller_tiles(stage: Stage) -> tuple[Stage, str] | None:
         return None
     tile, batch = found
     plan = stage.plan
-    text = f"{plan.batch(stage.options.batch_size)} windows of {plan.window[0]}x{plan.window[1]}: "
+    text = f"{stage.batch_shape[0]} windows of {plan.window[0]}x{plan.window[1]}: "
     text += f"going on with tile_size={tile}, batch_size={batch}"
     report, tuning = stage.report, stage.report.tuning
     if tuning is not None:
@@ -56,8 +56,10 @@ def smaller_tiles(stage: Stage) -> tuple[Stage, str] | None:
 def let_go(stage: Opened, error: Exception, first: First) -> None:
     stage.windows.buffers.clear()
     first.clear()
-    if isinstance(stage, Prepared) and stage.devices is not None:
-        stage.devices.forget()
+    if isinstance(stage, Prepared):
+        stage.ahead.clear()
+        if stage.devices is not None:
+            stage.devices.forget()
     forget_frames(error)
     stage.windows.engine.empty_cache()
 
@@ -69,6 +71,8 @@ def next_smaller(stage: Opened) -> tuple[Pair, int] | None:
         max(SMALLEST_TILE, phase, least - 2 * halo)
         for phase, least, halo in zip(plan.phase, stage.options.needs.least, plan.halo, strict=True)
     ]
+    if stage.together > 1:
+        return _in_steps(plan.tile, plan.phase), stage.together // 2 * len(plan)
     if batch > 1:
         return _in_steps(plan.tile, plan.phase), batch // 2
     half = max(plan.tile) // 2

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import cached_property
 from typing import Any, Protocol, Self, TypeVar
 
@@ -21,9 +20,11 @@ from ..images.scan import alpha_of
 from ..images.values import Values
 from ..options import Options
 from ..plan import Tile, TilePlan, make_plan
+from ..scales import Scale
 from .devices import Devices
 from .progress import Progress
 from .report import RunInfo
+from .together import images_together
 from .traits import Traits
 from .windows import Windows
 
@@ -35,6 +36,15 @@ First = dict[Part, Any]  # outputs of the first batch, reused by the run: whoeve
 
 
 class Sink(Protocol):
+    """Attributes:
+    keeps: whether finished rows outlive a run that fails: they must be known to be good.
+    """
+
+    keeps: bool
+
+    def finished(self, index: int) -> int:
+        """Rows of image `index`, from the top, that an earlier run has made and that are not asked for again."""
+
     def rows(self, index: int, start: int, stop: int) -> Any:
         """The array or tensor (C, rows, W) for rows [start, stop) of image `index`. Rows are requested in order and
         once, again only after memory ran out."""
@@ -93,7 +103,7 @@ class Opened:
     report: RunInfo
     windows: Windows
 
-    def planned(self, scale: Fraction | None = None, trim: Pair = (0, 0)) -> TilePlan:
+    def planned(self, scale: Scale | None = None, trim: Pair = (0, 0)) -> TilePlan:
         return make_plan(self.options, self.image.size, scale or self.options.scale, trim)
 
     @cached_property
@@ -111,7 +121,13 @@ class Opened:
     @property
     def batch_shape(self) -> tuple[int, int, int, int]:
         """(windows, channels, height, width) of a model call."""
-        return (self.plan.batch(self.options.batch_size), self.windows.channels, *self.plan.window)
+        windows = self.plan.batch(self.options.batch_size) * self.together
+        return (windows, self.windows.channels, *self.plan.window)
+
+    @property
+    def together(self) -> int:
+        """How many images go through the model in one call."""
+        return images_together(self.image, self.options, self.plan)
 
 
 @dataclass(frozen=True)
@@ -156,6 +172,11 @@ class Prepared(Opened):
             return parts
         constant = alpha_of(self.image, index).constant
         return parts if constant is None else (*parts[:-1], replace(parts[-1], how="constant", value=constant))
+
+    @cached_property
+    def ahead(self) -> dict[tuple[Part, int], Any]:
+        """Outputs of later images that went through the model with an earlier one."""
+        return {}
 
     def full(self, tiles: list[Tile]) -> list[Tile]:
         """Fills up an incomplete batch with earlier tiles, so that every call has the same shape."""

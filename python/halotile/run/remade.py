@@ -128,7 +128,7 @@ class Remade:
         axis, edge = lines[int(random.integers(len(lines)))]
         side = self._side(axis)
         shift = int(random.integers(side // 4, side - side // 4 + 1))
-        across = self._place(axis, int(edge / self.plan.scale) - shift)
+        across = self._place(axis, int(edge / self.plan.scales[axis]) - shift)
         return (across, anywhere[1]) if axis == 0 else (anywhere[0], across)
 
     def _side(self, axis: int) -> int:
@@ -215,10 +215,11 @@ class Remade:
 
     def _box(self, place: tuple[Place, Place]) -> Box:
         """The region of a place in output pixels."""
-        starts = [int(axis.first * self.plan.scale) for axis in place]
+        scales = self.plan.scales
+        starts = [int(axis.first * scale) for axis, scale in zip(place, scales, strict=True)]
         stops = [
-            min(math.ceil(axis.last * self.plan.scale), size)
-            for axis, size in zip(place, self.plan.output_size, strict=True)
+            min(math.ceil(axis.last * scale), size)
+            for axis, scale, size in zip(place, scales, self.plan.output_size, strict=True)
         ]
         return Box(*starts, *(stop - start for start, stop in zip(starts, stops, strict=True)))
 
@@ -241,13 +242,14 @@ class Remade:
         tile = replace(self.plan[0], window=Box(place[0].start, place[1].start, *sides))
         with turn(self.windows.engine.device):
             output = as_floats(self.windows(part, self.index, self.plan, [tile])[0])
-        expected = tuple(int(a * self.plan.scale) - 2 * b for a, b in zip(sides, self.plan.trim, strict=True))
+        scales, trim = self.plan.scales, self.plan.trim
+        expected = tuple(int(a * by) - 2 * b for a, by, b in zip(sides, scales, trim, strict=True))
         if output.shape[1:] != expected:
             text = f"the model made {output.shape[1:]} of a window of {sides[0]}x{sides[1]}, not {expected}"
             raise tile_error(ModelOutputError, [tile], text + "; check scale and phase")
         y, x = (
-            at - int(axis.start * self.plan.scale) - lost
-            for at, axis, lost in zip((box.y, box.x), place, self.plan.trim, strict=True)
+            at - int(axis.start * scale) - lost
+            for at, axis, scale, lost in zip((box.y, box.x), place, scales, trim, strict=True)
         )
         peak, gain, offset, clamp = self._values.numbers
         pixels = (output[:, y : y + box.height, x : x + box.width] - np.float32(offset)) / np.float32(gain)
@@ -259,7 +261,10 @@ class Remade:
         sides = [np.array([0, size]) for size in self.plan.output_size]
 
         def within(lines: list[np.ndarray]) -> np.ndarray:
-            y, x = (_distance(*pair) < NEAR * self.plan.scale for pair in zip(lines, ranges, strict=True))
+            y, x = (
+                _distance(edges, at) < NEAR * scale
+                for edges, at, scale in zip(lines, ranges, self.plan.scales, strict=True)
+            )
             return y[:, None] | x
 
         near, outer = within(self.edges), within(sides)

@@ -99,10 +99,12 @@ class Streaming:
         streams: 1, or number of tiles that rows stream through because the image is too wide for one.
         columns: width of a stream with its halo, input pixels.
         as_is: whether the model takes the image in its own size, without padding to a multiple of the phase.
-        recompute: pixels that pass through the model, as a multiple of the image's.
+        recompute: pixels that pass through the model in the sweep that makes the result, as a multiple of the image's.
         held: bytes of rows that wait for later steps.
         peak: largest number of bytes in use during a step, with those.
-        flops: floating-point operations for one image, as far as they are counted: convolutions and matrix products.
+        flops: floating-point operations of that sweep for one image, as far as they are counted: convolutions and
+            matrix products.
+        sweeps: over the image; more than one with statistics of the whole image.
         device: where the model runs.
         seconds: time that an image took; None before the run is finished.
     """
@@ -115,6 +117,7 @@ class Streaming:
     held: int
     peak: int
     flops: int
+    sweeps: int = 1
     device: str = "cpu"
     seconds: float | None = None
 
@@ -164,6 +167,8 @@ class Streaming:
         text = f"rows stream through the model, {self.rows} in a step"
         if self.streams > 1:
             text += f", in {self.streams} tiles with {self.columns} columns"
+        if self.sweeps > 1:
+            text += f", in {self.sweeps} sweeps"
         held = f"{bytes_text(self.held)} held, {bytes_text(int(self.held_per_column))} a column"
         took = "" if self.seconds is None else f"; {self.flops / 1e9:.1f} GFLOP in {self.seconds:.1f} s"
         return f"{text}; {self.recompute:.2f} of the image's pixels; {held}{took}"

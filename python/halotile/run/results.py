@@ -16,6 +16,8 @@ __all__ = ["ArraySink", "NewRows"]
 class ArraySink:
     """The whole result: the user's ``out``, or a new array or tensor of the image's type."""
 
+    keeps = False
+
     def __init__(self, asked: Any):
         self.asked = asked
         self.prepared: Prepared | None = None
@@ -31,6 +33,9 @@ class ArraySink:
                 result = open_output(self.asked, source, prepared.channels, size, engine.device)
         self.prepared, self.result, self.pixels = prepared, result, engine.pixels_of(result)
         return self
+
+    def finished(self, index: int) -> int:
+        return 0
 
     def rows(self, index: int, start: int, stop: int) -> Any:
         return self.pixels[index][:, start:stop]
@@ -55,12 +60,17 @@ class ArraySink:
 class NewRows:
     """New arrays or tensors for the rows of one image, taken by the caller when finished."""
 
+    keeps = False
+
     def __init__(self) -> None:
         self.made: dict[int, Image] = {}
 
     def opened(self, prepared: Prepared) -> NewRows:
         self.prepared = prepared
         return self
+
+    def finished(self, index: int) -> int:
+        return 0
 
     def rows(self, index: int, start: int, stop: int) -> Any:
         prepared, engine = self.prepared, self.prepared.windows.engine

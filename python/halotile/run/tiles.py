@@ -17,14 +17,14 @@ from ..engine.engine import Band
 from ..engine.host import ConstantBand
 from ..errors import ModelOutputError, OutOfMemoryError
 from ..images.channels import Part
-from ..images.image import new_image
+from ..images.image import copied, new_image
 from ..memory import is_out_of_memory
 from ..plan import Tile, TilePlan
 from ..texts import quoted
 from . import kept_heap
 from .failures import tile_error
 from .held import hold_statistics
-from .nonfinite import check_bands, check_finite
+from .nonfinite import check_bands, check_finite, check_kept
 from .out_of_memory import let_go, smaller_tiles
 from .prepared import First, Prepared, Sink, Stage
 from .progress import Progress
@@ -53,6 +53,8 @@ class Tiles:
                         _add(prepared, parts, index, tiles, bands, rows, first, rows_done)
                     for stop in (plan.rows_complete(tile.index) for tile in tiles if _ends_row(plan, tile)):
                         if rows_done < stop:
+                            if sink.keeps:
+                                check_kept(prepared, index, bands)
                             rows_done = stop
                             yield stop
                     progress.advance(len(tiles))
@@ -159,6 +161,8 @@ def _outputs(prepared: Prepared, part: Part, channels: int, index: int, tiles: l
     output = first.pop(part, None)
     if output is None and prepared.devices is not None:
         output = prepared.devices.outputs.pop(part, None)
+    if prepared.together > 1 and len(tiles) == len(prepared.plan):
+        output = _of_several(prepared, part, index, tiles, output)
     if output is None:
         output = prepared.windows(part, index, prepared.plan, prepared.full(tiles))
     expected = (channels, *prepared.plan.window_output)
@@ -166,3 +170,25 @@ def _outputs(prepared: Prepared, part: Part, channels: int, index: int, tiles: l
         text = f"the model returned an output of shape {tuple(output.shape[1:])}, after {expected} before"
         raise tile_error(ModelOutputError, tiles, text)
     return output[-len(tiles) :]
+
+
+def _of_several(prepared: Prepared, part: Part, index: int, tiles: list[Tile], output: Any) -> Any:
+    """The output of all tiles of an image; those of the images after it come from the same call, and are kept.
+
+    output: that of the first batch, if it is given.
+    """
+    kept = prepared.ahead.pop((part, index), None)
+    if kept is not None:
+        return kept
+    those = range(index, min(index + prepared.together, prepared.image.count))
+    indices = [one for one in those if part in prepared.parts_of(one)]
+    if output is None:
+        filled = indices + indices[-1:] * (prepared.together - len(indices))  # every call has the same shape
+        output = prepared.windows.of_images(part, filled, prepared.plan, tiles)
+    elif len(output) < len(indices) * len(tiles):
+        return output
+    pieces = {one: output[at * len(tiles) : (at + 1) * len(tiles)] for at, one in enumerate(indices)}
+    several = len(prepared.traits.parts) > 1  # the model runs again before they are used, maybe into the same memory
+    for one in indices[1:]:
+        prepared.ahead[part, one] = copied(pieces[one]) if several else pieces[one]
+    return pieces[index]

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,11 @@ from ..images.nodata import without_gaps
 from ..images.scan import alpha_of
 from ..images.values import Values
 from ..memory import is_out_of_memory
-from ..models.model import EitherModel, Model
+from ..models.model import EitherModel, Model, TensorModel
 from ..models.outputs import BadOutput
 from ..optional import torch_if_loaded
 from ..plan import Tile, TilePlan
+from ..scales import Scale, by_axis
 from ..texts import full_text, named, quoted
 from .failures import tile_error
 from .seen import Samples
@@ -69,6 +69,11 @@ class Windows:
         return self.opened.modules
 
     @property
+    def may_write(self) -> bool:
+        """Whether a run may write to weights: none of an earlier one has."""
+        return not (isinstance(self.opened, TensorModel) and self.opened.writes is False)
+
+    @property
     def channels(self) -> int:
         """Channels that the model sees, as far as known without running it."""
         return self.model.in_channels or self.image.channels
@@ -92,7 +97,7 @@ class Windows:
         other.sources = self.sources if engine in (None, self.engine) else {}
         return other
 
-    def resize_by(self, parts: tuple[Part, ...], scale: Fraction, trim: tuple[int, int]) -> None:
+    def resize_by(self, parts: tuple[Part, ...], scale: Scale, trim: tuple[int, int]) -> None:
         """Sets up bilinear resizing of alpha that bypasses the model."""
         resize = Resize(scale, trim)
         self.models = {part: resize for part in parts if part.how == "resize"}
@@ -101,15 +106,21 @@ class Windows:
         """Outputs (len(tiles), channels, height, width) of a part of image `index`, as the engine's arrays."""
         return self.outputs(part, index, self.read(part, index, plan, tiles), tiles)
 
-    def outputs(self, part: Part, index: int, windows: Pixels, tiles: list[Tile]) -> Any:
+    def of_images(self, part: Part, indices: Sequence[int], plan: TilePlan, tiles: list[Tile]) -> Any:
+        """Outputs of the same tiles of several images, from one call: image after image."""
+        return self.outputs(part, indices[0], self._read(part, indices, plan, tiles), tiles, indices[-1])
+
+    def outputs(self, part: Part, index: int, windows: Pixels, tiles: list[Tile], last: int | None = None) -> Any:
+        """last: the last of several images, `index` being the first."""
+        which = self.which(index, last)
         try:
             with self.held.get(part, contextlib.nullcontext)():
                 outputs = part.reduced(self.engine.call(self.model_of(part), windows))
         except BadOutput as error:
-            raise tile_error(ModelOutputError, tiles, str(error), image=self.which(index)) from error.__cause__
+            raise tile_error(ModelOutputError, tiles, str(error), image=which) from error.__cause__
         except Exception as error:
             text = f"the model raised {_described(error)}"
-            raise tile_error(TileError, tiles, text, image=self.which(index)) from error
+            raise tile_error(TileError, tiles, text, image=which) from error
         if self.seen.made is not None and part.how == "model" and self.in_host_memory:
             self.seen.made.add(outputs)
         return outputs
@@ -119,14 +130,21 @@ class Windows:
 
     def read(self, part: Part, index: int, plan: TilePlan, tiles: list[Tile]) -> Any:
         """The windows, in a buffer that the next read of this shape reuses."""
-        windows = self._buffer(part, self.model_of(part), tiles)
-        self.engine.read(windows, self._source(part, index), part, plan, tiles, self.values)
+        return self._read(part, (index,), plan, tiles)
+
+    def _read(self, part: Part, indices: Sequence[int], plan: TilePlan, tiles: list[Tile]) -> Any:
+        windows = self._buffer(part, self.model_of(part), [tile for _ in indices for tile in tiles])
+        for at, index in enumerate(indices):
+            own = windows[at * len(tiles) : (at + 1) * len(tiles)]
+            self.engine.read(own, self._source(part, index), part, plan, tiles, self.values)
         if self.seen.image is not None and part.how == "model" and self.in_host_memory:
             self.seen.image.add(windows)
         return part.mixed(windows)
 
-    def which(self, index: int) -> str:
-        return f" of image {index}" if self.image.count > 1 else ""
+    def which(self, index: int, last: int | None = None) -> str:
+        if self.image.count == 1:
+            return ""
+        return f" of image {index}" if last in (None, index) else f" of one of images {index} to {last}"
 
     def _source(self, part: Part, index: int) -> Any:
         key = index, self.fills(part, index)
@@ -165,9 +183,9 @@ class Resize(Model):
     It works on arrays and tensors; positions are computed in integers.
     """
 
-    def __init__(self, scale: Fraction, trim: tuple[int, int]):
+    def __init__(self, scale: Scale, trim: tuple[int, int]):
         super().__init__(self.run)
-        self.scale, self.trim = scale, trim
+        self.scales, self.trim = by_axis(scale), trim
 
     def run(self, windows: Pixels) -> Pixels:
         on_host = isinstance(windows, np.ndarray)
@@ -182,13 +200,13 @@ class Resize(Model):
 
         Output pixel i lies at (i + 1/2) / scale - 1/2 = at / (2 * numerator).
         """
-        size, cut, numerator = windows.shape[axis], self.trim[axis - 2], self.scale.numerator
-        stop = int(size * self.scale) - cut
+        size, cut, scale = windows.shape[axis], self.trim[axis - 2], self.scales[axis - 2]
+        stop, numerator = int(size * scale) - cut, scale.numerator
         if isinstance(windows, np.ndarray):
             i = np.arange(cut, stop)
         else:
             i = torch_if_loaded().arange(cut, stop, device=windows.device)
-        at = (2 * i + 1) * self.scale.denominator - numerator
+        at = (2 * i + 1) * scale.denominator - numerator
         low = at // (2 * numerator)
         rest = at - low * (2 * numerator)
         rest = rest.astype(np.float32) if isinstance(windows, np.ndarray) else rest.float()

@@ -395,6 +395,8 @@ def parted_rows(source: StreamNode) -> StreamNode:
 def whole_stream(node: StreamNode) -> None:
     """All rows are taken together: they are summed up by a sweep of their own."""
     _with_finest_rows(node, sources(node), 0)
+    if not node.rows:
+        raise node.refuse("it takes no rows")
     if any(edge.low is not same for edge in node.edges):
         raise node.refuse("its operands have different heights")
     node.axis, node.whole = None, True

@@ -5,11 +5,21 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from .saved import saved_states
-from .tensors import equal, has_values, restore_memory, restore_tensors, values_of, write, write_back, write_moved
+from .tensors import (
+    equal,
+    has_values,
+    modules_in,
+    restore_memory,
+    restore_tensors,
+    values_of,
+    write,
+    write_back,
+    write_moved,
+)
 from .turns import turns
 
 if TYPE_CHECKING:
@@ -24,8 +34,7 @@ class _SavedModule:
     def __init__(self, inner: torch.nn.Module):
         self.inner, self.users, self.thread = inner, 0, threading.get_ident()
         self.dicts = [vars(inner), inner._buffers, inner._parameters]
-        for own in self.dicts:
-            saved_states.save(own, dict)
+        saved_states.save_all(self.dicts, dict)
         self.buffers = [one for one in inner._buffers.values() if one is not None and has_values(one)]
         self.values = [saved_states.save(one, values_of)[0] for one in self.buffers]
         self.parameters = [one for one in inner._parameters.values() if one is not None and has_values(one)]
@@ -46,16 +55,25 @@ class _SavedModule:
         """Restores attributes that a run replaced with tensors, the memory of parameters, and the values of buffers.
 
         A run leaves inference tensors behind, and with these the model could not be trained."""
-        with contextlib.ExitStack() as stack:  # even if one fails
-            for tensor, value in self.watched or ():
-                stack.callback(write, tensor, value)
-            for tensor in self.buffers:
-                restore = write_moved if self.watched is None else write_back
-                stack.callback(saved_states.release, tensor, self.thread, restore)
-            for parameter, data in self.memory:
-                stack.callback(restore_memory, parameter, data)
-            for own in self.dicts:
-                stack.callback(saved_states.release, own, self.thread, restore_tensors)
+        failed: list[BaseException] = []  # goes on even if one fails
+
+        def attempted(call: Callable[..., object], *arguments: object) -> None:
+            try:
+                call(*arguments)
+            except BaseException as error:  # whatever a tensor of the user's may raise
+                failed.append(error)
+
+        for own in self.dicts:
+            attempted(saved_states.release, own, self.thread, restore_tensors)
+        for parameter, data in self.memory:
+            attempted(restore_memory, parameter, data)
+        for tensor in self.buffers:
+            restore = write_moved if self.watched is None else write_back
+            attempted(saved_states.release, tensor, self.thread, restore)
+        for tensor, value in self.watched or ():
+            attempted(write, tensor, value)
+        if failed:
+            raise failed[0]
 
 
 def _may_be_read(tensor: torch.Tensor) -> bool:
@@ -80,6 +98,7 @@ class SavedModules:
         return False
 
 
+_own = threading.local()  # of a thread: what the outermost `tensors_kept` keeps, and for which modules
 _lock = threading.RLock()  # reentrant: garbage collection may end a run in the thread that holds it
 _saved: dict[int, _SavedModule] = {}  # by the submodule's id
 
@@ -93,6 +112,12 @@ def tensors_kept(modules: Iterable[torch.nn.Module], *, watched: bool) -> Iterat
             Meanwhile, a copy of the parameters is in memory.
     """
     saved_modules, modules = SavedModules(), list(modules)
+    outer: list[tuple[list[int], bool, SavedModules]] = _own.__dict__.setdefault("outer", [])
+    roots = [id(module) for module in modules]
+    if outer and outer[-1][0] == roots and (outer[-1][1] or not watched):
+        yield outer[-1][2]  # they are kept already, and restored at the end of the whole run
+        return
+    outer.append((roots, watched, saved_modules))
     try:
         with turns.run(modules), _lock:
             for module in modules:
@@ -104,6 +129,7 @@ def tensors_kept(modules: Iterable[torch.nn.Module], *, watched: bool) -> Iterat
                         saved.watch()
         yield saved_modules
     finally:
+        outer.remove((roots, watched, saved_modules))
         with _lock:
             for saved in saved_modules.modules:
                 saved.users -= 1
@@ -114,4 +140,4 @@ def tensors_kept(modules: Iterable[torch.nn.Module], *, watched: bool) -> Iterat
 def _plain_modules(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
     import torch
 
-    return (inner for inner in module.modules() if not isinstance(inner, torch.jit.ScriptModule))
+    return (inner for inner in modules_in(module) if not isinstance(inner, torch.jit.ScriptModule))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 __all__ = ["saved_states"]
@@ -28,6 +28,16 @@ class SavedStates:
             entry[2].append(threading.get_ident())
         return entry[1]
 
+    def save_all(self, things: Sequence[T], state: Callable[[T], object]) -> None:
+        """`save` for several objects."""
+        entries, own = self.entries, threading.get_ident()
+        with self.lock:
+            for thing in things:
+                entry = entries.get(id(thing))
+                if entry is None:
+                    entry = entries.setdefault(id(thing), (thing, state(thing), []))  # collection may save it meanwhile
+                entry[2].append(own)
+
     def release(self, thing: T, thread: int, restore: Callable[[T, Any], object], alone: bool = False) -> None:
         """Ends a thread's use of an object and restores its state if no other thread needs the object.
 
@@ -40,7 +50,7 @@ class SavedStates:
             threads.remove(thread)
             if not threads:
                 del self.entries[id(thing)]
-            if alone or all(one == thread for one in threads):
+            if alone or not threads or all(one == thread for one in threads):
                 restore(thing, before)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ...inspection.operators.streaming import StreamNode
 from ...inspection.recorder import Graph
-from .steps import idle, rows_per_step
+from .steps import idle, rows_per_step, rows_seen
 
 __all__ = ["flops", "memory", "repeated", "strip_cost", "usual_rows", "whole_memory"]
 
@@ -31,19 +31,12 @@ def flops(graph: Graph) -> int:
 
 def repeated(graph: Graph, rows: int) -> float:
     """Operations in steps of `rows` rows of the image, as a multiple of `flops`: segments compute their halo again."""
-    made = sum(map(_flops_of, graph.nodes))
-    again = 0.0
+    made, again = flops(graph), 0.0
     for node in graph.nodes:
         if node.segment is not None:
             step = max(1, rows * node.rows // graph.image.rows)
-            again += _flops_of(node) * (_rows_seen(node, step) * node.segment.scale / step - 1)
+            again += _flops_of(node) * (rows_seen(node, step) * node.segment.scale / step - 1)
     return 1 + again / made if made else 1.0
-
-
-def _rows_seen(node: StreamNode, step: int) -> int:
-    """Rows of a segment's source for a step, far from the edges."""
-    edge, far = node.edges[0], (1 << 20) * step
-    return edge.high(far + step) - edge.low(far)
 
 
 def _flops_of(node: StreamNode) -> int:
@@ -71,7 +64,7 @@ def usual_rows(graph: Graph) -> int:
     rows = -(-PIXELS // max(1, width)) * height // max(1, busiest)
     rows = max(rows, COARSEST * height // max(1, min(work)))
     rows = max(LEAST, min(MOST, rows, LARGEST // max(sizes)))
-    halos = [_rows_seen(node, 1) * height // node.edges[0].source.rows for node in graph.nodes if node.segment]
+    halos = [rows_seen(node, 1) * height // node.edges[0].source.rows for node in graph.nodes if node.segment]
     return max(rows, SEGMENTS * max(halos, default=0))
 
 
@@ -110,9 +103,9 @@ def strip_cost(graph: Graph, rows: int, side: int) -> float:
     strips = windows = 0.0
     for nodes in taken:
         share = sum(map(_flops_of, nodes))
-        scale = Fraction(nodes[0].rows, graph.image.rows)
+        scale, across = Fraction(nodes[0].rows, graph.image.rows), Fraction(nodes[0].shape[3], graph.image.shape[3])
         strips += share * _seconds_per_pixel(nodes[0], max(1, int(rows * scale)), nodes[0].shape[3])
-        windows += share * _seconds_per_pixel(nodes[0], max(1, int(side * scale)), max(1, int(side * scale)))
+        windows += share * _seconds_per_pixel(nodes[0], max(1, int(side * scale)), max(1, int(side * across)))
     return strips / windows if windows else 1.0
 
 

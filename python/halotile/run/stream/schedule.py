@@ -35,9 +35,10 @@ from ..failures import tile_error
 from ..nonfinite import check_finite
 from ..prepared import First, Prepared, Sink, Stage
 from ..progress import Progress
+from ..report import RunInfo
 from .steps import Constants, Stepper, add_statistics, rows_per_step
 
-__all__ = ["Recorded", "Stream"]
+__all__ = ["Recorded", "Stream", "in_one_piece"]
 
 Pair = tuple[int, int]
 SMALLEST_STEP = 4  # rows of the image in a step; fewer save no memory
@@ -104,7 +105,8 @@ class Stream:
         self, prepared: Prepared, index: int, sink: Sink, rows_done: int, first: First, progress: Progress
     ) -> Iterator[int]:
         first.clear()
-        plan, reported = prepared.plan, 0
+        plan = prepared.plan
+        reported = len(plan) - self.tiles_from(prepared, rows_done)
         watched = _Watched(prepared, index)
         for row, flows in enumerate(self.flows(prepared)):
             band = _rows_of(flows)
@@ -112,6 +114,8 @@ class Stream:
                 continue
             for stop in self._band_rows(prepared, index, sink, flows, max(band[0], rows_done), watched):
                 if stop > rows_done:
+                    if sink.keeps and prepared.options.on_nonfinite == "raise":
+                        watched.check()
                     rows_done = stop
                     yield stop
                 done = _tiles_complete(plan, rows_done) if len(flows) == 1 else (row + 1) * len(flows)
@@ -213,15 +217,15 @@ class Stream:
         return len(prepared.plan) - _tiles_complete(prepared.plan, rows_done)
 
     def smaller(self, prepared: Stage) -> tuple[Stage, str] | None:
-        """Half the rows of a step; then half the columns, unless statistics of the whole image are needed."""
+        """Half the rows of a step; then half the columns, unless the model needs the image in one piece."""
         plan, stream = prepared.plan, prepared.report.stream
         text = f"steps of {self.step} rows, {plan.window[1]} columns: going on with "
         if self.step > SMALLEST_STEP:
             after = replace(prepared, schedule=replace(self, step=max(SMALLEST_STEP, self.step // 2)))
         else:
             width = max(plan.tile[1] // 2, plan.phase[1])
-            statistics = any(graph.levels for graph in self.recorded.graphs.values())
-            if width >= plan.tile[1] or plan.tile[1] <= 2 * plan.halo[1] or statistics:
+            whole = any(in_one_piece(prepared.report, graph) for graph in self.recorded.graphs.values())
+            if width >= plan.tile[1] or plan.tile[1] <= 2 * plan.halo[1] or whole:
                 return None
             height = plan.tile[0] if plan.grid[1] > 1 else max(width, plan.phase[0])
             after = replace(prepared.with_tiles((height, width), 1), schedule=replace(self, as_is=False))
@@ -230,6 +234,15 @@ class Stream:
             stream = replace(stream, rows=rows, columns=columns, as_is=after.schedule.as_is)
         text += f"{after.schedule.step} rows, {after.plan.window[1]} columns"
         return replace(after, report=replace(after.report, stream=stream)), text
+
+
+def in_one_piece(report: RunInfo, graph: Graph) -> str | None:
+    """Why an image cannot be cut into tiles with a stream each; None if it can."""
+    if graph.levels:
+        return "tiles have no statistics of the whole image"
+    if report.how == "exact" and report.model is not None and report.model.receptive_field is None:
+        return "no halo of tiles is exact"
+    return None
 
 
 def _flows_of_tiles(plan: TilePlan, row: int) -> list[Flow]:
@@ -268,7 +281,7 @@ def _in_order(
 
 def _resized(prepared: Prepared, index: int, part: Part, flow: Flow, y: int, stop: int) -> Any:
     """Rows of alpha that is resized beside the model."""
-    windows, window, scale = prepared.windows, flow.window, prepared.plan.scale
+    windows, window, scale = prepared.windows, flow.window, prepared.plan.scales[0]
     down, lost, margin = flow.crop[0] - flow.keep.y, 2 * prepared.plan.trim[0], 2 * max(1, scale.denominator)
     first = max(0, int((y + down) / scale) - margin) // scale.denominator * scale.denominator
     last = min(window.height, int(Fraction(stop + down + lost) / scale) + margin)
@@ -318,7 +331,8 @@ class _Watched:
         if self.prepared.options.on_nonfinite == "ignore":
             return
         with turn(self.prepared.windows.engine.device):
-            for band, tile, at in self.waiting:
+            waiting, self.waiting = self.waiting, []
+            for band, tile, at in waiting:
                 found = band.nonfinite()
                 if found is not None:
                     self._judge(tile, found[1], at)

@@ -26,7 +26,7 @@ from ...inspection.operators import entry
 from ...inspection.operators.streaming import Edge, StreamNode, Strip, assembled, call, ceil_div, same, strip_values
 from ...inspection.recorder import Graph
 
-__all__ = ["Constants", "Stepper", "add_statistics", "idle", "rows_per_step", "streamed"]
+__all__ = ["Constants", "Stepper", "add_statistics", "idle", "rows_per_step", "rows_seen", "streamed"]
 
 Tensor = torch.Tensor
 Slab = tuple[int, int, Tensor]  # rows [first, stop)
@@ -415,8 +415,13 @@ def _inside(node: StreamNode, rows: int) -> int:
     """Bytes in use inside a segment that makes so many rows."""
     if node.segment is None:
         return 0
+    return node.segment.peak * rows_seen(node, rows) // max(1, node.edges[0].source.rows)
+
+
+def rows_seen(node: StreamNode, rows: int) -> int:
+    """Rows of a segment's source for so many of its own, far from the edges."""
     edge, far = node.edges[0], (1 << 20) * rows
-    return node.segment.peak * (edge.high(far + rows) - edge.low(far)) // max(1, edge.source.rows)
+    return edge.high(far + rows) - edge.low(far)
 
 
 def _needed(graph: Graph, targets: Sequence[StreamNode]) -> list[StreamNode]:

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: MIT
+"""What a run has settled on, and whether another tile size or strip height gives the same bits.
+
+What changes pixels by itself must be as before. Tiles, batches, strips and memory formats must not change them, but
+models compute in floats, and some libraries add in another order for other shapes. So where they differ, the last
+finished rows are made both ways, in float32 before any rounding, and every bit must agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..options import Options
+from ..run.assemble import assemble
+from ..run.prepared import Prepared
+from ..run.progress import Progress
+from ..run.tiles import TILES
+
+__all__ = ["first_row_again", "fixed", "gives_same_bits", "manner", "with_manner"]
+
+
+def fixed(prepared: Prepared) -> dict[str, Any]:
+    """What must not differ."""
+    options, traits = prepared.options, prepared.traits
+    return {
+        "halo": list(options.halo),
+        "phase": list(options.phase),
+        "scale": str(traits.scale),
+        "trim": list(traits.trim),
+        "dtype": prepared.windows.model.dtype,
+        "the result": [*prepared.plan.output_size, prepared.channels, prepared.out_dtype],
+    }
+
+
+def manner(prepared: Prepared) -> dict[str, Any]:
+    """What may differ where bits do not."""
+    device = prepared.windows.model.device
+    return {
+        "device": "cpu" if device is None else str(device),
+        "schedule": "tiles" if prepared.schedule is TILES else "stream",
+        "tile_size": list(prepared.plan.tile),
+        "batch_size": prepared.batch,
+        "strips": getattr(prepared.schedule, "step", None),
+        "memory_format": prepared.windows.model.window_format,
+    }
+
+
+def with_manner(options: Options, before: dict[str, Any]) -> Options:
+    """Options that leave open what an earlier run has settled get its choice."""
+    found: dict[str, Any] = {}
+    if options.tuned and before["schedule"] == "tiles" and options.memory_limit == before["memory_limit"]:
+        found = {"tile_size": tuple(before["tile_size"]), "batch_size": before["batch_size"], "memory_limit": None}
+    if options.dtype == "auto":
+        found["dtype"] = before["dtype"]
+    if options.schedule == "auto":
+        found["schedule"] = before["schedule"]
+    return replace(options, **found) if found else options
+
+
+def first_row_again(prepared: Prepared, rows_done: int) -> int:
+    """The row from which a run goes on: that of the last finished tile row, which is made again and compared; where
+    batches are cut anew there, an earlier one."""
+    plan, row = prepared.plan, 0
+    while row + 1 < plan.grid[0] and plan.core.done(0, row)[1] < rows_done:
+        row += 1
+    while row and _first_tile(prepared, row) % prepared.batch:
+        row -= 1
+    return min(rows_done, plan.core.done(0, row)[0])
+
+
+def _first_tile(prepared: Prepared, row: int) -> int:
+    """The first tile of those that contribute to a band."""
+    plan = prepared.plan
+    start = plan.core.done(0, row)[0]
+    first = next(one for one in range(row + 1) if plan.core.keep(0, one)[1] > start)
+    return first * plan.grid[1]
+
+
+def gives_same_bits(prepared: Prepared, before: dict[str, Any], index: int, rows_done: int) -> bool:
+    """Whether rows above `rows_done` have the same bits in the manner of before as in that of now. Only for the device
+    of before."""
+    now = replace(prepared, out_dtype="float32")
+    other = now.with_tiles((before["tile_size"][0], before["tile_size"][1]), before["batch_size"])
+    if before["schedule"] == "tiles":
+        other = replace(other, schedule=TILES)
+    elif prepared.schedule is TILES:
+        return False  # nothing here can make a stream again
+    else:
+        other = replace(other, schedule=replace(prepared.schedule, step=before["strips"]))  # type: ignore[type-var]
+    start = min(first_row_again(one, rows_done) for one in (now, other))
+    made = [_made(one, index, start, rows_done) for one in (now, other)]
+    return bool(np.array_equal(*(one.view(np.uint32) for one in made)))
+
+
+def _made(prepared: Prepared, index: int, start: int, stop: int) -> np.ndarray:
+    rows = _Rows(prepared, start, stop)
+    for _, done in assemble(prepared, index, rows, {}, Progress(None)):
+        if done >= stop:
+            break
+    return rows.made
+
+
+class _Rows:
+    """A sink for rows [start, stop), beyond which nothing is kept."""
+
+    keeps = False
+
+    def __init__(self, prepared: Prepared, start: int, stop: int):
+        self.start, self.stop = start, stop
+        self.below = prepared.plan.output_size[0]
+        self.made = np.empty((prepared.channels, stop - start, prepared.plan.output_size[1]), np.float32)
+        self.views: dict[int, Any] = {}
+
+    def finished(self, index: int) -> int:
+        return self.start
+
+    def rows(self, index: int, start: int, stop: int) -> Any:
+        self.views[start] = np.empty((self.made.shape[0], stop - start, self.made.shape[2]), np.float32)
+        return self.views[start]
+
+    def done(self, index: int, start: int, stop: int) -> None:
+        rows, end = self.views.pop(start), min(stop, self.stop)
+        if start < end:
+            self.made[:, start - self.start : end - self.start] = rows[:, : end - start]
