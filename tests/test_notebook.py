@@ -93,6 +93,7 @@ def test_a_run_holds_nothing_of_the_user():
     restorer = TiledRestorer(seeded(lambda: Chain(3)), tile_size=40, halo=3, progress=lambda *_: None)
     restorer(IMAGE, out=out)
     assert restorer.last_run.plan._made_of[0].progress is None
+    assert "extra" not in repr(TiledRestorer(seeded(lambda: Chain(3)), extra=np.zeros((1, 4))))
 
 
 def test_a_stream_shows_its_rows():

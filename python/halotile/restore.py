@@ -410,6 +410,6 @@ def _out_dtype(asked: Any, image: Image, options: Options) -> str | None:
 
 def _given(options: Options) -> dict[str, Any]:
     """The options that are not their defaults, but those that hold images or functions."""
-    told = [one.name for one in fields(Options) if one.name not in ("needs", "out", "progress")]
+    told = [one.name for one in fields(Options) if one.name not in ("needs", "out", "extra", "progress")]
     usual = Options()
     return {name: getattr(options, name) for name in told if getattr(options, name) != getattr(usual, name)}

@@ -84,5 +84,5 @@ def _say(sentences: list[str]) -> None:
 
 def _write(path: str | None, text: str) -> None:
     if path is not None:
-        with replacing(path) as descriptor:
-            os.write(descriptor, text.encode())
+        with replacing(path) as draft, open(draft.descriptor, "wb", closefd=False) as file:
+            file.write(text.encode())
