@@ -16,7 +16,8 @@ PACKAGE = ROOT / "python" / "halotile"
 FLOORS = (
     "__init__ __main__",
     "cli",
-    "testing metrics",
+    "pytest_plugin",
+    "testing evaluation before_after",
     "check",
     "to_file",
     "restore",
@@ -24,6 +25,7 @@ FLOORS = (
     "auto",
     "run",
     "engine",
+    "metrics",
     "plan",
     "files",
     "inspection",
@@ -33,7 +35,7 @@ FLOORS = (
     "memory",
     "cache layouts",
     "errors optional",
-    "scales texts version",
+    "notebook scales texts version",
     "_core _torch",
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names.split()}

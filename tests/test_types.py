@@ -28,9 +28,11 @@ import torch
 
 import halotile
 from halotile import (
+    BeforeAfter,
     Box,
     ColourWarning,
     ErrorCurve,
+    Evaluation,
     ModelInfo,
     ModelInputError,
     ModelOutputError,
@@ -48,6 +50,7 @@ from halotile import (
     Verification,
     __version__,
     error_curve,
+    evaluate,
     inspect_model,
     iter_bands,
     load_model,
@@ -55,9 +58,21 @@ from halotile import (
     plan_tiles,
     restore_tiled,
     restore_to,
+    show,
     verify,
 )
-from halotile.testing import assert_exact, assert_seamless
+from halotile.evaluation import Score
+from halotile.pytest_plugin import GoldenImage, Restored
+from halotile.testing import (
+    ImagesDiffer,
+    assert_close,
+    assert_exact,
+    assert_matches_whole,
+    assert_on_device,
+    assert_psnr,
+    assert_seamless,
+    assert_ssim,
+)
 
 photo = np.zeros((90, 70, 3), np.uint8)
 tensor = torch.zeros(3, 90, 70)
@@ -143,6 +158,23 @@ found = verify(photo, module, windows=4, halo=2)
 assert_type(found, Verification)
 assert_type(assert_exact(photo, module, halo=3, tile_size=32), Verification)
 assert_type(halotile.testing.assert_seamless(photo, module, tolerance=1e-3, tile_size=32), Verification)
+assert_type(show(photo, photo, names=("a", "b"), width=300), BeforeAfter)
+scores = evaluate([(photo, photo)], model, y_channel=True, crop_border="scale", metrics={"mae": metrics.mae}, halo=3)
+assert_type(scores, Evaluation)
+assert_type(scores.scores, tuple[Score, ...])
+assert_type(evaluate(Path("pairs"), None, targets="hr").mean("ssim"), float | None)
+assert_close(photo, photo, rtol=0, atol=1, plan=plan)
+assert_matches_whole(tensor, tensor, module, plan=plan, value_range=(-1, 1))
+assert_type(assert_psnr(photo, photo, 30, y_channel=True), float)
+assert_type(assert_ssim(photo, photo, 0.9), float)
+assert_type(assert_on_device(photo, module, device="mps").up, int)
+
+
+def test_golden(restored: Restored, golden_image: GoldenImage) -> None:
+    golden_image(restored(photo, model, halo=3), "photo", plan=plan)
+    raise ImagesDiffer("text", photo, photo)
+
+
 assert_type(metrics.psnr(photo, photo), float)
 assert_type(halotile.metrics.ssim(photo, photo), float)
 try:
@@ -161,9 +193,9 @@ import torch
 
 import halotile
 from halotile import TiledRestorer, error_curve, inspect_model, iter_bands, load_model, plan_tiles, restore_tiled
-from halotile import restore_to, verify
+from halotile import evaluate, restore_to, show, verify
 from halotile import restore_tild  # slip
-from halotile.testing import assert_exact
+from halotile.testing import assert_exact, assert_matches_whole, assert_psnr
 
 photo = np.zeros((90, 70, 3), np.uint8)
 model = load_model()
@@ -192,6 +224,13 @@ error_curve(photo, model, halo=3)  # slip
 error_curve(photo, model, hallos=(3,))  # slip
 verify(photo, model, boundry="native")  # slip
 assert_exact(photo, model, out=photo)  # slip
+evaluate([(photo, photo)], model, hallo=3)  # slip
+evaluate([(photo, photo)], model, crop_border="all")  # slip
+evaluate([photo], model)  # slip
+evaluate([(photo, photo)], model).means  # slip
+show(photo, photo, name="a")  # slip
+assert_psnr(photo, photo)  # slip
+assert_matches_whole(photo, photo, model, hallo=3)  # slip
 inspect_model(model, devise="cpu")  # slip
 load_model("a.onnx", strenght=1)  # slip
 array: np.ndarray = restore_tiled(torch.zeros(3, 9, 9), model)  # slip

@@ -18,6 +18,8 @@ import numpy as np
 
 from .images.image import Image, is_tensor, open_image, peak_of
 from .layouts import checked_layout
+from .notebook.levels import levels_svg
+from .notebook.svg import Printer, card
 from .option_checks import white_level
 from .plan import TilePlan
 
@@ -73,6 +75,18 @@ class Comparison:
         if self.seams is not None:
             lines.append(f"seam score      {self.seams[1]:.4f}, of the first image {self.seams[0]:.4f}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [(name, value.strip()) for name, _, value in (one.partition("  ") for one in self._spaced())]
+        levels = [("largest", self.largest.value), ("mean", self.mae)]
+        return card("comparison", rows, levels_svg(levels, self.data_range, "differences of two images"))
+
+    def _spaced(self) -> list[str]:
+        """The lines of the text, each name followed by two spaces at least."""
+        return [f"{one[:15]}  {one[15:]}" for one in str(self).splitlines()]
+
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
+        printer.text(str(self))
 
     def as_json(self) -> dict[str, object]:
         """A dict for json.dumps. Non-finite numbers become None: if "equal" is true, a PSNR of None is infinite."""
@@ -218,7 +232,7 @@ def seam_score(
         ValueError: the layout is ambiguous, the plan is for an image of another size, or an edge lies outside.
         TypeError: the argument is not an image.
     """
-    pixels = _floats(open_image(image, checked_layout(layout)))
+    pixels = floats_of(open_image(image, checked_layout(layout)))
     size = pixels.shape[2], pixels.shape[3]
     rows, columns = _edges_of(edges, size) if isinstance(edges, TilePlan) else edges
     at = beside = 0.0
@@ -328,10 +342,10 @@ def _both(a: Any, b: Any, data_range: float | str | None, layout: str | None) ->
         raise ValueError(f"images must have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
     if first.dtype != second.dtype:
         raise ValueError(f"images must have one dtype, not {first.dtype} and {second.dtype}: their data_range differs")
-    reference, value = _floats(first), white_level("data_range", data_range)
+    reference, value = floats_of(first), white_level("data_range", data_range)
     if value == "max":
         value = float(np.nan_to_num(reference, posinf=0).max(initial=0)) or None
-    return reference, _floats(second), float(value or peak_of(first.dtype))
+    return reference, floats_of(second), float(value or peak_of(first.dtype))
 
 
 def _opened(name: str, image: Any, layout: str | None) -> Image:
@@ -342,7 +356,7 @@ def _opened(name: str, image: Any, layout: str | None) -> Image:
         raise type(error)(re.sub(r"\bimage(?=[ .])", name, str(error), count=1)) from None
 
 
-def _floats(image: Image) -> np.ndarray:
+def floats_of(image: Image) -> np.ndarray:
     """(N, C, H, W) as float64."""
     if image.device is None:
         return image.pixels.astype(np.float64)

@@ -7,15 +7,30 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, NamedTuple, SupportsIndex, Unpack, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, Unpack, overload
 
 import numpy as np
 
 from . import _core
 from .layouts import layout_of, with_standard_names
+from .notebook.plots import plotted_tiles
+from .notebook.svg import card
+from .notebook.tiles import Tiles, tiles_svg
 from .option_checks import choice, dtype_name, integer
-from .options import BLENDS, DEFAULT_TILE, ENGINES, IMAGE_DTYPES, MODEL_DTYPES, Options, PlanOptions, windowed
+from .options import (
+    BLENDS,
+    DEFAULT_TILE,
+    ENGINES,
+    IMAGE_DTYPES,
+    MODEL_DTYPES,
+    Options,
+    PlanOptions,
+    windowed,
+)
 from .scales import Scale, by_axis
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["Box", "Tile", "TilePlan", "make_plan", "plan_of_rows", "plan_tiles"]
 
@@ -256,6 +271,45 @@ class TilePlan(Sequence[Tile]):
             parts["rows"] = self.tallest_band() * row * BYTES[out_dtype]
         parts["output"] = self.output_size[0] * self.output_size[1] * out_channels * BYTES[out_dtype]
         return parts | {"total": sum(parts.values())}
+
+    def _drawing(self) -> Tiles:
+        """What a picture of the plan shows, in input pixels."""
+        scale, (rows, columns) = float(self.scale), self.grid
+        kept = [
+            [
+                (start / scale, stop / scale)
+                for start, stop, *_ in (self.core.keep(axis, i) for i in range(self.grid[axis]))
+            ]
+            for axis in (0, 1)
+        ]
+        tile = self[rows // 2 * columns + columns // 2]
+        y, x, height, width = (side / scale for side in tile.keep)
+        return Tiles(self.image_size, kept[0], kept[1], tile.window, (y, x, height, width))
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Names and values of what a report tells of the plan."""
+        by = "{0[0]} x {0[1]}".format
+        return [
+            ("image", f"{by(self.image_size)} -> {by(self.output_size)} (rows x columns)"),
+            ("tiles", f"{len(self)} in a grid of {by(self.grid)}, up to {by(self.tile)} each"),
+            ("window", by(self.window)),
+            ("halo", f"{by(self.halo)}, {self.boundary} at the border"),
+            ("overlap", f"{by(self.overlap)}, {self.blend}"),
+            ("phase", by(self.phase)),
+            ("cost", f"{self.processed_pixels / self.ideal_pixels:.2f} of the image's pixels"),
+        ]
+
+    def _repr_html_(self) -> str:
+        return card("tiles", self.facts(), self.picture())
+
+    def picture(self) -> str:
+        """A drawing of the tiles, as SVG."""
+        return tiles_svg(self._drawing())
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Plots the tiles on the given matplotlib axes, or on new ones, over whatever they show, and returns the axes.
+        Pixels are those of the input: ``axes.imshow(image)`` fits. Needs matplotlib."""
+        return plotted_tiles(self._drawing(), axes)
 
     def __repr__(self) -> str:
         by = "{0[0]}x{0[1]}".format

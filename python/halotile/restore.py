@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
@@ -26,6 +26,7 @@ from .images.image import Image, check_output_kind
 from .images.nodata import rounded_to
 from .images.pillow import is_picture, picture_like
 from .models.untouched.kept import tensors_kept
+from .notebook.svg import card
 from .option_checks import dtype_name
 from .options import IMAGE_DTYPES, Options, RestoreOptions, RunOptions, signature_with_options
 from .run import kept_heap
@@ -233,6 +234,21 @@ class TiledRestorer:
             raise TypeError(f"options must be those of the TiledRestorer, not also {', '.join(options)}")
         return model
 
+    def __repr__(self) -> str:
+        given = "".join(f", {name}={value!r}" for name, value in _given(self.options).items())
+        return f"<TiledRestorer of {self._named()}{given}>"
+
+    def _repr_html_(self) -> str:
+        if self.last_run is None:
+            return card("restorer", [*self._facts(), ("last run", "none yet")])
+        return card("restorer", self._facts()) + self.last_run._repr_html_()
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return [("model", self._named()), *((name, str(value)) for name, value in _given(self.options).items())]
+
+    def _named(self) -> str:
+        return str(getattr(self.model, "__name__", type(self.model).__name__))
+
     @property
     def model(self) -> Callable[..., Any]:
         return self.knowledge.model
@@ -336,7 +352,7 @@ class TiledRestorer:
                 remember(prepared, self.knowledge)
             warn_of_clamped(prepared, self.knowledge)
         prepared = replace(prepared, report=with_spread(prepared))
-        report = with_filled(prepared).after(seconds / opened.image.count)
+        report = with_filled(prepared).after(seconds / opened.image.count, prepared.plan)
         prepared = replace(prepared, report=report)
         self.last_run = prepared.report
         return prepared
@@ -407,3 +423,10 @@ def _out_dtype(asked: Any, image: Image, options: Options) -> str | None:
         return options.out_dtype
     check_output_kind(asked, image, options.out_dtype)
     return options.out_dtype or dtype_name("out", asked.dtype, IMAGE_DTYPES)
+
+
+def _given(options: Options) -> dict[str, Any]:
+    """The options that are not their defaults, but those that hold images or functions."""
+    told = [one.name for one in fields(Options) if one.name not in ("needs", "out", "extra", "progress")]
+    usual = Options()
+    return {name: getattr(options, name) for name in told if getattr(options, name) != getattr(usual, name)}

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..engine.device_lock import turn
 from ..images.image import Image
 from ..images.values import as_floats
+from ..notebook.levels import curve_svg
+from ..notebook.plots import plotted_curve
+from ..notebook.svg import card
 from ..options import Options
 from ..plan import Box
 from ..run.prepared import Prepared
@@ -18,7 +21,10 @@ from ..run.report import RunInfo
 from .knowledge import Knowledge
 from .opening import ready_for_windows
 
-__all__ = ["WINDOWS", "ErrorCurve", "measured_curve", "with_seams"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["WINDOWS", "ErrorCurve", "measured_curve", "pixels_to_measure", "with_seams"]
 
 Pair = tuple[int, int]
 
@@ -54,18 +60,21 @@ class ErrorCurve:
         what = "the receptive field" if self.exact else "the largest halo tried"
         return "\n".join([*lines, f"beside a halo of {self.reference}, {what}"])
 
-    def plot(self, axes: Any = None) -> Any:
-        """Plots the curve on the given matplotlib axes, or on new ones, and returns the axes. Needs matplotlib."""
-        if axes is None:
-            from matplotlib import pyplot
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Plots the curve on the given matplotlib axes, or on new ones, and returns the axes. The exact halo is marked,
+        and zeros are marked below the scale, which has no place for them. Needs matplotlib."""
+        return plotted_curve(self.halos, self._series(), self.white, self.reference if self.exact else None, axes)
 
-            axes = pyplot.figure().add_subplot()
-        for name, values in (("largest", self.largest), ("99.9 %", self.p999), ("mean", self.mean)):
-            axes.plot(self.halos, np.maximum(values, self.white * 1e-8), marker="o", label=name)
-        axes.axhline(self.white / 510, linestyle=":", label="half an 8-bit step")
-        axes.set(xlabel="halo, input pixels", ylabel=f"difference, of {self.white:g}", yscale="log")
-        axes.legend()
-        return axes
+    def _series(self) -> dict[str, tuple[float, ...]]:
+        return {"largest": self.largest, "99.9 %": self.p999, "mean": self.mean}
+
+    def _repr_html_(self) -> str:
+        exact = self.reference if self.exact else None
+        picture = curve_svg(self.halos, self._series(), self.white, exact, "the error of halos")
+        rows = [(f"halo {halo}", f"up to {value:.3g}") for halo, value in zip(self.halos, self.largest, strict=True)]
+        what = "the receptive field" if self.exact else "the largest halo tried"
+        beside = ("compared with", f"a halo of {self.reference}, {what}")
+        return card(f"error of halos, of {self.white:g}", [*rows, beside], picture)
 
 
 def measured_curve(
@@ -102,6 +111,12 @@ def measured_curve(
         exact is not None,
         float(probe.white),
     )
+
+
+def pixels_to_measure(exact: int, halos: tuple[int, ...], windows: int = WINDOWS) -> int:
+    """About how many input pixels `measured_curve` processes."""
+    grown = REGION + 2 * max(halos) + 2 * exact
+    return windows * (grown**2 + sum((REGION + 2 * halo) ** 2 for halo in halos))
 
 
 def _small_windows(image: Image, knowledge: Knowledge, options: Options) -> Probe:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The command line: ``halotile restore``, ``compare``, ``plan``, ``inspect``, ``models``, ``selftest``, ``--version``.
 
-    arguments.py   the arguments of each command
+    parser.py      the commands, with examples; arguments.py: the arguments of each
     restore.py     the restore command; batch.py: its files; output.py: its output
     commands.py    the other commands
     selftest.py    the report of selftest
@@ -10,7 +10,7 @@
 The exit status is 0, 1 if something failed, 2 if the command line is wrong, 130 after Ctrl-C; SIGTERM (143) and SIGHUP
 (129) end it in the same way. Errors are one line; the
 environment variable HALOTILE_DEBUG=1 adds the traceback. A file that fails does not stop the others. torch and pyvips
-are imported only when needed.
+are imported only when needed, and for `--help` nothing is.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from .. import texts
-from .arguments import new_parser
-from .common import UsageError, as_written, debugging, one_line
+from .parser import new_parser
 
 __all__ = ["main"]
 
@@ -47,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except Exception as error:
+            from .common import UsageError, debugging, one_line
+
             if debugging():
                 raise
             print(f"halotile: error: {one_line(error)}", file=sys.stderr)
@@ -71,5 +71,8 @@ def _end_as_ctrl_c() -> None:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    from .. import texts
+    from .common import as_written
+
     text = texts.one_line(message) if isinstance(message, Warning) else texts.shortened(message, texts.LONGEST_LINE)
     print(f"halotile: warning: {as_written(text)}", file=sys.stderr)

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import Any
 
 from ..files.formats import FORMATS
 from ..files.vips import MAX_PIXELS
@@ -25,19 +24,18 @@ from ..options import (
 )
 from . import commands
 from .common import BIT_DTYPES, SUFFIXES
+from .evaluate import evaluate
 from .plan import show_plan
 from .restore import restore
 from .saving import colour, factor, sides
 
-__all__ = ["new_parser"]
+__all__ = ["add_arguments"]
 
-DESCRIPTION = "Runs image-restoration models on images of any size, by tiles or by rows that stream."
 MODEL_HELP = (
     "a file (checkpoint, ONNX, ncnn .param, torch.export .pt2, TorchScript), a name that `halotile models` lists, "
     "module:callable (used as it is) or module:factory() (called first); modules are also searched for in the current "
     "directory. Modules, .pt2 and TorchScript files are code: run only what you trust"
 )
-COMMANDS = ("restore", "compare", "plan", "inspect", "models", "selftest")
 STATS_SIZE_HELP = (
     "for --global-stats local: window of each statistic in pixels, or rows x columns: the size of the images that the "
     "model was trained on (default: what the model says)"
@@ -45,46 +43,9 @@ STATS_SIZE_HELP = (
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-class _Versions(argparse.Action):
-    """--version, whose text takes time to collect."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
-        commands.show_versions()
-        parser.exit()
-
-
-class _Parser(argparse.ArgumentParser):
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Refuses unknown options in the command's own parser, which knows what may have been meant."""
-        asked, unknown = super().parse_known_args(args, namespace)
-        if unknown and self._subparsers is None:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0].split('=')[0])}")
-        return asked, unknown
-
-    def error(self, message: str) -> NoReturn:
-        wrong = re.match(r"argument COMMAND: invalid choice: '(.*?)' ", message)
-        meant = _near(wrong[1], COMMANDS) if wrong else ""
-        self.exit(2, f"halotile: error: {message}{meant} (see {self.prog} --help)\n")
-
-    def _meant(self, option: str) -> str:
-        return _near(option, [name for name in self._option_string_actions if name.startswith("--")])
-
-
-def _near(word: str, known: Sequence[str]) -> str:
-    return "".join(f"; did you mean {one}?" for one in get_close_matches(word, known, n=1))
-
-
-def new_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="halotile", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("--version", action=_Versions, nargs=0, help="show versions and exit")
-    add_parser = parser.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
-    _add_restore(add_parser("restore", help="restore image files, or folders of them", allow_abbrev=False))
-    _add_compare(add_parser("compare", help="compare two images: PSNR, SSIM, seams", allow_abbrev=False))
-    _add_plan(add_parser("plan", help="preview tiles, memory use and, with a model, streams", allow_abbrev=False))
-    _add_inspect(add_parser("inspect", help="determine the halo, phase and scale of a model", allow_abbrev=False))
-    _add_models(add_parser("models", help="list the models that --model takes by name", allow_abbrev=False))
-    _add_selftest(add_parser("selftest", help="check this device, print a report", allow_abbrev=False))
-    return parser
+def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of a command, and the function that runs it."""
+    FILLED[command](parser)
 
 
 def _add_restore(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +59,12 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("-m", "--model", help=f"{MODEL_HELP} (default: the included model)")
     _add_tiling(parser, asks_model=True)
     _add_speed(parser)
+    _add_model(parser)
+    _add_inexact(parser)
+    _add_files(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
     text = "cpu, cuda, mps, ..., or several, such as cuda:0,cuda:1 (default: the model's device)"
     add("--device", type=_devices, metavar="DEVICE", help=text)
@@ -123,8 +90,6 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("--alpha", choices=ALPHAS, default="restore", help=text)
     text = "what to do if the model returns NaN or Inf (default: raise)"
     add("--on-nonfinite", choices=NONFINITE, default="raise", help=text)
-    _add_inexact(parser)
-    _add_files(parser)
 
 
 def _add_inexact(parser: argparse.ArgumentParser) -> None:
@@ -188,14 +153,16 @@ def _add_max_pixels(add: Callable[..., Any]) -> None:
 def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=commands.compare)
     add = parser.add_argument
-    add("a", metavar="REFERENCE", help="reference image file")
-    add("b", metavar="TEST", help="image file of the same size, to be compared with it")
+    add("a", metavar="REFERENCE", help="reference image file, or a folder of them")
+    add(
+        "b", metavar="TEST", help="image file of the same size, to be compared with it, or a folder with the same names"
+    )
     add("--json", action="store_true", help="print JSON")
     text = "value of white: a number, bits such as 12bit (4095), or max, REFERENCE's largest (default: the dtype's)"
     add("--white", type=_white, metavar="W", help=text)
     add("--heatmap", metavar="FILE", help="write a heatmap of the differences")
     add("--force", action="store_true", help="overwrite an existing heatmap")
-    add("--fail-below", type=float, metavar="PSNR", help="exit with status 1 if the PSNR is below")
+    _add_scores(parser)
     _add_max_pixels(add)
     add = parser.add_argument_group("tiling used for TEST, in input pixels (adds a seam score)").add_argument
     add("--tile-size", "--tile", type=int, metavar="N", help="largest tile")
@@ -207,6 +174,40 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     add("--phase", type=int, default=1, metavar="N", help="alignment of window origins (default: 1)")
     text = "output pixels per input pixel, such as 4 or 3/2, or of width x height as in 1x2 (default: 1)"
     add("--scale", type=_scale, default="1", metavar="S", help=text)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=evaluate, verify=0, layout=None)
+    add = parser.add_argument
+    text = (
+        "folder with two folders, of inputs (input, lr, lq, noisy, ...) and of targets (target, hr, gt, clean, ...), "
+    )
+    text += "or with both kinds of files, such as a_lr.png and a_hr.png; or the folder of inputs, with --targets"
+    add("--pairs", metavar="DIR", required=True, help=text)
+    add("--targets", metavar="DIR", help="folder of targets; then --pairs is that of inputs")
+    add("-m", "--model", help=f"{MODEL_HELP} (default: the included model)")
+    _add_scores(parser)
+    add("--csv", metavar="FILE", help="write a table")
+    add("--junit", metavar="FILE", help="write a JUnit document for CI: a test for each image")
+    add("--json", action="store_true", help="print only one JSON document, at the end")
+    add("--force", action="store_true", help="overwrite existing files")
+    add("--quiet", action="store_true", help="print only warnings, errors, and what is below a limit")
+    _add_max_pixels(add)
+    _add_tiling(parser, asks_model=True)
+    _add_speed(parser)
+    _add_model(parser)
+
+
+def _add_scores(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    text = "measure the Y channel alone (BT.601), as papers on super-resolution do"
+    add("--y-channel", action="store_true", help=text)
+    text = "pixels at each side that are not measured; scale: as many as the model's scale (default: 0)"
+    add("--crop-border", type=_or("scale"), default=0, metavar="N", help=text)
+    text = "exit with status 1 if the PSNR of an image is below, and say of which"
+    add("--fail-below", type=float, metavar="PSNR", help=text)
+    text = "likewise for SSIM, from 0 to 1"
+    add("--fail-below-ssim", type=float, metavar="SSIM", help=text)
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
@@ -375,3 +376,14 @@ def _number(low: int, high: int = 2**62) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+FILLED: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "restore": _add_restore,
+    "compare": _add_compare,
+    "evaluate": _add_evaluate,
+    "plan": _add_plan,
+    "inspect": _add_inspect,
+    "models": _add_models,
+    "selftest": _add_selftest,
+}

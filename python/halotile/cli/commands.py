@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ from ..plan import TilePlan, plan_tiles
 from ..scales import by_axis
 from ..version import __version__
 from .common import UsageError, scale_shown, shown, size_text, usage_errors
+from .evaluate import below, compare_folders
+from .work import is_folder
 
 __all__ = ["compare", "inspect", "selftest", "show_models", "show_versions"]
 
@@ -42,6 +45,10 @@ READERS = (
 def compare(asked: argparse.Namespace) -> int:
     from .. import metrics
 
+    if is_folder(asked.a) and is_folder(asked.b):
+        return compare_folders(asked)
+    if asked.y_channel or asked.crop_border or asked.fail_below_ssim is not None:
+        raise UsageError("--y-channel, --crop-border and --fail-below-ssim are for folders: see halotile evaluate")
     if asked.heatmap:
         with usage_errors():
             check_output_path(asked.heatmap, dtype="uint8")
@@ -65,7 +72,10 @@ def compare(asked: argparse.Namespace) -> int:
             print(
                 f"{shown(asked.heatmap)}: differences from 0 (dark blue) to {scale:g} of {found.data_range:g} (yellow)"
             )
-    return 1 if asked.fail_below is not None and not found.psnr >= asked.fail_below else 0
+    if asked.fail_below is not None and not found.psnr >= asked.fail_below:
+        print(f"halotile: {below(asked.b, found.psnr, asked.fail_below)}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _comparable(asked: argparse.Namespace, first: Any, second: Any) -> tuple[Any, Any, float | str]:

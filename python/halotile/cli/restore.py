@@ -52,7 +52,7 @@ from .work import (
     suffix_of,
 )
 
-__all__ = ["restore"]
+__all__ = ["half", "restore", "restorer_of"]
 
 
 def restore(asked: argparse.Namespace) -> int:
@@ -157,7 +157,7 @@ def _restore_all(
     """Uses one restorer for all files, so that the model is loaded and inspected once."""
     many = _shows_progress(asked) and not reports.alone
     pixels = [_pixels_of(asked, job) if many else 0 for job in todo]
-    restorer = _restorer(asked, options)
+    restorer = restorer_of(asked, options)
     with closing(Bar(sum(pixels), many)) as bar:
         reports.bar = bar
         if many:
@@ -202,7 +202,8 @@ def _outcome(asked: argparse.Namespace, one: batch.FileRestorer, job: Job, repor
 # ---- the restorer
 
 
-def _restorer(asked: argparse.Namespace, options: dict[str, Any]) -> TiledRestorer:
+def restorer_of(asked: argparse.Namespace, options: dict[str, Any]) -> TiledRestorer:
+    """The restorer that the command line asks for: loads the model and settles its halo and phase."""
     model = load_model(asked.model, strength=asked.strength)
     if torch_if_loaded() is not None:
         with usage_errors():

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar
 
+from ..notebook.field import field_svg
+from ..notebook.svg import Printer, card
 from ..scales import Scale, by_axis, scale_from_json, scale_to_json
 from ..texts import quoted
 
@@ -147,9 +148,13 @@ class ModelInfo:
         rows += [("global", f"{one.path or '(the model)'}: {one.kind}", one.how) for one in self.global_operations]
         rows += [("advice", LOCAL, "")] if self.takes_statistics else []
         rows += [("doubt", sentence, "") for sentence in self.doubts]
-        cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
-        head = "<tr><th>what</th><th>value</th><th>how</th></tr>"
-        return f"<table>{head}{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+        field = self.receptive_field or self.local_field
+        picture = "" if field is None else field_svg(*field, self.phase)
+        told = [(name, f"{value}  [{how}]" if how else value) for name, value, how in rows]
+        return card("model", told, picture)
+
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
+        printer.text(str(self))
 
     def _lines(self) -> Iterator[tuple[str, str, str]]:
         """(name, value, how) of the printed lines."""

@@ -43,7 +43,7 @@ class Progress:
         if self.bar is not None:
             self.bar.total = total
         elif self.wanted is True:
-            self.bar = self.make_bar(total=total, unit="tile")
+            self.bar = self.make_bar(total=total, unit="tile", leave=None)  # below another bar, it goes when it is full
 
     def advance(self, tiles: int) -> None:
         self.done += tiles

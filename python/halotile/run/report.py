@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ..notebook.levels import levels_svg
+from ..notebook.rows import Rows, rows_svg
+from ..notebook.svg import Printer, card
 from ..options import Options
 from ..texts import bytes_text
 
 if TYPE_CHECKING:
     from ..inspection import ModelInfo
+    from ..plan import TilePlan
 
 __all__ = [
     "HOLDING",
@@ -122,6 +127,27 @@ class Streaming:
         """Bytes held for a column of the stream."""
         return self.held / self.columns
 
+    def picture(self, size: Pair | None = None) -> str:
+        """A drawing of rows that flow, as SVG. size: of the image, (rows, columns)."""
+        return rows_svg(Rows(size, self.rows, bytes_text(self.held), self.streams))
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Names and values of what a report tells of the stream."""
+        tiles = "" if self.streams == 1 else f", in {self.streams} tiles with {self.columns} columns"
+        rows = [
+            ("step", f"{self.rows} rows{tiles}"),
+            ("cost", f"{self.recompute:.2f} of the image's pixels, {self.flops / 1e9:.4g} GFLOP"),
+            ("held rows", f"{bytes_text(self.held)}, {bytes_text(int(self.held_per_column))} a column"),
+            ("peak memory", bytes_text(self.peak)),
+        ]
+        return rows if self.seconds is None else [*rows, ("time", f"{self.seconds:.2f} s on {self.device}")]
+
+    def _repr_html_(self) -> str:
+        return card("stream", self.facts(), self.picture())
+
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
+        printer.text(str(self))
+
     def share_of_peak(self, peak: float | None = None) -> float | None:
         """How near the run came to the model's own cost: the time that the model's operations for the image, each done
         once, take at the machine's peak, as a share of the time that the image took. None before the run is finished.
@@ -206,6 +232,26 @@ class Verification:
             f"{self._made_again()}, beside a run with halo {by(self.halo)}, phase {by(self.phase)}"
         )
 
+    def facts(self) -> list[tuple[str, str]]:
+        """Names and values of what a report tells of the verification."""
+        row, column, channel = self.worst
+        nearest = "there is one tile" if self.edge_distance is None else f"{self.edge_distance} pixels from a tile edge"
+        which = "" if self.image is None else f"image {self.image}, "
+        return [
+            ("largest", f"{self.largest:.4g} of {self.white:g}"),
+            ("worst place", f"{which}row {row}, column {column}, channel {channel}: {nearest}"),
+            ("near tile edges", f"{self.edge_ratio:.4g} times what differences are elsewhere"),
+            ("compared with", self._made_again()),
+            ("run", f"halo {by(self.halo)}, phase {by(self.phase)}"),
+        ]
+
+    def _repr_html_(self) -> str:
+        levels = [("largest", self.largest), ("99.9 %", self.p999), ("mean", self.mean)]
+        return card("verification", self.facts(), levels_svg(levels, self.white, "differences of the verification"))
+
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
+        printer.text(str(self))
+
     def _made_again(self) -> str:
         if self.whole is not None:
             return f"the whole image at once, {self.whole}"
@@ -280,6 +326,7 @@ class RunInfo:
         schedule_why: the reason for rows or tiles, a sentence; None if nothing was to be chosen.
         filled: with nodata=, a Filled.
         averaged: with shift_average=, an Averaged.
+        plan: the tiles, for a stream those of its columns; None before an image was restored.
     """
 
     halo: Pair
@@ -296,6 +343,7 @@ class RunInfo:
     schedule_why: str | None = None
     filled: Filled | None = None
     averaged: Averaged | None = None
+    plan: TilePlan | None = field(default=None, repr=False, compare=False)
 
     @property
     def schedule(self) -> str:
@@ -314,9 +362,33 @@ class RunInfo:
         tuned = "".join(f"; {one}" for one in parts if one is not None)
         return f"halo {short(self.halo)}, phase {short(self.phase)}{how}: {self.why}{tuned}"
 
-    def after(self, seconds: float) -> RunInfo:
+    def after(self, seconds: float, plan: TilePlan) -> RunInfo:
         """The report of a finished run that took so long for an image."""
-        return self if self.stream is None else replace(self, stream=replace(self.stream, seconds=seconds))
+        stream = None if self.stream is None else replace(self.stream, seconds=seconds)
+        return replace(self, stream=stream, plan=copy.copy(plan))  # the copy holds none of the user's objects
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Names and values of what a report tells of the run."""
+        rows = [("halo", short(self.halo)), ("phase", short(self.phase)), ("how exact", f"{self.how}: {self.why}")]
+        if self.bound is not None:
+            rows.append(("largest error", f"{self.bound:.3g}"))
+        if self.stream is not None:
+            rows += self.stream.facts()
+        elif self.plan is not None:
+            rows += [fact for fact in self.plan.facts() if fact[0] not in ("halo", "phase")]
+        parts = {"schedule": self.schedule_why, "tuning": self.tuning, "precision": self.precision}
+        parts |= {"nodata": self.filled, "averaged": self.averaged, "verified": self.verified}
+        return rows + [(name, str(part)) for name, part in parts.items() if part is not None]
+
+    def _repr_html_(self) -> str:
+        if self.stream is not None:
+            picture = self.stream.picture(None if self.plan is None else self.plan.image_size)
+        else:
+            picture = "" if self.plan is None else self.plan.picture()
+        return card(f"run: {self.schedule}", self.facts(), picture)
+
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
+        printer.text(str(self))
 
     @property
     def holds(self) -> bool:
