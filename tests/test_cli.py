@@ -591,6 +591,37 @@ def test_for_other_models_they_are_as_before(place, monkeypatch, capsys):
     assert (entry["halo"], entry["phase"], entry["how"], made) == ([32, 32], [1, 1], "given", [])
 
 
+def test_models_that_no_halo_makes_exact(place, capsys):
+    """Windows of one size, grids that are averaged, colours of one pass: the options reach the run and are told."""
+    (place / "tinted.py").write_text(
+        "def net(x):\n    return x + 0.2 * (x.mean((2, 3), keepdims=True) - 0.5)\n\n\nnet.train_size = 32\n"
+    )
+    common = ("restore", "in.png", "-m", "tinted:net", "--force")
+    assert run(*common, "-o", "a.png", "--window", "trained", "--shift-average", 3) == 0
+    output = capsys.readouterr().out
+    assert "windows of 32, always of that size" in output and "average of 3 grids of tiles" in output
+    image = files.read_image("in.png").pixels
+    want = halotile.restore_tiled(image, halotile.load_model("tinted:net"), window="trained", shift_average=3)
+    np.testing.assert_array_equal(files.read_image("a.png").pixels, want)
+    assert run(*common, "-o", "b.png", "--tile", 24, "--halo", 8, "--match-low", 40, "--json") == 0
+    told = json.loads(capsys.readouterr().out)["files"][0]
+    assert "the low band of every tile is that of the image reduced by" in told["why"] and told["averaged"] is None
+    assert run("plan", "900x700", "--window", "64x32") == 0
+    assert "32x64" in capsys.readouterr().out
+    for options, text in (
+        (("--shift-average", 65), "must be a whole number from 1 to 64"),
+        (("--shift-average", 2, "--boundary", "native"), "must be 'reflect' or 'wrap' with --shift-average"),
+        (("--window", "large"), "must be a number, or rows x columns"),
+        (("--match-low", "low"), "must be auto or a whole number"),
+    ):
+        assert run(*common, "-o", "c.png", *options) == 2
+        assert text in capsys.readouterr().err
+    assert run(*common, "-o", "c.png", "--window", 32, "--schedule", "stream") == 1
+    assert "must be 'auto' or 'tiles' with --window 32" in capsys.readouterr().err
+    assert run("plan", "900x700", "--window", "trained") == 2
+    assert "no model is asked" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_where_no_halo_is_exact_there_is_a_warning(place, capsys):
     torch = pytest.importorskip("torch")

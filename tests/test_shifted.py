@@ -234,7 +234,7 @@ def test_nan_is_reported():
 )
 def test_what_is_refused(options, error, text):
     with pytest.raises(error, match=text):
-        restore_tiled(IMAGE, ramps, **options)
+        restore_tiled(IMAGE, ramps_of_torch(1), **options)
 
 
 def test_rows_that_stream_give_way():

@@ -217,8 +217,8 @@ class Options:
         if self.stats_size is not None and self.global_stats != "local":
             raise ValueError(f"stats_size must be None unless global_stats is 'local', not {self.stats_size!r}")
         if self.shift_average > 1 and self.boundary == "native":
-            text = "whose grids begin outside the image"
-            raise ValueError(f"boundary must be 'reflect' or 'wrap' with shift_average, {text}, not 'native'")
+            text = f"with shift_average={self.shift_average}, whose grids begin outside the image"
+            raise ValueError(f"boundary must be 'reflect' or 'wrap' {text}, not 'native'")
         if self.needs.scale is not None:
             object.__setattr__(self, "scale", Fraction(self.needs.scale))
         if self.phase is not None:
@@ -253,6 +253,8 @@ class Options:
     def needs_tiles(self) -> str | None:
         """The first option, with its value, that is of tiles only."""
         asked = {"match_low": self.match_low, "window": self.window}
+        if isinstance(self.window, tuple) and self.window[0] == self.window[1]:
+            asked["window"] = self.window[0]
         asked["shift_average"] = self.shift_average if self.shift_average > 1 else None
         return next((f"{name}={value!r}" for name, value in asked.items() if value is not None), None)
 

@@ -19,7 +19,6 @@ __all__ = ["named_size", "with_reason", "with_window"]
 Pair = tuple[int, int]
 
 TRAINED = ("train_size", "training_size", "trained_size", "img_size", "image_size", "input_size")
-OPTION = "trained"
 
 
 def named_size(model: Any, names: Iterable[str]) -> Pair | None:
@@ -53,7 +52,8 @@ def with_window(model: Any, given: dict[str, Any], phase_of: Callable[[], Pair |
     asked = given.get("window")
     if asked is None:
         return given
-    size = _trained(model) if asked == OPTION else checked_window("window", asked)
+    checked = checked_window("window", asked)
+    size = checked if isinstance(checked, tuple) else _trained(model)
     return windowed(given, size, given.get("needs") or needs_of(model), phase_of)
 
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from ..engine.device_lock import turn
 from ..images.channels import Part
-from ..images.image import Pixels
 from ..images.values import as_floats
 from ..plan import Box, Tile, TilePlan
 from .prepared import First, Prepared
@@ -48,6 +47,7 @@ def reduction(prepared: Prepared) -> Reduction:
     """Raises ValueError if match_low is too small for the image and its tiles."""
     options, plan = prepared.options, prepared.plan
     needs, asked = options.needs, options.match_low
+    assert asked is not None
     margins = [  # a halo, for a model that does something else at the edge of its input
         _round_up(max(halo, -(-trim * scale.denominator // scale.numerator)), step)
         for halo, trim, scale, step in zip(plan.halo, plan.trim, plan.scales, plan.phase, strict=True)
@@ -148,7 +148,7 @@ def _reduced(windows: Windows, part: Part, index: int, plan: TilePlan, found: Re
     return image
 
 
-def _put(into: Pixels, values: Pixels) -> None:
+def _put(into: Any, values: Any) -> None:
     if not isinstance(into, np.ndarray):
         into.copy_(values)
     elif into.dtype == np.uint16:  # bfloat16
@@ -172,8 +172,8 @@ class LowBand:
         self.scales, self.trim = plan.scales, plan.trim
         self.along: dict[tuple[int, int, int], Axis] = {}
 
-    def __call__(self, outputs: Pixels, tiles: Sequence[Tile]) -> Pixels:
-        """Outputs (len(tiles), C, height, width), tied."""
+    def __call__(self, outputs: Any, tiles: Sequence[Tile]) -> Any:
+        """Outputs (len(tiles), C, height, width), an array or tensor, tied."""
         on_host = isinstance(outputs, np.ndarray)
         outputs = as_floats(outputs).copy() if on_host else outputs.float().clone()
         for at, tile in enumerate(tiles):

@@ -192,7 +192,7 @@ class ShiftedGrids:
             for run in runs:
                 next(run, None)  # it reports what a device has found
 
-    def _average(self, prepared: Prepared, index: int, rows: list[Pixels], destination: Pixels) -> None:
+    def _average(self, prepared: Prepared, index: int, rows: list[Any], destination: Pixels) -> None:
         mean = sum(rows[1:], rows[0]) / len(rows)
         for one in rows:
             self.spread.add(abs(one - mean))
@@ -205,7 +205,7 @@ class ShiftedGrids:
         return smaller_tiles(prepared)
 
 
-def _finish(prepared: Prepared, index: int, mean: Pixels, destination: Pixels) -> None:
+def _finish(prepared: Prepared, index: int, mean: Any, destination: Pixels) -> None:
     """Converts rows in the model's values to those of the result, as the engine does."""
     plan, channel = plan_of_rows(*destination.shape[1:]), 0
     values = prepared.out_values, prepared.windows.values
