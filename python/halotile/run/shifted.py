@@ -133,7 +133,8 @@ class HeldRows:
         if isinstance(pieces[0], np.ndarray):
             return np.concatenate(pieces, 1)
         torch = torch_if_loaded()
-        return torch.cat(pieces, 1)
+        whole: Pixels = torch.cat(pieces, 1)
+        return whole
 
 
 @dataclass
