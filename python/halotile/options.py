@@ -41,7 +41,7 @@ __all__ = [
 Boundary = Literal["reflect", "native"]
 Blend = Literal["average", "linear", "cosine", "gaussian"]
 Alpha = Literal["restore", "resize", "opaque", "channel"]
-Nonfinite = Literal["raise", "warn", "ignore"]
+Nonfinite = Literal["raise", "warn", "ignore", "retry"]
 Engine = Literal["host", "torch", "mps"]
 GlobalStats = Literal["tile", "frozen", "exact"]
 MemoryFormat = Literal["auto", "channels_last", "contiguous"]
@@ -376,6 +376,10 @@ class Options:
     def tuned(self) -> bool:
         """Whether tiles are tuned for the model and this machine: see auto/tiles.py."""
         return "auto" in (self.tile_size, self.batch_size) or self.memory_limit is not None
+
+    @property
+    def refuses_nonfinite(self) -> bool:
+        return self.on_nonfinite in ("raise", "retry")
 
     @property
     def unsettled(self) -> bool:

@@ -254,6 +254,7 @@ class RunInfo:
         stream: a Streaming; None for tiles.
         schedule_why: the reason for rows or tiles, a sentence; None if nothing was to be chosen.
         filled: with nodata=, a Filled.
+        retried: with on_nonfinite="retry", how many windows, or strips of a stream, were made again in float32.
     """
 
     halo: Pair
@@ -269,6 +270,7 @@ class RunInfo:
     stream: Streaming | None = None
     schedule_why: str | None = None
     filled: Filled | None = None
+    retried: int | None = None
 
     @property
     def schedule(self) -> str:
@@ -285,7 +287,15 @@ class RunInfo:
         how = "" if self.how == "given" else f", {self.how}"
         parts = (self.tuning, self.precision, self.stream, self.filled)
         tuned = "".join(f"; {one}" for one in parts if one is not None)
-        return f"halo {short(self.halo)}, phase {short(self.phase)}{how}: {self.why}{tuned}"
+        again = "" if not self.retried else f"; {self.made_again}"
+        return f"halo {short(self.halo)}, phase {short(self.phase)}{how}: {self.why}{tuned}{again}"
+
+    @property
+    def made_again(self) -> str:
+        """What `retried` counts, in words."""
+        what = "window" if self.stream is None else "strip"
+        what = f"1 {what} was" if self.retried == 1 else f"{self.retried} {what}s were"
+        return f"{what} made again in float32, because half precision made NaN or infinity"
 
     def after(self, seconds: float) -> RunInfo:
         """The report of a finished run that took so long for an image."""
