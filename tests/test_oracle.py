@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""Random runs beside the whole image at once, by an independent implementation: see oracle.py."""
+
+import os
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from hypothesis import HealthCheck, given, note, settings  # noqa: E402
+
+from .oracle import Net, cases, image_of, on_arrays, wrong  # noqa: E402
+
+MANY = int(os.environ.get("HALOTILE_ORACLE", "20000"))
+QUIET = dict(deadline=None, suppress_health_check=list(HealthCheck), database=None)
+
+
+def checked(case):
+    found = wrong(case)
+    note(str(case))
+    assert found is None, f"{found}: {case}"
+
+
+@settings(max_examples=60, derandomize=True, **QUIET)
+@given(cases())
+def test_whole_images(case):
+    checked(case)
+
+
+@pytest.mark.slow
+@settings(max_examples=MANY, **QUIET)
+@given(cases())
+def test_many_whole_images(case):
+    checked(case)
+
+
+@settings(max_examples=20, derandomize=True, **QUIET)
+@given(cases())
+def test_both_forms_of_the_network_agree(case):
+    """And so the oracle can be wrong only where both are."""
+    from .oracle import model_of
+
+    net: Net = case.net
+    random = np.random.default_rng(0)
+    sides = [2 * net.depth + 6 * step for step in net.down]
+    batch = random.random((2, net.channels, *sides), np.float32)
+    with torch.inference_mode():
+        made = model_of(case)(torch.from_numpy(batch)) if case.form != "arrays" else on_arrays(net, batch)
+    np.testing.assert_allclose(np.asarray(made), on_arrays(net, batch.astype(np.float64)), atol=1e-5)
+
+
+@settings(max_examples=30, derandomize=True, **QUIET)
+@given(cases())
+def test_the_oracle_sees_a_pixel_that_is_wrong(case):
+    from . import oracle
+
+    real = oracle.result_of
+
+    def spoilt(case, given):
+        result = real(case, given)
+        place = tuple(side // 2 for side in result.shape)
+        result[place] = 0 if result[place] > (10 if "uint" in str(result.dtype) else 0.1) else result.max() + 20
+        return result
+
+    oracle.result_of = spoilt
+    try:
+        found = wrong(case)
+    finally:
+        oracle.result_of = real
+    given_to, _ = image_of(case)
+    assert found is not None, (case, given_to.shape)
