@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from hypothesis import HealthCheck, given, note, settings  # noqa: E402
+from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 
-from .oracle import Net, cases, image_of, on_arrays, wrong  # noqa: E402
+from . import oracle  # noqa: E402
+from .oracle import cases, model_of, on_arrays, wrong  # noqa: E402
 
 MANY = int(os.environ.get("HALOTILE_ORACLE", "20000"))
 QUIET = dict(deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -17,7 +18,6 @@ QUIET = dict(deadline=None, suppress_health_check=list(HealthCheck), database=No
 
 def checked(case):
     found = wrong(case)
-    note(str(case))
     assert found is None, f"{found}: {case}"
 
 
@@ -38,9 +38,7 @@ def test_many_whole_images(case):
 @given(cases())
 def test_both_forms_of_the_network_agree(case):
     """And so the oracle can be wrong only where both are."""
-    from .oracle import model_of
-
-    net: Net = case.net
+    net = case.net
     random = np.random.default_rng(0)
     sides = [2 * net.depth + 6 * step for step in net.down]
     batch = random.random((2, net.channels, *sides), np.float32)
@@ -49,23 +47,20 @@ def test_both_forms_of_the_network_agree(case):
     np.testing.assert_allclose(np.asarray(made), on_arrays(net, batch.astype(np.float64)), atol=1e-5)
 
 
-@settings(max_examples=30, derandomize=True, **QUIET)
+@settings(max_examples=15, derandomize=True, phases=[Phase.generate], **QUIET)
 @given(cases())
 def test_the_oracle_sees_a_pixel_that_is_wrong(case):
-    from . import oracle
-
     real = oracle.result_of
 
     def spoilt(case, given):
         result = real(case, given)
-        place = tuple(side // 2 for side in result.shape)
-        result[place] = 0 if result[place] > (10 if "uint" in str(result.dtype) else 0.1) else result.max() + 20
+        place, dtype = tuple(side // 2 for side in result.shape), str(result.dtype).removeprefix("torch.")
+        peak = oracle.PEAKS.get(dtype)
+        result[place] = result[place] + 1 if peak is None else 0 if int(result[place]) > peak // 2 else peak
         return result
 
     oracle.result_of = spoilt
     try:
-        found = wrong(case)
+        assert wrong(case) is not None, case
     finally:
         oracle.result_of = real
-    given_to, _ = image_of(case)
-    assert found is not None, (case, given_to.shape)
