@@ -146,7 +146,7 @@ def _add(
             rows.open(tile.row)
     channel = 0
     for part, channels, band in zip(parts, prepared.traits.out_channels, bands, strict=True):
-        outputs = _outputs(prepared, part, channels, index, tiles, first)
+        outputs = _outputs(prepared, part, channels, index, tiles, first, rows_done)
         for tile, position in band.add(tiles, outputs, rows.channels(channel, channels)):
             check_finite(prepared, index, tile, position, rows_done)
         channel += channels
@@ -156,7 +156,9 @@ def _add(
             rows.close(tile.row)
 
 
-def _outputs(prepared: Prepared, part: Part, channels: int, index: int, tiles: list[Tile], first: First) -> Any:
+def _outputs(
+    prepared: Prepared, part: Part, channels: int, index: int, tiles: list[Tile], first: First, rows_done: int
+) -> Any:
     if part.how == "constant":
         return None
     output = first.pop(part, None)
@@ -171,10 +173,14 @@ def _outputs(prepared: Prepared, part: Part, channels: int, index: int, tiles: l
         text = f"the model returned an output of shape {tuple(output.shape[1:])}, after {expected} before"
         raise tile_error(ModelOutputError, tiles, text)
     output = output[-len(tiles) :]
-    return output if prepared.again is None else _mended(prepared, prepared.again, part, index, tiles, output)
+    return (
+        output if prepared.again is None else _mended(prepared, prepared.again, part, index, tiles, output, rows_done)
+    )
 
 
-def _mended(prepared: Prepared, again: Again, part: Part, index: int, tiles: list[Tile], output: Any) -> Any:
+def _mended(
+    prepared: Prepared, again: Again, part: Part, index: int, tiles: list[Tile], output: Any, rows_done: int
+) -> Any:
     """The output, made again where half precision made NaN or infinity. Bands of devices tell of the rest only at the
     end, so it is looked for here."""
     windows, plan, before = prepared.windows, prepared.plan, len(again.made)
@@ -185,7 +191,7 @@ def _mended(prepared: Prepared, again: Again, part: Part, index: int, tiles: lis
             found = windows.engine.first_nonfinite(one[:, box.y : box.y_stop, box.x : box.x_stop])
             if found is not None:
                 channel, y, x = found
-                check_finite(prepared, index, tile, (channel, y + tile.keep.y, x + tile.keep.x), 0)
+                check_finite(prepared, index, tile, (channel, y + tile.keep.y, x + tile.keep.x), rows_done)
     return output
 
 
