@@ -93,7 +93,7 @@ STREAM_FAULTS = ("raises", "NaN", "MemoryError", "KeyboardInterrupt")
 
 
 @pytest.mark.parametrize(
-    "fault, engine, at, where", sampled(list(itertools.product(FAULTS, ENGINES, INDICES, PLACES)), 37)
+    "fault, engine, at, where", sampled(list(itertools.product(FAULTS, ENGINES, INDICES, PLACES)), 71)
 )
 def test_a_model_that_fails_at_a_tile(fault, engine, at, where, engine_ready, tmp_path):
     kind, run = FAULTS[fault], Run(engine, Place(where, f"out.{where}"))
@@ -119,7 +119,7 @@ def test_a_model_that_fails_at_a_tile(fault, engine, at, where, engine_ready, tm
 @pytest.mark.parametrize(
     "fault, engine, at, where",
     sampled(
-        list(itertools.product(("raises", "NaN", "MemoryError", "KeyboardInterrupt"), ENGINES, range(4), PLACES)), 29
+        list(itertools.product(("raises", "NaN", "MemoryError", "KeyboardInterrupt"), ENGINES, range(4), PLACES)), 41
     ),
 )
 def test_an_operator_that_fails_in_a_stream(fault, engine, at, where, engine_ready, tmp_path):
@@ -144,7 +144,7 @@ def test_an_operator_that_fails_in_a_stream(fault, engine, at, where, engine_rea
 
 @pytest.mark.parametrize("error", [ValueError, StopIteration, MemoryError, KeyboardInterrupt, OSError])
 @pytest.mark.parametrize(
-    "schedule, at, where", sampled(list(itertools.product(("tiles", "stream"), (1, 2), PLACES)), 5)
+    "schedule, at, where", sampled(list(itertools.product(("tiles", "stream"), (1, 2), PLACES)), 11)
 )
 def test_a_callback_that_raises(error, schedule, at, where, tmp_path):
     run, calls = Run("host", Place(where, f"out.{where}"), schedule), []
@@ -265,7 +265,7 @@ restore_to(sys.argv[2], IMAGE, Blur().eval(), progress=progress, **TILES)
 
 
 @pytest.mark.parametrize(
-    "where, sent", sampled([(where, sent) for where in FILES for sent in ("SIGKILL", "SIGTERM")], 5)
+    "where, sent", sampled([(where, sent) for where in FILES for sent in ("SIGKILL", "SIGTERM")], 8)
 )
 def test_a_process_that_is_killed(where, sent, tmp_path):
     run = Run("host", Place(where, f"out.{where}"))
