@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Prints which share of each module's lines and branches tests take, and fails below 95 % in all or 90 % of a module.
 
-    python scripts/coverage_table.py build/coverage.json
+python scripts/coverage_table.py build/coverage.json
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 
 from . import oracle  # noqa: E402
-from .oracle import cases, model_of, on_arrays, wrong  # noqa: E402
+from .oracle import Case, Net, cases, model_of, on_arrays, wrong  # noqa: E402
 
 MANY = int(os.environ.get("HALOTILE_ORACLE", "20000"))
 QUIET = dict(deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -32,6 +32,18 @@ def test_whole_images(case):
 @given(cases())
 def test_many_whole_images(case):
     checked(case)
+
+
+STREAM = {"boundary": "reflect", "schedule": "stream", "layout": "HWC", "alpha": "channel", "phase": (1, 1)}
+STREAM |= {"tile_size": (9, 9), "halo": 6, "value_range": None, "out_dtype": None}
+
+
+@pytest.mark.parametrize("size", [(7, 6), (70, 60)])
+@pytest.mark.parametrize("channels, valid", [(3, True), (5, False), (5, True)])
+def test_streams_of_networks_that_were_not_inspected(channels, valid, size):
+    """Nobody knows what they lose at the ends, nor how many channels they take: the halo and the image tell."""
+    net = Net(channels, 3, valid, (1, 1), (1, 2), 1)
+    checked(Case(net, size, 1, "float32", "array", "HWC", "plain", "module", STREAM, 5))
 
 
 @settings(max_examples=20, derandomize=True, **QUIET)
