@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: demo test test-slow core install-core sanitize check-macos lint clean
+.PHONY: demo test test-slow coverage core install-core sanitize check-macos lint clean
 
 $(VENV)/torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,12 @@ test: $(VENV)/test
 
 test-slow: $(VENV)/test
 	$(BIN)/python -m pytest -m slow
+
+# Branches of the package that `make test` takes, also in child processes and threads: 95 % in all, no module under 90.
+coverage: $(VENV)/test
+	$(PIP) "coverage>=7.10" "pytest-cov>=7"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --cov --cov-report=json:build/coverage.json --cov-report=
+	$(BIN)/python scripts/coverage_table.py build/coverage.json
 
 # The C core knows neither Python nor torch: this compiles it alone, into a library.
 CORE = $(CURDIR)/csrc/core

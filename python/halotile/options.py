@@ -54,7 +54,7 @@ __all__ = [
 Boundary = Literal["reflect", "native", "wrap"]
 Blend = Literal["average", "linear", "cosine", "gaussian"]
 Alpha = Literal["restore", "resize", "opaque", "channel"]
-Nonfinite = Literal["raise", "warn", "ignore"]
+Nonfinite = Literal["raise", "warn", "ignore", "retry"]
 Engine = Literal["host", "torch", "mps"]
 GlobalStats = Literal["tile", "frozen", "exact", "local"]
 MemoryFormat = Literal["auto", "channels_last", "contiguous"]
@@ -257,6 +257,10 @@ class Options:
             asked["window"] = self.window[0]
         asked["shift_average"] = self.shift_average if self.shift_average > 1 else None
         return next((f"{name}={value!r}" for name, value in asked.items() if value is not None), None)
+
+    @property
+    def refuses_nonfinite(self) -> bool:
+        return self.on_nonfinite in ("raise", "retry")
 
     @property
     def unsettled(self) -> bool:

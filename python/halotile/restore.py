@@ -154,7 +154,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             into colour or colour into grey), "resize" (bilinear), "opaque" (white), or "channel" (data, passed to the
             model with the others). Hidden pixels (alpha 0) are filled with surrounding colours to prevent leaks.
             Constant alpha keeps its value.
-        on_nonfinite: reaction to NaN or infinity from the model: "raise", "warn" or "ignore".
+        on_nonfinite: reaction to NaN or infinity from the model: "raise", "warn", "ignore", or "retry": windows of a
+            model in half precision, or under autocast, are made again in float32, and raise if that is no better.
         progress: True for a tqdm bar, or a callable ``(tiles done, tiles in all)``. What it raises ends the run and
             reaches the caller as it is: raise in it to cancel. No file appears, and finished rows stay in ``out``.
         keep_heap: keep memory that a CPU model frees in the process until the image is done, where this is known to be
@@ -353,7 +354,7 @@ class TiledRestorer:
             warn_of_clamped(prepared, self.knowledge)
         prepared = replace(prepared, report=with_spread(prepared))
         report = with_filled(prepared).after(seconds / opened.image.count, prepared.plan)
-        prepared = replace(prepared, report=report)
+        prepared = replace(prepared, report=report if prepared.again is None else prepared.again.report(report))
         self.last_run = prepared.report
         return prepared
 

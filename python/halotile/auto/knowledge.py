@@ -150,6 +150,7 @@ class Knowledge:
         return subject in told_about(self.model)
 
 
-def channels_tried(module: Any) -> tuple[int, ...]:
+def channels_tried(module: Any, seen: int | None = None) -> tuple[int, ...]:
+    """seen: the channels of an image for it."""
     own = channels_of(module)
-    return (*((own,) if own else ()), 3, 1, 4, 2)
+    return tuple(dict.fromkeys(one for one in (own, 3, 1, 4, 2, seen) if one))

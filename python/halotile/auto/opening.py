@@ -19,6 +19,7 @@ from ..models.devices import usable_device
 from ..models.kinds import open_model
 from ..models.model import EitherModel, Model
 from ..options import Options
+from ..run.again import check_again
 from ..run.held import hold_statistics
 from ..run.out_of_memory import smaller
 from ..run.prepared import First, Opened, Prepared
@@ -50,6 +51,7 @@ def opened_for(image: Image, knowledge: Knowledge, options: Options, report: Run
     with turn():
         model = opened_model(image, knowledge, options)
         chosen = model.chosen if isinstance(model, EitherModel) else model
+        check_again(chosen, options)
         windows = Windows(image, model, engine_for(chosen, options.engine), options.value_range)
         opened = Opened(image, dtype, options, report, windows)
         _ = opened.plan

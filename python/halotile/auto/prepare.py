@@ -17,6 +17,7 @@ from ..images.scan import is_grey
 from ..models.kinds import open_model
 from ..models.model import Model
 from ..run import kept_heap
+from ..run.again import Again
 from ..run.devices import SLOTS, Devices
 from ..run.low_band import with_low_band
 from ..run.nonfinite import check_first_tile
@@ -73,7 +74,7 @@ def prepare(
                 prepared = in_its_dtype(prepared, knowledge, delivery)
             progress.begin(len(prepared.plan) * count)
             remember(prepared, knowledge)
-            return prepared, First()
+            return _with_retry(prepared, knowledge), First()
         tuner = None
         if options.tuned and opened.report.tuning is None:
             if windows.on_cpu:
@@ -98,7 +99,12 @@ def prepare(
     progress.begin(len(prepared.plan) * count)
     if options.tuned or options.dtype == "auto" or _tiles(prepared) != _tiles(opened):
         remember(prepared, knowledge)
-    return prepared, first
+    return _with_retry(prepared, knowledge), first
+
+
+def _with_retry(prepared: Prepared, knowledge: Knowledge) -> Prepared:
+    retries = prepared.options.on_nonfinite == "retry"
+    return replace(prepared, again=Again(knowledge.model)) if retries else prepared
 
 
 def _tiles(opened: Opened) -> tuple[object, object]:

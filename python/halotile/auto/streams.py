@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import memory
@@ -119,7 +118,7 @@ def _tried(knowledge: Knowledge, image: Image, options: Options) -> str | None:
     size = tuple(-(-max(a, b, 2 * step) // step) * step for a, b, step in zip(TRIED, least, steps, strict=True))
     knowledge.recorded = Recorded(model.modules[0], model.device)
     traits, reasons = knowledge.traits.get(image.channels), []
-    feeds = channels_tried(model.modules[0]) if traits is None else (traits.parts[0].feed,)
+    feeds = channels_tried(model.modules[0], image.channels) if traits is None else (traits.parts[0].feed,)
     for feed in feeds:
         reasons.append(refusal(model, feed, size))
         if reasons[-1] is None or "cannot be recorded" not in reasons[-1]:
@@ -303,9 +302,10 @@ def _taken_as_is(opened: Opened, learned_from: Prepared) -> bool:
 def small_windows(opened: Opened, knowledge: Knowledge) -> Opened:
     """Windows that are only large enough to see what the model returns."""
     info = opened.report.model
-    lost = (0, 0) if info is None or info.trim is None or info.scale is None else info.trim
-    scales = by_axis(Fraction(1) if info is None or info.scale is None else info.scale)
-    halo = tuple(max(0, math.ceil(one / scale)) for one, scale in zip(lost, scales, strict=True))
+    halo = opened.options.halo  # nobody knows what convolutions without padding lose
+    if info is not None and info.trim is not None and info.scale is not None:
+        sides = zip(info.trim, by_axis(info.scale), strict=True)
+        halo = tuple(max(0, math.ceil(lost / scale)) for lost, scale in sides)
     phase = opened.options.phase
     least = (32, 32) if info is None else (max(32, one) for one in info.minimum_size)
     tile = tuple(-(-side // step) * step for side, step in zip(least, phase, strict=True))

@@ -88,7 +88,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add("--tolerance", type=float, metavar="X", help=text)
     text = "alpha: run it through the model, resize it, make it opaque, or treat it as data (default: restore)"
     add("--alpha", choices=ALPHAS, default="restore", help=text)
-    text = "what to do if the model returns NaN or Inf (default: raise)"
+    text = (
+        "what to do if the model returns NaN or Inf; retry: again in float32 what half precision made (default: raise)"
+    )
     add("--on-nonfinite", choices=NONFINITE, default="raise", help=text)
 
 

@@ -88,6 +88,7 @@ class Outcome:
             "schedule": run and run.schedule,
             "schedule_why": run and run.schedule_why,
             "stream": run and run.stream and asdict(run.stream),
+            "retried": run and run.retried,
             "filled": run and run.filled and asdict(run.filled) | {"nodata": f"{run.filled.nodata:g}"},
             "averaged": run and run.averaged and asdict(run.averaged),
             "seconds": round(self.seconds, 3),

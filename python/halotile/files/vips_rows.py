@@ -160,6 +160,7 @@ class PictureSink:
         self.thread = ThreadPoolExecutor(1)
         self.saved = self.thread.submit(save, vips.Target.new_to_descriptor(draft.descriptor), **options)
         self.saved.add_done_callback(self.feed.end)
+        self.abandoned = False
 
     def write(self, rows: np.ndarray) -> None:
         self.draft.check()
@@ -198,10 +199,14 @@ class PictureSink:
             raise OSError(f"{self.draft.path}: cannot be written: {size} is there of {wanted} (width, height, bands)")
 
     def abandon(self) -> None:
-        """Ends the thread, whatever the state of the file."""
+        """Ends the thread, whatever the state of the file. May be called again."""
+        if self.abandoned:
+            return
+        self.abandoned = True
         self.feed.end()
         self.image.set_kill(True)
         self.thread.shutdown()
+        del self.saved, self.image, self.source, self.amended  # an error that is kept would keep the draft open
 
 
 def _plain(source: pyvips.SourceCustom) -> pyvips.Image:

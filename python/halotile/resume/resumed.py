@@ -44,6 +44,13 @@ def resumed(path: str, resume: bool) -> Iterator[Resumed | None]:
         journal.remove()
 
 
+def _as_if_asked(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What was made of what, with on_nonfinite="retry" in place of "raise" where that is asked now: rows that raised
+    nothing would not have been made again either."""
+    name, changed = "on_nonfinite", (repr("raise"), repr("retry"))
+    return before | {name: now[name]} if (before.get(name), now[name]) == changed else before
+
+
 class Resumed:
     """Images of one file, one after the other.
 
@@ -65,7 +72,7 @@ class Resumed:
         if self.about is None:
             self.about = about_run(image, model, options, path, page)
             if self.journal.found is not None:
-                self._refuse(differences(self.journal.found["run"], self.about))
+                self._refuse(differences(_as_if_asked(self.journal.found["run"], self.about), self.about))
 
     def settled(self, options: Options) -> Options:
         """The options, with what an earlier run has chosen where they leave it open."""

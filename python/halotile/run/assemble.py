@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import Any, TypeVar
 
 from ..engine.device_lock import turn
-from ..errors import OutOfMemoryError, TileError
+from ..errors import NonFiniteError, OutOfMemoryError, TileError
 from ..memory import is_out_of_memory
 from .out_of_memory import smaller
 from .prepared import First, Prepared, Sink
@@ -46,7 +46,8 @@ def assemble(
             stop = next(rows, None)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, TileError):
-                error.rows_done = rows_done
+                known = isinstance(error, NonFiniteError)  # a device tells at the end what it found in earlier rows
+                error.rows_done = min(error.rows_done, rows_done) if known else rows_done
             final = isinstance(error, OutOfMemoryError) or rows_done == prepared.plan.output_size[0]
             if final or not is_out_of_memory(error):
                 raise

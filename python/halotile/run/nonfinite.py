@@ -24,7 +24,7 @@ def check_first_tile(prepared: Prepared, first: First) -> None:
     """Checks the first tile on devices, where bands report only at the end: a model that returns NaN mostly does so
     everywhere."""
     if prepared.options.on_nonfinite != "raise":
-        return
+        return  # with "retry" every batch is checked
     tile = prepared.plan[0]
     for output in first.values():
         kept = output[0, :, tile.crop[0] :, tile.crop[1] :][:, : tile.keep.height, : tile.keep.width]
@@ -45,7 +45,7 @@ def check_bands(prepared: Prepared, index: int, bands: Sequence[Band]) -> None:
 
 def check_kept(prepared: Prepared, index: int, bands: Sequence[Band]) -> None:
     """Checks rows before they are kept for another run, which will not see them."""
-    if prepared.options.on_nonfinite == "raise":
+    if prepared.options.refuses_nonfinite:
         with turn(prepared.windows.engine.device):
             check_bands(prepared, index, bands)
 
@@ -78,9 +78,11 @@ def check_finite(prepared: Prepared, index: int, tile: Tile, position: Position 
         return
     channel, y, x = position
     text = f"the model returned NaN or infinity, first at output row {y}, column {x}, channel {channel}"
+    if prepared.again is not None:
+        text += prepared.again.said(index, tile)
     text += _in_image(prepared, index, tile)
     image = prepared.windows.which(index)
-    if asked == "raise":
+    if prepared.options.refuses_nonfinite:
         raise tile_error(NonFiniteError, [tile], text, rows_done=rows_done, image=image)
     message = str(tile_error(NonFiniteError, [tile], text, image=image))
     warnings.warn(message, NonFiniteWarning, stacklevel=frames_inside())

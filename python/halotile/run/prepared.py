@@ -21,6 +21,7 @@ from ..images.values import Values
 from ..options import Options
 from ..plan import Tile, TilePlan, make_plan
 from ..scales import Scale
+from .again import Again
 from .devices import Devices
 from .progress import Progress
 from .report import RunInfo
@@ -136,11 +137,13 @@ class Prepared(Opened):
     traits: what the first batch revealed about the model.
     schedule: produces the rows.
     devices: None for one device.
+    again: with on_nonfinite="retry", what makes windows again.
     """
 
     traits: Traits = field(kw_only=True)
     schedule: Schedule = field(kw_only=True)
     devices: Devices | None = None
+    again: Again | None = None
 
     @classmethod
     def of(cls, opened: Opened, traits: Traits, schedule: Schedule) -> Prepared:

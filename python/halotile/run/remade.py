@@ -247,7 +247,10 @@ class Remade:
         sides = [axis.stop - axis.start for axis in place]
         tile = replace(self.plan[0], window=Box(place[0].start, place[1].start, *sides))
         with turn(self.windows.engine.device):
-            output = as_floats(self.windows(part, self.index, self.plan, [tile])[0])
+            output = self.windows(part, self.index, self.plan, [tile])
+            if self.prepared.again is not None:
+                output = self.prepared.again.mended(self.windows, part, self.index, self.plan, [tile], output)
+            output = as_floats(output[0])
         scales, trim = self.plan.scales, self.plan.trim
         expected = tuple(int(a * by) - 2 * b for a, by, b in zip(sides, scales, trim, strict=True))
         if output.shape[1:] != expected:

@@ -327,6 +327,7 @@ class RunInfo:
         filled: with nodata=, a Filled.
         averaged: with shift_average=, an Averaged.
         plan: the tiles, for a stream those of its columns; None before an image was restored.
+        retried: with on_nonfinite="retry", how many windows, or strips of a stream, were made again in float32.
     """
 
     halo: Pair
@@ -344,6 +345,7 @@ class RunInfo:
     filled: Filled | None = None
     averaged: Averaged | None = None
     plan: TilePlan | None = field(default=None, repr=False, compare=False)
+    retried: int | None = None
 
     @property
     def schedule(self) -> str:
@@ -360,7 +362,15 @@ class RunInfo:
         how = "" if self.how == "given" else f", {self.how}"
         parts = (self.tuning, self.precision, self.stream, self.filled, self.averaged)
         tuned = "".join(f"; {one}" for one in parts if one is not None)
-        return f"halo {short(self.halo)}, phase {short(self.phase)}{how}: {self.why}{tuned}"
+        again = "" if not self.retried else f"; {self.made_again}"
+        return f"halo {short(self.halo)}, phase {short(self.phase)}{how}: {self.why}{tuned}{again}"
+
+    @property
+    def made_again(self) -> str:
+        """What `retried` counts, in words."""
+        what = "window" if self.stream is None else "strip"
+        what = f"1 {what} was" if self.retried == 1 else f"{self.retried} {what}s were"
+        return f"{what} made again in float32, because half precision made NaN or infinity"
 
     def after(self, seconds: float, plan: TilePlan) -> RunInfo:
         """The report of a finished run that took so long for an image."""

@@ -19,9 +19,10 @@ from ..errors import ModelOutputError, OutOfMemoryError
 from ..images.channels import Part
 from ..images.image import copied, new_image
 from ..memory import is_out_of_memory
-from ..plan import Tile, TilePlan
+from ..plan import Box, Tile, TilePlan
 from ..texts import quoted
 from . import kept_heap
+from .again import Again
 from .failures import tile_error
 from .held import hold_statistics
 from .low_band import tie_low_bands
@@ -147,7 +148,7 @@ def _add(
             rows.open(tile.row)
     channel = 0
     for part, channels, band in zip(parts, prepared.traits.out_channels, bands, strict=True):
-        outputs = _outputs(prepared, part, channels, index, tiles, first)
+        outputs = _outputs(prepared, part, channels, index, tiles, first, rows_done)
         for tile, position in band.add(tiles, outputs, rows.channels(channel, channels)):
             check_finite(prepared, index, tile, position, rows_done)
         channel += channels
@@ -157,7 +158,9 @@ def _add(
             rows.close(tile.row)
 
 
-def _outputs(prepared: Prepared, part: Part, channels: int, index: int, tiles: list[Tile], first: First) -> Any:
+def _outputs(
+    prepared: Prepared, part: Part, channels: int, index: int, tiles: list[Tile], first: First, rows_done: int
+) -> Any:
     if part.how == "constant":
         return None
     output = first.pop(part, None)
@@ -171,7 +174,27 @@ def _outputs(prepared: Prepared, part: Part, channels: int, index: int, tiles: l
     if output.shape[1:] != expected:
         text = f"the model returned an output of shape {tuple(output.shape[1:])}, after {expected} before"
         raise tile_error(ModelOutputError, tiles, text)
-    return output[-len(tiles) :]
+    output = output[-len(tiles) :]
+    return (
+        output if prepared.again is None else _mended(prepared, prepared.again, part, index, tiles, output, rows_done)
+    )
+
+
+def _mended(
+    prepared: Prepared, again: Again, part: Part, index: int, tiles: list[Tile], output: Any, rows_done: int
+) -> Any:
+    """The output, made again where half precision made NaN or infinity. Bands of devices tell of the rest only at the
+    end, so it is looked for here."""
+    windows, plan, before = prepared.windows, prepared.plan, len(again.made)
+    boxes = [Box(*tile.crop, tile.keep.height, tile.keep.width) for tile in tiles]
+    output = again.mended(windows, part, index, plan, tiles, output, boxes)
+    if len(again.made) > before or again.why_not:
+        for tile, box, one in zip(tiles, boxes, output, strict=True):
+            found = windows.engine.first_nonfinite(one[:, box.y : box.y_stop, box.x : box.x_stop])
+            if found is not None:
+                channel, y, x = found
+                check_finite(prepared, index, tile, (channel, y + tile.keep.y, x + tile.keep.x), rows_done)
+    return output
 
 
 def _of_several(prepared: Prepared, part: Part, index: int, tiles: list[Tile], output: Any) -> Any:

@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 
 from ...engine.device_lock import turn
@@ -27,7 +26,6 @@ from ...images.channels import Part
 from ...images.image import Pixels
 from ...inspection.known import state_of
 from ...inspection.recorder import Graph, record
-from ...models.model import TensorModel
 from ...plan import Box, Tile, TilePlan, plan_of_rows
 from ...texts import named
 from ..failures import tile_error
@@ -35,7 +33,9 @@ from ..nonfinite import check_finite
 from ..prepared import First, Prepared, Sink, Stage
 from ..progress import Progress
 from ..report import RunInfo
-from .steps import Constants, Stepper, add_statistics, rows_per_step
+from .again import StripsAgain
+from .flow import Flow, reader, rows_of_result, strips, tensor_model
+from .steps import Constants, add_statistics
 
 __all__ = ["Recorded", "Stream", "in_one_piece"]
 
@@ -69,22 +69,6 @@ class Recorded:
         return found
 
 
-class Flow(NamedTuple):
-    """What one stream reads and makes.
-
-    Attributes:
-        window: what goes through the model, input pixels, beyond the image where it is padded by reflection.
-        keep: the region of the result that it makes, output pixels.
-        crop: where that starts in the model's output for the window, output pixels (y, x).
-        tile: stands for it in messages.
-    """
-
-    window: Box
-    keep: Box
-    crop: Pair
-    tile: Tile
-
-
 @dataclass(frozen=True)
 class Stream:
     """The implementation of `Schedule` in prepared.py.
@@ -113,7 +97,7 @@ class Stream:
                 continue
             for stop in self._band_rows(prepared, index, sink, flows, max(band[0], rows_done), watched):
                 if stop > rows_done:
-                    if sink.keeps and prepared.options.on_nonfinite == "raise":
+                    if sink.keeps and prepared.options.refuses_nonfinite:
                         watched.check()
                     rows_done = stop
                     yield stop
@@ -181,31 +165,16 @@ class Stream:
         self, prepared: Prepared, index: int, part: Part, flow: Flow, start: int
     ) -> Iterator[tuple[int, Pixels]]:
         """Yields (first output row, rows) of a part of the image, from output row `start` on."""
-        windows, window = prepared.windows, flow.window
-        model = windows.model_of(part)
-        assert isinstance(model, TensorModel)
-        graph = self.graph(prepared, part, flow)
-
-        def read(y: int, stop: int) -> torch.Tensor:
-            box = Box(window.y + y, window.x, stop - y, window.width)
-            found = windows.read(part, index, prepared.plan, [replace(flow.tile, window=box)])
-            strip = model.tensor_of(found) if isinstance(found, np.ndarray) else found
-            return strip.double() if model.double else strip.clone(memory_format=torch.preserve_format)
-
-        constants = Constants(model.channels_last)
+        windows = prepared.windows
+        graph, read = self.graph(prepared, part, flow), reader(prepared.plan, windows, part, index, flow)
+        constants = Constants(tensor_model(windows, part).channels_last)
         add_statistics(graph, constants, read, self.step)
-        down = flow.crop[0] - flow.keep.y
-        step = rows_per_step(graph, self.step)
-        x = flow.crop[1]
-        stepper = Stepper(graph, [graph.result], constants, read, start + down, flow.keep.y_stop + down)
-        for y, rows in stepper.run(step):
-            first, stop = max(y - down, start), min(y + rows.shape[2] - down, flow.keep.y_stop)
-            if first >= stop:
-                continue
-            kept = rows.narrow(2, first + down - y, stop - first).narrow(3, x, flow.keep.width)
-            output = model.output_of(kept)
-            on_host = windows.engine.device is None
-            yield first, part.reduced(model.array_of(output) if on_host else output)
+        again = None
+        if prepared.again is not None:
+            again = StripsAgain(prepared.again, windows, prepared.plan, part, index, flow, self.step)
+        for first, rows in strips(graph, constants, read, self.step, flow, (start, flow.keep.y_stop)):
+            output = rows_of_result(windows, part, flow, rows)
+            yield first, output if again is None else again.mended(first, output)
 
     def graph(self, prepared: Prepared, part: Part, flow: Flow) -> Graph:
         model = prepared.windows.model_of(part)
