@@ -135,6 +135,8 @@ restore_tiled(
     memory_limit=34 << 20,
     compile=False,
 )
+restore_tiled(photo, module, reduce="argmax")
+restore_tiled(tensor, module, reduce=lambda rows: rows.argmax(0), out_dtype="uint8")
 restorer = TiledRestorer(module, halo="auto", scale="3/2", device="cpu", dtype="auto")
 assert_type(restorer, TiledRestorer)
 assert_type(restorer(photo), np.ndarray)
@@ -205,6 +207,7 @@ restore_tiled(photo, model, tyle_size=3)  # slip
 restore_tiled(photo, model, halo="exakt")  # slip
 restore_tiled(photo, model, blend="gauss")  # slip
 restore_tiled(photo, model, verify="yes")  # slip
+restore_tiled(photo, model, reduce="max")  # slip
 restore_tiled(photo, photo)  # slip
 restore_tiled(photo)  # slip
 TiledRestorer(model, hallo=3)  # slip
@@ -319,7 +322,7 @@ def test_the_types_name_all_options_and_no_others():
     assert told["RestoreOptions"] == names - {"needs"}
     assert told["RunOptions"] == names - {"needs", "out", "verify"}
     assert told["HalolessOptions"] == told["RunOptions"] - {"halo"}
-    assert set(JudgedOptions.__annotations__) == told["RunOptions"] - {"tolerance", "out_dtype"}
+    assert set(JudgedOptions.__annotations__) == told["RunOptions"] - {"tolerance", "out_dtype", "reduce"}
 
 
 def test_what_is_imported_later_is_told_to_type_checkers():

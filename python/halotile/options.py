@@ -31,6 +31,7 @@ __all__ = [
     "PlanOptions",
     "RestoreOptions",
     "RunOptions",
+    "check_no_reduce",
     "choice",
     "dtype_name",
     "integer",
@@ -45,6 +46,7 @@ Nonfinite = Literal["raise", "warn", "ignore"]
 Engine = Literal["host", "torch", "mps"]
 GlobalStats = Literal["tile", "frozen", "exact"]
 MemoryFormat = Literal["auto", "channels_last", "contiguous"]
+Reduce: TypeAlias = "Literal['argmax'] | Callable[[Any], Any]"
 Schedule = Literal["auto", "tiles", "stream"]
 
 BOUNDARIES: tuple[str, ...] = get_args(Boundary)
@@ -113,6 +115,7 @@ class JudgedOptions(SharedOptions, total=False):
 class HalolessOptions(SharedOptions, total=False):
     tolerance: float | None
     out_dtype: DType | None
+    reduce: Reduce | None
 
 
 class RunOptions(HalolessOptions, total=False):
@@ -280,6 +283,12 @@ def _needs(_: str, value: Any) -> Needs:
     return value
 
 
+def _reduce(_: str, value: Any) -> Any:
+    if value is None or value == "argmax" or callable(value):
+        return value
+    raise ValueError(f"reduce must be None, 'argmax' or a callable, not {value!r}")
+
+
 def _positive(name: str, value: Any) -> Pair:
     return _pair(name, value, 1)
 
@@ -319,6 +328,7 @@ class Options:
     nodata: float | None = option(None, lambda _, value: _nodata(value))
     out: Any = option(None)
     out_dtype: Any = option(None, _dtype_of(IMAGE_DTYPES))
+    reduce: Any = option(None, _reduce)
     output: int | str | None = option(None, checked_output)
     extra: Any = option(None)
     layout: str | None = option(None, lambda _, value: checked_layout(value))
@@ -346,6 +356,8 @@ class Options:
     def __post_init__(self) -> None:
         for one in fields(self):
             object.__setattr__(self, one.name, one.metadata["check"](one.name, getattr(self, one.name)))
+        if self.verify and self.reduce is not None:
+            raise ValueError(f"verify={self.verify} does not go with reduce=: labels do not show small differences")
         self.needs.check(self.scale, self.verify)
         if self.needs.scale is not None:
             object.__setattr__(self, "scale", Fraction(self.needs.scale))
@@ -412,6 +424,13 @@ class Options:
                     f"overlap must be below tile_size, not {lap} with tile_size {tile} ({('rows', 'columns')[side]})"
                 )
         return overlap
+
+
+def check_no_reduce(options: Options) -> None:
+    """Raises ValueError for what compares what models make."""
+    if options.reduce is not None:
+        text = "reduce must be None where results are compared: labels do not show small differences"
+        raise ValueError(f"{text}, and what the model makes does")
 
 
 def signature_with_options(function: Callable[..., Any]) -> inspect.Signature:

@@ -33,6 +33,7 @@ from .run.assemble import assemble, drained, timed
 from .run.nodata import putting_back, with_filled
 from .run.prepared import Delivery, Opened, Prepared, Sink
 from .run.progress import Progress
+from .run.reducing import reducing, with_reduction
 from .run.remade import verified
 from .run.report import RunInfo
 from .run.results import ArraySink, NewRows
@@ -127,6 +128,10 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         out: array or tensor of the result's shape to write to; may be a memmap. Its dtype replaces out_dtype.
         out_dtype: dtype of the result. None: the image's; float32 if the model makes something else than a picture of
             its input's channels, such as classes.
+        reduce: "argmax": the result is the index of the model's largest channel, (H, W) of uint8 or uint16: labels of
+            classes. Or a callable that makes (rows, W) or (channels, rows, W) of the model's float32 (C, rows, W), an
+            array or tensor like the image. Rows are reduced as soon as they are finished, so that what the model makes
+            is never held whole. See docs/images.md.
         output: index or key of the image among several outputs of the model.
         extra: further inputs of the model, the same for every window: a dict by name, a tuple in order, or one value.
             Arrays and tensors go to its device; where their first axis is of length one, it becomes that of the batch.
@@ -323,10 +328,11 @@ class TiledRestorer:
             keeps_dtype: whether the sink takes the dtype of `opened` only.
         """
         prepared, first = prepare(opened, self.knowledge, progress, delivery)
+        prepared = with_reduction(prepared)
         if not keeps_dtype and self.options.out_dtype is None:
             prepared = with_room_for_data(prepared)
         watch_ranges(prepared, first, self.knowledge)
-        sink, seconds = putting_back(sink_for(prepared), prepared), 0.0
+        sink, seconds = reducing(putting_back(sink_for(prepared), prepared), prepared), 0.0
         for index in range(opened.image.count):
             warn_of_colours(prepared, index, self.knowledge)
             before = prepared

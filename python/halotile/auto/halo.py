@@ -93,7 +93,7 @@ class HaloChoice:
             self.global_stats = "exact"
         field = info.local_field if self.global_stats else info.receptive_field
         self.field: Pair | None = None if field is None else field.halo
-        self.white = image.peak_in(options.out_dtype or image.dtype)
+        self.white = 1.0 if options.reduce is not None else image.peak_in(options.out_dtype or image.dtype)
 
     def made(self) -> tuple[Options, RunInfo]:
         if isinstance(self.options.halo, str) and self.field is None:

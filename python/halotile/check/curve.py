@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from ..auto.error_curve import WINDOWS, ErrorCurve, measured_curve
 from ..auto.knowledge import Knowledge
-from ..options import HalolessOptions, integer
+from ..options import HalolessOptions, check_no_reduce, integer
 from ..run.report import HOLDING
 
 __all__ = ["ErrorCurve", "error_curve"]
@@ -46,6 +46,7 @@ def error_curve(
         raise ValueError("halos must name at least one, not none")
     count = integer("windows", windows, 1)
     knowledge = Knowledge.of(model, {**options, "halo": 0})
+    check_no_reduce(knowledge.options)
     info = knowledge.inspected()
     holds = options.get("global_stats") in HOLDING and bool(info.global_operations)
     phase = tuple(step or 1 for step in knowledge.options.phase or info.phase)

@@ -15,7 +15,7 @@ from ..auto.opening import opened_for
 from ..auto.prepare import prepare
 from ..auto.shifts import tries_shifts
 from ..images.image import is_tensor
-from ..options import RestoreOptions, integer
+from ..options import RestoreOptions, check_no_reduce, integer
 from ..restore import TiledRestorer
 from ..run.progress import Progress
 from ..run.remade import Remade, opened_result
@@ -65,6 +65,7 @@ def verify(
 
 def remake(image: Any, knowledge: Knowledge, result: Any = None) -> Remade:
     """Prepares windows of a restored image; computes the result if it is None."""
+    check_no_reduce(knowledge.options)
     image, report = knowledge.open(image), None
     if knowledge.options.asks_model or knowledge.options.unsettled:  # once: the run and the windows share the halo
         chosen = knowledge.chosen.get(image.size) or choose_halo_and_phase(knowledge.options, knowledge, image)
