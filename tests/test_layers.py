@@ -17,7 +17,7 @@ FLOORS = (
     "__init__ __main__",
     "cli",
     "pytest_plugin",
-    "testing evaluation before_after",
+    "testing evaluation before_after memory_watch",
     "check",
     "to_file",
     "restore",

@@ -193,6 +193,41 @@ def test_a_bar_below_another_one_goes_when_it_is_full(capsys):
     assert alone.endswith("\n") and "100%" in alone.splitlines()[-1]  # alone, it stays
 
 
+def test_memory_over_time(monkeypatch):
+    pytest.importorskip("matplotlib").use("Agg")
+    held = {"bytes": 100 << 20}
+    monkeypatch.setattr("halotile.memory_watch.resident_bytes", lambda: held["bytes"])
+    with halotile.watch_memory(every=0.001) as memory:
+        held["bytes"] = 400 << 20
+        while memory.peak < 400 << 20:  # the thread sees it
+            pass
+        held["bytes"] = 200 << 20
+    assert (memory.start, memory.peak, memory.added) == (100 << 20, 400 << 20, 300 << 20)
+    assert memory.resident[-1] == 200 << 20 and memory.seconds == sorted(memory.seconds)
+    page = memory._repr_html_()
+    (path,) = drawing(page).iter(f"{SVG}path")
+    heights = [float(one.split()[1]) for one in re.findall(r"[ML]([\d.]+ [\d.]+)", path.attrib["d"])]
+    assert min(heights) == 10 and heights[0] == pytest.approx(10 + 140 * 0.75) and "400 MiB: 300 MiB more" in page
+    assert str(memory).startswith("at the beginning   100 MiB")
+    (line,) = memory.plot().lines
+    assert line.get_ydata()[0] == 100 and max(line.get_ydata()) == 400
+    with pytest.raises(RuntimeError, match="watches once"):
+        memory.__enter__()
+    with pytest.raises(ValueError, match=r"every must be from 0\.001 to 10 seconds"):
+        halotile.watch_memory(every=0)
+
+
+def test_memory_of_this_process_is_seen(monkeypatch):
+    with halotile.watch_memory() as memory:
+        block = np.ones(64 << 20, np.uint8)
+    assert memory.added >= len(block) and len(memory.seconds) >= 2
+    monkeypatch.setattr("halotile.memory_watch.MOST", 6)
+    with halotile.watch_memory(every=0.001) as memory:
+        while memory.every < 0.008:
+            pass
+    assert len(memory.seconds) == len(memory.resident) == len(memory.on_device) <= 8
+
+
 # ---- before and after ------------------------------------------------------------------------------------------------
 
 BLACK, WHITE = np.zeros((60, 80, 3), np.uint8), np.full((120, 160, 3), 255, np.uint8)
@@ -296,9 +331,9 @@ def pages_of(notebook):
     return [one.data["text/html"] for one in outputs if "text/html" in one.get("data", {})]
 
 
-@pytest.mark.parametrize("name", ["photo", "your_own_model"])
+@pytest.mark.parametrize("name", ["photo", "scan", "your_own_model"])
 def test_the_example_notebooks_run(name, tmp_path, monkeypatch):
-    pytest.importorskip("pyvips")
+    pytest.importorskip("zarr" if name == "scan" else "pyvips")
     paths = [str(Path(halotile.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))

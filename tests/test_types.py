@@ -33,6 +33,7 @@ from halotile import (
     ColourWarning,
     ErrorCurve,
     Evaluation,
+    MemoryWatch,
     ModelInfo,
     ModelInputError,
     ModelOutputError,
@@ -60,6 +61,7 @@ from halotile import (
     restore_to,
     show,
     verify,
+    watch_memory,
 )
 from halotile.evaluation import Score
 from halotile.pytest_plugin import GoldenImage, Restored
@@ -160,6 +162,9 @@ found = verify(photo, module, windows=4, halo=2)
 assert_type(found, Verification)
 assert_type(assert_exact(photo, module, halo=3, tile_size=32), Verification)
 assert_type(halotile.testing.assert_seamless(photo, module, tolerance=1e-3, tile_size=32), Verification)
+with watch_memory(every=0.5) as memory:
+    assert_type(memory, MemoryWatch)
+    assert_type(memory.added, int)
 assert_type(show(photo, photo, names=("a", "b"), width=300), BeforeAfter)
 scores = evaluate([(photo, photo)], model, y_channel=True, crop_border="scale", metrics={"mae": metrics.mae}, halo=3)
 assert_type(scores, Evaluation)
