@@ -34,7 +34,7 @@ FLOORS = (
     "models",
     "memory",
     "cache layouts",
-    "errors optional",
+    "errors optional stages",
     "notebook scales texts version",
     "_core _torch",
 )

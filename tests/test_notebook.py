@@ -228,6 +228,66 @@ def test_memory_of_this_process_is_seen(monkeypatch):
     assert len(memory.seconds) == len(memory.resident) == len(memory.on_device) <= 8
 
 
+def lines_of(capsys):
+    return [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.strip()]
+
+
+def test_progress_of_what_is_beside_tiles(capsys):
+    tqdm, model = pytest.importorskip("tqdm"), seeded(lambda: Chain(3))
+    inspect_model(model, progress=True)
+    told = lines_of(capsys)
+    assert any("inspecting sizes: " in line and "0/6" in line for line in told)
+    verify(IMAGE, model, np.zeros_like(IMAGE), windows=5, tile_size=40, halo=3, progress=True)
+    assert any("verifying windows" in line and "0/5" in line for line in lines_of(capsys))
+    error_curve(IMAGE, model, halos=(0, 3), windows=2, progress=True)
+    assert any("measuring the exact result" in line and "0/6" in line for line in lines_of(capsys))
+    restore_tiled(IMAGE, model, tile_size=40, halo=3, progress=True, verify=4)
+    told = lines_of(capsys)
+    tiles = max(index for index, line in enumerate(told) if "tile" in line)
+    assert tiles < min(index for index, line in enumerate(told) if "verifying" in line)
+    assert not tqdm.tqdm._instances
+
+
+@pytest.mark.parametrize("target", ["array", "file"])
+def test_a_run_says_what_it_does_before_its_tiles(capsys, monkeypatch, tmp_path, target):
+    pytest.importorskip("tqdm")
+    monkeypatch.setenv("HALOTILE_CACHE", str(tmp_path / "cache"))
+    model = seeded(lambda: Chain(3))
+    options = {"halo": "exact", "tile_size": "auto", "schedule": "tiles", "progress": True}
+    image = np.random.default_rng(0).random((700, 600, 3), np.float32)
+    if target == "array":
+        restore_tiled(image, model, **options)
+    else:
+        halotile.restore_to(tmp_path / "a.npy", image, model, **options)
+    told = lines_of(capsys)
+    found = [[i for i, line in enumerate(told) if word in line] for word in ("inspecting", "tuning", "tile")]
+    assert all(found) and max(found[0]) < min(found[1]) < max(found[2]), told
+    assert "tuning" not in told[-1] and "tile" in told[-1]
+
+
+def test_callables_count_what_they_are_for():
+    model, steps, windows, tiles = seeded(lambda: Chain(3)), [], [], []
+    inspect_model(model, progress=lambda *step: steps.append(step))
+    assert steps[0] == (0, 6) and steps[-1] == (6, 6) and steps == sorted(steps)
+    verify(IMAGE, model, np.zeros_like(IMAGE), windows=3, halo="exact", progress=lambda *step: windows.append(step))
+    assert windows == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    options = {"tile_size": 40, "halo": "exact", "schedule": "tiles", "verify": 2}
+    restore_tiled(IMAGE, model, progress=lambda *step: tiles.append(step), **options)
+    assert len({total for _, total in tiles}) == 1 and tiles[-1][0] == tiles[-1][1]
+
+    class Enough(Exception):
+        pass
+
+    def stop(done, total):
+        if done == 2:
+            raise Enough
+
+    with pytest.raises(Enough):
+        inspect_model(model, progress=stop)
+    with pytest.raises(TypeError, match="progress must be True, None or a callable"):
+        inspect_model(model, progress=3)
+
+
 # ---- before and after ------------------------------------------------------------------------------------------------
 
 BLACK, WHITE = np.zeros((60, 80, 3), np.uint8), np.full((120, 160, 3), 255, np.uint8)

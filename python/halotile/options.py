@@ -32,6 +32,7 @@ __all__ = [
     "RestoreOptions",
     "RunOptions",
     "check_no_reduce",
+    "checked_progress",
     "choice",
     "dtype_name",
     "integer",
@@ -257,7 +258,7 @@ def dtype_name(name: str, value: Any, allowed: tuple[str, ...]) -> str | None:
     return text
 
 
-def _progress(_: str, value: Any) -> Any:
+def checked_progress(_: str, value: Any) -> Any:
     if value is None or isinstance(value, bool) or callable(value):
         return value or None
     raise TypeError(f"progress must be True, None or a callable (done, total), not {value!r}")
@@ -334,7 +335,7 @@ class Options:
     layout: str | None = option(None, lambda _, value: checked_layout(value))
     alpha: str = option("restore", _one_of(*ALPHAS))
     on_nonfinite: str = option("raise", _one_of(*NONFINITE))
-    progress: Any = option(None, _progress)
+    progress: Any = option(None, checked_progress)
     keep_heap: bool = option(True, _flag)
     memory_format: str = option("auto", _one_of(*MEMORY_FORMATS))
     memory_limit: int | None = option(None, _or(None, _whole(1)))

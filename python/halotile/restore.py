@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
@@ -34,9 +35,10 @@ from .run.nodata import putting_back, with_filled
 from .run.prepared import Delivery, Opened, Prepared, Sink
 from .run.progress import Progress
 from .run.reducing import reducing, with_reduction
-from .run.remade import verified
+from .run.remade import VERIFYING, verified
 from .run.report import RunInfo
 from .run.results import ArraySink, NewRows
+from .stages import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -294,12 +296,12 @@ class TiledRestorer:
         return for_file(self, getattr(source, "like", None), self._fitted), source
 
     def _restored(self, image: Image, asked: Any) -> Any:
-        opened = open_run(image, self.knowledge, _out_dtype(asked, image, self.options))
         result = ArraySink(asked)
         delivery = Delivery(holds_result=asked is None)
         with (
-            tensors_kept(opened.windows.modules, watched=opened.windows.may_write),
             Progress(self.options.progress) as progress,
+            nullcontext(open_run(image, self.knowledge, _out_dtype(asked, image, self.options))) as opened,
+            tensors_kept(opened.windows.modules, watched=opened.windows.may_write),
             kept_heap.kept(opened.keeps_heap),
         ):
             try:
@@ -310,7 +312,8 @@ class TiledRestorer:
             finally:
                 delivered = result.delivered()
         if self.options.verify:
-            self.last_run = verified(prepared, delivered, self.options.verify, self.knowledge.at_hand())
+            with shown(True if self.options.progress is True else None, VERIFYING):
+                self.last_run = verified(prepared, delivered, self.options.verify, self.knowledge.at_hand())
         return delivered
 
     def restored(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -178,16 +178,16 @@ def write_restored(
     kind: format of the sink. holds_result: whether the sink also stores the whole result in memory. kept: what keeps
     finished rows for another run.
     """
-    opened = open_run(image, restorer.knowledge, restorer.options.out_dtype)
-    waiting = int(kind.overlaps or kept is not None)
-    dtype = opened.out_dtype if opened.options.reduce is None else opened.options.out_dtype or "uint16"
-    delivery = Delivery(holds_result, waiting, lambda shape: kind.held_bytes(shape, dtype))
+    waiting, options = int(kind.overlaps or kept is not None), restorer.options
     with (
+        Progress(options.progress) as progress,
+        nullcontext(open_run(image, restorer.knowledge, options.out_dtype)) as opened,
         tensors_kept(opened.windows.modules, watched=opened.windows.may_write),
-        Progress(restorer.options.progress) as progress,
         kept_heap.kept(opened.keeps_heap),
         Bands(sink_for, kept) as bands,
     ):
+        dtype = opened.out_dtype if options.reduce is None else options.out_dtype or "uint16"
+        delivery = Delivery(holds_result, waiting, lambda shape: kind.held_bytes(shape, dtype))
         drained(restorer.restored(opened, bands.opened, delivery, progress))
 
 

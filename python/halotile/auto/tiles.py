@@ -38,6 +38,7 @@ from ..run.reduction import expected
 from ..run.report import Tuning
 from ..run.rows import bytes_of_bands
 from ..run.traits import Traits
+from ..stages import reached
 from ..texts import bytes_text
 from .costs import Costs, cost_name, machine
 from .knowledge import Knowledge
@@ -401,6 +402,7 @@ class Tuner:
     def _time(self, choice: Choice, keeps: bool = False) -> float:
         """Times the first batch of a choice. keeps: store its outputs for the run, unless memory runs out."""
         windows, part = self.windows, self.prepared.traits.parts[0]
+        reached("tuning", f"windows of {choice.plan.window[0]}x{choice.plan.window[1]}", 0, 0)
         start = time.perf_counter()
         try:
             output = windows(part, 0, choice.plan, choice.plan[: choice.batch])

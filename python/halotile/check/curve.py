@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
-from ..auto.error_curve import WINDOWS, ErrorCurve, measured_curve
+from ..auto.error_curve import MEASURING, WINDOWS, ErrorCurve, measured_curve
 from ..auto.knowledge import Knowledge
 from ..options import HalolessOptions, check_no_reduce, integer
 from ..run.report import HOLDING
+from ..stages import shown
 
 __all__ = ["ErrorCurve", "error_curve"]
 
@@ -35,6 +36,7 @@ def error_curve(
         windows: number of places in the image.
         options: as for `restore_tiled`: phase, value_range, device, ...; phase None is detected. With global_stats
             "frozen" or "exact" statistics are fixed; else windows differ by their own statistics, whatever the halo.
+            ``progress`` counts windows.
 
     Raises:
         ValueError, TypeError: a bad option. TileError: the model fails.
@@ -53,4 +55,5 @@ def error_curve(
     knowledge = knowledge.like(replace(knowledge.options, phase=phase, global_stats="frozen" if holds else None))
     field = info.local_field if holds else info.receptive_field
     exact = field and max(field.halo)
-    return measured_curve(knowledge.open(image), knowledge, knowledge.options, exact, tried, count)
+    with shown(knowledge.options.progress, MEASURING):
+        return measured_curve(knowledge.open(image), knowledge, knowledge.options, exact, tried, count)
