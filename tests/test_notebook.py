@@ -71,6 +71,38 @@ def test_a_plan_is_drawn_as_it_is(boundary, scale):
         assert told in plan._repr_html_()
 
 
+def test_a_plan_over_a_picture_of_the_image():
+    pytest.importorskip("PIL")
+    plan = plan_tiles(IMAGE.shape, tile_size=40, halo=6)
+    svg = drawing(plan.over(IMAGE)._repr_html_())
+    (picture,) = svg.iter(f"{SVG}image")
+    assert {key: float(picture.attrib[key]) for key in ("x", "y", "width", "height")} == boxes(svg)[0]
+    np.testing.assert_array_equal(decoded(picture.attrib["href"]), np.rint(IMAGE.astype(float) * 255))
+    tensor = torch.from_numpy(IMAGE).permute(2, 0, 1)
+    assert plan.over(tensor) == plan.over(IMAGE)
+    small = drawing(plan_tiles((1920, 2400)).over(np.zeros((1920, 2400, 3), np.uint8))._repr_html_())
+    assert decoded(next(small.iter(f"{SVG}image")).attrib["href"]).shape == (480, 600, 3)
+    with pytest.raises(ValueError, match="proportions of 96x120"):
+        plan.over(IMAGE[:50])
+
+
+def test_heat_maps_are_pictures():
+    pytest.importorskip("PIL")
+    other = IMAGE.copy()
+    other[30, 40, 1] += 0.5
+    heat = metrics.heatmap(IMAGE, other)
+    assert heat.scale == pytest.approx(0.5) and heat == tuple(heat)[:2]
+    picture, colours = (decoded(one.attrib["href"]) for one in drawing(heat._repr_html_()).iter(f"{SVG}image"))
+    np.testing.assert_array_equal(picture, heat.picture)
+    assert tuple(picture[30, 40]) == tuple(colours[0, 0]) == metrics.VIRIDIS[-1]
+    compared = metrics.compare(np.zeros((900, 700), np.uint8), np.eye(900, 700, dtype=np.uint8) * 9)
+    assert compared.heat.picture.shape == (300, 234, 3) and compared.heat.scale == 9
+    assert (compared.heat.picture[np.arange(200), np.arange(200)] == metrics.VIRIDIS[-1]).all()
+    assert compared.heat.svg() in compared._repr_html_()
+    assert "<image" not in metrics.compare(IMAGE, IMAGE)._repr_html_()
+    assert metrics.compare(np.stack([IMAGE] * 2), np.stack([other] * 2)).heat is None
+
+
 def test_a_plan_of_very_many_tiles_is_a_small_page():
     page = plan_tiles((400_000, 300_000), tile_size=256, halo=32)._repr_html_()
     assert len(page) < 10_000 and drawing(page) is not None
@@ -338,11 +370,29 @@ def test_what_cannot_be_shown(after, said):
 needs_chromium = pytest.mark.skipif(chromium.CHROMIUM is None, reason="there is no chromium")
 
 
+def saved_page(path):
+    show(BLACK, WHITE, width=400).save(path)
+
+
+def exported_page(path):
+    """As `jupyter nbconvert --to html` writes a notebook whose cell shows both."""
+    nbconvert = pytest.importorskip("nbconvert")
+    import nbformat
+
+    data = {"text/html": show(BLACK, WHITE, width=400)._repr_html_()}
+    output = nbformat.v4.new_output("execute_result", data=data, execution_count=1)
+    cell = nbformat.v4.new_code_cell("halotile.show(before, after)", outputs=[output], execution_count=1)
+    exporter = nbconvert.HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
+    page, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    path.write_text(page)
+
+
 @needs_chromium
-def test_the_divider_is_dragged_and_nothing_is_fetched(tmp_path):
+@pytest.mark.parametrize("write", [saved_page, exported_page])
+def test_the_divider_is_dragged_and_nothing_is_fetched(tmp_path, write):
     from PIL import Image
 
-    show(BLACK, WHITE, width=400).save(tmp_path / "page.html")
+    write(tmp_path / "page.html")
     with chromium.Browser() as browser:
         browser.open(tmp_path / "page.html")
         box = browser.run(

@@ -178,7 +178,9 @@ assert_type(assert_on_device(photo, module, device="mps").up, int)
 
 
 def test_golden(restored: Restored, golden_image: GoldenImage) -> None:
-    golden_image(restored(photo, model, halo=3), "photo", plan=plan)
+    assert_type(restored(photo, model, halo=3), np.ndarray)
+    assert_type(restored(tensor, module), torch.Tensor)
+    golden_image(restored("a.png", model), "photo", plan=plan)
     raise ImagesDiffer("text", photo, photo)
 
 
