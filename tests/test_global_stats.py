@@ -226,7 +226,8 @@ def test_a_halo_that_is_too_small_is_judged():
 
 def test_auto_takes_less_where_exact_is_dear():
     model = seeded(lambda: chain(Chain(20, width=4), Gate(3)))
-    _, run = restored(model, halo="auto", tile_size=24, global_stats="exact")
+    image = np.random.default_rng(0).random((450, 390, 3), np.float32)
+    _, run = restored(model, image, halo="auto", tile_size=24, global_stats="exact")
     assert (run.how, run.halo) == ("measured", (16, 16))
     assert run.bound <= 0.5 / 255
 

@@ -16,10 +16,11 @@ from .networks import Chain, Strided, on_arrays, seeded  # noqa: E402
 from .reference import whole  # noqa: E402
 
 IMAGE = np.random.default_rng(0).random((150, 131, 3), np.float32)
+LARGE = np.random.default_rng(0).random((450, 390, 3), np.float32)
 
 
-def whole_image(model, halo):
-    planes = IMAGE.transpose(2, 0, 1)
+def whole_image(model, halo, image=IMAGE):
+    planes = image.transpose(2, 0, 1)
     output = whole(planes, on_arrays(model), halo=halo, phase=model.phase, scale=model.scale, boundary="reflect")
     return output.transpose(1, 2, 0)
 
@@ -43,19 +44,27 @@ def test_auto_takes_less_where_exact_is_dear():
     model = seeded(lambda: Chain(20, width=4))
     options = {"halo": "auto", "tile_size": 24}
     restorer = TiledRestorer(model, **options)
-    got = restorer(IMAGE)
+    got = restorer(LARGE)
     run = restorer.last_run
     assert run.how == "measured"
     assert max(run.halo) == 16
     assert run.bound <= 0.5 / 255
     assert "the receptive field is 20" in run.why
-    assert np.abs(got - whole_image(model, 20)).max() <= 0.5 / 255
+    assert np.abs(got - whole_image(model, 20, LARGE)).max() <= 0.5 / 255
     for other in ({"tolerance": 0}, {"tile_size": 1000}):  # nothing less will do; one tile: exact costs nothing
         restorer = TiledRestorer(model, **options | other)
         restorer.knowledge.info = run.model
-        restorer(IMAGE)
+        restorer(LARGE)
         assert restorer.last_run.how == "exact"
         assert max(restorer.last_run.halo) == 20
+
+
+def test_auto_does_not_measure_where_that_costs_more_than_the_exact_halo(monkeypatch):
+    monkeypatch.setattr("halotile.auto.halo.measured_curve", None)
+    restorer = TiledRestorer(seeded(lambda: Chain(20, width=4)), halo="auto", tile_size=24)
+    restorer(IMAGE[:60, :60])
+    assert (restorer.last_run.how, max(restorer.last_run.halo)) == ("exact", 20)
+    assert "to measure smaller halos would cost more" in restorer.last_run.why
 
 
 def test_a_given_halo_is_judged_when_the_model_is_known():

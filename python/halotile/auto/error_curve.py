@@ -25,7 +25,7 @@ from .opening import ready_for_windows
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MEASURING", "WINDOWS", "ErrorCurve", "measured_curve", "with_seams"]
+__all__ = ["MEASURING", "WINDOWS", "ErrorCurve", "measured_curve", "pixels_to_measure", "with_seams"]
 
 MEASURING = "measuring"
 
@@ -120,6 +120,12 @@ def measured_curve(
         exact is not None,
         float(probe.white),
     )
+
+
+def pixels_to_measure(exact: int, halos: tuple[int, ...], windows: int = WINDOWS) -> int:
+    """About how many input pixels `measured_curve` processes."""
+    grown = REGION + 2 * max(halos) + 2 * exact
+    return windows * (grown**2 + sum((REGION + 2 * halo) ** 2 for halo in halos))
 
 
 def _small_windows(image: Image, knowledge: Knowledge, options: Options) -> Probe:

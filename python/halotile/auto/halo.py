@@ -13,7 +13,7 @@ from ..models.recalled import recalled
 from ..options import Options
 from ..plan import make_plan
 from ..run.report import HOLDING, RunInfo, short
-from .error_curve import ErrorCurve, measured_curve
+from .error_curve import ErrorCurve, measured_curve, pixels_to_measure
 from .knowledge import Knowledge
 from .streams import may_stream
 
@@ -178,19 +178,28 @@ class HaloChoice:
         return self.options, self._info(halo, "given", bound, why)
 
     def _automatic(self) -> tuple[Options, RunInfo]:
-        """The exact halo if it is cheap; else one step above the smallest halo within the tolerance."""
-        if self.options.needs.fixed:
-            return self._at_field("the receptive field: no smaller halo can be tried on windows of one size")
-        cost = self._pixels(self.field) / self._pixels((USUAL, USUAL))
-        if max(self.field) <= USUAL or cost <= CHEAP:
-            why = f"the receptive field; {cost:.2f}x the pixels of halo {USUAL}"
-            return self._at_field(why)
-        if may_stream(replace(self.options, halo=self.field), self.knowledge, self.image):
-            return self._at_field(
-                f"the receptive field; {cost:.2f}x the pixels of halo {USUAL} in tiles, but rows stream"
-            )
-        tolerance = self.options.within(self.white)
+        """The exact halo if there is a reason for it; else one step above the smallest halo within the tolerance."""
         tried = tuple(halo for halo in TRIED if halo < max(self.field))
+        why = self._why_exact(tried)
+        if why is not None:
+            return self._at_field(f"the receptive field{why}")
+        return self._measured_halo(tried)
+
+    def _why_exact(self, tried: tuple[int, ...]) -> str | None:
+        """The reason to use the exact halo without trying others, if there is one."""
+        if self.options.needs.fixed:
+            return ": no smaller halo can be tried on windows of one size"
+        pixels, usual = self._pixels(self.field), self._pixels((USUAL, USUAL))
+        if max(self.field) <= USUAL or pixels <= CHEAP * usual:
+            return f"; {pixels / usual:.2f}x the pixels of halo {USUAL}"
+        if may_stream(replace(self.options, halo=self.field), self.knowledge, self.image):
+            return f"; {pixels / usual:.2f}x the pixels of halo {USUAL} in tiles, but rows stream"
+        if pixels - usual <= pixels_to_measure(max(self.field), tried):
+            return ": to measure smaller halos would cost more than this one"
+        return None
+
+    def _measured_halo(self, tried: tuple[int, ...]) -> tuple[Options, RunInfo]:
+        tolerance = self.options.within(self.white)
         errors = self._measured(tried).largest
         within = [i for i in range(len(tried)) if all(error <= tolerance for error in errors[i:])]
         if not within or within[0] + 1 >= len(tried):
