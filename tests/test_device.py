@@ -104,6 +104,19 @@ def test_dtypes(fake_mps, dtype, out_dtype):
     check_run(fake_mps, pixels_of(dtype, (60, 71, 3)), seeded(MODELS["plain"]), out_dtype=out_dtype, **TILES)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_only_labels_come_down(fake_mps, dtype):
+    torch.manual_seed(1)
+    model = torch.nn.Conv2d(3, 9, 3, padding=1)
+    image, options = pixels_of(dtype, (60, 71, 3)), TILES | {"reduce": "argmax"}
+    got = run(fake_mps, image, model, **options)
+    want = restore_tiled(image, model, engine="host", **options)
+    assert got.result.dtype == want.dtype
+    np.testing.assert_array_equal(np.asarray(got.result), np.asarray(want))
+    assert got.counts["download_bytes"] == bytes_of(want) and got.counts["upload_bytes"] == bytes_of(image)
+    assert got.counts["scalar_reads"] <= 2 and fake_mps.violations() == []
+
+
 @pytest.mark.parametrize("boundary", ["reflect", "native"])
 @pytest.mark.parametrize("blend", BLENDS)
 @pytest.mark.parametrize("name", MODELS)

@@ -17,7 +17,7 @@ FLOORS = (
     "__init__ __main__",
     "cli",
     "pytest_plugin",
-    "testing evaluation before_after",
+    "testing evaluation before_after memory_watch",
     "check",
     "to_file",
     "restore",
@@ -34,7 +34,7 @@ FLOORS = (
     "models",
     "memory",
     "cache layouts",
-    "errors optional",
+    "errors optional stages",
     "notebook scales texts version",
     "_core _torch",
 )

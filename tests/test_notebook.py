@@ -71,6 +71,38 @@ def test_a_plan_is_drawn_as_it_is(boundary, scale):
         assert told in plan._repr_html_()
 
 
+def test_a_plan_over_a_picture_of_the_image():
+    pytest.importorskip("PIL")
+    plan = plan_tiles(IMAGE.shape, tile_size=40, halo=6)
+    svg = drawing(plan.over(IMAGE)._repr_html_())
+    (picture,) = svg.iter(f"{SVG}image")
+    assert {key: float(picture.attrib[key]) for key in ("x", "y", "width", "height")} == boxes(svg)[0]
+    np.testing.assert_array_equal(decoded(picture.attrib["href"]), np.rint(IMAGE.astype(float) * 255))
+    tensor = torch.from_numpy(IMAGE).permute(2, 0, 1)
+    assert plan.over(tensor) == plan.over(IMAGE)
+    small = drawing(plan_tiles((1920, 2400)).over(np.zeros((1920, 2400, 3), np.uint8))._repr_html_())
+    assert decoded(next(small.iter(f"{SVG}image")).attrib["href"]).shape == (480, 600, 3)
+    with pytest.raises(ValueError, match="proportions of 96x120"):
+        plan.over(IMAGE[:50])
+
+
+def test_heat_maps_are_pictures():
+    pytest.importorskip("PIL")
+    other = IMAGE.copy()
+    other[30, 40, 1] += 0.5
+    heat = metrics.heatmap(IMAGE, other)
+    assert heat.scale == pytest.approx(0.5) and heat == tuple(heat)[:2]
+    picture, colours = (decoded(one.attrib["href"]) for one in drawing(heat._repr_html_()).iter(f"{SVG}image"))
+    np.testing.assert_array_equal(picture, heat.picture)
+    assert tuple(picture[30, 40]) == tuple(colours[0, 0]) == metrics.VIRIDIS[-1]
+    compared = metrics.compare(np.zeros((900, 700), np.uint8), np.eye(900, 700, dtype=np.uint8) * 9)
+    assert compared.heat.picture.shape == (300, 234, 3) and compared.heat.scale == 9
+    assert (compared.heat.picture[np.arange(200), np.arange(200)] == metrics.VIRIDIS[-1]).all()
+    assert compared.heat.svg() in compared._repr_html_()
+    assert "<image" not in metrics.compare(IMAGE, IMAGE)._repr_html_()
+    assert metrics.compare(np.stack([IMAGE] * 2), np.stack([other] * 2)).heat is None
+
+
 def test_a_plan_of_very_many_tiles_is_a_small_page():
     page = plan_tiles((400_000, 300_000), tile_size=256, halo=32)._repr_html_()
     assert len(page) < 10_000 and drawing(page) is not None
@@ -193,6 +225,101 @@ def test_a_bar_below_another_one_goes_when_it_is_full(capsys):
     assert alone.endswith("\n") and "100%" in alone.splitlines()[-1]  # alone, it stays
 
 
+def test_memory_over_time(monkeypatch):
+    pytest.importorskip("matplotlib").use("Agg")
+    held = {"bytes": 100 << 20}
+    monkeypatch.setattr("halotile.memory_watch.resident_bytes", lambda: held["bytes"])
+    with halotile.watch_memory(every=0.001) as memory:
+        held["bytes"] = 400 << 20
+        while memory.peak < 400 << 20:  # the thread sees it
+            pass
+        held["bytes"] = 200 << 20
+    assert (memory.start, memory.peak, memory.added) == (100 << 20, 400 << 20, 300 << 20)
+    assert memory.resident[-1] == 200 << 20 and memory.seconds == sorted(memory.seconds)
+    page = memory._repr_html_()
+    (path,) = drawing(page).iter(f"{SVG}path")
+    heights = [float(one.split()[1]) for one in re.findall(r"[ML]([\d.]+ [\d.]+)", path.attrib["d"])]
+    assert min(heights) == 10 and heights[0] == pytest.approx(10 + 140 * 0.75) and "400 MiB: 300 MiB more" in page
+    assert str(memory).startswith("at the beginning   100 MiB")
+    (line,) = memory.plot().lines
+    assert line.get_ydata()[0] == 100 and max(line.get_ydata()) == 400
+    with pytest.raises(RuntimeError, match="watches once"):
+        memory.__enter__()
+    with pytest.raises(ValueError, match=r"every must be from 0\.001 to 10 seconds"):
+        halotile.watch_memory(every=0)
+
+
+def test_memory_of_this_process_is_seen(monkeypatch):
+    with halotile.watch_memory() as memory:
+        block = np.ones(64 << 20, np.uint8)
+    assert memory.added >= len(block) and len(memory.seconds) >= 2
+    monkeypatch.setattr("halotile.memory_watch.MOST", 6)
+    with halotile.watch_memory(every=0.001) as memory:
+        while memory.every < 0.008:
+            pass
+    assert len(memory.seconds) == len(memory.resident) == len(memory.on_device) <= 8
+
+
+def lines_of(capsys):
+    return [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.strip()]
+
+
+def test_progress_of_what_is_beside_tiles(capsys):
+    tqdm, model = pytest.importorskip("tqdm"), seeded(lambda: Chain(3))
+    inspect_model(model, progress=True)
+    told = lines_of(capsys)
+    assert any("inspecting sizes: " in line and "0/6" in line for line in told)
+    verify(IMAGE, model, np.zeros_like(IMAGE), windows=5, tile_size=40, halo=3, progress=True)
+    assert any("verifying windows" in line and "0/5" in line for line in lines_of(capsys))
+    error_curve(IMAGE, model, halos=(0, 3), windows=2, progress=True)
+    assert any("measuring the exact result" in line and "0/6" in line for line in lines_of(capsys))
+    restore_tiled(IMAGE, model, tile_size=40, halo=3, progress=True, verify=4)
+    told = lines_of(capsys)
+    tiles = max(index for index, line in enumerate(told) if "tile" in line)
+    assert tiles < min(index for index, line in enumerate(told) if "verifying" in line)
+    assert not tqdm.tqdm._instances
+
+
+@pytest.mark.parametrize("target", ["array", "file"])
+def test_a_run_says_what_it_does_before_its_tiles(capsys, monkeypatch, tmp_path, target):
+    pytest.importorskip("tqdm")
+    monkeypatch.setenv("HALOTILE_CACHE", str(tmp_path / "cache"))
+    model = seeded(lambda: Chain(3))
+    options = {"halo": "exact", "tile_size": "auto", "schedule": "tiles", "progress": True}
+    image = np.random.default_rng(0).random((700, 600, 3), np.float32)
+    if target == "array":
+        restore_tiled(image, model, **options)
+    else:
+        halotile.restore_to(tmp_path / "a.npy", image, model, **options)
+    told = lines_of(capsys)
+    found = [[i for i, line in enumerate(told) if word in line] for word in ("inspecting", "tuning", "tile")]
+    assert all(found) and max(found[0]) < min(found[1]) < max(found[2]), told
+    assert "tuning" not in told[-1] and "tile" in told[-1]
+
+
+def test_callables_count_what_they_are_for():
+    model, steps, windows, tiles = seeded(lambda: Chain(3)), [], [], []
+    inspect_model(model, progress=lambda *step: steps.append(step))
+    assert steps[0] == (0, 6) and steps[-1] == (6, 6) and steps == sorted(steps)
+    verify(IMAGE, model, np.zeros_like(IMAGE), windows=3, halo="exact", progress=lambda *step: windows.append(step))
+    assert windows == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    options = {"tile_size": 40, "halo": "exact", "schedule": "tiles", "verify": 2}
+    restore_tiled(IMAGE, model, progress=lambda *step: tiles.append(step), **options)
+    assert len({total for _, total in tiles}) == 1 and tiles[-1][0] == tiles[-1][1]
+
+    class Enough(Exception):
+        pass
+
+    def stop(done, total):
+        if done == 2:
+            raise Enough
+
+    with pytest.raises(Enough):
+        inspect_model(model, progress=stop)
+    with pytest.raises(TypeError, match="progress must be True, None or a callable"):
+        inspect_model(model, progress=3)
+
+
 # ---- before and after ------------------------------------------------------------------------------------------------
 
 BLACK, WHITE = np.zeros((60, 80, 3), np.uint8), np.full((120, 160, 3), 255, np.uint8)
@@ -243,11 +370,29 @@ def test_what_cannot_be_shown(after, said):
 needs_chromium = pytest.mark.skipif(chromium.CHROMIUM is None, reason="there is no chromium")
 
 
+def saved_page(path):
+    show(BLACK, WHITE, width=400).save(path)
+
+
+def exported_page(path):
+    """As `jupyter nbconvert --to html` writes a notebook whose cell shows both."""
+    nbconvert = pytest.importorskip("nbconvert")
+    import nbformat
+
+    data = {"text/html": show(BLACK, WHITE, width=400)._repr_html_()}
+    output = nbformat.v4.new_output("execute_result", data=data, execution_count=1)
+    cell = nbformat.v4.new_code_cell("halotile.show(before, after)", outputs=[output], execution_count=1)
+    exporter = nbconvert.HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
+    page, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    path.write_text(page)
+
+
 @needs_chromium
-def test_the_divider_is_dragged_and_nothing_is_fetched(tmp_path):
+@pytest.mark.parametrize("write", [saved_page, exported_page])
+def test_the_divider_is_dragged_and_nothing_is_fetched(tmp_path, write):
     from PIL import Image
 
-    show(BLACK, WHITE, width=400).save(tmp_path / "page.html")
+    write(tmp_path / "page.html")
     with chromium.Browser() as browser:
         browser.open(tmp_path / "page.html")
         box = browser.run(
@@ -296,9 +441,9 @@ def pages_of(notebook):
     return [one.data["text/html"] for one in outputs if "text/html" in one.get("data", {})]
 
 
-@pytest.mark.parametrize("name", ["photo", "your_own_model"])
+@pytest.mark.parametrize("name", ["photo", "scan", "your_own_model"])
 def test_the_example_notebooks_run(name, tmp_path, monkeypatch):
-    pytest.importorskip("pyvips")
+    pytest.importorskip("zarr" if name == "scan" else "pyvips")
     paths = [str(Path(halotile.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))

@@ -33,6 +33,7 @@ from halotile import (
     ColourWarning,
     ErrorCurve,
     Evaluation,
+    MemoryWatch,
     ModelInfo,
     ModelInputError,
     ModelOutputError,
@@ -60,6 +61,7 @@ from halotile import (
     restore_to,
     show,
     verify,
+    watch_memory,
 )
 from halotile.evaluation import Score
 from halotile.pytest_plugin import GoldenImage, Restored
@@ -135,6 +137,8 @@ restore_tiled(
     memory_limit=34 << 20,
     compile=False,
 )
+restore_tiled(photo, module, reduce="argmax")
+restore_tiled(tensor, module, reduce=lambda rows: rows.argmax(0), out_dtype="uint8")
 restorer = TiledRestorer(module, halo="auto", scale="3/2", device="cpu", dtype="auto")
 assert_type(restorer, TiledRestorer)
 assert_type(restorer(photo), np.ndarray)
@@ -158,6 +162,9 @@ found = verify(photo, module, windows=4, halo=2)
 assert_type(found, Verification)
 assert_type(assert_exact(photo, module, halo=3, tile_size=32), Verification)
 assert_type(halotile.testing.assert_seamless(photo, module, tolerance=1e-3, tile_size=32), Verification)
+with watch_memory(every=0.5) as memory:
+    assert_type(memory, MemoryWatch)
+    assert_type(memory.added, int)
 assert_type(show(photo, photo, names=("a", "b"), width=300), BeforeAfter)
 scores = evaluate([(photo, photo)], model, y_channel=True, crop_border="scale", metrics={"mae": metrics.mae}, halo=3)
 assert_type(scores, Evaluation)
@@ -171,7 +178,9 @@ assert_type(assert_on_device(photo, module, device="mps").up, int)
 
 
 def test_golden(restored: Restored, golden_image: GoldenImage) -> None:
-    golden_image(restored(photo, model, halo=3), "photo", plan=plan)
+    assert_type(restored(photo, model, halo=3), np.ndarray)
+    assert_type(restored(tensor, module), torch.Tensor)
+    golden_image(restored("a.png", model), "photo", plan=plan)
     raise ImagesDiffer("text", photo, photo)
 
 
@@ -205,6 +214,7 @@ restore_tiled(photo, model, tyle_size=3)  # slip
 restore_tiled(photo, model, halo="exakt")  # slip
 restore_tiled(photo, model, blend="gauss")  # slip
 restore_tiled(photo, model, verify="yes")  # slip
+restore_tiled(photo, model, reduce="max")  # slip
 restore_tiled(photo, photo)  # slip
 restore_tiled(photo)  # slip
 TiledRestorer(model, hallo=3)  # slip
@@ -319,7 +329,7 @@ def test_the_types_name_all_options_and_no_others():
     assert told["RestoreOptions"] == names - {"needs"}
     assert told["RunOptions"] == names - {"needs", "out", "verify"}
     assert told["HalolessOptions"] == told["RunOptions"] - {"halo"}
-    assert set(JudgedOptions.__annotations__) == told["RunOptions"] - {"tolerance", "out_dtype"}
+    assert set(JudgedOptions.__annotations__) == told["RunOptions"] - {"tolerance", "out_dtype", "reduce"}
 
 
 def test_what_is_imported_later_is_told_to_type_checkers():

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .check.verify import Verification, verify
     from .evaluation import Evaluation, evaluate
     from .inspection import ModelInfo, inspect_model
+    from .memory_watch import MemoryWatch, watch_memory
     from .models.load import load_model
     from .plan import Box, Tile, TilePlan, plan_tiles
     from .restore import TiledRestorer, iter_bands, restore_tiled
@@ -38,6 +39,7 @@ else:  # where a type checker would take any name for one of them
         "Box": "plan",
         "ErrorCurve": "check.curve",
         "Evaluation": "evaluation",
+        "MemoryWatch": "memory_watch",
         "ModelInfo": "inspection",
         "RunInfo": "run.report",
         "Tile": "plan",
@@ -56,6 +58,7 @@ else:  # where a type checker would take any name for one of them
         "show": "before_after",
         "testing": "testing",
         "verify": "check.verify",
+        "watch_memory": "memory_watch",
     }
 
     def __getattr__(name: str) -> object:
@@ -75,6 +78,7 @@ __all__ = [
     "ColourWarning",
     "ErrorCurve",
     "Evaluation",
+    "MemoryWatch",
     "ModelInfo",
     "ModelInputError",
     "ModelOutputError",
@@ -101,4 +105,5 @@ __all__ = [
     "restore_to",
     "show",
     "verify",
+    "watch_memory",
 ]

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .images.image import open_image
-from .layouts import checked_layout
-from .metrics import floats_of
+from .images.shown import picture_of
 from .notebook.png import data_uri
 from .option_checks import integer
 
@@ -109,27 +107,10 @@ def show(
         ValueError, TypeError: an argument is wrong, or the images are of different shapes of picture.
     """
     longest = integer("longest", longest, 16)
-    pictures = [_picture(name, image, longest, layout) for name, image in (("before", before), ("after", after))]
+    pictures = [picture_of(name, image, longest, layout) for name, image in (("before", before), ("after", after))]
     ratios = [one.shape[1] / one.shape[0] for one in pictures]
     if not 0.97 < ratios[0] / ratios[1] < 1.03:
         sizes = " and ".join(f"{one.shape[0]}x{one.shape[1]}" for one in pictures)
         raise ValueError(f"before and after must have the same proportions, not {sizes} (height x width)")
     wide = min(900, max(300, pictures[1].shape[1])) if width is None else integer("width", width, 16)
     return BeforeAfter(pictures[0], pictures[1], (str(names[0]), str(names[1])), wide)
-
-
-def _picture(name: str, image: Any, longest: int, layout: str | None) -> np.ndarray:
-    """uint8 (H, W, C), reduced by a whole number."""
-    opened = open_image(image, checked_layout(layout))
-    if opened.count != 1:
-        raise ValueError(f"{name} must be a single image, not {opened.count}")
-    pixels = floats_of(opened)[0]
-    if len(pixels) > 4:
-        raise ValueError(f"{name} must have at most 4 channels to be shown, not {len(pixels)}")
-    step = -(-max(pixels.shape[1:]) // longest)
-    if step > 1:
-        height, width = (side // step for side in pixels.shape[1:])
-        blocks = pixels[:, : height * step, : width * step].reshape(len(pixels), height, step, width, step)
-        pixels = blocks.mean(axis=(2, 4))
-    shown = np.clip(np.nan_to_num(pixels / opened.peak), 0, 1) * 255
-    return np.ascontiguousarray(np.rint(shown).astype(np.uint8).transpose(1, 2, 0))

@@ -22,8 +22,9 @@ from .errors import TileError
 from .files.pairs import Pair, find_pairs, read_array
 from .files.vips import Path
 from .images.image import is_tensor, open_image
+from .images.shown import floats_of
 from .layouts import checked_layout
-from .metrics import SSIM_WINDOW, floats_of
+from .metrics import SSIM_WINDOW
 from .option_checks import integer
 from .options import RestoreOptions
 from .restore import TiledRestorer

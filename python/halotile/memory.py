@@ -15,7 +15,7 @@ from .texts import full_text
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["available_bytes", "forget_frames", "free_bytes", "is_out_of_memory", "resident_bytes"]
+__all__ = ["allocated_bytes", "available_bytes", "forget_frames", "free_bytes", "is_out_of_memory", "resident_bytes"]
 
 SAYS_SO = re.compile(r"out of memory(?!-)|(can't allocate|not enough) memory: you tried to allocate")
 
@@ -87,10 +87,19 @@ def _number_in(file: str) -> int | None:
 
 
 def resident_bytes() -> int | None:
+    """Memory of the process that is not swapped out; None if unknown."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
+
+
+def allocated_bytes() -> int:
+    """Bytes of torch's tensors on CUDA devices that are in use; 0 if there are none."""
+    torch = torch_if_loaded()
+    if torch is None or not torch.cuda.is_initialized():
+        return 0
+    return sum(torch.cuda.memory_allocated(index) for index in range(torch.cuda.device_count()))
 
 
 def free_bytes(device: torch.device | None) -> int | None:

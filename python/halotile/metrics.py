@@ -11,22 +11,36 @@ import contextlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .images.image import Image, is_tensor, open_image, peak_of
+from .images.shown import floats_of
 from .layouts import checked_layout
+from .notebook.heat import heat_svg
 from .notebook.levels import levels_svg
 from .notebook.svg import Printer, card
 from .option_checks import white_level
 from .plan import TilePlan
 
-__all__ = ["Comparison", "Largest", "compare", "heatmap", "largest_difference", "mae", "psnr", "seam_score", "ssim"]
+__all__ = [
+    "Comparison",
+    "HeatMap",
+    "Largest",
+    "compare",
+    "heatmap",
+    "largest_difference",
+    "mae",
+    "psnr",
+    "seam_score",
+    "ssim",
+]
 
 SSIM_WINDOW = 11  # window side in pixels for sigma 1.5
 UNKNOWN = f"not known: needs scikit-image, and {SSIM_WINDOW} pixels a side"
+SHOWN = 300  # largest side of a heat map in a report
 NEAR, BESIDE = 1, 16  # lines around a tile edge: those that the edge affects, and those that it is compared with
 
 # Nine equidistant colours of the map, which is nearly linear between them.
@@ -44,6 +58,21 @@ class Largest(NamedTuple):
     channel: int
 
 
+class HeatMap(NamedTuple):
+    """Differences of two images as a picture, uint8 (H, W, 3), and the difference that is shown as yellow."""
+
+    picture: np.ndarray
+    scale: float
+
+    def svg(self) -> str:
+        """The picture beside its scale of colours."""
+        return heat_svg(self.picture, _viridis(), self.scale, "differences of two images")
+
+    def _repr_html_(self) -> str:
+        size = f"{self.picture.shape[0]} x {self.picture.shape[1]}"
+        return card("differences", [("size", size), ("yellow", f"{self.scale:.6g} and above")], self.svg())
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The result of `compare`. Differences are in units of the images, whose white is `data_range`.
@@ -55,6 +84,7 @@ class Comparison:
         largest: the largest difference, a Largest.
         data_range: the value of white.
         seams: `seam_score` of the first and the second image; None without a plan.
+        heat: a small heat map, a HeatMap; None for several images.
     """
 
     psnr: float
@@ -63,6 +93,7 @@ class Comparison:
     largest: Largest
     data_range: float
     seams: tuple[float, float] | None = None
+    heat: HeatMap | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         where = f"row {self.largest.row}, column {self.largest.column}, channel {self.largest.channel}"
@@ -79,7 +110,9 @@ class Comparison:
     def _repr_html_(self) -> str:
         rows = [(name, value.strip()) for name, _, value in (one.partition("  ") for one in self._spaced())]
         levels = [("largest", self.largest.value), ("mean", self.mae)]
-        return card("comparison", rows, levels_svg(levels, self.data_range, "differences of two images"))
+        picture = levels_svg(levels, self.data_range, "differences of two images")
+        where = "" if self.heat is None or not self.largest.value else f"<div>{self.heat.svg()}</div>"
+        return card("comparison", rows, picture + where)
 
     def _spaced(self) -> list[str]:
         """The lines of the text, each name followed by two spaces at least."""
@@ -193,13 +226,14 @@ def compare(
     Raises:
         ValueError, TypeError: as for `psnr` and `seam_score`.
     """
-    _, _, value = _both(a, b, data_range, layout)
+    first, second, value = _both(a, b, data_range, layout)
     similarity = None
     with contextlib.suppress(ImportError, ValueError):  # scikit-image is missing, or the images are too small
         similarity = ssim(a, b, value, layout=layout)
     seams = None if plan is None else (seam_score(a, plan, layout=layout), seam_score(b, plan, layout=layout))
     largest = largest_difference(a, b, layout=layout)
-    return Comparison(psnr(a, b, value), similarity, mae(a, b), largest, value, seams)
+    heat = _small_heat(first, second)
+    return Comparison(psnr(a, b, value), similarity, mae(a, b), largest, value, seams, heat)
 
 
 # ---- seams -----------------------------------------------------------------------------------------------------------
@@ -291,7 +325,7 @@ def _at_and_beside(found: np.ndarray, edges: set[int]) -> tuple[float, float]:
 # ---- heatmap ---------------------------------------------------------------------------------------------------------
 
 
-def heatmap(a: Any, b: Any, scale: float | None = None, *, layout: str | None = None) -> tuple[np.ndarray, float]:
+def heatmap(a: Any, b: Any, scale: float | None = None, *, layout: str | None = None) -> HeatMap:
     """A heatmap of the differences: the largest over channels at each pixel, from dark blue to yellow (viridis).
 
     Args:
@@ -300,7 +334,7 @@ def heatmap(a: Any, b: Any, scale: float | None = None, *, layout: str | None = 
         layout: the order of their axes, as for `restore_tiled`.
 
     Returns:
-        The heatmap, uint8 of shape (H, W, 3), and the scale.
+        The heatmap, uint8 of shape (H, W, 3), and the scale: a tuple that a notebook shows as a picture.
 
     Raises:
         ValueError, TypeError: as for `largest_difference`; ValueError also for several images, or a scale not above 0.
@@ -310,11 +344,26 @@ def heatmap(a: Any, b: Any, scale: float | None = None, *, layout: str | None = 
         raise ValueError(f"images must be single ones for a heatmap, not batches of {len(first)}")
     if scale is not None and not 0 < scale < math.inf:
         raise ValueError(f"scale must be a number above 0, not {scale!r}")
-    difference = np.nan_to_num(np.abs(first - second).max(axis=1)[0], nan=np.inf, posinf=np.inf)
+    return _heat(np.abs(first - second).max(axis=1)[0], scale)
+
+
+def _heat(difference: np.ndarray, scale: float | None = None) -> HeatMap:
+    difference = np.nan_to_num(difference, nan=np.inf, posinf=np.inf)
     finite = difference[np.isfinite(difference)]
     largest = float(finite.max()) if scale is None and finite.size else scale or 0.0
     share = np.minimum(difference / largest, 1) if largest > 0 else (difference > 0).astype(float)
-    return _viridis()[np.rint(share * 255).astype(np.uint8)], largest
+    return HeatMap(_viridis()[np.rint(share * 255).astype(np.uint8)], largest)
+
+
+def _small_heat(a: np.ndarray, b: np.ndarray) -> HeatMap | None:
+    """Of blocks of pixels, each with its largest difference; None for several images."""
+    if len(a) != 1:
+        return None
+    difference = np.abs(a[0] - b[0]).max(axis=0)
+    step = -(-max(difference.shape) // SHOWN)
+    for axis in (0, 1):
+        difference = np.maximum.reduceat(difference, np.arange(0, difference.shape[axis], step), axis)
+    return _heat(difference)
 
 
 def _viridis() -> np.ndarray:
@@ -354,11 +403,3 @@ def _opened(name: str, image: Any, layout: str | None) -> Image:
         return open_image(image, layout)
     except (TypeError, ValueError) as error:
         raise type(error)(re.sub(r"\bimage(?=[ .])", name, str(error), count=1)) from None
-
-
-def floats_of(image: Image) -> np.ndarray:
-    """(N, C, H, W) as float64."""
-    if image.device is None:
-        return image.pixels.astype(np.float64)
-    tensor = image.tensor.cpu()
-    return (tensor.float() if image.dtype == "bfloat16" else tensor).numpy().astype(np.float64)

@@ -16,6 +16,7 @@ __all__ = [
     "checked_halo",
     "checked_nodata",
     "checked_progress",
+    "checked_reduce",
     "checked_tile_size",
     "checked_tolerance",
     "checked_value_range",
@@ -175,6 +176,12 @@ def checked_progress(_: str, value: Any) -> Any:
     if value is None or isinstance(value, bool) or callable(value):
         return value or None
     raise TypeError(f"progress must be True, None or a callable (done, total), not {value!r}")
+
+
+def checked_reduce(_: str, value: Any) -> Any:
+    if value is None or value == "argmax" or callable(value):
+        return value
+    raise ValueError(f"reduce must be None, 'argmax' or a callable, not {value!r}")
 
 
 def flag(name: str, value: Any) -> bool:

@@ -21,6 +21,7 @@ from .option_checks import (
     checked_halo,
     checked_nodata,
     checked_progress,
+    checked_reduce,
     checked_tile_size,
     checked_tolerance,
     checked_value_range,
@@ -47,6 +48,7 @@ __all__ = [
     "PlanOptions",
     "RestoreOptions",
     "RunOptions",
+    "check_no_reduce",
     "signature_with_options",
     "windowed",
 ]
@@ -58,6 +60,7 @@ Nonfinite = Literal["raise", "warn", "ignore", "retry"]
 Engine = Literal["host", "torch", "mps"]
 GlobalStats = Literal["tile", "frozen", "exact", "local"]
 MemoryFormat = Literal["auto", "channels_last", "contiguous"]
+Reduce: TypeAlias = "Literal['argmax'] | Callable[[Any], Any]"
 Schedule = Literal["auto", "tiles", "stream"]
 
 BOUNDARIES: tuple[str, ...] = get_args(Boundary)
@@ -130,6 +133,7 @@ class JudgedOptions(SharedOptions, total=False):
 class HalolessOptions(SharedOptions, total=False):
     tolerance: float | None
     out_dtype: DType | None
+    reduce: Reduce | None
 
 
 class RunOptions(HalolessOptions, total=False):
@@ -186,6 +190,7 @@ class Options:
     nodata: float | None = option(None, lambda _, value: checked_nodata(value))
     out: Any = option(None)
     out_dtype: Any = option(None, dtype_of(IMAGE_DTYPES))
+    reduce: Any = option(None, checked_reduce)
     output: int | str | None = option(None, checked_output)
     extra: Any = option(None)
     layout: str | None = option(None, lambda _, value: checked_layout(value))
@@ -213,6 +218,8 @@ class Options:
     def __post_init__(self) -> None:
         for one in fields(self):
             object.__setattr__(self, one.name, one.metadata["check"](one.name, getattr(self, one.name)))
+        if self.verify and self.reduce is not None:
+            raise ValueError(f"verify={self.verify} does not go with reduce=: labels do not show small differences")
         self.needs.check(self.scale, self.verify)
         if self.stats_size is not None and self.global_stats != "local":
             raise ValueError(f"stats_size must be None unless global_stats is 'local', not {self.stats_size!r}")
@@ -315,6 +322,13 @@ def windowed(given: dict[str, Any], size: Pair, needs: Needs, phase_of: Callable
 def _share(side: int, step: int) -> int:
     """The halo within a window: some pixels, as a model is worst at its window's edge, in steps of the phase."""
     return side // SHARE // step * step or (step if 4 * step <= side else 0)
+
+
+def check_no_reduce(options: Options) -> None:
+    """Raises ValueError for what compares what models make."""
+    if options.reduce is not None:
+        text = "reduce must be None where results are compared: labels do not show small differences"
+        raise ValueError(f"{text}, and what the model makes does")
 
 
 def signature_with_options(function: Callable[..., Any]) -> inspect.Signature:

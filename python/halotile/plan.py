@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, Unpack, overlo
 import numpy as np
 
 from . import _core
+from .images.shown import picture_of
 from .layouts import layout_of, with_standard_names
 from .notebook.plots import plotted_tiles
-from .notebook.svg import card
+from .notebook.png import data_uri
+from .notebook.svg import Drawing, card
 from .notebook.tiles import Tiles, tiles_svg
 from .option_checks import choice, dtype_name, integer
 from .options import (
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["Box", "Tile", "TilePlan", "make_plan", "plan_of_rows", "plan_tiles"]
+
+THUMBNAIL = 600  # largest side of a picture below tiles, pixels
 
 BYTES = {"uint8": 1, "uint16": 2, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -305,6 +309,16 @@ class TilePlan(Sequence[Tile]):
     def picture(self) -> str:
         """A drawing of the tiles, as SVG."""
         return tiles_svg(self._drawing())
+
+    def over(self, image: Any, *, layout: str | None = None) -> Drawing:
+        """The tiles over a small picture of the image, for notebooks. layout: as for `restore_tiled`."""
+        picture = picture_of("image", image, THUMBNAIL, layout)
+        tall, wide = picture.shape[:2]
+        if not 0.9 < wide / tall * self.image_size[0] / self.image_size[1] < 1.1:
+            by = "{0[0]}x{0[1]}".format
+            text = f"image must have the proportions of {by(self.image_size)} (height x width), not {by(picture.shape)}"
+            raise ValueError(text)
+        return Drawing("tiles", tiles_svg(self._drawing(), picture=data_uri(picture)))
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Plots the tiles on the given matplotlib axes, or on new ones, over whatever they show, and returns the axes.

@@ -15,11 +15,14 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import pytest
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
     from .options import RestoreOptions
     from .plan import TilePlan
     from .restore import TiledRestorer
@@ -68,6 +71,14 @@ class Restored:
         self._session = session
         self.last_run: RunInfo | None = None
 
+    @overload
+    def __call__(
+        self, image: np.ndarray, model: Callable[..., Any], **options: Unpack[RestoreOptions]
+    ) -> np.ndarray: ...
+    @overload
+    def __call__(self, image: Tensor, model: Callable[..., Any], **options: Unpack[RestoreOptions]) -> Tensor: ...
+    @overload
+    def __call__(self, image: Any, model: Callable[..., Any], **options: Unpack[RestoreOptions]) -> Any: ...
     def __call__(self, image: Any, model: Callable[..., Any], **options: Unpack[RestoreOptions]) -> Any:
         from .files.pairs import read_array
         from .restore import TiledRestorer

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
@@ -34,10 +35,12 @@ from .run.assemble import assemble, drained, timed
 from .run.nodata import putting_back, with_filled
 from .run.prepared import Delivery, Opened, Prepared, Sink
 from .run.progress import Progress
-from .run.remade import verified
+from .run.reducing import reducing, with_reduction
+from .run.remade import VERIFYING, verified
 from .run.report import RunInfo
 from .run.results import ArraySink, NewRows
 from .run.shifted import with_spread
+from .stages import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,6 +146,10 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         out: array or tensor of the result's shape to write to; may be a memmap. Its dtype replaces out_dtype.
         out_dtype: dtype of the result. None: the image's; float32 if the model makes something else than a picture of
             its input's channels, such as classes.
+        reduce: "argmax": the result is the index of the model's largest channel, (H, W) of uint8 or uint16: labels of
+            classes. Or a callable that makes (rows, W) or (channels, rows, W) of the model's float32 (C, rows, W), an
+            array or tensor like the image. Rows are reduced as soon as they are finished, so that what the model makes
+            is never held whole. See docs/images.md.
         output: index or key of the image among several outputs of the model.
         extra: further inputs of the model, the same for every window: a dict by name, a tuple in order, or one value.
             Arrays and tensors go to its device; where their first axis is of length one, it becomes that of the batch.
@@ -306,12 +313,12 @@ class TiledRestorer:
         return for_file(self, getattr(source, "like", None), self._fitted), source
 
     def _restored(self, image: Image, asked: Any) -> Any:
-        opened = open_run(image, self.knowledge, _out_dtype(asked, image, self.options))
         result = ArraySink(asked)
         delivery = Delivery(holds_result=asked is None)
         with (
-            tensors_kept(opened.windows.modules, watched=opened.windows.may_write),
             Progress(self.options.progress) as progress,
+            nullcontext(open_run(image, self.knowledge, _out_dtype(asked, image, self.options))) as opened,
+            tensors_kept(opened.windows.modules, watched=opened.windows.may_write),
             kept_heap.kept(opened.keeps_heap),
         ):
             try:
@@ -322,7 +329,8 @@ class TiledRestorer:
             finally:
                 delivered = result.delivered()
         if self.options.verify:
-            self.last_run = verified(prepared, delivered, self.options.verify, self.knowledge.at_hand())
+            with shown(True if self.options.progress is True else None, VERIFYING):
+                self.last_run = verified(prepared, delivered, self.options.verify, self.knowledge.at_hand())
         return delivered
 
     def restored(
@@ -340,10 +348,11 @@ class TiledRestorer:
             keeps_dtype: whether the sink takes the dtype of `opened` only.
         """
         prepared, first = prepare(opened, self.knowledge, progress, delivery)
+        prepared = with_reduction(prepared)
         if not keeps_dtype and self.options.out_dtype is None:
             prepared = with_room_for_data(prepared)
         watch_ranges(prepared, first, self.knowledge)
-        sink, seconds = putting_back(sink_for(prepared), prepared), 0.0
+        sink, seconds = reducing(putting_back(sink_for(prepared), prepared), prepared), 0.0
         for index in range(opened.image.count):
             warn_of_colours(prepared, index, self.knowledge)
             before = prepared

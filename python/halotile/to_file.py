@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -20,7 +20,7 @@ import numpy as np
 from .auto.prepare import open_run
 from .files.codecs import check_options
 from .files.finish import Colour, checked_colour, checked_size, finished_shape
-from .files.formats import FileSink, Format, check_output, open_sink
+from .files.formats import FileSink, Format, check_lossless, check_output, open_sink
 from .files.open import file_of
 from .files.vips import MAX_PIXELS, Path
 from .files.vips_rows import PictureSource
@@ -99,8 +99,9 @@ def restore_to(
     like = source.like if isinstance(source, PictureSource) else None
     opened = restorer.open(source)
     _check(path, kind, opened, restorer.options, background)
-    if not kind.uses and (background, size) != (None, None):
-        raise ValueError(f"background and size must be None for {kind.name}: they are for image files")
+    if (background, size) != (None, None) and (not kind.uses or restorer.options.reduce is not None):
+        why = "reduce: labels are no picture" if kind.uses else f"{kind.name}: they are for image files"
+        raise ValueError(f"background and size must be None {'with' if kind.uses else 'for'} {why}")
     named = opened.count > 1 or restorer.options.layout is not None
     images = opened.count if kind.stack and "N" in opened.layout and named else None
     with (
@@ -151,10 +152,12 @@ def _check(path: Path, kind: Format, image: Image, options: Options, background:
     if image.count != 1 and not kind.stack:
         text = f"path must be that of a .npy file or a .zarr array for {image.count} images, not {os.fspath(path)!r}"
         raise ValueError(f"{text}: {kind.name} holds one")
-    dtype = options.out_dtype or image.dtype
+    dtype = options.out_dtype or (image.dtype if options.reduce is None else kind.dtypes[0])  # as far as it is known
+    if options.reduce == "argmax":
+        check_lossless(path, kind)
     if dtype not in kind.dtypes:
         raise ValueError(f"out_dtype must be one of {', '.join(kind.dtypes)} for {kind.name}, not {dtype!r}")
-    if options.alpha != "channel":
+    if options.alpha != "channel" and options.reduce is None:
         check_output(path, finished_shape((1, 1, image.channels), background, None))
     origin = file_of(image.original)
     if origin is not None and os.path.exists(path) and os.path.samefile(path, origin):
@@ -175,15 +178,16 @@ def write_restored(
     kind: format of the sink. holds_result: whether the sink also stores the whole result in memory. kept: what keeps
     finished rows for another run.
     """
-    opened = open_run(image, restorer.knowledge, restorer.options.out_dtype)
-    waiting = int(kind.overlaps or kept is not None)
-    delivery = Delivery(holds_result, waiting, lambda shape: kind.held_bytes(shape, opened.out_dtype))
+    waiting, options = int(kind.overlaps or kept is not None), restorer.options
     with (
+        Progress(options.progress) as progress,
+        nullcontext(open_run(image, restorer.knowledge, options.out_dtype)) as opened,
         tensors_kept(opened.windows.modules, watched=opened.windows.may_write),
-        Progress(restorer.options.progress) as progress,
         kept_heap.kept(opened.keeps_heap),
         Bands(sink_for, kept) as bands,
     ):
+        dtype = opened.out_dtype if options.reduce is None else options.out_dtype or "uint16"
+        delivery = Delivery(holds_result, waiting, lambda shape: kind.held_bytes(shape, dtype))
         drained(restorer.restored(opened, bands.opened, delivery, progress))
 
 
@@ -200,9 +204,9 @@ class Bands:
 
     def opened(self, prepared: Prepared) -> Bands:
         height, width = prepared.plan.output_size
-        channels, has_axis = prepared.channels, "C" in prepared.image.layout
-        self.row = (width, channels) if channels > 1 or has_axis else (width,)
-        self.dtype, self.tallest = prepared.out_dtype, prepared.plan.tallest_band()
+        made, has_axis = prepared.made, "C" in prepared.image.layout
+        self.row = (width, made.channels) if made.channels > 1 or (has_axis and not made.flat) else (width,)
+        self.dtype, self.tallest = made.dtype, prepared.plan.tallest_band()
         if self.kept is not None:
             self.kept.open(prepared, self.row, self.dtype)
         self.sink = self.sink_for((height, *self.row), self.dtype)

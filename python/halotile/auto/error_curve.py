@@ -18,13 +18,16 @@ from ..options import Options
 from ..plan import Box
 from ..run.prepared import Prepared
 from ..run.report import RunInfo
+from ..stages import reached
 from .knowledge import Knowledge
 from .opening import ready_for_windows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["WINDOWS", "ErrorCurve", "measured_curve", "pixels_to_measure", "with_seams"]
+__all__ = ["MEASURING", "WINDOWS", "ErrorCurve", "measured_curve", "pixels_to_measure", "with_seams"]
+
+MEASURING = "measuring"
 
 Pair = tuple[int, int]
 
@@ -94,13 +97,19 @@ def measured_curve(
     probe = _small_windows(image, knowledge, options)
     longest = probe.window(max(halos))
     differences: dict[int, list[np.ndarray]] = {halo: [] for halo in halos}
-    for place in probe.places(windows):
+    places, done = probe.places(windows), 0
+    steps = len(places) * (1 + len(halos))
+    for place in places:
+        reached(MEASURING, "the exact result", done, steps)
         want = probe.kept(place, longest, reference, grown=True)
-        for halo in halos:
+        for number, halo in enumerate(halos, 1):
+            reached(MEASURING, f"halo {halo}", done + number, steps)
             size = probe.window(halo)
             got = probe.kept(place, size, halo)
             beside = probe.part_of(want, size, halo)
             differences[halo].append(np.abs(got - beside).ravel())
+        done += 1 + len(halos)
+    reached(MEASURING, "", steps, steps)
     joined = [np.concatenate(differences[halo]) for halo in halos]
     return ErrorCurve(
         halos,

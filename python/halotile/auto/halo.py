@@ -104,7 +104,7 @@ class HaloChoice:
         self.field: Pair | None = None if field is None else field.halo
         if self.global_stats == "local":
             self.field = local_halo(options, knowledge, image, info)
-        self.white = image.peak_in(options.out_dtype or image.dtype)
+        self.white = 1.0 if options.reduce is not None else image.peak_in(options.out_dtype or image.dtype)
 
     def made(self) -> tuple[Options, RunInfo]:
         if isinstance(self.options.halo, str) and self.field is None:

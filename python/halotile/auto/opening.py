@@ -45,6 +45,8 @@ def opened_for(image: Image, knowledge: Knowledge, options: Options, report: Run
     Raises:
         ValueError, TypeError: naming the option.
     """
+    if options.reduce is not None:  # rows are as the model makes them; what they are reduced to has the asked dtype
+        options, out_dtype = replace(options, out_dtype=out_dtype), "float32"
     dtype = out_dtype or image.dtype
     check_output_dtype(image, dtype)
     check_nodata(image, dtype)

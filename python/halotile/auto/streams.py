@@ -24,6 +24,7 @@ from ..options import Options
 from ..plan import BYTES, TilePlan, make_plan
 from ..run.out_of_memory import SMALLEST_TILE
 from ..run.prepared import Delivery, Opened, Prepared
+from ..run.reduction import expected
 from ..run.report import Streaming
 from ..scales import by_axis
 from ..texts import bytes_text
@@ -364,10 +365,12 @@ def _tile(prepared: Prepared, column: float, limit: int, delivery: Delivery) -> 
 
 def _waiting(plan: TilePlan, prepared: Prepared, delivery: Delivery) -> int:
     """Bytes of finished rows of a band, which wait until its last stream is done."""
-    if delivery.bands_waiting is None:
-        return 0
     row = plan.output_size[1] * prepared.channels * BYTES[prepared.out_dtype]
-    return (1 + delivery.bands_waiting) * plan.tallest_band() * row
+    reduced = plan.tallest_band() * row if prepared.options.reduce is not None else 0
+    if delivery.bands_waiting is None:
+        return reduced
+    row = plan.output_size[1] * math.prod(expected(prepared.options, prepared.channels, prepared.out_dtype))
+    return reduced + (1 + delivery.bands_waiting) * plan.tallest_band() * row
 
 
 def _limit(prepared: Prepared, delivery: Delivery) -> int:
@@ -376,10 +379,10 @@ def _limit(prepared: Prepared, delivery: Delivery) -> int:
     free = memory.available_bytes() if device is None else memory.free_bytes(device)
     room = [int(SHARE * free)] if free is not None else []
     limit = min([*room, *([options.memory_limit] if options.memory_limit else [])], default=1 << 62)
-    shape = (*prepared.plan.output_size, prepared.channels)
-    beside = delivery.bytes_beside(shape)
+    made = expected(prepared.options, prepared.channels, prepared.out_dtype)
+    beside = delivery.bytes_beside((*prepared.plan.output_size, made[0]))
     if delivery.holds_result:
-        beside += math.prod(shape) * BYTES[prepared.out_dtype] * prepared.image.count
+        beside += math.prod(prepared.plan.output_size) * math.prod(made) * prepared.image.count
     return max(0, limit - beside)
 
 

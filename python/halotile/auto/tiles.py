@@ -34,9 +34,11 @@ from ..options import DEFAULT_TILE
 from ..plan import BYTES, TilePlan, make_plan
 from ..run.out_of_memory import SMALLEST_TILE
 from ..run.prepared import Delivery, First, Opened, Prepared
+from ..run.reduction import expected
 from ..run.report import Tuning
 from ..run.rows import bytes_of_bands
 from ..run.traits import Traits
+from ..stages import reached
 from ..texts import bytes_text
 from .costs import Costs, cost_name, machine
 from .knowledge import Knowledge
@@ -280,16 +282,24 @@ class Tuner:
             batch_size=choice.batch,
             engine=self.windows.engine.name,
         )
-        held = parts["total"] - parts["image"] - (0 if self.delivery.holds_result else parts["output"])
+        held = parts["total"] - parts["image"] - parts["output"]
+        if self.delivery.holds_result:
+            held += math.prod(choice.plan.output_size) * math.prod(expected(self.asked, channels, self.now.out_dtype))
         return held + self._rows_read(choice, parts["image"]) + self._rows_made(choice, channels)
 
     def _rows_made(self, choice: Choice, channels: int) -> int:
         """Bytes of finished rows outside the result, and of their consumer."""
-        plan, waiting = choice.plan, self.delivery.bands_waiting
+        plan, waiting, made = (
+            choice.plan,
+            self.delivery.bands_waiting,
+            expected(self.asked, channels, self.now.out_dtype),
+        )
+        reduced = self.asked.reduce is not None
+        rows = bytes_of_bands(plan, choice.batch, channels * BYTES[self.now.out_dtype], 0) if reduced else 0
         if waiting is None:
-            return 0
-        bands = bytes_of_bands(plan, choice.batch, channels * BYTES[self.now.out_dtype], waiting)
-        return bands + self.delivery.bytes_beside((*plan.output_size, channels))
+            return rows
+        bands = bytes_of_bands(plan, choice.batch, math.prod(made), waiting)
+        return rows + bands + self.delivery.bytes_beside((*plan.output_size, made[0]))
 
     def _rows_read(self, choice: Choice, whole: int) -> int:
         """Bytes of the image that the run buffers, unless it was in memory already."""
@@ -392,6 +402,7 @@ class Tuner:
     def _time(self, choice: Choice, keeps: bool = False) -> float:
         """Times the first batch of a choice. keeps: store its outputs for the run, unless memory runs out."""
         windows, part = self.windows, self.prepared.traits.parts[0]
+        reached("tuning", f"windows of {choice.plan.window[0]}x{choice.plan.window[1]}", 0, 0)
         start = time.perf_counter()
         try:
             output = windows(part, 0, choice.plan, choice.plan[: choice.batch])

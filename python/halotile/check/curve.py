@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
-from ..auto.error_curve import WINDOWS, ErrorCurve, measured_curve
+from ..auto.error_curve import MEASURING, WINDOWS, ErrorCurve, measured_curve
 from ..auto.knowledge import Knowledge
 from ..auto.local_halo import with_stats_size
 from ..option_checks import integer
-from ..options import HalolessOptions
+from ..options import HalolessOptions, check_no_reduce
 from ..run.report import HOLDING
+from ..stages import shown
 
 __all__ = ["ErrorCurve", "error_curve"]
 
@@ -37,6 +38,7 @@ def error_curve(
         windows: number of places in the image.
         options: as for `restore_tiled`: phase, value_range, device, ...; phase None is detected. With global_stats
             "frozen" or "exact" statistics are fixed; else windows differ by their own statistics, whatever the halo.
+            ``progress`` counts windows.
 
     Raises:
         ValueError, TypeError: a bad option. TileError: the model fails.
@@ -48,6 +50,7 @@ def error_curve(
         raise ValueError("halos must name at least one, not none")
     count = integer("windows", windows, 1)
     knowledge = Knowledge.of(model, {**options, "halo": 0})
+    check_no_reduce(knowledge.options)
     info = knowledge.inspected()
     how = options.get("global_stats")
     holds = how in HOLDING and bool(info.global_operations)
@@ -57,4 +60,5 @@ def error_curve(
     knowledge = knowledge.like(replace(knowledge.options, phase=phase, global_stats=held, stats_size=size))
     field = info.local_field if holds else info.receptive_field
     exact = None if local else field and max(field.halo)
-    return measured_curve(knowledge.open(image), knowledge, knowledge.options, exact, tried, count)
+    with shown(knowledge.options.progress, MEASURING):
+        return measured_curve(knowledge.open(image), knowledge, knowledge.options, exact, tried, count)

@@ -16,11 +16,12 @@ from ..auto.prepare import prepare
 from ..auto.shifts import tries_shifts
 from ..images.image import is_tensor
 from ..option_checks import integer
-from ..options import RestoreOptions
+from ..options import RestoreOptions, check_no_reduce
 from ..restore import TiledRestorer
 from ..run.progress import Progress
-from ..run.remade import Remade, opened_result
+from ..run.remade import VERIFYING, Remade, opened_result
 from ..run.report import RunInfo, Verification
+from ..stages import shown
 
 __all__ = ["Verification", "remake", "verify"]
 
@@ -53,19 +54,22 @@ def verify(
     Keyword Args:
         windows: number of windows, at least 1.
         seed: of their random places.
-        options: as for `restore_tiled`.
+        options: as for `restore_tiled`; ``progress`` counts tiles, if the result is computed here, then windows.
 
     Raises:
         ValueError, TypeError: a bad option, or a result that does not match the image. TileError: the model fails,
             perhaps because larger windows do not fit in memory.
     """
     count, seed = integer("windows", windows, 1), integer("seed", seed, 0)
-    remade = remake(image, TiledRestorer.of(model, {**options}).knowledge, result)
-    return remade.compared(remade.places(count, seed))
+    knowledge = TiledRestorer.of(model, {**options}).knowledge
+    with shown(knowledge.options.progress, VERIFYING):
+        remade = remake(image, knowledge, result)
+        return remade.compared(remade.places(count, seed))
 
 
 def remake(image: Any, knowledge: Knowledge, result: Any = None) -> Remade:
     """Prepares windows of a restored image; computes the result if it is None."""
+    check_no_reduce(knowledge.options)
     image, report = knowledge.open(image), None
     if knowledge.options.asks_model or knowledge.options.unsettled:  # once: the run and the windows share the halo
         chosen = knowledge.chosen.get(image.size) or choose_halo_and_phase(knowledge.options, knowledge, image)

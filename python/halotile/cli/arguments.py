@@ -104,6 +104,8 @@ def _add_inexact(parser: argparse.ArgumentParser) -> None:
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("files").add_argument
+    text = "argmax: write the index of the model's largest channel, such as a label of a class, not its channels"
+    add("--reduce", choices=("argmax",), help=text)
     text = "quality of JPEG, WebP and AVIF, 1 to 100 (default: 95)"
     add("--quality", type=_number(1, 100), metavar="N", help=text)
     text = "compression level of PNG and TIFF, 0 to 9 (default: 6)"

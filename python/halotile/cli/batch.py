@@ -167,7 +167,13 @@ class FileRestorer:
         options = self.restorer.options
         flat, resampled = self.saving.background is not None, self.saving.resamples
         check_holds(
-            job.output, header, out_dtype=options.out_dtype, alpha=options.alpha, flat=flat, resampled=resampled
+            job.output,
+            header,
+            out_dtype=options.out_dtype,
+            alpha=options.alpha,
+            flat=flat,
+            resampled=resampled,
+            labels=options.reduce is not None,
         )
         with resumed(job.output, self.resume) as kept, ExitStack() as stack:
             made = _Made(job, header, stack, self.saving, kept)

@@ -115,13 +115,14 @@ def inspect(asked: argparse.Namespace) -> None:
 
     picture = files.read_image(asked.image) if asked.image else None
     model = load_model(asked.model)
-    info = inspect_model(model, device=asked.device, dtype=asked.dtype)
+    progress = True if sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None else None
+    info = inspect_model(model, device=asked.device, dtype=asked.dtype, progress=progress)
     if picture is None:
         print(info.to_json() if asked.json else info)
         return
     from ..check.curve import error_curve
 
-    curve = error_curve(picture.pixels, model, device=asked.device, dtype=asked.dtype)
+    curve = error_curve(picture.pixels, model, device=asked.device, dtype=asked.dtype, progress=progress)
     both = json.loads(info.to_json()) | {"error_curve": dataclasses.asdict(curve)}
     print(json.dumps(both, indent=1) if asked.json else f"{info}\n\n{curve}")
 

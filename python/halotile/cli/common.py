@@ -101,18 +101,8 @@ OURS = (UsageError, ValueError, TypeError, ImportError, OSError, TileError)
 # Options of `restore_tiled` that the command line has, too, as messages write them: name=value, or name= alone.
 NAMED = ("tile_size", "halo", "overlap", "blend", "boundary", "phase", "scale", "batch_size", "dtype", "layout")
 NAMED += ("device", "global_stats", "stats_size", "tolerance", "alpha", "on_nonfinite", "engine", "verify")
-NAMED += (
-    "shift_average",
-    "match_low",
-    "window",
-    "memory_format",
-    "value_range",
-    "schedule",
-    "white",
-    "nodata",
-    "background",
-    "strict",
-)
+NAMED += ("shift_average", "match_low", "window", "memory_format", "value_range", "schedule", "white", "nodata")
+NAMED += ("background", "strict", "reduce")
 OPTION = re.compile(rf"(?<![\w.-])({'|'.join(NAMED)})=(?:'([^']*)'|(\d+)(?![\w.])|(?=[\s,;:.)]|$))")
 
 

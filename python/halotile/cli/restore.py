@@ -144,7 +144,7 @@ def _split(asked: argparse.Namespace, work: Work, alone: bool) -> tuple[list[Job
 
 def _check_alone(asked: argparse.Namespace, job: Job, options: dict[str, Any], saving: Saving) -> None:
     header = read_header(job.input, max_pixels=asked.max_pixels, page=asked.page, layout=asked.layout)
-    kept = {"flat": saving.background is not None, "resampled": saving.resamples}
+    kept = {"flat": saving.background is not None, "resampled": saving.resamples, "labels": asked.reduce is not None}
     with usage_errors():
         check_holds(job.output, header, out_dtype=BIT_DTYPES.get(asked.bits), alpha=asked.alpha, **kept)
     if not Options(**options).asks_model and asked.window != "trained":

@@ -72,6 +72,8 @@ def check_effects(asked: argparse.Namespace, jobs: Iterable[Job]) -> None:
         needed = "size" if name == "outscale" else name
         if value is not None and formats and not any(needed in kind.uses for kind in formats.values()):
             raise UsageError(f"--{name} has no effect on {', '.join(formats)}: {_used_by(needed)}")
+    if asked.reduce is not None and (asked.size or asked.outscale or asked.background):
+        raise UsageError("--reduce cannot be combined with --size, --outscale or --background: labels are no picture")
     if asked.layout is not None and jobs and not any(is_array(job.input) for job in jobs):
         raise UsageError(
             "--layout has no effect on image files, whose axes are known: it is for .npy files and zarr arrays"

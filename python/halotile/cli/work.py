@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..files import picture as files
-from ..files.formats import FORMATS, READ_ONLY, check_output, is_read
+from ..files.formats import FORMATS, READ_ONLY, check_lossless, check_output, is_read
 from ..files.open import open_source
 from ..files.picture import Header
 from ..files.previews import RAW_SUFFIXES
@@ -281,20 +281,30 @@ def _identity(path: str) -> Any:
 
 
 def check_holds(
-    output: str, header: Header, *, out_dtype: str | None, alpha: str, flat: bool = False, resampled: bool = False
+    output: str,
+    header: Header,
+    *,
+    out_dtype: str | None,
+    alpha: str,
+    flat: bool = False,
+    resampled: bool = False,
+    labels: bool = False,
 ) -> None:
     """Checks that the output's format can hold the result, as far as that is known before the model runs.
 
     Args:
-        flat: whether alpha goes. resampled: whether the result gets another size.
+        flat: whether alpha goes. resampled: whether the result gets another size. labels: whether the model's channels
+            are reduced to them.
 
     Raises:
         ValueError: it cannot. OSError: the output cannot be written.
     """
     kind = check_output(output, dtype=out_dtype)
-    if out_dtype is None and header.dtype not in kind.dtypes:
+    if labels:
+        check_lossless(output, kind)
+    if out_dtype is None and header.dtype not in kind.dtypes and not labels:
         raise ValueError(f"{output}: {kind.name} cannot hold {header.dtype}; choose --bits, or write TIFF")
-    if alpha != "channel":
+    if alpha != "channel" and not labels:
         channels = header.shape[2:]
         if flat and kind.codec is not None and channels and channels[0] in (2, 4):
             channels = (channels[0] - 1,)

@@ -31,6 +31,7 @@ __all__ = [
     "TABLE",
     "FileSink",
     "Format",
+    "check_lossless",
     "check_output",
     "check_output_path",
     "is_read",
@@ -188,6 +189,13 @@ PICTURES = {suffix: kind for suffix, kind in FORMATS.items() if kind.codec is no
 def is_read(suffix: str) -> bool:
     """Whether image files of that suffix, in lower case, are read."""
     return suffix in PICTURES or (suffix in READ_ONLY and reads_heic())
+
+
+def check_lossless(path: Path, kind: Format) -> None:
+    """Raises ValueError for formats that change values, as nothing that is a number of its own survives that."""
+    if "quality" in kind.uses:
+        text = "labels must be in a file that changes no value, such as PNG or TIFF"
+        raise ValueError(f"{os.fspath(path)}: {text}, not {kind.name}")
 
 
 def check_output(path: Path, shape: Sequence[int] | None = None, dtype: DTypeLike | None = None) -> Format:

@@ -146,9 +146,14 @@ def routes(channels: int, alpha: str, in_channels: int | None) -> Iterator[tuple
         yield tuple(parts)
 
 
-def arranged(parts: tuple[Part, ...], made: int, alpha: str) -> tuple[tuple[Part, ...], tuple[int, ...]]:
+def arranged(
+    parts: tuple[Part, ...], made: int, alpha: str, together: bool = False
+) -> tuple[tuple[Part, ...], tuple[int, ...]]:
     """Completes the parts once the number `made` of output channels of the first one is known. Returns the parts and
     the channels each adds to the result.
+
+    together: all channels that the model makes belong together, as classes do: they are neither averaged nor put beside
+    those of another part.
 
     Raises:
         Unfit: alpha cannot be combined with the output channels.
@@ -162,10 +167,21 @@ def arranged(parts: tuple[Part, ...], made: int, alpha: str) -> tuple[tuple[Part
     if first.feed == 1 < made:  # it turns grey into colours or classes
         colours = sum(part.count for part in parts if not part.alpha)
         parts = (replace(first, count=colours), *(part for part in others if part.alpha))
+    if together:
+        return _alone(parts, made)
     if parts[-1].alpha and made != first.feed:
         parts = (*parts[:-1], _apart_from_model(parts[-1], parts[0].count, made))
     parts = tuple(replace(part, averaged=part.repeated and made == part.feed) for part in parts)
     return parts, tuple(1 if part.averaged or part.how != "model" else made for part in parts)
+
+
+def _alone(parts: tuple[Part, ...], made: int) -> tuple[tuple[Part, ...], tuple[int, ...]]:
+    if len(parts) == 1:
+        return parts, (made,)
+    if parts[-1].alpha:
+        text = "reduce takes what the model makes, to which the image's alpha does not belong"
+        raise Unfit(f"{text}; pass the image without alpha, or alpha='channel' if it is none")
+    raise Unfit("reduce takes what the model makes at once, and this model takes each colour by itself: pass one")
 
 
 def _apart_from_model(alpha: Part, colours: int, made: int) -> Part:

@@ -298,19 +298,28 @@ def _to_nchw(array: np.ndarray, layout: str) -> np.ndarray:
     return view
 
 
-def shape_of_result(source: Image, channels: int, size: tuple[int, int]) -> tuple[str, tuple[int, ...]]:
-    """Adds a channel axis if there are several channels."""
-    layout = source.layout
+def shape_of_result(
+    source: Image, channels: int, size: tuple[int, int], flat: bool = False
+) -> tuple[str, tuple[int, ...]]:
+    """Adds a channel axis if there are several channels. flat: there is none, whatever the source has."""
+    layout = source.layout.replace("C", "") if flat else source.layout
     if "C" not in layout and channels > 1:
         layout = with_channels(layout, channels_first=source.device is not None)
     sides = {"N": source.count, "C": channels, "H": size[0], "W": size[1]}
     return layout, tuple(sides[axis] for axis in layout)
 
 
-def new_image(source: Image, channels: int, size: tuple[int, int], dtype: str, device: torch.device | None) -> Image:
+def new_image(
+    source: Image,
+    channels: int,
+    size: tuple[int, int],
+    dtype: str,
+    device: torch.device | None,
+    flat: bool = False,
+) -> Image:
     """An uninitialised result of the source's type: on `device` if the source is there, else in host memory, from where
     `delivered` copies it."""
-    layout, shape = shape_of_result(source, channels, size)
+    layout, shape = shape_of_result(source, channels, size, flat)
     if source.device is None:
         return Image(np.empty(shape, dtype), dtype, layout)
     torch = torch_if_loaded()
@@ -376,10 +385,17 @@ def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     return start * tensor.element_size(), (start + last + 1) * tensor.element_size()
 
 
-def open_output(out: Any, source: Image, channels: int, size: tuple[int, int], device: torch.device | None) -> Image:
+def open_output(
+    out: Any,
+    source: Image,
+    channels: int,
+    size: tuple[int, int],
+    device: torch.device | None,
+    flat: bool = False,
+) -> Image:
     """Views the user's `out`, already checked by `check_output_kind`, as an Image to write to. A tensor neither in host
     memory nor on `device` is copied, so that rows the run does not reach keep their values."""
-    layout, shape = shape_of_result(source, channels, size)
+    layout, shape = shape_of_result(source, channels, size, flat)
     if tuple(out.shape) != shape:
         raise ValueError(f"out must have shape {shape}, not {tuple(out.shape)}")
     dtype = str(out.dtype).removeprefix("torch.")

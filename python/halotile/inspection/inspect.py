@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..models.chosen import checked_output, with_choice
 from ..models.descriptor import unwrapped
 from ..models.recalled import remember
-from ..option_checks import dtype_name
+from ..option_checks import checked_progress, dtype_name
 from ..options import MODEL_DTYPES, Device, DType
+from ..stages import shown
 from ..texts import named
 from .info import STATISTICS, Field, GlobalOperation, ModelInfo
-from .measure import Measured, measured
+from .measure import INSPECTING, Measured, measured
 
 if TYPE_CHECKING:
     from .structure import Structure
@@ -31,6 +33,7 @@ def inspect_model(
     sample: Any = None,
     output: int | str | None = None,
     extra: Any = None,
+    progress: bool | Callable[[int, int], object] | None = None,
 ) -> ModelInfo:
     """Determines what a model needs to run on tiles, and how it behaves.
 
@@ -47,6 +50,7 @@ def inspect_model(
         dtype: "float32", "float16" or "bfloat16" for the model. None: its own.
         sample: an input ``(N, C, H, W)`` that the model takes. None: sizes and channel counts are tried.
         output, extra: which output is the image, and further inputs: see `restore_tiled`.
+        progress: True for a tqdm bar, or a callable ``(steps done, steps in all)``. What it raises ends the inspection.
 
     Returns:
         A `ModelInfo`.
@@ -54,6 +58,13 @@ def inspect_model(
     Raises:
         ValueError, TypeError: an option is invalid, or the model accepts none of the windows that are tried.
     """
+    with shown(checked_progress("progress", progress), INSPECTING):
+        return _inspected(model, device, dtype, sample, output, extra)
+
+
+def _inspected(
+    model: Any, device: Device | None, dtype: DType | None, sample: Any, output: int | str | None, extra: Any
+) -> ModelInfo:
     original = with_choice(unwrapped(model), checked_output("output", output), extra)
     model = opened(original)
     structure = Structural(model)

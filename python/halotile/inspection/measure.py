@@ -19,6 +19,7 @@ from ..models.around import looking
 from ..models.devices import Device
 from ..models.untouched.copies import uncompiled
 from ..scales import by_axis
+from ..stages import reached
 from ..texts import named
 from .copies import float_copy, one_thread, own_copy
 from .info import Field, GlobalOperation
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["Measured", "measured", "multiple_of"]
+__all__ = ["INSPECTING", "Measured", "measured", "multiple_of"]
 
 UNCONFIRMED = "the receptive field could not be confirmed"
+INSPECTING = "inspecting"
+STEPS = ("sizes", "behaviour", "operators", "the field by noise", "the phase by shifts", "the field again")
 RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-0.5, 0.5))
 
 
@@ -123,6 +126,7 @@ def multiple_of(model: Any, device: Device | None = None, dtype: str | None = No
 
 
 def _measured(model: Any, run: Runner, sample: Any, expected: Callable[[Measured], int]) -> Measured:
+    _step(0)
     result = Measured(find_shapes(run, sample=sample, fixed=fixed_window(model)))
     result.how |= dict.fromkeys(
         ("scale", "trim", "multiple", "minimum_size", "in_channels"), "windows of several sizes"
@@ -130,19 +134,30 @@ def _measured(model: Any, run: Runner, sample: Any, expected: Callable[[Measured
     if result.shapes.fixed:
         sides = "x".join(map(str, result.shapes.window))
         result.doubts.append(f"the model takes windows of {sides} only: scale and trim cannot be distinguished")
+    _step(1)
     _behaviour(run, result)
+    _step(2)
     _propagated(model, result, expected(result))
     if not result.deterministic:
         result.doubts.append("the model is not deterministic, so perturbation could confirm nothing")
+        _step(len(STEPS))
         return result
+    _step(3)
     if result.local_field is None and not result.global_operations:
         with _doubtful(result, "the receptive field could not be measured"):
             _perturbed(run, result)
+    _step(4)
     with _doubtful(result, "the phase could not be confirmed"):
         _confirm_phase(run, result)
+    _step(5)
     with _doubtful(result, UNCONFIRMED):
         _confirm_field(model, run, result)
+    _step(len(STEPS))
     return result
+
+
+def _step(number: int) -> None:
+    reached(INSPECTING, "" if number == len(STEPS) else STEPS[number], number, len(STEPS))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from .tiles import Tiles, shared_by
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plotted_curve", "plotted_tiles"]
+__all__ = ["plotted_curve", "plotted_over_time", "plotted_tiles"]
 
 ZEROS = 0.03  # of the axes' height: where zeros are marked, which have no place on a scale of powers of ten
 
@@ -64,5 +64,16 @@ def plotted_curve(
     if exact is not None:
         axes.axvline(exact, linestyle="--", color="green", label=f"exact halo: {exact}")
     axes.set(xlabel="halo, input pixels", ylabel=f"difference, of {white:g}", yscale="log")
+    axes.legend()
+    return axes
+
+
+def plotted_over_time(seconds: Sequence[float], series: Mapping[str, Sequence[int]], axes: Axes | None) -> Axes:
+    """Amounts of memory over time, in MiB."""
+    axes = _axes(axes)
+    for name, values in series.items():
+        axes.plot(list(seconds), [value / 2**20 for value in values], label=name)
+    axes.set(xlabel="seconds", ylabel="memory, MiB")
+    axes.set_ylim(bottom=0)
     axes.legend()
     return axes

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Protocol
 
-__all__ = ["ACCENT", "SECOND", "Printer", "card", "element", "line", "rectangle", "svg", "text"]
+__all__ = ["ACCENT", "SECOND", "Drawing", "Printer", "card", "element", "line", "rectangle", "svg", "text"]
 
 ACCENT, SECOND = "#d9480f", "#1971c2"  # legible on white and on black
 
@@ -61,3 +62,18 @@ def card(title: str, rows: Iterable[tuple[str, str]], picture: str = "") -> str:
     )
     table = f"<div><strong>{html.escape(title)}</strong><table>{cells}</table></div>"
     return f'<div style="{STYLE}">{f"<div>{picture}</div>" if picture else ""}{table}</div>'
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A drawing that a notebook shows.
+
+    Attributes:
+        title: what it shows. svg: the drawing.
+    """
+
+    title: str
+    svg: str = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        return f"<div>{self.svg}</div>"

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .svg import ACCENT, SECOND, line, rectangle, svg, text
+from .svg import ACCENT, SECOND, element, line, rectangle, svg, text
 
 __all__ = ["Tiles", "shared_by", "tiles_svg"]
 
@@ -35,7 +35,8 @@ class Tiles(NamedTuple):
     keep: Place
 
 
-def tiles_svg(tiles: Tiles, side: float = SIDE) -> str:
+def tiles_svg(tiles: Tiles, side: float = SIDE, picture: str | None = None) -> str:
+    """picture: an address of a picture of the image, which is drawn below."""
     height, width = tiles.size
     y, x, window_height, window_width = tiles.window
     top, left = max(0.0, -y), max(0.0, -x)  # windows may leave the image
@@ -44,6 +45,9 @@ def tiles_svg(tiles: Tiles, side: float = SIDE) -> str:
     zoom = side / max(whole_height, whole_width)
     left, top = left * zoom + 1, top * zoom + 1
     parts = [rectangle(left, top, width * zoom, height * zoom, fill="currentColor", fill_opacity=0.06)]
+    if picture is not None:
+        place = {"x": left, "y": top, "width": width * zoom, "height": height * zoom}
+        parts.append(element("image", href=picture, preserveAspectRatio="none", **place))
     parts += _along(tiles.rows, zoom, lambda a, b: rectangle(left, top + a, width * zoom, b - a, **SHARED))
     parts += _along(tiles.columns, zoom, lambda a, b: rectangle(left + a, top, b - a, height * zoom, **SHARED))
     right, bottom = left + width * zoom, top + height * zoom

@@ -42,6 +42,7 @@ def about_run(
         "page": page,
         "the model": _model_digest(model),
         **{name: repr(getattr(options, name)) for name in CHANGE_PIXELS},
+        "reduce": _named(options.reduce) if callable(options.reduce) else options.reduce,
     }
 
 

@@ -31,7 +31,7 @@ def fixed(prepared: Prepared) -> dict[str, Any]:
         "scale": str(traits.scale),
         "trim": list(traits.trim),
         "dtype": prepared.windows.model.dtype,
-        "the result": [*prepared.plan.output_size, prepared.channels, prepared.out_dtype],
+        "the result": [*prepared.plan.output_size, *prepared.made[:2]],
     }
 
 

@@ -43,7 +43,7 @@ class PuttingBack:
 
     def done(self, index: int, start: int, stop: int) -> None:
         rows = self.views.pop(start)
-        image, dtype = self.prepared.image, self.prepared.out_dtype
+        image, dtype = self.prepared.image, self.prepared.made.dtype
         alpha = image.channels - self.nodata.channels
         data = rows[: rows.shape[0] - alpha]
         missing = self._missing(image, index, start, stop, rows.shape[2])

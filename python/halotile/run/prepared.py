@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from ..images.channels import Part
 from ..images.image import Image
@@ -24,6 +24,7 @@ from ..scales import Scale
 from .again import Again
 from .devices import Devices
 from .progress import Progress
+from .reduction import Reduction
 from .report import RunInfo
 from .together import images_together
 from .traits import Traits
@@ -34,6 +35,14 @@ __all__ = ["Delivery", "First", "Opened", "Prepared", "Schedule", "Sink"]
 Pair = tuple[int, int]
 Stage = TypeVar("Stage", bound="Prepared")
 First = dict[Part, Any]  # outputs of the first batch, reused by the run: whoever uses one removes it
+
+
+class Made(NamedTuple):
+    """A result: its channels, its dtype, and whether it has no axis of channels."""
+
+    channels: int
+    dtype: str
+    flat: bool = False
 
 
 class Sink(Protocol):
@@ -92,7 +101,7 @@ class Delivery:
 class Opened:
     """Attributes:
     image: one image, or several of one size.
-    out_dtype: dtype of the result.
+    out_dtype: dtype of finished rows; the result's, unless they are reduced.
     options: options with numbers for halo and phase.
     report: how they were chosen.
     windows: runs the image's windows through the model.
@@ -138,12 +147,14 @@ class Prepared(Opened):
     schedule: produces the rows.
     devices: None for one device.
     again: with on_nonfinite="retry", what makes windows again.
+    reduction: what finished rows are reduced by, if they are.
     """
 
     traits: Traits = field(kw_only=True)
     schedule: Schedule = field(kw_only=True)
     devices: Devices | None = None
     again: Again | None = None
+    reduction: Reduction | None = None
 
     @classmethod
     def of(cls, opened: Opened, traits: Traits, schedule: Schedule) -> Prepared:
@@ -164,7 +175,16 @@ class Prepared(Opened):
         return sum(self.traits.out_channels)
 
     @property
+    def made(self) -> Made:
+        """What the result is."""
+        if self.reduction is None:
+            return Made(self.channels, self.out_dtype)
+        return Made(self.reduction.channels, self.reduction.dtype, self.reduction.flat)
+
+    @property
     def out_values(self) -> Values:
+        if self.options.reduce is not None:  # as the model makes them
+            return Values(self.out_dtype, None)
         peak = None if self.traits.makes_data else self.image.peak_in(self.out_dtype)
         return Values(self.out_dtype, self.options.value_range, peak)
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+from ..stages import Listening, Stages, make_bar
+
 __all__ = ["Progress"]
 
 
@@ -25,29 +27,38 @@ class Progress:
     def __init__(self, wanted: Any):
         self.wanted, self.bar = wanted, None
         self.done = self.total = 0
-        if wanted is True:
-            try:
-                from tqdm.auto import tqdm
-            except ImportError:
-                raise ImportError(
-                    "progress=True needs tqdm: pip install tqdm, or pass a callable (done, total)"
-                ) from None
-            self.make_bar = tqdm
+        self.described = False
+        self.stages = Stages(True, "") if wanted is True else None
+        self._listening = Listening(self._told if wanted is True else None)
 
     def __enter__(self) -> Progress:
+        self._listening.__enter__()
         return self
+
+    def _told(self, stage: str, what: str, done: int, total: int) -> None:
+        """Before there are tiles a stage has a bar; then it is named beside the tiles'."""
+        assert self.stages is not None
+        if self.bar is None:
+            self.stages.told(stage, what, done, total)
+            return
+        self.described = done < total or not total
+        self.bar.set_description(f"{stage} {what}".strip() if self.described else "")
 
     def begin(self, total: int) -> None:
         """Starts the clock; may be called again with a new total."""
         self.total = total
         if self.bar is not None:
             self.bar.total = total
-        elif self.wanted is True:
-            self.bar = self.make_bar(total=total, unit="tile", leave=None)  # below another bar, it goes when it is full
+        elif self.stages is not None:
+            self.stages.close()
+            self.bar = make_bar()(total=total, unit="tile", leave=None)  # below another bar, it goes when it is full
 
     def advance(self, tiles: int) -> None:
         self.done += tiles
         if self.bar is not None:
+            if self.described:
+                self.described = False
+                self.bar.set_description_str("", refresh=False)
             self.bar.update(tiles)
         elif self.wanted is not None:
             try:
@@ -58,6 +69,9 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._listening.__exit__()
+        if self.stages is not None:
+            self.stages.close()
         if self.bar is not None:
             self.bar.close()
         if isinstance(error, Cancelled):

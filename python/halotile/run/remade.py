@@ -23,6 +23,7 @@ from ..images.image import Image, is_tensor, open_image, shape_of_result
 from ..images.values import Values, as_floats
 from ..models.model import TensorModel
 from ..plan import Box, TilePlan
+from ..stages import reached
 from .failures import tile_error
 from .held import hold_statistics
 from .low_band import tie_low_bands
@@ -34,7 +35,9 @@ from .report import RunInfo, Verification, by
 if TYPE_CHECKING:
     from ..inspection import ModelInfo
 
-__all__ = ["Remade", "beyond_rounding", "opened_result", "verified"]
+__all__ = ["VERIFYING", "Remade", "beyond_rounding", "opened_result", "verified"]
+
+VERIFYING = "verifying"
 
 Pair = tuple[int, int]
 
@@ -180,11 +183,13 @@ class Remade:
         """Compares some windows. halo: the halo of whole-image windows, which run without fixed statistics; None for
         the larger halo."""
         tally = Tally()
-        for index, place in windows:
+        for number, (index, place) in enumerate(windows):
+            reached(VERIFYING, "windows", number, len(windows))
             self._see(index, holds=halo is None)
             box = self._box(place)
             apart = [self._apart(part, place, box) for part in range(len(self.parts))]
             tally.add(np.concatenate([one for one in apart if one is not None]), box, *self._near(box), self.index)
+        reached(VERIFYING, "", len(windows), len(windows))
         row, column, channel = tally.worst
         self.parts = self.prepared.parts_of(tally.image)
         self.parts = self.prepared.parts_of(tally.image)

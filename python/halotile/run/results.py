@@ -26,11 +26,12 @@ class ArraySink:
     def opened(self, prepared: Prepared) -> ArraySink:
         """Called when the size of the result is known. The result outlives the run, so it bypasses the kept heap."""
         source, engine, size = prepared.image, prepared.windows.engine, prepared.plan.output_size
+        made = prepared.made
         with turn(engine.device), kept_heap.aside():
             if self.asked is None:
-                result = new_image(source, prepared.channels, size, prepared.out_dtype, engine.device)
+                result = new_image(source, made.channels, size, made.dtype, engine.device, made.flat)
             else:
-                result = open_output(self.asked, source, prepared.channels, size, engine.device)
+                result = open_output(self.asked, source, made.channels, size, engine.device, made.flat)
         self.prepared, self.result, self.pixels = prepared, result, engine.pixels_of(result)
         return self
 
@@ -73,9 +74,9 @@ class NewRows:
         return 0
 
     def rows(self, index: int, start: int, stop: int) -> Any:
-        prepared, engine = self.prepared, self.prepared.windows.engine
+        prepared, engine, made = self.prepared, self.prepared.windows.engine, self.prepared.made
         size = stop - start, prepared.plan.output_size[1]
-        self.made[start] = new_image(prepared.image, prepared.channels, size, prepared.out_dtype, engine.device)
+        self.made[start] = new_image(prepared.image, made.channels, size, made.dtype, engine.device, made.flat)
         return engine.pixels_of(self.made[start])[0]
 
     def done(self, index: int, start: int, stop: int) -> None:

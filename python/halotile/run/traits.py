@@ -146,7 +146,7 @@ def _arranged(
     parts: tuple[Part, ...], options: Options, plan: TilePlan, output: Pixels
 ) -> tuple[tuple[Part, ...], tuple[int, ...]]:
     try:
-        return arranged(parts, output.shape[1], options.alpha)
+        return arranged(parts, output.shape[1], options.alpha, options.reduce is not None)
     except Unfit as error:
         raise tile_error(ModelOutputError, [plan[0]], str(error)) from None
 
