@@ -105,6 +105,39 @@ static void read_row(struct job *job, int64_t wy, int64_t y, int64_t x)
     read_reflected(job, wy, y, x, outside, width, inside, outside);
 }
 
+/* A whole window row, from another one that was read; columns lie side by side. */
+static void copy_row(struct job *job, int64_t to, int64_t from)
+{
+    for (int k = 0; k < job->piece.group; k++)
+        memcpy(ht_array_at(&job->window, job->piece.c + k, to, 0), ht_array_at(&job->window, job->piece.c + k, from, 0),
+               (size_t)(job->window.width * job->size));
+}
+
+/* Window rows [start, stop) outside the image. Those whose mirror image is among the rows [inside, outside), which were
+ * read, are copied from there. */
+static void read_mirrored_rows(struct job *job, int64_t y, int64_t x, int64_t start, int64_t stop, int64_t inside,
+                               int64_t outside)
+{
+    for (int64_t wy = start; wy < stop; wy++) {
+        int64_t at = ht_reflect(y + wy, job->image.height);
+        if (job->step == job->size && at - y >= inside && at - y < outside)
+            copy_row(job, wy, at - y);
+        else
+            read_row(job, wy, at, x);
+    }
+}
+
+/* The channels of a group. */
+static void read_rows(struct job *job, int64_t y, int64_t x)
+{
+    int64_t height = job->window.height;
+    int64_t inside = smaller(larger(-y, 0), height), outside = larger(smaller(job->image.height - y, height), inside);
+    for (int64_t wy = inside; wy < outside; wy++)
+        read_row(job, wy, y + wy, x);
+    read_mirrored_rows(job, y, x, 0, inside, inside, outside);
+    read_mirrored_rows(job, y, x, outside, height, inside, outside);
+}
+
 enum ht_status ht_read(const struct ht_array *window, const struct ht_array *image, int64_t y, int64_t x,
                        const struct ht_values *values)
 {
@@ -121,7 +154,6 @@ enum ht_status ht_read(const struct ht_array *window, const struct ht_array *ima
     job.at_once = image->dtype < HT_INTEGERS && job.window.stride_x == 1 &&
                   (job.image.stride_x == 1 || job.piece.group == HT_GROUP);
     for (job.piece.c = 0; job.piece.c < job.window.channels; job.piece.c += job.piece.group)
-        for (int64_t wy = 0; wy < window->height; wy++)
-            read_row(&job, wy, ht_reflect(y + wy, image->height), x);
+        read_rows(&job, y, x);
     return HT_OK;
 }
