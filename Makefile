@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: demo test test-slow core install-core sanitize check-macos lint clean
+.PHONY: demo test test-slow core install-core sanitize fuzz fuzz-long check-macos lint clean
 
 $(VENV)/torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -67,6 +67,16 @@ sanitize:
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	PYTHONPATH=build/sanitize $(SANITIZED)/bin/python -m pytest -q -p no:cacheprovider \
 		tests/test_plan.py tests/test_verbs.py tests/test_binding.py tests/test_band.py tests/test_images.py
+
+# ---- proof of the C core: docs/reliability.md ----
+# make prove    the short forms of all that follows: about a minute
+FUZZ_SECONDS ?= 20
+FUZZ_LONG_SECONDS ?= 1200
+fuzz:
+	$(PYTHON) scripts/fuzz.py --seconds $(FUZZ_SECONDS)
+
+fuzz-long:
+	$(PYTHON) scripts/fuzz.py --seconds $(FUZZ_LONG_SECONDS)
 
 # Builds both extensions for macOS arm64 and looks for every symbol in torch's macOS wheels (downloads a few hundred MB).
 check-macos: $(VENV)/test
