@@ -29,6 +29,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     enum ht_dtype from = (enum ht_dtype)number(&in, 0, 5), to = byte_of(&in) > 250 ? HT_F16 : HT_F32;
     int64_t channels = number(&in, 1, 5), height = number(&in, 1, 9), width = number(&in, 1, 90);
     int64_t more = byte_of(&in) > 250, wide = byte_of(&in) > 250 ? 1000 : 0;
+    height = wide ? 1 : height;
     enum content content = (enum content)number(&in, TAME, ANYTHING);
     bool wanted = byte_of(&in) & 1;
     struct owned source = owned_from(&in, from, channels, height, width + wide, true);

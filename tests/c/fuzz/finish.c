@@ -32,6 +32,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     enum ht_dtype from = (enum ht_dtype)number(&in, 0, 5), to = (enum ht_dtype)number(&in, 0, 5);
     int64_t channels = number(&in, 1, 5), height = number(&in, 1, 9), width = number(&in, 1, 90);
     int64_t more = byte_of(&in) > 250, wide = byte_of(&in) > 250 ? 1000 : 0;
+    height = wide ? 1 : height;
     enum content content = (enum content)number(&in, TAME, ANYTHING);
     uint8_t how = byte_of(&in);
     struct owned source = owned_from(&in, from, channels, height, width + wide, true);
@@ -55,6 +56,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         CHECK(bad.c == first.c && bad.y == first.y && bad.x == first.x);
         check_same(&destination, &want);
     }
+    struct ht_array *array = how & 4 ? &source.array : &destination.array;
+    int64_t *sides[] = {&array->channels, &array->height, &array->width};
+    if (how % 5 == 0)
+        array->dtype = HT_DTYPE_COUNT;
+    else
+        *sides[how % 3] += 1;
+    values = ht_values_of(HT_U8);
+    CHECK(more || ht_finish(&destination.array, &source.array, ny, nx, &values, NULL) == HT_BAD_ARRAY);
     CHECK(memcmp(source.memory, before.memory, source.bytes) == 0);
     free(source.memory), free(destination.memory), free(want.memory), free(before.memory), free(ny), free(nx);
     return 0;

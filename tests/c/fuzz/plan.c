@@ -85,12 +85,24 @@ static void check_floats(const struct ht_plan *plan, struct input *in)
         CHECK((double)huge * (double)(floats_of_band(1) - floats_of_band(0)) < 9.3e18);
 }
 
+static void check_refusals(const struct ht_axis_options *rows)
+{
+    struct ht_axis_options side = {.size = HT_MAX_SIDE, .tile = 1, .phase = 1, .scale_num = 1, .scale_den = 1};
+    struct ht_plan plan;
+    int failed = -2;
+    CHECK(ht_plan_init(&plan, &side, &side, HT_AVERAGE, &failed) == HT_TOO_LARGE && failed == -1);
+    if (ht_axis_init(&plan.y, rows) == HT_OK)
+        CHECK(ht_plan_init(&plan, rows, rows, HT_BLEND_COUNT, &failed) == HT_BAD_CHOICE && failed == -1);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct input in = input_of(data, size);
     struct ht_axis_options rows, columns;
     struct ht_plan plan;
-    if (!plan_from(&in, &plan, &rows, &columns)) {
+    bool planned = plan_from(&in, &plan, &rows, &columns);
+    check_refusals(&rows);
+    if (!planned) {
         struct ht_axis side;
         int failed = -2;
         bool bad_y = ht_axis_init(&side, &rows) != HT_OK, bad_x = ht_axis_init(&side, &columns) != HT_OK;
