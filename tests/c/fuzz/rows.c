@@ -35,7 +35,7 @@ static void limit(struct row *row, enum ht_dtype dtype)
     float high = dtype == HT_U8 ? 255 : 65535;
     for (int64_t i = 0; i < row->n && is_integer_dtype(dtype); i++) {
         float value = naive_load(HT_F32, row->at + 4 * i);
-        value = isfinite(value) ? fabsf(fmodf(value * 200, high)) : 0.5f;
+        value = isfinite(value * 200) ? fabsf(fmodf(value * 200, high)) : 0.5f;
         memcpy(row->at + 4 * i, &value, sizeof value);
     }
 }

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""Run by test_no_memory.py with failing_malloc preloaded: allocations of a run into a file fail, each by itself."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from halotile import OutOfMemoryError, TileError, restore_to
+
+OURS = ctypes.PyDLL(None)
+OURS.fail_after.argtypes = [ctypes.c_long, ctypes.c_int]
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+OLD = np.zeros((2, 3, 3), np.uint8)
+OPTIONS = {"tile_size": 16, "halo": 2, "phase": 1, "scale": 1, "keep_heap": False, "engine": "host"}
+POINTS = 150
+
+
+def restore(path: Path) -> None:
+    restore_to(path, IMAGE, lambda windows: windows, **OPTIONS)
+
+
+def content(path: Path) -> dict[str, bytes]:
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(file.relative_to(path.parent)): file.read_bytes() for file in files}
+
+
+def failing(path: Path, after: int) -> tuple[bool, BaseException | None]:
+    raised = None
+    gc.collect()
+    try:
+        OURS.fail_after(after, 1)
+        restore(path)
+    except BaseException as error:
+        raised = error
+    while True:
+        try:
+            return bool(OURS.stop_failing()), raised
+        except MemoryError:
+            continue
+
+
+def is_told(error: BaseException) -> bool:
+    """Memory that ran out, as itself or as a cause."""
+    causes: BaseException | None = error
+    while causes is not None:
+        if isinstance(causes, MemoryError | OutOfMemoryError | TileError):
+            return True
+        causes = causes.__cause__ or causes.__context__
+    return False
+
+
+def allocations(path: Path) -> int:
+    """About how many a run makes."""
+    most = 1000
+    while failing(path, most)[0]:
+        most *= 2
+    return most
+
+
+def main() -> None:
+    folder, suffix = Path(sys.argv[1]), sys.argv[2]
+    whole, path = folder / f"whole{suffix}", folder / f"out{suffix}"
+    restore(whole)
+    want = {name.replace("whole", "out"): data for name, data in content(whole).items()}
+    most, failures = allocations(path), 0
+    gc.freeze()
+    restore(path)
+    for k in range(POINTS):
+        before = content(path)
+        failed, raised = failing(path, k * most // POINTS)
+        failures += failed
+        assert raised is None or is_told(raised), (k, repr(raised))
+        assert content(path) == (want if raised is None else before), k
+        del raised
+        gc.collect()
+        left = [name.name for name in folder.iterdir() if name.name.startswith(".halotile-")]
+        assert left == [], (k, left)
+        restore(path)
+        assert content(path) == want, k
+    print(f"{failures} of about {most} allocations, each failed")
+
+
+if __name__ == "__main__":
+    main()
