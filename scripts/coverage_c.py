@@ -172,7 +172,9 @@ def report(total: Counts, bound: float) -> int:
             failures += 1
             print(f"{file}:{number}: {f'{missed} of {len(branches)} branches' if ran else 'the line'}: {text}")
         explained = missed if good else 0
-        for k, value in enumerate((1, ran > 0 or most == -1, len(branches), len(branches) - missed + explained, explained)):
+        for k, value in enumerate(
+            (1, ran > 0 or most == -1, len(branches), len(branches) - missed + explained, explained)
+        ):
             sums[file][k] += value
     print(f"\n{'file':<32}{'lines':>14}{'branches':>14}{'explained':>11}")
     lines = ran = all_branches = taken = 0

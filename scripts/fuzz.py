@@ -78,7 +78,9 @@ def minimise(target: str, most: int) -> None:
     shutil.rmtree(small, ignore_errors=True)
     small.mkdir(parents=True)
     program = build(target, "plain", True)
-    subprocess.run([str(program), "-merge=1", str(small), str(BUILD / "corpus" / target)], check=True, capture_output=True)
+    subprocess.run(
+        [str(program), "-merge=1", str(small), str(BUILD / "corpus" / target)], check=True, capture_output=True
+    )
     shutil.rmtree(CORPUS / target, ignore_errors=True)
     (CORPUS / target).mkdir(parents=True)
     held = 0

@@ -120,7 +120,9 @@ def conditions(source: str) -> Iterator[tuple[int, int]]:
         depth, at = 0, match.start()
         while at > 0:
             depth += (text[at] == ")") - (text[at] == "(")
-            if depth < 0 or (depth == 0 and (text[at] in ",;{?:" or re.match(r"[^=!<>+|&*-]= ", text[at - 1 : at + 2]))):
+            if depth < 0 or (
+                depth == 0 and (text[at] in ",;{?:" or re.match(r"[^=!<>+|&*-]= ", text[at - 1 : at + 2]))
+            ):
                 break
             at -= 1
         start = at + 1
@@ -173,7 +175,9 @@ def survives(mutant: Mutant, folder: Path, *flags: str) -> bool:
         replayed = not name.startswith("check")
         program, helper = folder / "run", [folder / "replay.o"] * replayed
         rest = core_objects(folder, mutant.file)
-        subprocess.run(["cc", *flags, made, folder / f"test_{name}.o", *helper, *rest, "-lm", "-o", program], check=True)
+        subprocess.run(
+            ["cc", *flags, made, folder / f"test_{name}.o", *helper, *rest, "-lm", "-o", program], check=True
+        )
         corpus = sorted((TESTS / "fuzz" / "corpus" / name).glob("*"))
         arguments = ["-n", "3000", *map(str, corpus)] if replayed else []
         command = ["sh", "-c", f'ulimit -t {SECONDS * (5 if flags else 1)}; exec "$0" "$@"', str(program), *arguments]
@@ -213,7 +217,9 @@ def main() -> int:
         if survives(mutant, careful, *SANITIZE):
             survivors += 1
             print(f"survives: {mutant.name}", flush=True)
-    print(f"{len(chosen)} mutants: {len(chosen) - survivors - explained} killed, {explained} explained, {survivors} left")
+    print(
+        f"{len(chosen)} mutants: {len(chosen) - survivors - explained} killed, {explained} explained, {survivors} left"
+    )
     return 1 if survivors else 0
 
 

@@ -109,7 +109,11 @@ def check(name: str, count: int) -> int:
         if not failed:
             assert after > 0, "no allocation failed"
             return after
-        assert raised is None or isinstance(raised, MemoryError) or text_of(raised) in (want, INTERPRETERS), (name, after, raised)
+        assert raised is None or isinstance(raised, MemoryError) or text_of(raised) in (want, INTERPRETERS), (
+            name,
+            after,
+            raised,
+        )
         del raised
         if address not in want:
             assert outcome(call) == want, (name, after)

@@ -19,7 +19,9 @@ def failing_malloc(tmp_path_factory):
         pytest.skip("needs Linux and a C compiler")
     library = tmp_path_factory.mktemp("no_memory") / "failing_malloc.so"
     source = HERE / "c" / "failing_malloc.c"
-    subprocess.run([CC, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", str(source), "-ldl", "-o", str(library)], check=True)
+    subprocess.run(
+        [CC, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", str(source), "-ldl", "-o", str(library)], check=True
+    )
     return library
 
 

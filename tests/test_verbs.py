@@ -100,7 +100,13 @@ def test_windows_much_wider_than_the_image_mirror_it_many_times(rng, dtype, layo
     values = random_image(rng, (channels, 9, 14), "float32" if dtype == "bfloat16" else dtype)
     image = stored(values, dtype)
     peak = {"uint8": 255.0, "uint16": 65535.0}.get(dtype, 1.0)
-    for y, x, height, width in [(-40, -50, 95, 110), (3, 5, 40, 60), (-40, 5, 45, 60), (20, -90, 30, 80), (-2, -3, 5, 8)]:
+    for y, x, height, width in [
+        (-40, -50, 95, 110),
+        (3, 5, 40, 60),
+        (-40, 5, 45, 60),
+        (20, -90, 30, 80),
+        (-2, -3, 5, 8),
+    ]:
         window = in_layout(np.zeros((channels, height, width), np.float32), window_layout)
         if dtype == "bfloat16":
             window = np.zeros_like(window, np.uint16)

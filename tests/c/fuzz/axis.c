@@ -110,6 +110,21 @@ static struct ht_axis_options any_axis(struct input *in)
                                     (enum ht_boundary)(byte_of(in) % 4 - 1), n[8]};
 }
 
+/* One thing that is wrong gives its own status. */
+static void check_each_refusal(void)
+{
+    const struct ht_axis_options good = {.size = 50, .tile = 16, .halo = 2, .overlap = 2, .phase = 1, .scale_num = 1,
+                                         .scale_den = 1};
+    struct ht_axis_options o[] = {good, good, good, good, good, good, good, good};
+    const enum ht_status want[] = {HT_BAD_SIZE,  HT_BAD_TILE,  HT_BAD_HALO, HT_BAD_OVERLAP,
+                                   HT_BAD_PHASE, HT_BAD_SCALE, HT_BAD_TRIM, HT_BAD_SIZE};
+    struct ht_axis axis;
+    o[0].size = 0, o[1].tile = 0, o[2].halo = -1, o[3].overlap = -1, o[4].phase = 0, o[5].scale_den = 0;
+    o[6].trim = -1, o[7].least = -1;
+    for (int k = 0; k < 8; k++)
+        CHECK(ht_axis_init(&axis, &o[k]) == want[k]);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct input in = input_of(data, size);
@@ -117,6 +132,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct ht_axis_options o = small ? small_axis(&in, (enum ht_boundary)number(&in, 0, 1)) : any_axis(&in);
     struct ht_axis axis;
     enum ht_status status = ht_axis_init(&axis, &o);
+    check_each_refusal();
     check_status(status, &o);
     if (status == HT_OK && small)
         check_small(&axis, &o, &in);
