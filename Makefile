@@ -76,7 +76,7 @@ C_FLAGS = -std=gnu11 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -I$(CORE)
 
 prove:
 	$(PYTHON) scripts/fuzz.py --seconds 1 --kinds address
-	$(PYTHON) scripts/mutate.py --sample 6
+	$(PYTHON) scripts/mutate.py --sample 6 --files accumulate.c finish.c
 	$(MAKE) threads machines
 
 mutate:

@@ -2,7 +2,7 @@
 """Line and branch coverage of the C core and of the binding, by gcov (`make coverage-c`).
 
 The core is built without optimisation and run by its C programs and fuzz targets: on this processor with every level of
-row kernels that it has, and with those for AArch64 in an emulator. The binding is run by tests of its own. Prints a table
+row kernels that it has, and with those for AArch64 in an emulator. The binding is run by its tests. Prints a table
 and the lines that were missed; anything missed that tests/c/not_covered.txt does not explain is an error, and so is an
 explanation of something that is covered.
 """

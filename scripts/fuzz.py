@@ -2,7 +2,7 @@
 """Fuzzes the C core: targets of tests/c/fuzz, built plainly, with ASan and UBSan, and with MSan (`make fuzz`).
 
 Each target starts from its corpus in tests/c/fuzz/corpus and keeps what it finds in build/fuzz/corpus. A finding ends
-the script with the file that shows it. Without clang's libFuzzer, targets are built with the C compiler and run on their
+the script with the file that shows it. Without clang's libFuzzer, targets are built with the C compiler and run on the
 corpus and on random inputs.
 """
 

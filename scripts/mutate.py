@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Forces every branch of the C core's plans and verbs either way: a test must fail (`make mutate`).
 
-A mutant is a source in which one condition (of an if, a loop or a choice, or one operand of && and ||) is always true or
+A mutant is a source in which one condition (of an if, a loop or a choice, or an operand of && and ||) is always true or
 always false. It is compiled, linked to the tests' objects and run against the fuzz targets and C programs that concern
 it; one that never ends, crashes or fails is killed. Survivors must be in tests/c/mutants.txt, each with its reason.
 """
@@ -137,9 +137,8 @@ def conditions(source: str) -> Iterator[tuple[int, int]]:
 def mutants(file: str) -> list[Mutant]:
     source = (CORE / file).read_text()
     found = {}
-    for start, stop in conditions(source):
-        while source[start].isspace():
-            start += 1
+    for first, stop in conditions(source):
+        start = stop - len(source[first:stop].lstrip())
         condition = source[start:stop].rstrip()
         for forced in (0, 1):
             found[start, stop, forced] = Mutant(file, start, start + len(condition), condition, forced)

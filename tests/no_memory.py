@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Run by test_no_memory.py with failing_malloc preloaded: every allocation of a call fails, alone and with those after it."""
+"""Run by test_no_memory.py with failing_malloc preloaded: every allocation of a call fails, alone or with the next."""
 
 from __future__ import annotations
 
