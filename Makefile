@@ -10,7 +10,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: demo test test-slow coverage core install-core sanitize check-macos lint clean
+.PHONY: demo test test-slow coverage core install-core sanitize prove fuzz fuzz-long mutate coverage-c threads machines valgrind
+.PHONY: analyze check-macos lint clean
 
 $(VENV)/torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -73,6 +74,64 @@ sanitize:
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	PYTHONPATH=build/sanitize $(SANITIZED)/bin/python -m pytest -q -p no:cacheprovider \
 		tests/test_plan.py tests/test_verbs.py tests/test_binding.py tests/test_band.py tests/test_images.py
+
+# ---- proof of the C core: docs/reliability.md ----
+# make prove    the short forms, for CI: about a minute. What needs a tool that is missing says so and is left out.
+have = command -v $(1) >/dev/null || { echo "no $(1): left out"; exit 0; };
+C_TESTS = $(CORE)/*.c $(CORE)/rows/*.c -lm -lpthread
+C_FLAGS = -std=gnu11 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -I$(CORE)
+
+prove:
+	$(PYTHON) scripts/fuzz.py --seconds 1 --kinds address
+	$(PYTHON) scripts/mutate.py --sample 6 --files accumulate.c finish.c
+	$(MAKE) threads machines
+
+mutate:
+	$(PYTHON) scripts/mutate.py
+
+# Needs what the tests need: HALOTILE_PYTHON is an interpreter with them.
+HALOTILE_PYTHON ?= $(BIN)/python
+coverage-c:
+	$(HALOTILE_PYTHON) scripts/coverage_c.py
+
+threads:
+	mkdir -p build/prove
+	@$(call have,clang) clang $(C_FLAGS) -fsanitize=thread tests/c/check_threads.c $(C_TESTS) -o build/prove/threads && build/prove/threads
+
+# The same bits with every level of kernels, in another byte order and with 32-bit words.
+machines:
+	mkdir -p build/prove
+	$(CC) $(C_FLAGS) tests/c/check_bits.c $(C_TESTS) -o build/prove/bits
+	for level in scalar avx2 avx512; do HALOTILE_CPU=$$level build/prove/bits || exit 1; done > build/prove/told
+	@for machine in s390x-linux-gnu:s390x arm-linux-gnueabihf:arm aarch64-linux-gnu:aarch64; do \
+		command -v $${machine%:*}-gcc >/dev/null && command -v qemu-$${machine#*:}-static >/dev/null || \
+			{ echo "no $${machine%:*}-gcc and qemu-$${machine#*:}-static: left out"; continue; }; \
+		$${machine%:*}-gcc $(C_FLAGS) -static tests/c/check_bits.c $(C_TESTS) -o build/prove/bits-$${machine#*:} && \
+		qemu-$${machine#*:}-static build/prove/bits-$${machine#*:} >> build/prove/told || exit 1; done
+	sort -u build/prove/told && test $$(sort -u build/prove/told | wc -l) = 1
+
+valgrind:
+	mkdir -p build/prove
+	@$(call have,valgrind) for test in bits band restore cpu threads; do \
+		$(CC) $(C_FLAGS) tests/c/check_$$test.c $(C_TESTS) -o build/prove/valgrind-$$test && \
+		valgrind -q --leak-check=full --error-exitcode=9 build/prove/valgrind-$$test || exit 1; done
+
+TIDY = bugprone-*,-bugprone-easily-swappable-parameters,clang-analyzer-*,performance-*,misc-redundant-expression
+TIDY_NOT = -clang-analyzer-security.insecureAPI.DeprecatedOrUnsafeBufferHandling
+BINDING_FLAGS = -DPy_LIMITED_API=0x030b0000 $$($(HALOTILE_PYTHON) -c "import numpy, sysconfig; print('-isystem', numpy.get_include(), '-isystem', sysconfig.get_path('include'))")
+analyze:
+	@$(call have,gcc) for file in $(CORE)/*.c $(CORE)/rows/rows_scalar.c csrc/binding/*.c; do \
+		gcc $(C_FLAGS) -fanalyzer $(BINDING_FLAGS) -c $$file -o /dev/null || exit 1; done; echo "gcc -fanalyzer: clean"
+	@$(call have,clang-tidy) clang-tidy --quiet --warnings-as-errors='*' --checks='-*,$(TIDY),$(TIDY_NOT)' \
+		$(CORE)/*.c $(CORE)/rows/rows_scalar.c csrc/binding/*.c -- -std=c11 -I$(CORE) $(BINDING_FLAGS) && echo "clang-tidy: clean"
+
+FUZZ_SECONDS ?= 20
+FUZZ_LONG_SECONDS ?= 1200
+fuzz:
+	$(PYTHON) scripts/fuzz.py --seconds $(FUZZ_SECONDS)
+
+fuzz-long:
+	$(PYTHON) scripts/fuzz.py --seconds $(FUZZ_LONG_SECONDS)
 
 # Builds both extensions for macOS arm64 and looks for every symbol in torch's macOS wheels (downloads a few hundred MB).
 check-macos: $(VENV)/test

@@ -91,6 +91,30 @@ def test_read_reflects_any_number_of_times(height, width, y, x, window_height, w
     same_bits(window, reference.read(image, y, x, window_height, window_width))
 
 
+WIDER = list(itertools.product(["uint8", "uint16", "float32", "bfloat16"], LAYOUTS, ["CHW", "HWC"], [1, 2, 3, 4]))
+
+
+@pytest.mark.parametrize(("dtype", "layout", "window_layout", "channels"), WIDER)
+def test_windows_much_wider_than_the_image_mirror_it_many_times(rng, dtype, layout, window_layout, channels):
+    """Most of such a window is copied from the part that was read."""
+    values = random_image(rng, (channels, 9, 14), "float32" if dtype == "bfloat16" else dtype)
+    image = stored(values, dtype)
+    peak = {"uint8": 255.0, "uint16": 65535.0}.get(dtype, 1.0)
+    for y, x, height, width in [
+        (-40, -50, 95, 110),
+        (3, 5, 40, 60),
+        (-40, 5, 45, 60),
+        (20, -90, 30, 80),
+        (-2, -3, 5, 8),
+    ]:
+        window = in_layout(np.zeros((channels, height, width), np.float32), window_layout)
+        if dtype == "bfloat16":
+            window = np.zeros_like(window, np.uint16)
+        want = reference.read(loaded(image, dtype), y, x, height, width, peak, 2.0, -1.0)
+        _core.read(window, in_layout(image, layout), y, x, (peak, 2.0, -1.0, False), dtype == "bfloat16")
+        same_bits(np.ascontiguousarray(window), stored(want, dtype) if dtype == "bfloat16" else want)
+
+
 def test_read_wide_rows_cross_pieces(rng):
     for width in (1023, 1024, 1025, 2049, 3333):
         image = random_image(rng, (3, 2, width), "uint8")

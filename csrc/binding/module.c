@@ -16,7 +16,11 @@ static int module_exec(PyObject *module)
     if (PyArray_ImportNumPyAPI() < 0)
         return -1;
     struct module_state *state = PyModule_GetState(module);
-    return plan_type_init(module, state) < 0 ? -1 : band_type_init(module, state);
+    if (plan_type_init(module, state) == 0 && band_type_init(module, state) == 0)
+        return 0;
+    if (!PyErr_Occurred()) /* CPython 3.11 says nothing where a type's name finds no memory */
+        PyErr_NoMemory();
+    return -1;
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)

@@ -37,7 +37,8 @@ static PyObject *py_read(PyObject *Py_UNUSED(module), PyObject *args, PyObject *
     Py_BEGIN_ALLOW_THREADS
     status = ht_read(&window, &image, y, x, &v);
     Py_END_ALLOW_THREADS
-    return position_or_none(status, NULL, "window must be float32, float16 or bfloat16 with as many channels as image");
+    const struct ht_position nowhere = {0, 0, 0}; /* what an image holds is not looked at */
+    return position_or_none(status, &nowhere, "window must be float32, float16 or bfloat16 with as many channels as image");
 }
 
 static PyObject *py_accumulate(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)

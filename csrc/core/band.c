@@ -42,11 +42,10 @@ static struct ht_array rows_part(const struct step *step, const struct ht_area *
 
 /* ---- parts of a step -------------------------------------------------------------------------------------------- */
 
+/* Positions in two parts of a step, which have no pixel in common. */
 static bool comes_before(const struct ht_position *a, const struct ht_position *b)
 {
-    if (a->y != b->y)
-        return a->y < b->y;
-    return a->x != b->x ? a->x < b->x : a->c < b->c;
+    return a->y != b->y ? a->y < b->y : a->x < b->x;
 }
 
 /* Keeps the first position of all. at: within the area. */

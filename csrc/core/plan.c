@@ -67,12 +67,11 @@ int64_t ht_plan_tallest_band(const struct ht_plan *plan)
 int64_t ht_plan_rows_in_progress(const struct ht_plan *plan, int64_t batch, int64_t first_row)
 {
     int64_t columns = plan->x.count, most = 0;
-    for (int64_t left = plan->count - first_row * columns; left > 0; left -= batch) {
+    for (int64_t left = plan->count - first_row * columns;; left -= batch) {
         int64_t first = plan->count - left, last = first + (batch < left ? batch : left) - 1;
         int64_t rows = ht_axis_keep(&plan->y, last / columns).stop - ht_axis_keep(&plan->y, first / columns).start;
         most = rows > most ? rows : most;
         if (batch >= left)
-            break;
+            return most;
     }
-    return most;
 }

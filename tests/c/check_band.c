@@ -127,6 +127,28 @@ static void check_sizes(void)
     CHECK(ht_band_floats(&apart, INT64_MAX) == 2 * (1 << 20) + 2);
     CHECK(ht_band_floats(&large, 1) > 500 * HT_MAX_SIDE && ht_band_floats(&large, 1 << 20) == -1);
     CHECK(ht_band_floats(&large, 0) == -1);
+    struct ht_plan rows = plan_of(HT_MAX_SIDE, HT_MAX_SIDE, 1 << 30); /* shared rows alone are too many */
+    CHECK(ht_band_floats(&rows, 1) == -1);
+    struct ht_axis_options y = {.size = HT_MAX_SIDE, .tile = HT_MAX_SIDE / 2, .overlap = 1, .phase = 1, .scale_num = 1,
+                                .scale_den = 1}, x = y;
+    x.tile = 16, x.overlap = 4; /* and shared columns */
+    CHECK(ht_plan_init(&rows, &y, &x, HT_LINEAR, NULL) == HT_OK && ht_band_floats(&rows, 1) == -1);
+}
+
+/* Channels so many that the number just fits, or just does not: adding any of its parts may be what is too much. */
+static void check_largest(void)
+{
+    int64_t fits = 0, not = 0;
+    for (int64_t width = 1; width <= 400; width++) {
+        struct ht_plan plan = plan_of(60, width, 16);
+        int64_t one = ht_band_floats(&plan, 1), each = ht_band_floats(&plan, 2) - one, most = INT64_MAX / each;
+        for (int64_t channels = most - 2; channels <= most; channels++) {
+            bool small = channels * each <= INT64_MAX - (one - each); /* the product is at most INT64_MAX */
+            CHECK(ht_band_floats(&plan, channels) == (small ? channels * each + (one - each) : -1));
+            *(small ? &fits : &not) += 1;
+        }
+    }
+    CHECK(fits > 100 && not > 100);
 }
 
 int main(void)
@@ -136,6 +158,7 @@ int main(void)
         check_random_band();
     check_refusals();
     check_sizes();
+    check_largest();
     printf("check_band: %ld random bands, refusals and sizes: ok\n", case_number);
     return 0;
 }

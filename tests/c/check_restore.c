@@ -155,6 +155,17 @@ static void check_refusals(void)
     low.height--, thin.width--, large.height = large.width = HT_MAX_SIDE;
     CHECK(ht_restore(&thin, &output, &o, run, NULL, NULL) == HT_BAD_ARRAY);
     CHECK(ht_restore(&image, &low, &o, run, NULL, NULL) == HT_BAD_ARRAY);
+    thin = image, thin.channels = 0;
+    CHECK(ht_restore(&thin, &output, &o, run, NULL, NULL) == HT_BAD_ARRAY);
+    CHECK(ht_restore(&image, &thin, &o, run, NULL, NULL) == HT_BAD_ARRAY);
+    thin = image, thin.height++;
+    CHECK(ht_restore(&thin, &output, &o, run, NULL, NULL) == HT_BAD_ARRAY);
+    low = output, low.width++;
+    CHECK(ht_restore(&image, &low, &o, run, NULL, NULL) == HT_BAD_ARRAY);
+    low = output, low.dtype = HT_DTYPE_COUNT;
+    CHECK(ht_restore(&image, &low, &o, run, NULL, NULL) == HT_BAD_ARRAY);
+    low = output, low.dtype = (enum ht_dtype)-1;
+    CHECK(ht_restore(&low, &output, &o, run, NULL, NULL) == HT_BAD_ARRAY);
     CHECK(ht_restore(&image, &output, &unset, run, NULL, NULL) == HT_BAD_VALUES);
     o.output = ht_values_of(HT_U16);
     CHECK(ht_restore(&image, &output, &o, run, NULL, NULL) == HT_BAD_ARRAY);
@@ -167,12 +178,41 @@ static void check_refusals(void)
     free(output.data);
 }
 
+/* What no memory holds: refused, and nothing is touched. */
+static void check_too_large(void)
+{
+    struct ht_axis_options y = {.size = HT_MAX_SIDE, .tile = HT_MAX_SIDE, .phase = 1, .scale_num = 1, .scale_den = 1};
+    struct ht_axis_options x = y;
+    struct ht_array image = new_array(HT_U8, 1, 1, 1), output = new_array(HT_U8, 1, 1, 1);
+    struct ht_plan plan;
+    struct ht_restore_options o = {&plan, ht_values_of(HT_U8), ht_values_of(HT_U8), 1, NULL};
+    image.height = output.height = HT_MAX_SIDE;
+    for (int bits = 10; bits <= 22; bits++) {
+        image.width = output.width = x.size = (int64_t)1 << bits;
+        CHECK(ht_plan_init(&plan, &y, &x, HT_AVERAGE, NULL) == HT_OK);
+        enum ht_status status = ht_restore(&image, &output, &o, run, NULL, NULL);
+        CHECK(status == (bits < 22 ? HT_NO_MEMORY : HT_TOO_LARGE)); /* at 2^22 two numbers that fit do not together */
+    }
+    y.scale_den = x.scale_den = 2;
+    x.tile = HT_MAX_SIDE, x.halo = 8; /* more than 2^62 floats: their bytes do not fit */
+    CHECK(ht_plan_init(&plan, &y, &x, HT_AVERAGE, NULL) == HT_OK);
+    output.height = plan.y.output_size, output.width = plan.x.output_size;
+    CHECK(ht_restore_floats(&o, 1, 1) > INT64_MAX / 2);
+    CHECK(ht_restore(&image, &output, &o, run, NULL, NULL) == HT_NO_MEMORY);
+    free(image.data);
+    free(output.data);
+}
+
+const char *__asan_default_options(void);
+const char *__asan_default_options(void) { return "allocator_may_return_null=1"; }
+
 int main(void)
 {
     for (case_number = 0; case_number < 1500; case_number++)
         check_random_restore();
     CHECK(spoilt > 50);
     check_refusals();
+    check_too_large();
     printf("check_restore: %ld random images, %ld of them spoilt, refusals: ok\n", case_number, spoilt);
     return 0;
 }

@@ -59,23 +59,24 @@ def replacing(path: str) -> Iterator[Draft]:
     """A new file, which replaces `path` if the body succeeds."""
     target = os.path.realpath(path)
     sweep(os.path.dirname(target))
-    with writing(path):
-        name, descriptor = _new_file(target)
+    name, descriptor = "", -1
     try:
-        draft = Draft(path, name, descriptor)
         try:
+            with writing(path):
+                name, descriptor = _new_file(target)
+            draft = Draft(path, name, descriptor)
             yield draft
             draft.check()
             with writing(path):
                 disk.copy_attributes(target, name)
                 disk.sync(descriptor)
         finally:
-            os.close(descriptor)
+            if descriptor >= 0:
+                os.close(descriptor)
         with writing(path):
             disk.rename(name, target)
     except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
+        _remove(name)
         raise
 
 
@@ -85,9 +86,10 @@ def replacing_folder(path: str) -> Iterator[Draft]:
     target = os.path.realpath(path)
     sweep(os.path.dirname(target))
     recover(target)
-    with writing(path):
-        name, descriptor = _new_folder(target)
+    name, descriptor = "", -1
     try:
+        with writing(path):
+            name, descriptor = _new_folder(target)
         draft = Draft(path, name, descriptor)
         yield draft
         draft.check()
@@ -97,7 +99,8 @@ def replacing_folder(path: str) -> Iterator[Draft]:
     finally:
         if descriptor >= 0:
             os.close(descriptor)
-        shutil.rmtree(name, ignore_errors=True)  # the old one, after an exchange
+        if name:
+            shutil.rmtree(name, ignore_errors=True)  # the old one, after an exchange
 
 
 def _put_in_place(name: str, target: str) -> None:
@@ -142,23 +145,39 @@ def _new_file(target: str) -> tuple[str, int]:
     while True:
         name = _new_name(target)
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        if disk.lock(descriptor) is not False and os.path.lexists(name):  # else it was taken for one of the dead
-            return name, descriptor
+        try:
+            if disk.lock(descriptor) is not False and os.path.lexists(name):  # else it was taken for one of the dead
+                return name, descriptor
+        except BaseException:
+            os.close(descriptor)
+            _remove(name)
+            raise
         os.close(descriptor)
+
+
+def _remove(name: str) -> None:
+    with suppress(OSError):
+        os.unlink(name)
 
 
 def _new_folder(target: str) -> tuple[str, int]:
     while True:
         name = _new_name(target)
         os.mkdir(name)
+        descriptor = -1
         try:
             descriptor = os.open(name, os.O_RDONLY)
+            if disk.lock(descriptor) is not False and os.path.lexists(name):
+                return name, descriptor
         except PermissionError:  # Windows
             return name, -1
         except FileNotFoundError:
             continue
-        if disk.lock(descriptor) is not False and os.path.lexists(name):
-            return name, descriptor
+        except BaseException:
+            if descriptor >= 0:
+                os.close(descriptor)
+            shutil.rmtree(name, ignore_errors=True)
+            raise
         os.close(descriptor)
 
 

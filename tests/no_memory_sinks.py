@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""Run by test_no_memory.py with failing_malloc preloaded: allocations of a run into a file fail, each by itself."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from halotile import restore_to
+
+OURS = ctypes.PyDLL(None)
+OURS.fail_after.argtypes = [ctypes.c_long, ctypes.c_int]
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+OLD = np.zeros((2, 3, 3), np.uint8)
+OPTIONS = {"tile_size": 16, "halo": 2, "phase": 1, "scale": 1, "keep_heap": False, "engine": "host"}
+POINTS = 150
+
+
+def restore(path: Path) -> None:
+    restore_to(path, IMAGE, lambda windows: windows, **OPTIONS)
+
+
+def content(path: Path) -> dict[str, bytes]:
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(file.relative_to(path.parent)): file.read_bytes() for file in files}
+
+
+def failing(path: Path, after: int) -> tuple[bool, BaseException | None]:
+    raised = None
+    gc.collect()
+    try:
+        OURS.fail_after(after, 1)
+        restore(path)
+    except BaseException as error:
+        raised = error
+    while True:
+        try:
+            return bool(OURS.stop_failing()), raised
+        except MemoryError:
+            continue
+
+
+def allocations(path: Path) -> int:
+    """About how many a run makes."""
+    most = 1000
+    while failing(path, most)[0]:
+        most *= 2
+    return most
+
+
+def main() -> None:
+    folder, suffix = Path(sys.argv[1]), sys.argv[2]
+    whole, path = folder / f"whole{suffix}", folder / f"out{suffix}"
+    restore(whole)
+    want = {name.replace("whole", "out"): data for name, data in content(whole).items()}
+    most, failures, drafts = allocations(path), 0, 0
+    gc.freeze()
+    restore(path)
+    for k in range(POINTS):
+        before = content(path)
+        failed, raised = failing(path, k * most // POINTS)
+        failures += failed
+        assert raised is None or isinstance(raised, Exception), (k, repr(raised))  # libraries have their own words
+        assert content(path) == (want if raised is None else before), k
+        del raised
+        gc.collect()
+        drafts = sum(name.name.startswith(".halotile-") for name in folder.iterdir())
+        restore(path)
+        assert content(path) == want, k
+    assert drafts < POINTS // 10  # one stays where there is no memory for removing it
+    print(f"{failures} of about {most} allocations, each failed")
+
+
+if __name__ == "__main__":
+    main()
