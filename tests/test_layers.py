@@ -19,6 +19,7 @@ FLOORS = (
     "testing metrics",
     "check",
     "to_file",
+    "cluster",
     "restore",
     "resume",
     "auto",

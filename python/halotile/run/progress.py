@@ -22,8 +22,8 @@ class Progress:
     """Counts tiles. `wanted` is None, True or a callable (done, total), whose exceptions end the run and propagate
     unwrapped."""
 
-    def __init__(self, wanted: Any):
-        self.wanted, self.bar = wanted, None
+    def __init__(self, wanted: Any, unit: str = "tile"):
+        self.wanted, self.bar, self.unit = wanted, None, unit
         self.done = self.total = 0
         if wanted is True:
             try:
@@ -43,7 +43,7 @@ class Progress:
         if self.bar is not None:
             self.bar.total = total
         elif self.wanted is True:
-            self.bar = self.make_bar(total=total, unit="tile")
+            self.bar = self.make_bar(total=total, unit=self.unit)
 
     def advance(self, tiles: int) -> None:
         self.done += tiles

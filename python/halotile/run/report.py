@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..options import Options
 from ..texts import bytes_text
+from .spread import Spread
 
 if TYPE_CHECKING:
     from ..inspection import ModelInfo
@@ -254,6 +255,7 @@ class RunInfo:
         stream: a Streaming; None for tiles.
         schedule_why: the reason for rows or tiles, a sentence; None if nothing was to be chosen.
         filled: with nodata=, a Filled.
+        spread: with cluster=, a Spread.
     """
 
     halo: Pair
@@ -269,6 +271,7 @@ class RunInfo:
     stream: Streaming | None = None
     schedule_why: str | None = None
     filled: Filled | None = None
+    spread: Spread | None = None
 
     @property
     def schedule(self) -> str:
@@ -283,7 +286,7 @@ class RunInfo:
 
     def __str__(self) -> str:
         how = "" if self.how == "given" else f", {self.how}"
-        parts = (self.tuning, self.precision, self.stream, self.filled)
+        parts = (self.tuning, self.precision, self.stream, self.filled, self.spread)
         tuned = "".join(f"; {one}" for one in parts if one is not None)
         return f"halo {short(self.halo)}, phase {short(self.phase)}{how}: {self.why}{tuned}"
 

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 from math import prod
 
 import torch
 
 from ...inspection.operators.streaming import StreamNode
 from ...inspection.recorder import Graph
-from .steps import idle, rows_per_step, rows_seen
+from .steps import Constants, Stepper, idle, rows_per_step, rows_seen
 
-__all__ = ["flops", "memory", "repeated", "strip_cost", "usual_rows", "whole_memory"]
+__all__ = ["flops", "memory", "reach", "repeated", "strip_cost", "usual_rows", "whole_memory", "work_at"]
 
 PIXELS = 1 << 14  # of most layers in a step: fewer cost time for each call, more leave the processor's caches
 LEAST, MOST = 8, 64  # rows of the image in a step
@@ -37,6 +39,28 @@ def repeated(graph: Graph, rows: int) -> float:
             step = max(1, rows * node.rows // graph.image.rows)
             again += _flops_of(node) * (rows_seen(node, step) * node.segment.scale / step - 1)
     return 1 + again / made if made else 1.0
+
+
+def work_at(graph: Graph, marks: Sequence[int]) -> list[tuple[float, float]]:
+    """For each mark, a row of the result: what a stream that begins there leaves out of all operations above it, and
+    what one that ends there has made, as shares of `flops`. So a stream over rows [a, b) takes made(b) - left_out(a)."""
+    rates = {node: _flops_of(node) / max(1, node.rows) for node in graph.nodes if _flops_of(node)}
+    everything = flops(graph)
+    return [
+        tuple(sum(rate * _made(ends, node) for node, rate in rates.items()) / everything for ends in found)
+        for found in map(partial(reach, graph), marks)
+    ]  # type: ignore[misc]
+
+
+def reach(graph: Graph, mark: int) -> tuple[dict[StreamNode, int], dict[StreamNode, int]]:
+    """The first row that every node makes for a stream that begins at a row of the result, and the row before which
+    every node has stopped in one that ends there."""
+    begins = Stepper(graph, [graph.result], Constants(False), lambda start, stop: torch.empty(0), mark).done
+    return begins, idle(graph).ends({graph.result: mark})
+
+
+def _made(ends: dict[StreamNode, int], node: StreamNode) -> int:
+    return max(0, min(ends.get(node, 0), node.rows))
 
 
 def _flops_of(node: StreamNode) -> int:

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: MIT
+"""Gives blocks to workers until all shards are there.
+
+Each worker has one block at a time, and the next one when it is done: so fast ones make more. Where no block is left, an
+idle worker gets the lower half of the one that would take longest; whoever comes to a row that is there stops. So a slow
+or hanging worker holds up nobody, and a block that is made twice does no harm. Dask gives the block of a worker that
+died to another one, which goes on below the shards that are there.
+
+Imports distributed.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from distributed import Client, Future, KilledWorker
+
+from ..errors import ClusterError
+from ..run.progress import Progress
+from ..texts import quoted
+from .blockrun import Made, Row
+from .blocks import Block, Grid, Work, halves, missing_blocks
+from .clients import PATIENCE, workers_of
+from .worker import Failed, make_block, topic_of
+
+__all__ = ["Conductor"]
+
+FAILURES = 2  # of a worker, after which it gets no more blocks; and of a block, after which nobody gets it
+TICK = 0.5  # seconds between looks at the workers
+GRACE = 2.0  # seconds
+LOST = ("lost", "cancelled")
+
+
+@dataclass
+class _Running:
+    block: Block
+    worker: str
+    began: float = field(default_factory=time.monotonic)
+    rows: int = 0  # that it made
+
+
+class Conductor:
+    """Attributes:
+    made: (worker, what it made), in the order in which blocks were finished.
+    retries: blocks that were given to another worker.
+    """
+
+    def __init__(self, client: Client, run: tuple[str, str, str], grid: Grid, work: Work, progress: Progress):
+        """run: what `make_block` takes: the names of the job and of what was settled, and where shards are put."""
+        self.client, self.run, self.grid, self.work, self.progress = client, run, grid, work, progress
+        self.done: set[tuple[int, int]] = set()
+        self.running: dict[Future, _Running] = {}
+        self.made: list[tuple[str, Made]] = []
+        self.failed_workers: Counter[str] = Counter()
+        self.failed_blocks: Counter[int] = Counter()  # by last row of shards: blocks get shorter
+        self.failures: list[str] = []
+        self.retries = 0
+        self.speeds: dict[str, list[float]] = {}  # seconds for rows of shards, by worker
+        self.events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+
+    @property
+    def shards(self) -> int:
+        return self.grid.rows * self.grid.columns
+
+    def conduct(self, blocks: Iterable[Block], done: set[tuple[int, int]]) -> None:
+        """Raises ClusterError if shards are missing at the end, and what the model raises."""
+        self.progress.begin(self.shards)
+        self._note(done)
+        self.waiting = deque(missing_blocks(list(blocks), done))
+        topic = topic_of(self.run[0])
+        self.client.subscribe_topic(topic, lambda event: self.events.put(("row", event[1])))
+        try:
+            self._until_done()
+            self._told()
+        finally:
+            self.client.unsubscribe_topic(topic)
+            self.client.cancel(list(self.running), force=True)
+        if len(self.done) < self.shards:
+            self._give_up("; ".join(dict.fromkeys(self.failures)))
+
+    def _told(self) -> None:
+        """Waits a moment for what workers tell of blocks that they have just finished; not for those that hang."""
+        until = time.monotonic() + GRACE
+        while self.running and time.monotonic() < until:
+            with suppress(queue.Empty):
+                self._heed(*self.events.get(timeout=GRACE / 10))
+
+    def _until_done(self) -> None:
+        idle_since = time.monotonic()
+        while len(self.done) < self.shards:
+            self._assign()
+            if not self.running:
+                if not self.waiting:
+                    return
+                if time.monotonic() - idle_since > PATIENCE:
+                    self.failures.append(f"no worker has come for {PATIENCE} s")
+                    return
+            else:
+                idle_since = time.monotonic()
+            try:
+                self._heed(*self.events.get(timeout=TICK))
+            except queue.Empty:
+                self._check_client()
+
+    def _give_up(self, why: str) -> None:
+        missing = self.shards - len(self.done)
+        raise ClusterError(f"{missing} of {self.shards} shards are missing: {why}", missing, self.shards)
+
+    # ---- who makes what
+
+    def _assign(self) -> None:
+        addresses, resources = self._workers()
+        busy = {one.worker for one in self.running.values()}
+        for worker in addresses:
+            if worker in busy:
+                continue
+            block = self.waiting.popleft() if self.waiting else self._half(worker)
+            if block is None:
+                return
+            future = self.client.submit(
+                make_block,
+                *self.run,
+                block,
+                key=self._name(block),
+                workers=[worker],
+                allow_other_workers=True,  # where it dies
+                resources=resources,
+                pure=False,
+            )
+            self.running[future] = _Running(block, worker)
+            future.add_done_callback(lambda future: self.events.put(("end", future)))
+
+    def _workers(self) -> tuple[list[str], dict[str, float] | None]:
+        addresses, resources = workers_of(self.client)
+        good = [one for one in addresses if self.failed_workers[one] < FAILURES]
+        if addresses and not good and not self.running:
+            self._give_up("; ".join(dict.fromkeys(self.failures)))
+        return good, resources
+
+    def _name(self, block: Block) -> str:
+        top, bottom = self.grid.row_range(block)
+        cost = self.work.of((top, bottom), self.grid.column_range(block)) / 1e6
+        columns = "" if block.right - block.left == self.grid.columns else f"-columns-{block.left}-to-{block.right}"
+        return f"halotile-rows-{top}-to-{bottom}{columns}-cost-{cost:.3g}-megapixels-{uuid4().hex[:8]}"
+
+    def _half(self, worker: str) -> Block | None:
+        """Half of the block that would take longest, if that is done earlier by two."""
+        left = {future: self._seconds_left(one) for future, one in self.running.items()}
+        for future in sorted(left, key=left.__getitem__, reverse=True):
+            running = self.running[future]
+            half = halves(running.block, self.done)
+            if half is None or left[future] <= 0:
+                continue
+            rows = len(self._rows_left(running.block))
+            cost, share = self._cost(half), rows / (running.block.bottom - running.block.top)
+            if cost < 0.8 * share * self._cost(running.block) and self._alone_below(half, future):
+                return half
+        return None
+
+    def _cost(self, block: Block) -> float:
+        return self.work.of(self.grid.row_range(block), self.grid.column_range(block))
+
+    def _alone_below(self, half: Block, future: Future) -> bool:
+        """Whether no other worker is at these shards."""
+        others = (one.block for other, one in self.running.items() if other is not future)
+        return not any(block.shards & half.shards - self.done for block in others)
+
+    def _rows_left(self, block: Block) -> list[int]:
+        columns = range(block.left, block.right)
+        return [r for r in range(block.top, block.bottom) if any((r, c) not in self.done for c in columns)]
+
+    def _seconds_left(self, running: _Running) -> float:
+        known = self.speeds.get(running.worker, [])
+        a_row = sum(known) / len(known) if known else 0.0
+        waits = time.monotonic() - running.began
+        if running.rows == 0:
+            a_row = max(a_row, waits)
+        return a_row * len(self._rows_left(running.block))
+
+    # ---- what became of it
+
+    def _heed(self, kind: str, what: Any) -> None:
+        if kind == "row":
+            block, row, worker = what
+            self._note_row(Block(*block), Row(*row), worker)
+            return
+        running = self.running.pop(what, None)
+        if running is None:
+            return
+        if what.status in LOST:
+            self._lost()
+        if what.status == "error":
+            self._failed(running, what.exception())
+            return
+        worker, made = what.result()
+        if isinstance(made, Failed):
+            self._worker_failed(running, worker, made.error)
+            return
+        self.made.append((worker, made))
+        self._note(running.block.shards)
+
+    def _note_row(self, block: Block, row: Row, worker: str) -> None:
+        self._note({(row.row, column) for column in range(block.left, block.right)})
+        self.speeds.setdefault(worker, []).append(row.seconds)
+        for running in self.running.values():
+            if running.block == block:
+                running.worker, running.rows = worker, running.rows + 1
+
+    def _note(self, shards: set[tuple[int, int]]) -> None:
+        new = shards - self.done
+        self.done |= new
+        if new:
+            self.progress.advance(len(new))
+
+    def _worker_failed(self, running: _Running, worker: str, error: OSError) -> None:
+        self.failed_workers[worker] += 1
+        self._again(running.block, f"on {worker}: {quoted(error)}")
+
+    def _failed(self, running: _Running, error: BaseException) -> None:
+        if not isinstance(error, KilledWorker):
+            raise error  # the model's: another worker's would do the same
+        self.failed_blocks[running.block.bottom] = FAILURES
+        self._again(running.block, f"workers died of it again and again: {quoted(error)}")
+
+    def _again(self, block: Block, why: str) -> None:
+        self.failures.append(why)
+        self.failed_blocks[block.bottom] += 1
+        if self.failed_blocks[block.bottom] <= FAILURES:
+            self.retries += 1
+            self.waiting.extendleft(reversed(missing_blocks([block], self.done)))
+
+    def _check_client(self) -> None:
+        if self.client.status != "running" or any(future.status in LOST for future in self.running):
+            self._lost()
+
+    def _lost(self) -> None:
+        self._give_up("the scheduler was lost, or has forgotten the run")
