@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Gives blocks to workers until all shards are there.
 
-Each worker has one block at a time, and the next one when it is done: so fast ones make more. Where no block is left, an
-idle worker gets the lower half of the one that would take longest; whoever comes to a row that is there stops. So a slow
-or hanging worker holds up nobody, and a block that is made twice does no harm. Dask gives the block of a worker that
-died to another one, which goes on below the shards that are there.
+Each worker has one block at a time, and the next one when it is done: so fast ones make more. Where no block is left,
+an idle worker gets the lower half of the one that would take longest; whoever comes to a row that is there stops. So a
+slow or hanging worker holds up nobody, and a block that is made twice does no harm. Dask gives the block of a worker
+that died to another one, which goes on below the shards that are there.
 
 Imports distributed.
 """

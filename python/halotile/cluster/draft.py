@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Where the result lies until it is complete, and how it gets its name.
 
-In a folder, a draft beside the path is renamed. Without resume its name is new, and it is removed if the run fails; with
-resume the next run finds it. In an object store shards are put where they stay, and zarr.json, without which there is
-no array, is put last.
+In a folder, a draft beside the path is renamed. Without resume its name is new, and it is removed if the run fails;
+with resume the next run finds it. In an object store shards are put where they stay, and zarr.json, without which there
+is no array, is put last.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def check_receipts(root: str, names: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _all_threads() -> Iterator[None]:
-    """torch's threads are the worker's, which others of its tasks do not use meanwhile; Dask starts workers with one."""
+    """torch gets the worker's threads, which no other task uses meanwhile; Dask starts workers with one for it."""
     torch, threads = torch_if_loaded(), get_worker().state.nthreads
     if torch is None:
         import importlib.util

@@ -6,7 +6,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import partial
 from math import prod
 
 import torch
@@ -43,13 +42,15 @@ def repeated(graph: Graph, rows: int) -> float:
 
 def work_at(graph: Graph, marks: Sequence[int]) -> list[tuple[float, float]]:
     """For each mark, a row of the result: what a stream that begins there leaves out of all operations above it, and
-    what one that ends there has made, as shares of `flops`. So a stream over rows [a, b) takes made(b) - left_out(a)."""
+    what one that ends there has made, as shares of `flops`. A stream over rows [a, b) takes made(b) - left_out(a)."""
     rates = {node: _flops_of(node) / max(1, node.rows) for node in graph.nodes if _flops_of(node)}
-    everything = flops(graph)
-    return [
-        tuple(sum(rate * _made(ends, node) for node, rate in rates.items()) / everything for ends in found)
-        for found in map(partial(reach, graph), marks)
-    ]  # type: ignore[misc]
+    everything = max(1, flops(graph))
+
+    def share(ends: dict[StreamNode, int]) -> float:
+        made = ((rate, max(0, min(ends.get(node, 0), node.rows))) for node, rate in rates.items())
+        return sum(rate * rows for rate, rows in made) / everything
+
+    return [(share(begins), share(ends)) for begins, ends in (reach(graph, mark) for mark in marks)]
 
 
 def reach(graph: Graph, mark: int) -> tuple[dict[StreamNode, int], dict[StreamNode, int]]:
@@ -57,10 +58,6 @@ def reach(graph: Graph, mark: int) -> tuple[dict[StreamNode, int], dict[StreamNo
     every node has stopped in one that ends there."""
     begins = Stepper(graph, [graph.result], Constants(False), lambda start, stop: torch.empty(0), mark).done
     return begins, idle(graph).ends({graph.result: mark})
-
-
-def _made(ends: dict[StreamNode, int], node: StreamNode) -> int:
-    return max(0, min(ends.get(node, 0), node.rows))
 
 
 def _flops_of(node: StreamNode) -> int:
