@@ -66,7 +66,9 @@ class Grid:
 class Work(Protocol):
     """What it takes to make a part of the result, in pixels of the image that go through the model."""
 
-    by_columns: bool  # whether parts may be narrower than the image
+    @property
+    def by_columns(self) -> bool:
+        """Whether parts may be narrower than the image."""
 
     def of(self, rows: tuple[int, int], columns: tuple[int, int]) -> float:
         """For rows and columns [start, stop) of the result, output pixels."""
@@ -131,7 +133,7 @@ def _even(count: int, parts: int) -> list[tuple[int, int]]:
 
 def missing_blocks(blocks: Sequence[Block], done: set[tuple[int, int]]) -> list[Block]:
     """What is left of blocks, in blocks."""
-    left = []
+    left: list[Block] = []
     for block in blocks:
         rows = [row for row in range(block.top, block.bottom) if not _is_done(block, row, done)]
         for row in rows:

@@ -17,6 +17,7 @@ from ..auto.prepare import open_run, prepare, warn_of_colours
 from ..auto.ranges import watch_ranges, with_room_for_data
 from ..errors import frames_inside
 from ..files.formats import check_output
+from ..files.zarr import held_bytes
 from ..images.image import Alpha
 from ..images.nodata import missing_of
 from ..images.scan import alpha_of
@@ -105,7 +106,8 @@ def _settled(job: Job, before: dict[str, Any] | None) -> Settled:
     if image.count != 1:
         raise ValueError(f"image must be a single one with cluster, not {image.count}: restore one after the other")
     run, knowledge = open_run(image, restorer.knowledge, restorer.options.out_dtype), restorer.knowledge
-    prepared, first = prepare(run, knowledge, Progress(None), Delivery(bands_waiting=1))
+    delivery = Delivery(bands_waiting=1, bytes_beside=lambda shape: held_bytes(shape, run.out_dtype))
+    prepared, first = prepare(run, knowledge, Progress(None), delivery)
     if restorer.options.out_dtype is None:
         prepared = with_room_for_data(prepared)
     watch_ranges(prepared, first, knowledge)
