@@ -58,7 +58,8 @@ def test_workers_give_the_bytes_of_one_process(client, image, options):
     assert sum(share.rows for share in spread.workers) == spread.shards == 5
     assert spread.seam == 0
     assert spread.blocks > 1
-    assert 1 <= spread.recompute <= spread.planned + 1e-9
+    assert 1 <= spread.recompute <= 2  # an idle worker may have taken half of the other's block
+    assert 1 < spread.planned < 1.5
     assert spread.read >= 1
     assert sum(share.written_bytes for share in spread.workers) == sum(map(len, want.values())) - len(want["zarr.json"])
     assert run.schedule == ("stream" if "schedule" in options else "tiles")
@@ -69,7 +70,7 @@ def test_the_model_runs_on_both_workers_and_travels_by_state(client, image):
     os.mkdir("calls")
     model = Slow(0.02, os.path.abspath("calls"))
     with torch.no_grad():
-        model.inner.body[0].weight.mul_(1.5)
+        model.inner.layers[0].weight.mul_(1.5)
     want = whole(path, model, **TILES)
     os.remove(f"calls/{os.getpid()}")
     restorer = TiledRestorer(model, **TILES)

@@ -142,7 +142,7 @@ def test_what_is_seen_of_the_whole_image_holds_for_blocks(rng, kind):
 
 def test_wide_streams_in_tiles_give_the_same(rng):
     path, network = written(rng.integers(0, 256, (300, 400, 3), np.uint8)), seeded(lambda: Chain(4))
-    options = STREAM | {"memory_limit": 480_000}
+    options = STREAM | {"memory_limit": 560_000}
     want = whole(path, network, options)
     run = OneRun(path, network, options)
     assert run.settled.report.stream.streams > 1
@@ -290,6 +290,7 @@ def test_what_is_missing_is_cut_again(done, mark):
     there = {(row, column) for row in done for column in (0, 1)} | {(row, 1) for row in range(12)}
     left = missing_blocks(blocks, there)
     assert sorted(row for one in left for row in range(one.top, one.bottom)) == sorted(set(range(12)) - done)
+    assert all(one.bottom <= mark or one.top >= mark for one in left)
     for one in blocks:
         half = halves(one, there)
         rows = [row for row in range(one.top, one.bottom) if row not in done]

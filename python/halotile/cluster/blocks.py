@@ -13,7 +13,7 @@ warmed up. That is computed again; the fewer blocks, the less.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -132,15 +132,16 @@ def _even(count: int, parts: int) -> list[tuple[int, int]]:
 
 
 def missing_blocks(blocks: Sequence[Block], done: set[tuple[int, int]]) -> list[Block]:
-    """What is left of blocks, in blocks."""
+    """What is left of blocks, each in one or several."""
     left: list[Block] = []
     for block in blocks:
-        rows = [row for row in range(block.top, block.bottom) if not _is_done(block, row, done)]
-        for row in rows:
-            if left and left[-1].bottom == row and (left[-1].left, left[-1].right) == (block.left, block.right):
-                left[-1] = Block(left[-1].top, row + 1, block.left, block.right)
-            else:
-                left.append(Block(row, row + 1, block.left, block.right))
+        bottom = -1
+        for row in range(block.top, block.bottom):
+            if _is_done(block, row, done):
+                continue
+            top = left.pop().top if row == bottom else row
+            bottom = row + 1
+            left.append(replace(block, top=top, bottom=bottom))
     return left
 
 
