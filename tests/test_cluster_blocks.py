@@ -22,6 +22,7 @@ from halotile.cluster.job import new_job  # noqa: E402
 from halotile.cluster.settle import ready, settle  # noqa: E402
 from halotile.cluster.shards import Encoder  # noqa: E402
 from halotile.cluster.store import RUN, Folder, Receipts  # noqa: E402
+from halotile.cluster.sweeps import with_statistics  # noqa: E402
 from halotile.cluster.work import TilesWork  # noqa: E402
 from halotile.files import zarr as zarr_files  # noqa: E402
 
@@ -307,3 +308,64 @@ def test_deep_streams_tell_their_warm_up(rng):
     again = work.of(rows, (0, width)) / width - 640
     assert 15 < again < 2 * 20  # each layer less than the one before it
     assert cut(run.grid, work, 4).recompute <= 1.1
+
+
+# ---- statistics of the whole image -----------------------------------------------------------------------------------
+
+
+class Squeezed(torch.nn.Module):
+    """Two levels of means over the whole image, the second of what the first one makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = x * torch.sigmoid(4 * x.mean((2, 3), keepdim=True))
+        x = torch.relu(x)
+        return self.second(x * torch.sigmoid(x.mean((2, 3), keepdim=True)))
+
+
+class AtOnce:
+    """What a client of Dask does, without one."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def result(self):
+        return self.value
+
+    @classmethod
+    def submit(cls, function, *arguments, pure=True):
+        return cls(function(*(one.value if isinstance(one, cls) else one for one in arguments)))
+
+
+@pytest.mark.parametrize("kind", ["exact", "frozen"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_statistics_of_the_whole_image_are_added_up_by_a_tree(rng, kind, workers):
+    path, network = written(rng.integers(0, 256, (750, 90, 3), np.uint8)), seeded(Squeezed)
+    options = {"tile_size": 64, "halo": "exact", "global_stats": kind, "out_dtype": "float32", "schedule": "tiles"}
+    want = whole(path, network, options)
+    run = OneRun(path, network, options)
+    if kind == "exact":
+        asked = []
+
+        def ask(function, *arguments):
+            asked.append(function.__name__)
+            return AtOnce(function(run.ready.prepared, *arguments))
+
+        settled = with_statistics(AtOnce, run.settled, ask, workers)
+        assert asked.count("sums_of_rows") == 2 * {1: 3, 3: 12}[workers]
+        run.ready.hold(settled.held)
+    else:
+        assert run.ready.prepared.windows.held_for == 0
+    calls = []
+    run.ready.prepared.windows.engine.read, before = (
+        lambda *a: (calls.append(1), before(*a)),
+        run.ready.prepared.windows.engine.read,
+    )
+    for row in (2, 0, *range(3, run.grid.rows), 1):
+        run.make(Block(row, row + 1, 0, run.grid.columns))
+    assert content("draft") == want
+    assert len(calls) < 2 * len(run.settled.plan) * 2  # no sweep of its own for a block

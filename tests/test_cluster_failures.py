@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Whatever happens to workers, scheduler, client and disk: the bytes of one process, or an end that says what is missing
-and that another run goes on from. Real processes; in the slow lane, as each cluster takes seconds to start."""
+"""Whatever happens to workers, scheduler, client and disk: the bytes of one process, or an end that says what is
+missing, from which another run goes on. Real processes; in the slow lane, as each cluster takes seconds to start."""
 
 import os
 import signal
@@ -128,7 +128,7 @@ def test_all_disks_are_full_and_then_they_are_not(image):
     want = whole(path, **TILES)
     with cluster_of(2) as client:
         fill = once(3, lambda: client.run(_fill, os.getcwd()))
-        with pytest.raises(ClusterError, match="of 9 shards are missing: .*No space left") as caught:
+        with pytest.raises(ClusterError, match=r"of 9 shards are missing: .*No space left") as caught:
             restore_to("out.zarr", path, Slow(0.1), cluster=client, resume=True, progress=fill, **TILES)
         assert 0 < caught.value.missing <= 6
         assert not os.path.exists("out.zarr")

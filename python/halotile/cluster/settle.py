@@ -34,6 +34,7 @@ from ..run.tiles import TILES
 from ..run.traits import Traits
 from .job import Job, opened
 from .sources import Reading, identity_of
+from .sweeps import held_frozen
 from .work import StreamWork, TilesWork, work_of
 
 __all__ = ["Ready", "Settled", "ready", "settle"]
@@ -80,6 +81,11 @@ class Ready:
     prepared: Prepared
     reading: Reading
 
+    def hold(self, held: Any) -> None:
+        """Fixes the statistics of the whole image."""
+        self.prepared.windows.held |= held
+        self.prepared.windows.held_for = 0
+
 
 def settle(job: Job, before: dict[str, Any] | None = None) -> Settled:
     """before: what an earlier run has chosen; options that leave it open get its choice.
@@ -114,13 +120,15 @@ def _settled(job: Job, before: dict[str, Any] | None) -> Settled:
     warn_of_colours(prepared, 0, knowledge)
     if prepared.schedule is not TILES and prepared.report.stream is not None and prepared.report.stream.sweeps > 1:
         text = "statistics of the whole image are added up over workers by tiles"
-        raise ValueError(
-            f"schedule must be 'tiles' for this model with cluster, not {restorer.options.schedule!r}: {text}"
-        )
+        if restorer.options.schedule == "stream":
+            raise ValueError(f"schedule must be 'tiles' for this model with cluster, not 'stream': {text}")
+        in_tiles = replace(restorer.options, schedule="tiles")
+        return _settled(replace(job, model=restorer.model, options=in_tiles), before)
     _scan(prepared)
     if image.nodata is not None:
         prepared = replace(prepared, report=with_filled(prepared))
-    return _of(job, restorer, prepared)
+    settled = _of(job, restorer, prepared)
+    return replace(settled, held=held_frozen(prepared)) if prepared.report.global_stats == "frozen" else settled
 
 
 def _scan(prepared: Prepared) -> None:
@@ -194,7 +202,7 @@ def ready(job: Job, settled: Settled) -> Ready:
     prepared = replace(prepared, out_dtype=settled.out_dtype)
     if prepared.plan != settled.plan or prepared.traits != settled.traits:
         raise ValueError("on this worker the model returns something else than on the one that was asked first")
+    found = Ready(restorer, prepared, reading)
     if settled.held is not None:
-        prepared.windows.held |= settled.held
-        prepared.windows.held_for = 0
-    return Ready(restorer, prepared, reading)
+        found.hold(settled.held)
+    return found

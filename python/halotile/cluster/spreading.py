@@ -26,6 +26,7 @@ from .settle import Settled
 from .shards import Encoder
 from .sources import checked_image
 from .store import Receipts, is_url
+from .sweeps import with_statistics
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -93,6 +94,8 @@ def _restored(client: Client, job: Job, draft: Drafted, bar: Progress, started: 
     settled: Settled = client.submit(plan_run, job.id, draft.before, key=key, pure=False).result()
     settled.warn()
     settling = time.perf_counter() - started
+    if settled.report.global_stats == "exact":
+        settled = _with_statistics(client, job, settled)
     encoder, grid = Encoder(settled.shape, settled.out_dtype), Grid(*settled.plan.output_size)
     draft.begin(job.id, settled.about, encoder.description)
     done = _kept(client, draft) if draft.before is not None else set()
@@ -105,6 +108,19 @@ def _restored(client: Client, job: Job, draft: Drafted, bar: Progress, started: 
     draft.complete(encoder.description)
     spread = _spread(conductor, settled, plan, len(done), seam, settling, time.perf_counter() - started)
     return replace(settled.report, spread=spread)
+
+
+def _with_statistics(client: Client, job: Job, settled: Settled) -> Settled:
+    from .worker import ask_ready
+
+    first = uuid.uuid4().hex
+
+    def ask(function: Callable[..., Any], *arguments: Any) -> Any:
+        key = f"halotile-{function.__name__.replace('_', '-')}-{uuid.uuid4().hex[:8]}"
+        return client.submit(ask_ready, job.id, first, function, *arguments, key=key, pure=False)
+
+    with _carried(client, first, settled):
+        return with_statistics(client, settled, ask, len(client.nthreads()))
 
 
 def _kept(client: Client, draft: Drafted) -> set[tuple[int, int]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from .settle import Ready, Settled, ready, settle
 from .shards import Encoder
 from .store import Receipts, store_at
 
-__all__ = ["Carrier", "Failed", "check_receipts", "make_block", "plan_run", "topic_of"]
+__all__ = ["Carrier", "Failed", "ask_ready", "check_receipts", "make_block", "plan_run", "topic_of"]
 
 BROUGHT: dict[str, bytes] = {}  # pickled jobs, by id
 READY: dict[str, Any] = {}  # opened, by id
@@ -90,14 +90,22 @@ def make_block(identifier: str, settled: str, root: str, block: Block) -> tuple[
 
 
 def _opened(identifier: str, settled: str) -> tuple[Ready, Encoder, Any]:
+    """The run on this worker, opened once; with what was settled later of it."""
     if identifier not in READY:
         decided: Settled = _brought(settled)
-        READY[identifier] = (
-            ready(_brought(identifier), decided),
-            Encoder(decided.shape, decided.out_dtype),
-            decided.work,
-        )
-    return READY[identifier]
+        encoder = Encoder(decided.shape, decided.out_dtype)
+        READY[identifier] = settled, (ready(_brought(identifier), decided), encoder, decided.work)
+    name, opened = READY[identifier]
+    if name != settled:
+        opened[0].hold(_brought(settled).held)
+        READY[identifier] = settled, opened
+    return opened
+
+
+def ask_ready(identifier: str, settled: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function with the run on this worker."""
+    with ONE_AT_A_TIME, _all_threads():
+        return function(_opened(identifier, settled)[0].prepared, *arguments)
 
 
 def check_receipts(root: str, names: list[str]) -> list[str]:
