@@ -34,6 +34,7 @@ __all__ = ["Conductor"]
 
 FAILURES = 2  # of a worker, after which it gets no more blocks; and of a block, after which nobody gets it
 TICK = 0.5  # seconds between looks at the workers
+STUCK = 20.0  # seconds after which a block that nobody has begun is given out anew: Dask forgets some where all died
 GRACE = 2.0  # seconds
 LOST = ("lost", "cancelled")
 
@@ -41,8 +42,8 @@ LOST = ("lost", "cancelled")
 @dataclass
 class _Running:
     block: Block
-    worker: str
-    began: float = field(default_factory=time.monotonic)
+    worker: str | None = None  # that has begun it and lives
+    since: float = field(default_factory=time.monotonic)
     rows: int = 0  # that it made
 
 
@@ -116,33 +117,43 @@ class Conductor:
     # ---- who makes what
 
     def _assign(self) -> None:
-        addresses, resources = self._workers()
-        busy = {one.worker for one in self.running.values()}
-        for worker in addresses:
-            if worker in busy:
-                continue
-            block = self.waiting.popleft() if self.waiting else self._half(worker)
-            if block is None:
-                return
-            future = self.client.submit(
-                make_block,
-                *self.run,
-                block,
-                key=self._name(block),
-                workers=[worker],
-                allow_other_workers=True,  # where it dies
-                resources=resources,
-                pure=False,
-            )
-            self.running[future] = _Running(block, worker)
-            future.add_done_callback(lambda future: self.events.put(("end", future)))
-
-    def _workers(self) -> tuple[list[str], dict[str, float] | None]:
         addresses, resources = workers_of(self.client)
         good = [one for one in addresses if self.failed_workers[one] < FAILURES]
         if addresses and not good and not self.running:
             self._give_up("; ".join(dict.fromkeys(self.failures)))
-        return good, resources
+        self._heed_deaths(addresses)
+        busy = {one.worker for one in self.running.values() if one.worker is not None}
+        idle = len(set(good) - busy)
+        if idle:
+            self._take_back()
+        begun = sum(one.worker is not None for one in self.running.values())
+        for _ in range(idle - (len(self.running) - begun)):
+            block = self.waiting.popleft() if self.waiting else self._half()
+            if block is None:
+                return
+            self._submit(block, good if len(good) < len(addresses) else None, resources)
+
+    def _submit(self, block: Block, workers: list[str] | None, resources: dict[str, float] | None) -> None:
+        key = self._name(block)
+        future = self.client.submit(
+            make_block, *self.run, block, key=key, workers=workers, resources=resources, pure=False
+        )
+        self.running[future] = _Running(block)
+        future.add_done_callback(lambda future: self.events.put(("end", future)))
+
+    def _heed_deaths(self, addresses: list[str]) -> None:
+        """Blocks of workers that died wait for another one."""
+        for running in self.running.values():
+            if running.worker is not None and running.worker not in addresses:
+                running.worker, running.since = None, time.monotonic()
+
+    def _take_back(self) -> None:
+        """Takes blocks back that nobody has begun for long, though there are workers."""
+        late = time.monotonic() - STUCK
+        for future in [one for one, running in self.running.items() if running.worker is None and running.since < late]:
+            block = self.running.pop(future).block
+            self.client.cancel(future, force=True)
+            self.waiting.extendleft(reversed(missing_blocks([block], self.done)))
 
     def _name(self, block: Block) -> str:
         top, bottom = self.grid.row_range(block)
@@ -150,7 +161,7 @@ class Conductor:
         columns = "" if block.right - block.left == self.grid.columns else f"-columns-{block.left}-to-{block.right}"
         return f"halotile-rows-{top}-to-{bottom}{columns}-cost-{cost:.3g}-megapixels-{uuid4().hex[:8]}"
 
-    def _half(self, worker: str) -> Block | None:
+    def _half(self) -> Block | None:
         """Half of the block that would take longest, if that is done earlier by two."""
         left = {future: self._seconds_left(one) for future, one in self.running.items()}
         for future in sorted(left, key=left.__getitem__, reverse=True):
@@ -177,9 +188,9 @@ class Conductor:
         return [r for r in range(block.top, block.bottom) if any((r, c) not in self.done for c in columns)]
 
     def _seconds_left(self, running: _Running) -> float:
-        known = self.speeds.get(running.worker, [])
+        known = self.speeds.get(running.worker or "", [])
         a_row = sum(known) / len(known) if known else 0.0
-        waits = time.monotonic() - running.began
+        waits = time.monotonic() - running.since
         if running.rows == 0:
             a_row = max(a_row, waits)
         return a_row * len(self._rows_left(running.block))
@@ -189,7 +200,7 @@ class Conductor:
     def _heed(self, kind: str, what: Any) -> None:
         if kind == "row":
             block, row, worker = what
-            self._note_row(Block(*block), Row(*row), worker)
+            self._note_row(Block(*block), None if row is None else Row(*row), worker)
             return
         running = self.running.pop(what, None)
         if running is None:
@@ -206,12 +217,14 @@ class Conductor:
         self.made.append((worker, made))
         self._note(running.block.shards)
 
-    def _note_row(self, block: Block, row: Row, worker: str) -> None:
-        self._note({(row.row, column) for column in range(block.left, block.right)})
-        self.speeds.setdefault(worker, []).append(row.seconds)
+    def _note_row(self, block: Block, row: Row | None, worker: str) -> None:
+        """row: None where the worker begins."""
         for running in self.running.values():
             if running.block == block:
-                running.worker, running.rows = worker, running.rows + 1
+                running.worker, running.rows = worker, running.rows + (row is not None)
+        if row is not None:
+            self._note({(row.row, column) for column in range(block.left, block.right)})
+            self.speeds.setdefault(worker, []).append(row.seconds)
 
     def _note(self, shards: set[tuple[int, int]]) -> None:
         new = shards - self.done

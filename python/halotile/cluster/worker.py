@@ -76,8 +76,11 @@ def make_block(identifier: str, settled: str, root: str, block: Block) -> tuple[
     """
     worker = get_worker()
 
-    def told(row: Row) -> None:
-        worker.log_event(topic_of(identifier), [list(astuple(block)), list(astuple(row)), worker.address])
+    def told(row: Row | None) -> None:
+        about = None if row is None else list(astuple(row))
+        worker.log_event(topic_of(identifier), [list(astuple(block)), about, worker.address])
+
+    told(None)  # it begins
 
     with ONE_AT_A_TIME, _all_threads():
         try:
