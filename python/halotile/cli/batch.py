@@ -89,6 +89,7 @@ class Outcome:
             "schedule_why": run and run.schedule_why,
             "stream": run and run.stream and asdict(run.stream),
             "filled": run and run.filled and asdict(run.filled) | {"nodata": f"{run.filled.nodata:g}"},
+            "spread": run and run.spread and asdict(run.spread),
             "seconds": round(self.seconds, 3),
             "error": self.error,
             "skipped": self.why,

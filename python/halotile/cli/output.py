@@ -108,7 +108,7 @@ def _about(run: Any) -> Iterator[str]:
     """Lines about the inspected model, about how rows were made, and about tiles and dtype that were chosen
     automatically."""
     if run.model is not None:
-        yield str(dataclasses.replace(run, tuning=None, precision=None, stream=None, filled=None))
+        yield str(dataclasses.replace(run, tuning=None, precision=None, stream=None, filled=None, spread=None))
     if run.stream is not None:
         yield str(run.stream)
     elif run.schedule_why is not None:
@@ -123,3 +123,5 @@ def _about(run: Any) -> Iterator[str]:
         yield f"chosen: {'; '.join(chosen)}"
     if run.filled is not None:
         yield str(run.filled)
+    if run.spread is not None:
+        yield str(run.spread)

@@ -91,7 +91,7 @@ def cut(grid: Grid, work: Work, workers: int) -> Cut:
     """As many blocks as let fast workers do more, of which at most a tenth is computed again; but at least one for each
     worker, whatever that costs, since else it had nothing to do."""
     whole = _cost(grid, work, [Block(0, grid.rows, 0, grid.columns)])
-    wanted = BLOCKS * workers
+    wanted = BLOCKS * workers if workers > 1 else 1
     found = _bands(grid, work, whole, wanted)
     if len(found) < workers and work.by_columns and grid.columns > 1:
         across = min(grid.columns, -(-workers // len(found)))

@@ -21,7 +21,7 @@ from ..files.atomic import hidden_name, put_in_place, replacing_folder, sweep, w
 from ..resume.identity import differences
 from .store import KEPT, RUN, Store, is_url, store_at
 
-__all__ = ["ANEW", "Drafted", "check_same", "discard", "drafted"]
+__all__ = ["ANEW", "Drafted", "check_same", "discard", "drafted", "is_begun"]
 
 ABOUT, DESCRIPTION = f"{KEPT}/about.json", "zarr.json"
 ANEW = "without resume it starts anew"
@@ -114,6 +114,11 @@ def _locked(name: str, path: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def is_begun(path: str) -> bool:
+    """Whether shards of a result may be kept."""
+    return os.path.isdir(hidden_name(os.path.realpath(path), "shards"))
 
 
 def discard(path: str) -> None:

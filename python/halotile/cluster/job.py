@@ -56,18 +56,25 @@ class Job:
 
 
 def new_job(
-    identifier: str, image: Any, model: Any, options: dict[str, Any], max_pixels: int | None, strict: bool
+    identifier: str,
+    image: Any,
+    model: Any,
+    options: dict[str, Any] | Options,
+    max_pixels: int | None,
+    strict: bool,
 ) -> Job:
     """model: a name, path, callable, Named or TiledRestorer, whose options then apply."""
     if isinstance(model, TiledRestorer):
         own = replace(model.options, progress=None)
         return Job(identifier, image, model.model, own, max_pixels, strict)
+    if isinstance(options, Options):
+        options = replace(options, progress=None)
     if isinstance(model, str | os.PathLike):
         name = os.fspath(model)
         model = Named(os.path.abspath(name) if os.path.isfile(name) else name)
-    else:
+    elif not isinstance(model, Named):
         model = unwrapped(model)
-    _check_travels(model)
+        _check_travels(model)
     return Job(identifier, image, model, options, max_pixels, strict)
 
 

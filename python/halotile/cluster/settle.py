@@ -37,7 +37,7 @@ from .sources import Reading, identity_of
 from .sweeps import held_frozen
 from .work import StreamWork, TilesWork, work_of
 
-__all__ = ["Ready", "Settled", "ready", "settle"]
+__all__ = ["Ready", "Settled", "fixed_options", "ready", "settle"]
 
 
 @dataclass(frozen=True)
@@ -140,22 +140,14 @@ def _scan(prepared: Prepared) -> None:
 
 
 def _of(job: Job, restorer: TiledRestorer, prepared: Prepared) -> Settled:
-    image, plan, model = prepared.image, prepared.plan, prepared.windows.model
+    image, plan = prepared.image, prepared.plan
     has_axis = prepared.channels > 1 or "C" in image.layout
     shape = (*plan.output_size, prepared.channels) if has_axis else plan.output_size
     check_output("result.zarr", shape, prepared.out_dtype)
     about = about_run(image, restorer.model, restorer.options, digest=_digest(identity_of(job.image)))
     height, width = image.size
-    options = replace(
-        prepared.options,
-        dtype=model.dtype if restorer.options.dtype is not None else None,
-        schedule="tiles" if prepared.schedule is TILES else "stream",
-        memory_format=model.window_format if restorer.options.memory_format != "auto" or model.alone else "auto",
-        progress=None,
-        out_dtype=prepared.out_dtype,
-    )
     return Settled(
-        options=options,
+        options=fixed_options(prepared, restorer.options),
         report=prepared.report,
         traits=prepared.traits,
         out_dtype=prepared.out_dtype,
@@ -169,8 +161,21 @@ def _of(job: Job, restorer: TiledRestorer, prepared: Prepared) -> Settled:
         about={
             "run": about,
             "fixed": fixed(prepared),
-            "manner": manner(prepared) | {"memory_limit": options.memory_limit},
+            "manner": manner(prepared) | {"memory_limit": prepared.options.memory_limit},
         },
+    )
+
+
+def fixed_options(prepared: Prepared, asked: Options) -> Options:
+    """Options that leave nothing open."""
+    model = prepared.windows.model
+    return replace(
+        prepared.options,
+        dtype=model.dtype if asked.dtype is not None else None,
+        schedule="tiles" if prepared.schedule is TILES else "stream",
+        memory_format=model.window_format if asked.memory_format != "auto" or model.alone else "auto",
+        progress=None,
+        out_dtype=prepared.out_dtype,
     )
 
 

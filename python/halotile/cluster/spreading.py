@@ -41,23 +41,26 @@ def restore_on_cluster(
     image: Any,
     model: Any,
     cluster: Any,
-    options: dict[str, Any],
+    options: dict[str, Any] | Options,
     *,
     max_pixels: int | None = None,
     strict: bool = False,
     resume: bool = False,
 ) -> RunInfo:
-    """See `restore_to`. model: also a name, as `load_model` takes it, or a Named.
+    """See `restore_to`. model: also a name, as `load_model` takes it, or a Named. options: those of `restore_tiled`.
 
     Raises:
         ClusterError: shards are missing at the end.
     """
     started = time.perf_counter()
     target = _checked_path(path)
-    progress = model.options.progress if isinstance(model, TiledRestorer) else Options.of(options).progress
-    sent = {name: value for name, value in options.items() if name != "progress"}
-    job = new_job(uuid.uuid4().hex, checked_image(image), model, sent, max_pixels, strict)
-    with client_of(cluster) as client, Progress(progress, "shard") as bar:
+    if isinstance(model, TiledRestorer):
+        options = model.options
+    checked = options if isinstance(options, Options) else Options.of(options)
+    if not isinstance(options, Options):
+        options = {name: value for name, value in options.items() if name != "progress"}
+    job = new_job(uuid.uuid4().hex, checked_image(image), model, options, max_pixels, strict)
+    with client_of(cluster) as client, Progress(checked.progress, "shard") as bar:
         client.wait_for_workers(1, timeout=PATIENCE)
         with _carried(client, job.id, job), drafted(target, resume) as draft:
             return _restored(client, job, draft, bar, started)

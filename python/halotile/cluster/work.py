@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -38,9 +38,9 @@ class TilesWork:
 
 def columns_of(plan: TilePlan, columns: tuple[int, int]) -> range:
     """The tile columns that contribute to columns [start, stop) of the result."""
-    keeps = [plan.core.keep(1, column) for column in range(plan.grid[1])]
-    those = [column for column, (start, stop) in enumerate(keeps) if start < columns[1] and columns[0] < stop]
-    return range(those[0], those[-1] + 1)
+    every = range(plan.grid[1])
+    first = bisect_right(every, columns[0], key=lambda one: plan.core.keep(1, one)[1])
+    return range(first, bisect_left(every, columns[1], key=lambda one: plan.core.keep(1, one)[0]))
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,18 @@ class StreamWork:
         pixels: of the image, that go through the model in one stream.
         left_out, made: by row of shards: see `work_at` in run/stream/cost.py.
         warm_up: rows of the image that a band reads above and below its own.
+        rows: of the image.
+        largest_layer: the share of all operations that the largest layer has.
+        between: bytes for a row of the image that lie between two layers, on average.
     """
 
     pixels: float
     left_out: tuple[float, ...] = field(repr=False)
     made: tuple[float, ...] = field(repr=False)
     warm_up: int
+    rows: int
+    largest_layer: float
+    between: float
     by_columns: bool = False
 
     def of(self, rows: tuple[int, int], columns: tuple[int, int]) -> float:
@@ -74,7 +80,7 @@ def work_of(prepared: Prepared) -> TilesWork | StreamWork:
 
 
 def _work_of_stream(prepared: Prepared) -> StreamWork:
-    from ..run.stream.cost import reach, work_at
+    from ..run.stream.cost import bytes_between, largest_layer, reach, work_at
     from ..run.stream.schedule import Stream
 
     schedule = prepared.schedule
@@ -95,4 +101,7 @@ def _work_of_stream(prepared: Prepared) -> StreamWork:
         (0.0, *(one[0] for one in found[1:])),
         (*(one[1] for one in found[:-1]), 1.0),
         read,
+        window.height,
+        largest_layer(graph),
+        bytes_between(graph),
     )

@@ -14,7 +14,18 @@ from ...inspection.operators.streaming import StreamNode
 from ...inspection.recorder import Graph
 from .steps import Constants, Stepper, idle, rows_per_step, rows_seen
 
-__all__ = ["flops", "memory", "reach", "repeated", "strip_cost", "usual_rows", "whole_memory", "work_at"]
+__all__ = [
+    "bytes_between",
+    "flops",
+    "largest_layer",
+    "memory",
+    "reach",
+    "repeated",
+    "strip_cost",
+    "usual_rows",
+    "whole_memory",
+    "work_at",
+]
 
 PIXELS = 1 << 14  # of most layers in a step: fewer cost time for each call, more leave the processor's caches
 LEAST, MOST = 8, 64  # rows of the image in a step
@@ -51,6 +62,23 @@ def work_at(graph: Graph, marks: Sequence[int]) -> list[tuple[float, float]]:
         return sum(rate * rows for rate, rows in made) / everything
 
     return [(share(begins), share(ends)) for begins, ends in (reach(graph, mark) for mark in marks)]
+
+
+def largest_layer(graph: Graph) -> float:
+    """The share of `flops` that the largest operator has."""
+    return max(map(_flops_of, graph.nodes), default=0) / max(1, flops(graph))
+
+
+def bytes_between(graph: Graph) -> float:
+    """Bytes for a row of the image that lie between an operator and those after it, on average over the operators that
+    do most of the work."""
+    stepper, now, seen = idle(graph), 0, []
+    for node in stepper.nodes:
+        now += _bytes_of(node)
+        now -= sum(map(_bytes_of, stepper.last_use.get(node, ())))
+        if _flops_of(node):
+            seen.append(now)
+    return sum(seen) / max(1, len(seen)) / graph.image.rows
 
 
 def reach(graph: Graph, mark: int) -> tuple[dict[StreamNode, int], dict[StreamNode, int]]:
