@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """restore_to(cluster=...) on worker processes: the bytes of one process, wherever image and model come from."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ distributed = pytest.importorskip("distributed")
 pytest.importorskip("pyvips")
 
 from halotile import TiledRestorer, TileError, restore_to  # noqa: E402
+from halotile.cli import main  # noqa: E402
 from halotile.files.picture import write_image  # noqa: E402
 
 from .on_cluster import STREAM, TILES, Failing, Slow, calls, content, network, written  # noqa: E402
@@ -217,3 +219,59 @@ def test_without_dask_an_error_says_what_to_install(image):
     written(image)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError: cluster= needs dask: pip install 'halotile[dask]'" in done.stderr
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_gives_the_same(client, image, capsys):
+    path = written(image)
+    want = whole(path, tile_size=100, halo=4, phase=1)
+    address = client.scheduler.address
+    common = ["--model", "tests.on_cluster:network()", "--tile", "100", "--halo", "4", "--phase", "1"]
+    assert main(["restore", path, "-o", "out.zarr", "--cluster", address, *common, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["files"][0]
+    assert content("out.zarr") == want
+    assert told["status"] == "restored"
+    assert told["output_size"] == [620, 1200]
+    assert told["spread"]["shards"] == sum(one["rows"] for one in told["spread"]["workers"]) == 5
+    assert main(["restore", path, "-o", "out.zarr", "--cluster", address, *common]) == 2
+    assert main(["restore", path, "-o", "out.zarr", "--cluster", address, *common, "--resume"]) == 0
+    assert "exists, skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["-o", "out.tif"], "--cluster writes zarr arrays"),
+        (["-o", "out.zarr", "--verify", "3"], "--verify and --cluster"),
+        (["-o", "out.zarr", "--page", "1"], "--page and --cluster"),
+    ],
+)
+def test_what_workers_cannot_do_is_a_usage_error(image, capsys, more, said):
+    assert main(["restore", written(image), "--cluster", "tcp://127.0.0.1:9", *more]) == 2
+    assert said in capsys.readouterr().err
+
+
+# ---- unequal workers -------------------------------------------------------------------------------------------------
+
+
+def test_workers_with_a_device_are_asked_alone(image):
+    """Where a worker declares a resource GPU, blocks take one, and others get none."""
+    path = written(image)
+    want = whole(path, **TILES)
+    with (
+        distributed.SpecCluster(
+            workers={
+                "plain": {"cls": distributed.Worker, "options": {"nthreads": 1}},
+                "device": {"cls": distributed.Worker, "options": {"nthreads": 2, "resources": {"GPU": 1}}},
+            },
+            scheduler={"cls": distributed.Scheduler, "options": {"dashboard_address": ":0"}},
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        about = client.scheduler_info(n_workers=-1)["workers"]
+        device = next(address for address, one in about.items() if one["resources"])
+        run = restore_to("out.zarr", path, network(), cluster=client, **TILES)
+    assert content("out.zarr") == want
+    assert {share.worker for share in run.spread.workers} == {device}

@@ -19,12 +19,12 @@ from ..images.channels import Part
 from ..run.held import hold_statistics
 from ..run.prepared import Prepared
 from ..run.progress import Progress
-from ..run.statistics import Sums, merged_all
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
     from ..run.global_stats import GlobalStats
+    from ..run.statistics import Sums
     from .settle import Settled
 
 __all__ = ["held_frozen", "levels_of", "sums_of_rows", "with_statistics"]
@@ -57,6 +57,8 @@ def levels_of(prepared: Prepared) -> dict[Part, tuple[int, int]]:
 
 
 def sums_of_rows(prepared: Prepared, part: Part, level: int, known: Sums, rows: range) -> Sums:
+    from ..run.statistics import merged_all
+
     stats = _measuring(prepared)
     with turn(prepared.windows.engine.device):
         return merged_all([stats.of_row(row, level, known, part, 0, prepared.plan, lambda tiles: None) for row in rows])
@@ -94,4 +96,6 @@ def _merged(client: Client, sums: list[Future]) -> Sums:
 
 
 def _pair(one: Sums, other: Sums) -> Sums:
+    from ..run.statistics import merged_all
+
     return merged_all([one, other])
