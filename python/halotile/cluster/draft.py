@@ -36,9 +36,7 @@ class Drafted:
     def __init__(self, path: str, store: Store, resume: bool):
         self.path, self.store, self.resume = path, store, resume
         kept = store.get(ABOUT) if resume else None
-        self.before: dict[str, Any] | None = None
-        with suppress(ValueError):
-            self.before = None if kept is None else json.loads(kept)
+        self.before = None if kept is None else _about(kept)
 
     def begin(self, identifier: str, about: dict[str, Any], description: bytes) -> None:
         """From here on shards may be put. Raises ValueError if those that are there are of something else."""
@@ -56,11 +54,20 @@ class Drafted:
         self.store.remove(KEPT)
 
 
+def _about(content: bytes) -> dict[str, Any] | None:
+    """None if it is not what was put."""
+    with suppress(ValueError):
+        about = json.loads(content)
+        if isinstance(about, dict) and all(isinstance(about.get(key), dict) for key in ("run", "fixed", "manner")):
+            return about
+    return None
+
+
 def check_same(path: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     now = json.loads(json.dumps(now))  # as it was kept
     apart = differences(before["run"], now["run"]) + differences(before["fixed"], now["fixed"])
     ways = ("schedule", "tile_size", "batch_size", "memory_format", "device")
-    apart += differences(*({name: one["manner"][name] for name in ways} for one in (before, now)))
+    apart += differences(*({name: one["manner"].get(name) for name in ways} for one in (before, now)))
     if apart:
         raise ValueError(f"{path}: the shards kept of it were made of something else: {', '.join(apart)}; {ANEW}")
 
