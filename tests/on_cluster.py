@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from pathlib import Path
@@ -85,21 +84,15 @@ def pids(client: Any) -> dict[str, int]:
     return client.run(os.getpid)
 
 
-@contextlib.contextmanager
-def fill_disk(root: str):
-    """In a worker: its disk is full for everything below a folder."""
+def fill_disk(root: str) -> None:
+    """In a worker: its disk is full, from now on, for everything below a folder."""
     from halotile.files import disk
 
     before = disk.write
 
     def write(descriptor: int, data: bytes) -> None:
-        where = os.readlink(f"/proc/self/fd/{descriptor}")
-        if where.startswith(root):
+        if os.readlink(f"/proc/self/fd/{descriptor}").startswith(root):
             raise OSError(28, os.strerror(28))
         before(descriptor, data)
 
     disk.write = write
-    try:
-        yield
-    finally:
-        disk.write = before

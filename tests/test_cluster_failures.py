@@ -116,7 +116,7 @@ def test_the_disk_of_one_worker_is_full(image):
     want = whole(path, **TILES)
     with cluster_of(2) as client:
         full = next(iter(pids(client)))
-        client.run(_fill, os.getcwd(), workers=[full])
+        client.run(fill_disk, os.getcwd(), workers=[full])
         run = restore_to("out.zarr", path, Slow(0.03), cluster=client, **TILES)
     assert content("out.zarr") == want
     assert {share.worker for share in run.spread.workers}.isdisjoint({full})
@@ -127,7 +127,7 @@ def test_all_disks_are_full_and_then_they_are_not(image):
     path = written(image)
     want = whole(path, **TILES)
     with cluster_of(2) as client:
-        fill = once(3, lambda: client.run(_fill, os.getcwd()))
+        fill = once(3, lambda: client.run(fill_disk, os.getcwd()))
         with pytest.raises(ClusterError, match=r"of 9 shards are missing: .*No space left") as caught:
             restore_to("out.zarr", path, Slow(0.1), cluster=client, resume=True, progress=fill, **TILES)
         assert 0 < caught.value.missing <= 6
@@ -138,10 +138,6 @@ def test_all_disks_are_full_and_then_they_are_not(image):
             restore_to("out.zarr", path, network(), cluster=client, resume=True, **TILES)
     assert run.spread.kept == 9 - caught.value.missing
     assert content("out.zarr") == want
-
-
-def _fill(root):
-    fill_disk(root).__enter__()
 
 
 # ---- the client ------------------------------------------------------------------------------------------------------
