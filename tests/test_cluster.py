@@ -83,13 +83,17 @@ def test_the_model_runs_on_both_workers_and_travels_by_state(client, image):
     assert os.getpid() not in calls("calls")
 
 
-@pytest.mark.parametrize("kind", ["tif", "npy", "array", "dask"])
+@pytest.mark.parametrize("kind", ["tif", "pyramid", "npy", "array", "dask"])
 def test_images_come_from_anywhere_that_workers_reach(client, image, kind):
     path = written(image)
     want = whole(path, **TILES)
     given = path
     if kind == "tif":
         write_image("in.tif", image)
+        given = "in.tif"
+    elif kind == "pyramid":
+        pyvips = pytest.importorskip("pyvips")
+        pyvips.Image.new_from_array(image).tiffsave("in.tif", tile=True, pyramid=True, tile_width=64, tile_height=64)
         given = "in.tif"
     elif kind == "npy":
         np.save("in.npy", image)

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["restore_on_cluster"]
 
 CHECKED_AT_ONCE = 64  # receipts
+PARTING = 5.0  # seconds
 
 
 def restore_on_cluster(
@@ -86,7 +88,19 @@ def _carried(client: Client, identifier: str, state: object) -> Iterator[None]:
         yield
     finally:
         if client.status == "running":
-            client.unregister_worker_plugin(carrier.name)
+            _in_time(client.unregister_worker_plugin, carrier.name)
+
+
+def _in_time(call: Callable[[str], object], name: str) -> None:
+    """Asks all workers, and waits for those that answer: one that hangs holds up nobody."""
+
+    def asked() -> None:
+        with suppress(Exception):  # the client may be closed by then
+            call(name)
+
+    thread = threading.Thread(target=asked, daemon=True)
+    thread.start()
+    thread.join(PARTING)
 
 
 def _restored(client: Client, job: Job, draft: Drafted, bar: Progress, started: float) -> RunInfo:
