@@ -49,6 +49,48 @@ def test_stores_keep_what_is_put(store):
     assert store.names("") == ["e"]
 
 
+def test_what_killed_workers_were_putting_is_removed(store):
+    store.put({"c/0/0": b"x"})
+    if isinstance(store, Folder):
+        store.put({"c/0/.123.part": b"half"})
+    store.tidy()
+    assert store.names("") == ["c/0/0"]
+
+
+def test_shards_of_which_nothing_can_be_told_are_removed(tmp_path):
+    path = str(tmp_path / "out.zarr")
+    about = {"run": {}, "fixed": {}, "manner": {}}
+    with pytest.raises(KeyError), drafted(path, True) as draft:
+        draft.begin("me", about, b"{}")
+        draft.store.put({"c/7/7": b"x", ".halotile/about.json": b"{torn"})
+        raise KeyError
+    with drafted(path, True) as draft:
+        assert draft.before is None
+        draft.begin("me again", about, b"{}")
+        draft.store.put({"c/0/0": b"y"})
+        draft.complete(b"{}")
+    assert Folder(path).names("") == ["c/0/0", "zarr.json"]
+    assert os.listdir(tmp_path) == ["out.zarr"]
+
+
+def test_one_process_removes_what_workers_have_begun(tmp_path, rng, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyError), drafted("out.zarr", True) as draft:
+        draft.begin("me", {"run": {}, "fixed": {}, "manner": {}}, b"{}")
+        raise KeyError
+    assert [name for name in os.listdir() if name.startswith(".halotile")]
+    restore_to("out.zarr", written(rng.integers(0, 256, (80, 70, 3), np.uint8)), lambda x: x, halo=0, phase=1)
+    assert sorted(os.listdir()) == ["in.zarr", "out.zarr"]
+
+
+def test_two_runs_of_one_result_are_refused(tmp_path):
+    path = str(tmp_path / "out.zarr")
+    with drafted(path, True) as draft:
+        draft.begin("me", {"run": {}, "fixed": {}, "manner": {}}, b"{}")
+        with pytest.raises(OSError, match="another process is making it"), drafted(path, True):
+            pass
+
+
 def test_receipts_count_what_is_there(store):
     store.put({RUN: b"me"})
     receipts = Receipts(store, "me")

@@ -18,6 +18,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from .auto.prepare import open_run
+from .cluster.draft import discard, is_begun
 from .files.codecs import check_options
 from .files.finish import Colour, checked_colour, checked_size, finished_shape
 from .files.formats import FileSink, Format, check_output, open_sink
@@ -99,6 +100,8 @@ def restore_to(
         return _over_workers(path, image, model, cluster, options, max_pixels, strict, checked_resume(resume))
     restorer = _restorer(model, options)
     kind = check_output(path)
+    if not resume and is_begun(os.fspath(path)):
+        discard(os.fspath(path))  # by workers
     check_options(quality, compression)
     background, size = checked_colour(background), checked_size(size)
     given, source = restorer, image

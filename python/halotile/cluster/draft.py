@@ -23,7 +23,7 @@ from .store import KEPT, RUN, Store, is_url, store_at
 
 __all__ = ["ANEW", "Drafted", "check_same", "discard", "drafted", "is_begun"]
 
-ABOUT, DESCRIPTION = f"{KEPT}/about.json", "zarr.json"
+ABOUT, DESCRIPTION, SHARDS = f"{KEPT}/about.json", "zarr.json", "c"
 ANEW = "without resume it starts anew"
 
 
@@ -42,8 +42,9 @@ class Drafted:
         """From here on shards may be put. Raises ValueError if those that are there are of something else."""
         if self.before is not None:
             check_same(self.path, self.before, about)
-        else:
+        else:  # nothing, or nothing that can be told
             self.store.remove(KEPT)
+            self.store.remove(SHARDS)
         last = {} if is_url(self.path) else {DESCRIPTION: description}
         self.store.put({RUN: identifier.encode(), ABOUT: json.dumps(about).encode(), **last})
 
@@ -52,6 +53,7 @@ class Drafted:
         if is_url(self.path):
             self.store.put({DESCRIPTION: description})
         self.store.remove(KEPT)
+        self.store.tidy()
 
 
 def _about(content: bytes) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import ClusterError
 from ..options import Options
 from ..restore import TiledRestorer
 from ..run.progress import Progress
@@ -120,7 +121,12 @@ def _restored(client: Client, job: Job, draft: Drafted, bar: Progress, started: 
     second = uuid.uuid4().hex
     with _carried(client, second, settled):
         conductor = Conductor(client, (job.id, second, draft.store.root), grid, settled.work, bar)
-        conductor.conduct(plan.blocks, done)
+        try:
+            conductor.conduct(plan.blocks, done)
+        except ClusterError as error:
+            advice = "those that are there are kept, and resume=True goes on from them"
+            text = f"{error}; {advice if draft.resume else 'without resume=True nothing is kept'}"
+            raise ClusterError(text, error.missing, error.shards) from error
     seam = _seam(conductor.made, grid, encoder, draft)
     draft.complete(encoder.description)
     spread = _spread(conductor, settled, plan, len(done), seam, settling, time.perf_counter() - started)

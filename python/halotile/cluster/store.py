@@ -26,7 +26,7 @@ from ..texts import quoted
 
 __all__ = ["KEPT", "RUN", "Bucket", "Folder", "Receipts", "Store", "is_url", "store_at"]
 
-KEPT = ".halotile"
+KEPT, PART = ".halotile", ".part"
 ROWS, RUN = f"{KEPT}/rows", f"{KEPT}/run.json"
 
 
@@ -49,6 +49,9 @@ class Store(Protocol):
 
     def remove(self, folder: str) -> None:
         """Removes a folder and all that is in it, if it is there."""
+
+    def tidy(self) -> None:
+        """Removes what killed workers were putting."""
 
 
 def is_url(path: str) -> bool:
@@ -78,7 +81,7 @@ class Folder:
                 disk.sync_folder(folder)
 
     def _put(self, folder: str, target: str, data: bytes) -> None:
-        draft = os.path.join(folder, f".{secrets.token_hex(8)}.part")
+        draft = os.path.join(folder, f".{secrets.token_hex(8)}{PART}")
         try:
             descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
             try:
@@ -120,6 +123,11 @@ class Folder:
                 os.rmdir(os.path.join(here, name))
         with suppress(FileNotFoundError):
             os.rmdir(top)
+
+    def tidy(self) -> None:
+        for name in self.names(""):
+            if name.endswith(PART):
+                self.drop(name)
 
 
 class Bucket:
@@ -167,6 +175,9 @@ class Bucket:
     def remove(self, folder: str) -> None:
         with _as_oserror(self.root), suppress(FileNotFoundError):
             self.files.rm(self._path(folder), recursive=True)
+
+    def tidy(self) -> None:
+        """Objects appear whole."""
 
 
 class _as_oserror:
