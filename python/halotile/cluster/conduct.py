@@ -16,7 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
@@ -36,6 +36,7 @@ FAILURES = 2  # of a worker, after which it gets no more blocks; and of a block,
 TICK = 0.5  # seconds between looks at the workers
 STUCK = 20.0  # seconds after which a block that nobody has begun is given out anew: Dask forgets some where all died
 GRACE = 2.0  # seconds
+LATE = 4  # times what a row of shards takes, after which a worker may hang: another one makes the same
 LOST = ("lost", "cancelled")
 
 
@@ -43,7 +44,7 @@ LOST = ("lost", "cancelled")
 class _Running:
     block: Block
     worker: str | None = None  # that has begun it and lives
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.monotonic)  # the last news
     rows: int = 0  # that it made
 
 
@@ -173,6 +174,19 @@ class Conductor:
             cost, share = self._cost(half), rows / (running.block.bottom - running.block.top)
             if cost < 0.8 * share * self._cost(running.block) and self._alone_below(half, future):
                 return half
+        return self._late()
+
+    def _late(self) -> Block | None:
+        """What is left of a block from whose worker nothing was heard for long."""
+        rows = [seconds for known in self.speeds.values() for seconds in known]
+        patience = max(STUCK, LATE * sum(rows) / len(rows) if rows else 0.0)
+        for future, running in self.running.items():
+            left = self._rows_left(running.block)
+            if not left or time.monotonic() - running.since < patience:
+                continue
+            rest = replace(running.block, top=left[0], bottom=left[-1] + 1)
+            if self._alone_below(rest, future):
+                return rest
         return None
 
     def _cost(self, block: Block) -> float:
@@ -199,8 +213,8 @@ class Conductor:
 
     def _heed(self, kind: str, what: Any) -> None:
         if kind == "row":
-            block, row, worker = what
-            self._note_row(Block(*block), None if row is None else Row(*row), worker)
+            key, block, row, worker = what
+            self._note_row(key, Block(*block), None if row is None else Row(*row), worker)
             return
         running = self.running.pop(what, None)
         if running is None:
@@ -217,11 +231,12 @@ class Conductor:
         self.made.append((worker, made))
         self._note(running.block.shards)
 
-    def _note_row(self, block: Block, row: Row | None, worker: str) -> None:
+    def _note_row(self, key: str, block: Block, row: Row | None, worker: str) -> None:
         """row: None where the worker begins."""
-        for running in self.running.values():
-            if running.block == block:
+        for future, running in self.running.items():
+            if future.key == key:
                 running.worker, running.rows = worker, running.rows + (row is not None)
+                running.since = time.monotonic()
         if row is not None:
             self._note({(row.row, column) for column in range(block.left, block.right)})
             self.speeds.setdefault(worker, []).append(row.seconds)

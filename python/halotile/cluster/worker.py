@@ -75,10 +75,11 @@ def make_block(identifier: str, settled: str, root: str, block: Block) -> tuple[
     settled: the name of what was settled. root: of the store.
     """
     worker = get_worker()
+    key = worker.get_current_task()
 
     def told(row: Row | None) -> None:
         about = None if row is None else list(astuple(row))
-        worker.log_event(topic_of(identifier), [list(astuple(block)), about, worker.address])
+        worker.log_event(topic_of(identifier), [key, list(astuple(block)), about, worker.address])
 
     told(None)  # it begins
 
