@@ -22,7 +22,7 @@ from halotile.cluster.job import new_job  # noqa: E402
 from halotile.cluster.settle import ready, settle  # noqa: E402
 from halotile.cluster.shards import Encoder  # noqa: E402
 from halotile.cluster.store import RUN, Folder, Receipts  # noqa: E402
-from halotile.cluster.sweeps import with_statistics  # noqa: E402
+from halotile.cluster.sweeps import measured_over  # noqa: E402
 from halotile.cluster.work import TilesWork  # noqa: E402
 from halotile.files import zarr as zarr_files  # noqa: E402
 
@@ -355,9 +355,9 @@ def test_statistics_of_the_whole_image_are_added_up_by_a_tree(rng, kind, workers
             asked.append(function.__name__)
             return AtOnce(function(run.ready.prepared, *arguments))
 
-        settled = with_statistics(AtOnce, run.settled, ask, workers)
+        held = measured_over(AtOnce, run.settled.plan.grid[0], ask, workers)
         assert asked.count("sums_of_rows") == 2 * {1: 3, 3: 12}[workers]
-        run.ready.hold(settled.held)
+        run.ready.hold(held)
     else:
         assert run.ready.prepared.windows.held_for == 0
     calls = []

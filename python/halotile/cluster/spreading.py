@@ -28,7 +28,7 @@ from .settle import Settled
 from .shards import Encoder
 from .sources import checked_image
 from .store import Receipts, is_url
-from .sweeps import with_statistics
+from .sweeps import measured_over
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -143,7 +143,8 @@ def _with_statistics(client: Client, job: Job, settled: Settled) -> Settled:
         return client.submit(ask_ready, job.id, first, function, *arguments, key=key, pure=False)
 
     with _carried(client, first, settled):
-        return with_statistics(client, settled, ask, len(client.nthreads()))
+        held = measured_over(client, settled.plan.grid[0], ask, len(client.nthreads()))
+    return replace(settled, held=held)
 
 
 def _kept(client: Client, draft: Drafted) -> set[tuple[int, int]]:

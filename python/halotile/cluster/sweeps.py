@@ -11,7 +11,6 @@ Groups are of 2, 4, 8, ... rows, so that everything is rounded as in one process
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..engine.device_lock import turn
@@ -23,11 +22,10 @@ from ..run.progress import Progress
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-    from ..run.global_stats import GlobalStats
+    from ..run.global_stats import GlobalStats, Held
     from ..run.statistics import Sums
-    from .settle import Settled
 
-__all__ = ["held_frozen", "levels_of", "sums_of_rows", "with_statistics"]
+__all__ = ["held_frozen", "levels_of", "measured_over", "sums_of_rows"]
 
 GROUPS = 4  # for each worker
 
@@ -67,14 +65,14 @@ def sums_of_rows(prepared: Prepared, part: Part, level: int, known: Sums, rows: 
 # ---- at the client ---------------------------------------------------------------------------------------------------
 
 
-def with_statistics(client: Client, settled: Settled, ask: Callable[..., Future], workers: int) -> Settled:
-    """What was settled, with the statistics of the whole image.
+def measured_over(client: Client, rows: int, ask: Callable[..., Future], workers: int) -> dict[Part, Held]:
+    """The statistics of the whole image, by part.
 
-    ask: submits one of the functions above to a worker that is ready: ask(function, *arguments).
+    rows: of tiles. ask: submits one of the functions above to a worker that is ready: ask(function, *arguments).
     """
     from ..run.global_stats import Held
 
-    rows, size = settled.plan.grid[0], 1
+    size = 1
     while rows > size * GROUPS * workers:
         size *= 2
     groups = [range(first, min(rows, first + size)) for first in range(0, rows, size)]
@@ -85,7 +83,7 @@ def with_statistics(client: Client, settled: Settled, ask: Callable[..., Future]
             sums = [ask(sums_of_rows, part, level, known, group) for group in groups]
             known = known | _merged(client, sums)
         held[part] = Held(known, calls)
-    return replace(settled, held=held)
+    return held
 
 
 def _merged(client: Client, sums: list[Future]) -> Sums:
