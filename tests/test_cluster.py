@@ -19,7 +19,7 @@ from halotile import TiledRestorer, TileError, restore_to  # noqa: E402
 from halotile.cli import main  # noqa: E402
 from halotile.files.picture import write_image  # noqa: E402
 
-from .on_cluster import STREAM, TILES, Failing, Slow, calls, content, network, written  # noqa: E402
+from .on_cluster import STREAM, TILES, Failing, Slow, Squeezed, calls, content, network, written  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +223,15 @@ def test_without_dask_an_error_says_what_to_install(image):
     written(image)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError: cluster= needs dask: pip install 'halotile[dask]'" in done.stderr
+
+
+def test_statistics_of_the_whole_image_are_those_of_one_process(client, image):
+    path = written(image)
+    options = {"tile_size": 100, "halo": "exact", "global_stats": "exact", "out_dtype": "float32"}
+    want = whole(path, Squeezed(), **options)
+    run = restore_to("out.zarr", path, Squeezed(), cluster=client, **options)
+    assert content("out.zarr") == want
+    assert run.global_stats == "exact"
 
 
 # ---- the command line ------------------------------------------------------------------------------------------------
