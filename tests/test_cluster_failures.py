@@ -133,9 +133,9 @@ def test_all_disks_are_full_and_then_they_are_not(image):
         assert 0 < caught.value.missing <= 6
         assert not os.path.exists("out.zarr")
     with cluster_of(1) as client:
-        run = restore_to("out.zarr", path, network(), cluster=client, resume=True, **TILES)
         with pytest.raises(ValueError, match="model is another"):
             restore_to("out.zarr", path, network(), cluster=client, resume=True, **TILES)
+        run = restore_to("out.zarr", path, Slow(0.1), cluster=client, resume=True, **TILES)
     assert run.spread.kept == 9 - caught.value.missing
     assert content("out.zarr") == want
 
