@@ -20,6 +20,7 @@ FLOORS = (
     "testing evaluation before_after memory_watch",
     "check",
     "to_file",
+    "cluster",
     "restore",
     "resume",
     "auto",

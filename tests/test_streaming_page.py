@@ -24,8 +24,9 @@ def test_the_drawing_is_of_a_stream():
         assert [layer.begin - layer.held for layer in layers] == [2, 2, 2, 0]
 
 
-def test_cited_tests_are_there():
-    page = (ROOT / "docs" / "streaming.md").read_text()
+@pytest.mark.parametrize("name", ["streaming", "cluster"])
+def test_cited_tests_are_there(name):
+    page = (ROOT / "docs" / f"{name}.md").read_text()
     cited = set(re.findall(r"`(test_\w+)`", page))
     written = {
         name for path in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 __all__ = [
+    "ClusterError",
     "ColourWarning",
     "ModelInputError",
     "ModelOutputError",
@@ -37,6 +38,29 @@ class TileError(RuntimeError):
         self.box = box
         self.rows_done = rows_done
         self.out: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        where = {"tile": self.tile, "box": self.box, "rows_done": self.rows_done}
+        return _remade, (type(self), str(self), where)
+
+
+def _remade(kind: type[TileError], message: str, where: dict[str, Any]) -> TileError:
+    return kind(message, **where)
+
+
+class ClusterError(RuntimeError):
+    """Workers did not complete a result.
+
+    Attributes:
+        missing: number of shards that are not there. shards: in all.
+    """
+
+    def __init__(self, message: str, missing: int, shards: int):
+        super().__init__(message, missing, shards)
+        self.missing, self.shards = missing, shards
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ModelInputError(TileError, ValueError):

@@ -11,7 +11,7 @@ from typing import Any
 
 from .texts import full_text, quoted
 
-__all__ = ["import_zarr", "install_torchvision", "torch_if_loaded", "torchvision_advice"]
+__all__ = ["import_distributed", "import_zarr", "install_torchvision", "torch_if_loaded", "torchvision_advice"]
 
 INDEXED = re.compile(r"cpu|xpu|cu\d+|rocm[\d.]+")  # builds of torch with their own package index
 MADE_FOR = re.compile(r"torch\s*\(?==\s*([\w.+]+)")
@@ -28,6 +28,14 @@ def import_zarr() -> ModuleType:
     except ImportError as error:
         raise ImportError(f"zarr arrays need zarr: pip install 'halotile[zarr]' ({quoted(error)})") from error
     return zarr
+
+
+def import_distributed() -> ModuleType:
+    try:
+        import distributed
+    except ImportError as error:
+        raise ImportError(f"cluster= needs dask: pip install 'halotile[dask]' ({quoted(error)})") from error
+    return distributed
 
 
 def torchvision_advice(error: BaseException) -> str | None:

@@ -18,6 +18,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from .auto.prepare import open_run
+from .cluster.draft import discard, is_begun
 from .files.codecs import check_options
 from .files.finish import Colour, checked_colour, checked_size, finished_shape
 from .files.formats import FileSink, Format, check_lossless, check_output, open_sink
@@ -50,6 +51,7 @@ def restore_to(
     background: tuple[int, int, int] | None = None,
     size: tuple[int, int] | None = None,
     resume: bool = False,
+    cluster: Any = None,
     **options: Unpack[RunOptions],
 ) -> RunInfo:
     """Restores an image into a file. Neither is in memory as a whole: rows are read when windows or strips need them,
@@ -73,6 +75,10 @@ def restore_to(
         size: (height, width) to which the result is resampled, with Lanczos' filter by rows.
         resume: keep finished rows beside the file until it is complete, and go on from those that an earlier run with
             resume has kept. The file has the bytes that a single run gives it: see docs/reliability.md.
+        cluster: spread the image over the workers of a Dask cluster: its client, its address, or "local", processes on
+            this machine. The result is a zarr array at a path that all workers reach, or at an address such as
+            s3://bucket/out.zarr; the image is a path, an address, a zarr array or a dask array; the model may also be a
+            name as `load_model` takes it. See docs/cluster.md.
         options: as for `restore_tiled`, without out and verify, which need the whole result.
 
     Returns:
@@ -86,9 +92,16 @@ def restore_to(
             another process is making the file with resume.
         ImportError: the library that reads or writes the format is not installed.
         TileError: as for `restore_tiled`.
+        ClusterError: with cluster, shards are missing at the end; with resume, those that are there are kept.
     """
+    if cluster is not None:
+        if (background, size) != (None, None):
+            raise ValueError("background and size must be None with cluster: they are for image files")
+        return _over_workers(path, image, model, cluster, options, max_pixels, strict, checked_resume(resume))
     restorer = _restorer(model, options)
     kind = check_output(path)
+    if not resume and is_begun(os.fspath(path)):
+        discard(os.fspath(path))  # by workers
     check_options(quality, compression)
     background, size = checked_colour(background), checked_size(size)
     given, source = restorer, image
@@ -131,6 +144,29 @@ def restore_to(
     given.last_run = restorer.last_run
     assert restorer.last_run is not None
     return restorer.last_run
+
+
+def _over_workers(
+    path: Path,
+    image: Any,
+    model: Any,
+    cluster: Any,
+    options: RunOptions,
+    max_pixels: int | None,
+    strict: bool,
+    resume: bool,
+) -> RunInfo:
+    from .cluster.spreading import restore_on_cluster
+
+    named = isinstance(model, str | os.PathLike)
+    if not named:
+        given = _restorer(model, options)
+    found = restore_on_cluster(
+        path, image, model, cluster, {**options}, max_pixels=max_pixels, strict=strict, resume=resume
+    )
+    if not named:
+        given.last_run = found
+    return found
 
 
 def settled(restorer: TiledRestorer, kept: Resumed) -> TiledRestorer:

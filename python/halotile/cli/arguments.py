@@ -59,6 +59,9 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     add("-m", "--model", help=f"{MODEL_HELP} (default: the included model)")
     _add_tiling(parser, asks_model=True)
     _add_speed(parser)
+    text = "spread each image over the workers of a Dask cluster: the address of its scheduler, or local, for "
+    text += "processes on this machine; outputs are .zarr (see docs/cluster.md)"
+    add("--cluster", metavar="ADDRESS|local", help=text)
     _add_model(parser)
     _add_inexact(parser)
     _add_files(parser)
@@ -231,6 +234,10 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     add("--global-stats", choices=GLOBAL_STATS, help=text)
     add("--stats-size", type=_size, metavar="N|HxW", help=STATS_SIZE_HELP)
     add("--memory-limit", type=_bytes, metavar="N", help="memory limit in bytes, such as 700M or 2G (default: none)")
+    text = "what a cluster of so many workers like this machine would take, such as 1,10,100 (the model is timed here)"
+    add("--workers", type=_numbers, metavar="N,N,...", help=text)
+    text = "bytes in a second that all workers together can read and write, such as 2G (default: no limit)"
+    add("--store", type=_bytes, metavar="N", help=text)
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -371,6 +378,10 @@ def _share(text: str) -> float:
         if 0 <= float(text) <= 1:
             return float(text)
     raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text!r}")
+
+
+def _numbers(text: str) -> list[int]:
+    return [_number(1, 10**6)(one) for one in text.split(",")]
 
 
 def _number(low: int, high: int = 2**62) -> Callable[[str], int]:

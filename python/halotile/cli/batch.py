@@ -91,6 +91,7 @@ class Outcome:
             "retried": run and run.retried,
             "filled": run and run.filled and asdict(run.filled) | {"nodata": f"{run.filled.nodata:g}"},
             "averaged": run and run.averaged and asdict(run.averaged),
+            "spread": run and run.spread and asdict(run.spread),
             "seconds": round(self.seconds, 3),
             "error": self.error,
             "skipped": self.why,

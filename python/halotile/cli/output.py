@@ -108,8 +108,8 @@ def _about(run: Any) -> Iterator[str]:
     """Lines about the inspected model, about how rows were made, and about tiles and dtype that were chosen
     automatically."""
     if run.model is not None or any(word in run.why for word in ("by nature", "low band")):
-        plain = {"tuning": None, "precision": None, "stream": None, "filled": None, "averaged": None, "retried": None}
-        yield str(dataclasses.replace(run, **plain))
+        others = ("tuning", "precision", "stream", "filled", "averaged", "retried", "spread")
+        yield str(dataclasses.replace(run, **dict.fromkeys(others)))
     if run.stream is not None:
         yield str(run.stream)
     elif run.schedule_why is not None:
@@ -128,3 +128,5 @@ def _about(run: Any) -> Iterator[str]:
         yield str(run.filled)
     if run.retried:
         yield run.made_again
+    if run.spread is not None:
+        yield str(run.spread)

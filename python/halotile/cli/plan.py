@@ -40,12 +40,14 @@ def show_plan(asked: argparse.Namespace) -> None:
     given = checked_options(asked)
     size, channels, dtype = _planned_image(asked)
     if asked.model is None:
-        for name in ("device", "global_stats", "stats_size", "memory_limit"):
-            if given[name] is not None:
+        for name in ("device", "global_stats", "stats_size", "memory_limit", "workers", "store"):
+            if getattr(asked, name) is not None:
                 raise UsageError(f"--{name.replace('_', '-')} is only for a plan with --model")
         plan, compared = planned(size, _usual(given) | {"phase": 1} | given), None
     else:
-        compared = _compared(asked, given, (*size, channels), dtype)
+        image, knowledge = _model_and_image(asked, given, (*size, channels), dtype)
+        with usage_errors():
+            compared = _compared(image, knowledge)
         plan = compared.plan
     out_dtype = BIT_DTYPES.get(asked.bits, dtype)
     dtypes: dict[str, Any] = {"dtype": dtype, "out_dtype": out_dtype, "model_dtype": asked.dtype or "float32"}
@@ -58,6 +60,8 @@ def show_plan(asked: argparse.Namespace) -> None:
     ]
     if compared is not None:
         rows += _rows_of_both(compared)
+        if asked.workers is not None:
+            rows += _rows_of_workers(asked, image, knowledge)
     print("sizes are width x height, in pixels; memory excludes the model's own")
     for name, value in rows:
         print(f"{name:<21}{value}")
@@ -77,9 +81,11 @@ def _rows_of(plan: TilePlan, batch_size: int) -> Iterator[Row]:
 # ---- with a model ----------------------------------------------------------------------------------------------------
 
 
-def _compared(asked: argparse.Namespace, given: dict[str, Any], shape: tuple[int, ...], dtype: str) -> Any:
-    """Both schedules for an image of this shape (rows, columns, channels), of which every pixel is the same."""
-    from ..auto.comparison import compared
+def _model_and_image(
+    asked: argparse.Namespace, given: dict[str, Any], shape: tuple[int, ...], dtype: str
+) -> tuple[Any, Any]:
+    """An image of this shape (rows, columns, channels), of which every pixel is the same, and what is known of the
+    model."""
     from ..auto.knowledge import Knowledge
 
     model, torch = load_model(asked.model), torch_if_loaded()
@@ -88,7 +94,33 @@ def _compared(asked: argparse.Namespace, given: dict[str, Any], shape: tuple[int
         knowledge = Knowledge.of(model, _usual(given) | given | {"out_dtype": BIT_DTYPES.get(asked.bits)})
         if torch is not None and isinstance(model, torch.nn.Module) and _usual(given) and "halo" not in given:
             knowledge = knowledge.like(_with_halo(knowledge))
-        return compared(image, knowledge)
+    return image, knowledge
+
+
+def _compared(image: Any, knowledge: Any) -> Any:
+    """Both schedules."""
+    from ..auto.comparison import compared
+
+    return compared(image, knowledge)
+
+
+def _rows_of_workers(asked: argparse.Namespace, image: Any, knowledge: Any) -> Iterator[Row]:
+    from ..cluster.forecast import forecasts
+
+    found, costs, work = forecasts(image, knowledge, asked.workers, asked.store)
+    yield "a worker's model", f"{1e9 * costs.pixel:.3g} ns a pixel, as on this machine; {work.warm_up} rows of warm-up"
+    for one in found:
+        name = "1 worker" if one.workers == 1 else f"{one.workers} workers"
+        text = f"{_duration(one.seconds)}, {one.recompute:.2f} of one process's pixels, efficiency {one.efficiency:.0%}"
+        if one.bound == "store":
+            text += "; the store holds them up"
+        if one.pipeline_is_faster:
+            text += f"; layers over workers in a row would take {_duration(one.pipeline)}"
+        yield name, text
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.2f} h"
 
 
 def _usual(given: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import sys
 import time
 import traceback
 import warnings
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 from ..files.formats import FORMATS, check_output
@@ -39,6 +40,7 @@ from .common import (
 from .links import check_stays_inside
 from .output import Reports
 from .saving import Saving, check_effects
+from .spread import check_spread, is_begun, spreading
 from .work import (
     Job,
     Work,
@@ -69,6 +71,8 @@ def restore(asked: argparse.Namespace) -> int:
     alone = _is_alone(asked)
     work = _work(asked, alone)
     check_effects(asked, work.jobs)
+    if asked.cluster is not None:
+        check_spread(asked, work.jobs)
     todo, skipped = _split(asked, work, alone)
     if alone and todo:
         _check_alone(asked, todo[0], options, saving)
@@ -129,17 +133,21 @@ def _split(asked: argparse.Namespace, work: Work, alone: bool) -> tuple[list[Job
             for job in work.jobs:
                 check_stays_inside(job, asked.output)
             todo, skipped = split_existing(work.jobs, force=asked.force, skip=asked.skip_existing or asked.resume)
-            begun = [job for job in skipped if asked.resume and has_journal(job.output)]
+            begun = [job for job in skipped if asked.resume and _is_begun(asked, job.output)]
             return [*begun, *todo], [job for job in skipped if job not in set(begun)]
         check_output(output, dtype=BIT_DTYPES.get(asked.bits))
     if os.path.exists(output) and os.path.exists(asked.inputs[0]) and os.path.samefile(output, asked.inputs[0]):
         raise UsageError(f"{output} is the input, which is never overwritten; choose another name")
-    exists = os.path.exists(output) and not (asked.resume and has_journal(output))
+    exists = os.path.exists(output) and not (asked.resume and _is_begun(asked, output))
     skips = asked.skip_existing or asked.resume
     if exists and not (asked.force or skips):
         raise UsageError(f"{output} exists; --force overwrites it")
     jobs = list(work.jobs)
     return ([], jobs) if exists and skips else (jobs, [])
+
+
+def _is_begun(asked: argparse.Namespace, output: str) -> bool:
+    return has_journal(output) if asked.cluster is None else is_begun(output)
 
 
 def _check_alone(asked: argparse.Namespace, job: Job, options: dict[str, Any], saving: Saving) -> None:
@@ -158,22 +166,31 @@ def _restore_all(
     many = _shows_progress(asked) and not reports.alone
     pixels = [_pixels_of(asked, job) if many else 0 for job in todo]
     restorer = restorer_of(asked, options)
-    with closing(Bar(sum(pixels), many)) as bar:
+    with ExitStack() as stack:
+        bar = stack.enter_context(closing(Bar(sum(pixels), many)))
         reports.bar = bar
         if many:
             restorer = restorer.with_options(dataclasses.replace(restorer.options, progress=bar))
-        one = batch.FileRestorer(
-            restorer,
-            page=asked.page,
-            max_pixels=asked.max_pixels,
-            saving=saving,
-            strict=asked.strict,
-            verify=asked.verify,
-            resume=asked.resume,
+        one = (
+            _file_restorer(asked, saving, restorer)
+            if asked.cluster is None
+            else stack.enter_context(spreading(asked, restorer))
         )
         for index, job in enumerate(todo):
             reports.add(_outcome(asked, one, job, reports))
             bar.end_file(pixels[index], sum(pixels[:index]))
+
+
+def _file_restorer(asked: argparse.Namespace, saving: Saving, restorer: TiledRestorer) -> batch.FileRestorer:
+    return batch.FileRestorer(
+        restorer,
+        page=asked.page,
+        max_pixels=asked.max_pixels,
+        saving=saving,
+        strict=asked.strict,
+        verify=asked.verify,
+        resume=asked.resume,
+    )
 
 
 def _pixels_of(asked: argparse.Namespace, job: Job) -> int:
@@ -184,7 +201,7 @@ def _pixels_of(asked: argparse.Namespace, job: Job) -> int:
     return 0
 
 
-def _outcome(asked: argparse.Namespace, one: batch.FileRestorer, job: Job, reports: Reports) -> batch.Outcome:
+def _outcome(asked: argparse.Namespace, one: Callable[..., batch.Outcome], job: Job, reports: Reports) -> batch.Outcome:
     started = time.monotonic()
     try:
         return one(job, force=asked.force, bar=reports.bar)

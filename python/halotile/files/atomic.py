@@ -25,7 +25,17 @@ from dataclasses import dataclass
 from ..texts import quoted
 from . import disk
 
-__all__ = ["PREFIX", "Draft", "hidden_name", "recover", "replacing", "replacing_folder", "sweep", "writing"]
+__all__ = [
+    "PREFIX",
+    "Draft",
+    "hidden_name",
+    "put_in_place",
+    "recover",
+    "replacing",
+    "replacing_folder",
+    "sweep",
+    "writing",
+]
 
 PREFIX, DRAFT = ".halotile-", ".tmp"
 
@@ -95,7 +105,7 @@ def replacing_folder(path: str) -> Iterator[Draft]:
         draft.check()
         with writing(path):
             disk.sync_tree(name)
-            _put_in_place(name, target)
+            put_in_place(name, target)
     finally:
         if descriptor >= 0:
             os.close(descriptor)
@@ -103,7 +113,8 @@ def replacing_folder(path: str) -> Iterator[Draft]:
             shutil.rmtree(name, ignore_errors=True)  # the old one, after an exchange
 
 
-def _put_in_place(name: str, target: str) -> None:
+def put_in_place(name: str, target: str) -> None:
+    """Gives a folder that is complete its name. Where the system exchanges names, `name` is the old one afterwards."""
     if os.path.lexists(target) and disk.exchange(name, target):
         return
     before = hidden_name(target, "before")

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -23,7 +23,17 @@ from .atomic import Draft, recover, replacing_folder, writing
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["ZarrSink", "held_bytes", "is_zarr_array", "open_sink", "zarr_source"]
+__all__ = [
+    "CHUNK",
+    "ZarrSink",
+    "held_bytes",
+    "is_zarr_array",
+    "new_array",
+    "open_sink",
+    "shard_columns",
+    "zarr_at",
+    "zarr_source",
+]
 
 CHUNK = 256  # rows and columns of a chunk
 SHARD_COLUMNS = 4096  # a shard, which is one file, has CHUNK rows
@@ -51,6 +61,15 @@ def zarr_source(path: str) -> ArraySource:
         text = f"its chunks are {'x'.join(map(str, array.chunks))}; each must hold a pixel, and at most"
         raise ValueError(f"{path}: not a readable zarr array: {text} {bytes_text(LARGEST_CHUNK)}")
     return ArraySource(array, array.chunks)
+
+
+def zarr_at(url: str) -> zarr.Array:
+    """The array at an address such as s3://bucket/scan.zarr. Raises ValueError if there is none that can be read."""
+    library = import_zarr()
+    try:
+        return library.open_array(url, mode="r")
+    except Exception as error:  # of the store, of its library and of zarr's checks
+        raise ValueError(f"{url}: not a readable zarr array: {quoted(error)}") from error
 
 
 def _opened(path: str) -> zarr.Array:
@@ -93,6 +112,26 @@ def held_bytes(shape: Sequence[int], dtype: DTypeLike) -> int:
     return rows * int(np.prod(shape[1:], dtype=object)) * np.dtype(dtype).itemsize
 
 
+def shard_columns(width: int) -> int:
+    """Columns of a shard of an array that wide."""
+    return min(SHARD_COLUMNS, -(-width // CHUNK) * CHUNK)
+
+
+def new_array(store: Any, shape: Sequence[int], dtype: DTypeLike, images: int | None = None) -> zarr.Array:
+    """An array of one image, or of several images, without any shard."""
+    channels = tuple(shape[2:])
+    several, one, name = ((), (), ()) if images is None else ((images,), (1,), ("image",))
+    return import_zarr().create_array(
+        store=store,
+        shape=(*several, *shape),
+        dtype=np.dtype(dtype),
+        chunks=(*one, CHUNK, CHUNK, *channels),
+        shards=(*one, CHUNK, shard_columns(shape[1]), *channels),
+        dimension_names=(*name, *("y", "x", "channel")[: len(shape)]),
+        config={"write_empty_chunks": True},
+    )
+
+
 class ZarrSink:
     """Writes a zarr v3 array of one image, or of several images one after the other.
 
@@ -103,23 +142,14 @@ class ZarrSink:
     overlaps = True
 
     def __init__(self, draft: Draft, shape: Sequence[int], dtype: DTypeLike, images: int | None = None):
-        self.draft, self.height, channels = draft, shape[0], tuple(shape[2:])
-        columns = min(SHARD_COLUMNS, -(-shape[1] // CHUNK) * CHUNK)
-        several, one, name = ((), (), ()) if images is None else ((images,), (1,), ("image",))
-        self.array = import_zarr().create_array(
-            store=draft.name,
-            shape=(*several, *shape),
-            dtype=np.dtype(dtype),
-            chunks=(*one, CHUNK, CHUNK, *channels),
-            shards=(*one, CHUNK, columns, *channels),
-            dimension_names=(*name, *("y", "x", "channel")[: len(shape)]),
-            config={"write_empty_chunks": True},
-        )
+        self.draft, self.height = draft, shape[0]
+        columns, one = shard_columns(shape[1]), () if images is None else (1,)
+        self.array = new_array(draft.name, shape, dtype, images)
         self.waiting = np.empty((CHUNK, *shape[1:]), dtype)
         self.held = self.written = 0  # rows of the current image
         self.image: tuple[int, ...] = (0,) * len(one)  # its index, if there are several
         self.sizes = self._sizes(["zarr.json"])  # of the files written
-        self.across, self.depth = -(-shape[1] // columns), len(channels)  # shards side by side
+        self.across, self.depth = -(-shape[1] // columns), len(shape) - 2  # shards side by side
         self.files = (images or 1) * -(-shape[0] // CHUNK) * self.across + len(self.sizes)
 
     def write(self, rows: np.ndarray) -> None:

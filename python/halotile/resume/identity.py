@@ -30,14 +30,20 @@ AT_ONCE = 2**24  # bytes
 
 
 def about_run(
-    image: Image, model: Any, options: Options, path: str | None = None, page: int | None = None
+    image: Image,
+    model: Any,
+    options: Options,
+    path: str | None = None,
+    page: int | None = None,
+    digest: str | None = None,
 ) -> dict[str, Any]:
-    """path: the file that the image is of, if it is not open as such. page: the one that is restored, of several."""
+    """path: the file that the image is of, if it is not open as such. page: the one that is restored, of several.
+    digest: of the image, if it is known."""
     torch = torch_if_loaded()
     return {
         "version": __version__,
         "torch": None if torch is None else torch.__version__,
-        "the image": _image_digest(image, path),
+        "the image": _image_digest(image, path) if digest is None else digest,
         "the image's axes": [image.layout, list(image.original.shape), image.dtype],
         "page": page,
         "the model": _model_digest(model),

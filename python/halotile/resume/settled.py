@@ -8,18 +8,20 @@ finished rows are made both ways, in float32 before any rounding, and every bit 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..options import Options
+from ..plan import TilePlan
 from ..run.assemble import assemble
 from ..run.prepared import Prepared
 from ..run.progress import Progress
 from ..run.tiles import TILES
 
-__all__ = ["first_row_again", "fixed", "gives_same_bits", "manner", "with_manner"]
+__all__ = ["first_row_again", "fixed", "gives_same_bits", "manner", "start_of_row", "with_manner"]
 
 
 def fixed(prepared: Prepared) -> dict[str, Any]:
@@ -63,20 +65,22 @@ def with_manner(options: Options, before: dict[str, Any]) -> Options:
 def first_row_again(prepared: Prepared, rows_done: int) -> int:
     """The row from which a run goes on: that of the last finished tile row, which is made again and compared; where
     batches are cut anew there, an earlier one."""
-    plan, row = prepared.plan, 0
-    while row + 1 < plan.grid[0] and plan.core.done(0, row)[1] < rows_done:
-        row += 1
-    while row and _first_tile(prepared, row) % prepared.batch:
+    return start_of_row(prepared.plan, prepared.batch, rows_done)[1]
+
+
+def start_of_row(plan: TilePlan, batch: int, rows_done: int) -> tuple[int, int]:
+    """The first tile row to run, and the first row that it and those below finish, to make the tile row again with
+    which `rows_done` rows are finished; where batches are cut anew there, those of an earlier one."""
+    row = bisect_left(range(plan.grid[0] - 1), rows_done, key=lambda one: plan.core.done(0, one)[1])
+    while row and _first_row(plan, row) * plan.grid[1] % batch:
         row -= 1
-    return min(rows_done, plan.core.done(0, row)[0])
+    return _first_row(plan, row), min(rows_done, plan.core.done(0, row)[0])
 
 
-def _first_tile(prepared: Prepared, row: int) -> int:
-    """The first tile of those that contribute to a band."""
-    plan = prepared.plan
+def _first_row(plan: TilePlan, row: int) -> int:
+    """The first tile row of those that contribute to what a tile row finishes."""
     start = plan.core.done(0, row)[0]
-    first = next(one for one in range(row + 1) if plan.core.keep(0, one)[1] > start)
-    return first * plan.grid[1]
+    return bisect_right(range(row), start, key=lambda one: plan.core.keep(0, one)[1])
 
 
 def gives_same_bits(prepared: Prepared, before: dict[str, Any], index: int, rows_done: int) -> bool:

@@ -24,8 +24,8 @@ class Progress:
     """Counts tiles. `wanted` is None, True or a callable (done, total), whose exceptions end the run and propagate
     unwrapped."""
 
-    def __init__(self, wanted: Any):
-        self.wanted, self.bar = wanted, None
+    def __init__(self, wanted: Any, unit: str = "tile"):
+        self.wanted, self.bar, self.unit = wanted, None, unit
         self.done = self.total = 0
         self.described = False
         self.stages = Stages(True, "") if wanted is True else None
@@ -51,7 +51,7 @@ class Progress:
             self.bar.total = total
         elif self.stages is not None:
             self.stages.close()
-            self.bar = make_bar()(total=total, unit="tile", leave=None)  # below another bar, it goes when it is full
+            self.bar = make_bar()(total=total, unit=self.unit, leave=None)  # below another bar, it goes when it is full
 
     def advance(self, tiles: int) -> None:
         self.done += tiles

@@ -12,6 +12,7 @@ from ..notebook.rows import Rows, rows_svg
 from ..notebook.svg import Printer, card
 from ..options import Options
 from ..texts import bytes_text
+from .spread import Spread
 
 if TYPE_CHECKING:
     from ..inspection import ModelInfo
@@ -328,6 +329,7 @@ class RunInfo:
         averaged: with shift_average=, an Averaged.
         plan: the tiles, for a stream those of its columns; None before an image was restored.
         retried: with on_nonfinite="retry", how many windows, or strips of a stream, were made again in float32.
+        spread: with cluster=, a Spread.
     """
 
     halo: Pair
@@ -346,6 +348,7 @@ class RunInfo:
     averaged: Averaged | None = None
     plan: TilePlan | None = field(default=None, repr=False, compare=False)
     retried: int | None = None
+    spread: Spread | None = None
 
     @property
     def schedule(self) -> str:
@@ -360,7 +363,7 @@ class RunInfo:
 
     def __str__(self) -> str:
         how = "" if self.how == "given" else f", {self.how}"
-        parts = (self.tuning, self.precision, self.stream, self.filled, self.averaged)
+        parts = (self.tuning, self.precision, self.stream, self.filled, self.averaged, self.spread)
         tuned = "".join(f"; {one}" for one in parts if one is not None)
         again = "" if not self.retried else f"; {self.made_again}"
         return f"halo {short(self.halo)}, phase {short(self.phase)}{how}: {self.why}{tuned}{again}"

@@ -16,7 +16,23 @@ from ..inspection.operators import entry
 from ..inspection.operators.statistic import Call, Statistic, measured
 from ..models.around import decomposed, eagerly
 
-__all__ = ["Call", "Statistic", "Watching", "measured"]
+__all__ = ["Call", "Statistic", "Watching", "measured", "merged_all"]
+
+
+Sums = dict[int, Statistic]  # by number of the call
+
+
+def merged_all(rows: list[Sums]) -> Sums:
+    """Those of all tile rows: each two neighbours, then each two of these, and so on. A group of 2, 4, 8, ... rows, at
+    a multiple of its size, can be merged anywhere before, and everything is rounded as here."""
+    while len(rows) > 1:
+        pairs = [_merged(*rows[at : at + 2]) for at in range(0, len(rows) - 1, 2)]
+        rows = pairs + (rows[-1:] if len(rows) % 2 else [])
+    return rows[0]
+
+
+def _merged(one: Sums, other: Sums) -> Sums:
+    return {number: statistic.merged(other[number]) for number, statistic in one.items()}
 
 
 class Watching(TorchDispatchMode):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from fractions import Fraction
 from math import prod
 
@@ -11,9 +12,20 @@ import torch
 
 from ...inspection.operators.streaming import StreamNode
 from ...inspection.recorder import Graph
-from .steps import idle, rows_per_step, rows_seen
+from .steps import Constants, Stepper, idle, rows_per_step, rows_seen
 
-__all__ = ["flops", "memory", "repeated", "strip_cost", "usual_rows", "whole_memory"]
+__all__ = [
+    "bytes_between",
+    "flops",
+    "largest_layer",
+    "memory",
+    "reach",
+    "repeated",
+    "strip_cost",
+    "usual_rows",
+    "whole_memory",
+    "work_at",
+]
 
 PIXELS = 1 << 14  # of most layers in a step: fewer cost time for each call, more leave the processor's caches
 LEAST, MOST = 8, 64  # rows of the image in a step
@@ -37,6 +49,43 @@ def repeated(graph: Graph, rows: int) -> float:
             step = max(1, rows * node.rows // graph.image.rows)
             again += _flops_of(node) * (rows_seen(node, step) * node.segment.scale / step - 1)
     return 1 + again / made if made else 1.0
+
+
+def work_at(graph: Graph, marks: Sequence[int]) -> list[tuple[float, float]]:
+    """For each mark, a row of the result: what a stream that begins there leaves out of all operations above it, and
+    what one that ends there has made, as shares of `flops`. A stream over rows [a, b) takes made(b) - left_out(a)."""
+    rates = {node: _flops_of(node) / max(1, node.rows) for node in graph.nodes if _flops_of(node)}
+    everything = max(1, flops(graph))
+
+    def share(ends: dict[StreamNode, int]) -> float:
+        made = ((rate, max(0, min(ends.get(node, 0), node.rows))) for node, rate in rates.items())
+        return sum(rate * rows for rate, rows in made) / everything
+
+    return [(share(begins), share(ends)) for begins, ends in (reach(graph, mark) for mark in marks)]
+
+
+def largest_layer(graph: Graph) -> float:
+    """The share of `flops` that the largest operator has."""
+    return max(map(_flops_of, graph.nodes), default=0) / max(1, flops(graph))
+
+
+def bytes_between(graph: Graph) -> float:
+    """Bytes for a row of the image that lie between an operator and those after it, on average over the operators that
+    do most of the work."""
+    stepper, now, seen = idle(graph), 0, []
+    for node in stepper.nodes:
+        now += _bytes_of(node)
+        now -= sum(map(_bytes_of, stepper.last_use.get(node, ())))
+        if _flops_of(node):
+            seen.append(now)
+    return sum(seen) / max(1, len(seen)) / graph.image.rows
+
+
+def reach(graph: Graph, mark: int) -> tuple[dict[StreamNode, int], dict[StreamNode, int]]:
+    """The first row that every node makes for a stream that begins at a row of the result, and the row before which
+    every node has stopped in one that ends there."""
+    begins = Stepper(graph, [graph.result], Constants(False), lambda start, stop: torch.empty(0), mark).done
+    return begins, idle(graph).ends({graph.result: mark})
 
 
 def _flops_of(node: StreamNode) -> int:
