@@ -17,6 +17,7 @@ from halotile.run.statistics import Statistic, measured  # noqa: E402
 from . import reference  # noqa: E402
 from .architectures import KNOWN, Gate, UNet, chain, conv  # noqa: E402
 from .networks import Chain, on_arrays, seeded  # noqa: E402
+from .sampled import sampled  # noqa: E402
 
 HELD = [name for name, known in KNOWN.items() if known.globals and known.local]
 SLOPE = np.linspace(0.1, 1, 150, dtype=np.float32)[:, None, None]
@@ -357,9 +358,7 @@ LOOKS = {
 }
 
 
-@pytest.mark.parametrize("phase", [1, None])
-@pytest.mark.parametrize("norm", [True, False])
-@pytest.mark.parametrize("how", ["exact", "frozen"])
+@pytest.mark.parametrize("how, norm, phase", sampled(3, ("exact", "frozen"), (True, False), (1, None)))
 @pytest.mark.parametrize("name", LOOKS)
 def test_what_is_no_statistic_is_refused_by_name(name, how, norm, phase):
     """Before any sweep: what a norm beside it takes could be held, and the result would be wrong without a word."""

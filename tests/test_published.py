@@ -13,6 +13,7 @@ from halotile.models.activations import largest_activation  # noqa: E402
 from halotile.models.kinds import open_model  # noqa: E402
 
 from .published import PUBLISHED, published, spandrel_imported  # noqa: E402
+from .sampled import late  # noqa: E402
 from .test_untouched import ACTIVITIES, Unchanged, quietly  # noqa: E402
 
 IMAGE = np.random.default_rng(1).random((101, 83, 3), np.float32)
@@ -38,7 +39,7 @@ def descriptor():
         yield describe
 
 
-@pytest.mark.parametrize("name", ["SPAN", "Compact", "DRCT", "SwinIR"])
+@pytest.mark.parametrize("name", ["SPAN", "Compact", *late("DRCT", "SwinIR")])
 def test_a_descriptor_is_a_model(descriptor, name, tmp_path):
     found, image = descriptor(name), IMAGE[:96, :80]
     with Unchanged(found.model):
@@ -74,7 +75,9 @@ def test_what_takes_a_mask_is_refused(descriptor):
         restore_tiled(IMAGE, mask)
 
 
-@pytest.mark.parametrize("name", ["NAFNet", "SwinIR", "Swin2SR", "DRCT", "UpCunet2x", "DRUNet", "KBNet_s", "HAT"])
+@pytest.mark.parametrize(
+    "name", ["NAFNet", "SwinIR", "UpCunet2x", "DRUNet", *late("Swin2SR", "DRCT", "KBNet_s", "HAT")]
+)
 def test_a_first_call_needs_no_option(name):
     """The phase is found; what is farther from a tile's edge than the field is as in the whole image."""
     model = published(name)
@@ -90,6 +93,7 @@ def test_a_first_call_needs_no_option(name):
         np.testing.assert_allclose(tiled, result, rtol=0, atol=1e-4 * np.abs(result).max())
 
 
+@pytest.mark.slow
 def test_what_fails_when_it_is_inspected_is_a_doubt():
     """RGT takes no windows that are long and thin."""
     info = inspect_model(published("RGT"))

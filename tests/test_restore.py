@@ -270,13 +270,13 @@ for _ in range(5):
     once()
 objects, memory = settled()[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 counts = [sys.getrefcount(value) for value in (None, _core.Plan, image)]
-for _ in range(60):
+for _ in range(25):
     once()
 after = [sys.getrefcount(value) for value in (None, _core.Plan, image)]
 assert settled()[0] <= objects + 20, (objects, settled())
-assert all(b - a < 40 for a, b in zip(counts, after)), (counts, after)
+assert all(b - a < 20 for a, b in zip(counts, after)), (counts, after)
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
-assert grown < 20_000, grown
+assert grown < 9_000, grown
 print("no leak")
 """
 

@@ -25,6 +25,7 @@ from halotile.files.atomic import hidden_name  # noqa: E402
 from halotile.resume import identity  # noqa: E402
 
 from .networks import Chain, seeded  # noqa: E402
+from .sampled import sampled  # noqa: E402
 
 SINKS = ("npy", "zarr", "tif", "png")
 TILES = {"tile_size": 24, "halo": 3}
@@ -287,9 +288,7 @@ restore_to(sys.argv[1], np.load("in.npy"), model(), resume=True, progress=progre
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-@pytest.mark.parametrize("sent", ["SIGKILL", "SIGTERM"])
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("sink", SINKS)
+@pytest.mark.parametrize("sink, schedule, sent", sampled(3, SINKS, SCHEDULES, ("SIGKILL", "SIGTERM")))
 def test_a_process_that_is_killed(image, sink, schedule, sent):
     np.save("in.npy", image)
     want = whole(sink, image, model(), **SCHEDULES[schedule])

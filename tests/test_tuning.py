@@ -301,7 +301,7 @@ print(peak() - start)
 
 @pytest.mark.skipif(memory.resident_bytes() is None, reason="nobody says what the process holds")
 @pytest.mark.parametrize("keep_heap", ["keep", "not"])
-@pytest.mark.parametrize("limit", [80 << 20, 200 << 20])
+@pytest.mark.parametrize("limit", [pytest.param(80 << 20, marks=pytest.mark.slow), 200 << 20])
 def test_the_process_stays_below_the_limit(limit, keep_heap):
     command = [sys.executable, "-c", PEAK, str(limit), keep_heap, "800"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)

@@ -38,6 +38,7 @@ from halotile.models.untouched.copies import shell  # noqa: E402
 
 from .architectures import KNOWN  # noqa: E402
 from .networks import seeded  # noqa: E402
+from .sampled import sampled  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::halotile.SeamWarning", "ignore::UserWarning")
 
@@ -267,8 +268,7 @@ OWN = {nested, in_a_dict, in_a_list, hook, plain_in_place, lucky}
 PASSES = {"estimate", "inspect", "inspect, double", "inspect a wrapper", "inspect in inference mode"}
 
 
-@pytest.mark.parametrize("activity", ACTIVITIES)
-@pytest.mark.parametrize("keep", KEEPING, ids=lambda keep: keep.__name__)
+@pytest.mark.parametrize("keep, activity", sampled(3, KEEPING, ACTIVITIES))
 def test_what_a_model_keeps(keep, activity):
     if keep in OWN and activity not in PASSES:
         pytest.skip("the model's own doing")
@@ -303,17 +303,19 @@ def test_modules_that_nobody_can_see():
         inspect_model(torch.inference_mode()(call))
 
 
-def test_after_errors():
+@pytest.mark.parametrize(
+    "keep", [keep if at % 4 == 0 else pytest.param(keep, marks=pytest.mark.slow) for at, keep in enumerate(KEEPING)]
+)
+def test_after_errors(keep):
     class Failing(Keeping):
         def forward(self, x):
             super().forward(x)
             raise ArithmeticError("never")
 
-    for keep in KEEPING:
-        model = seeded(lambda keep=keep: Failing(keep))
-        for activity in sorted(PASSES - {"inspect, double"}) if keep in OWN else ("inspect", "restore", "tune"):
-            with Unchanged(model):
-                quietly(lambda model=model, activity=activity: ACTIVITIES[activity](model))
+    model = seeded(lambda: Failing(keep))
+    for activity in sorted(PASSES - {"inspect, double"}) if keep in OWN else ("inspect", "restore", "tune"):
+        with Unchanged(model):
+            quietly(lambda: ACTIVITIES[activity](model))
 
 
 def test_after_running_out_of_memory():
@@ -459,8 +461,7 @@ SHARING = {
 }
 
 
-@pytest.mark.parametrize("activity", ACTIVITIES)
-@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize("name, activity", sampled(2, SHARING, ACTIVITIES))
 def test_copies_that_are_or_run_the_model_itself(name, activity):
     """What is done with such a copy would be done with the model: modes, hooks, statistics."""
     model = seeded(SHARING[name]).train()
@@ -749,8 +750,7 @@ def blocks_in(module):
     return [inner for inner in all_modules(module) if isinstance(inner, Normed)]
 
 
-@pytest.mark.parametrize("activity", ACTIVITIES)
-@pytest.mark.parametrize("name", HIDING)
+@pytest.mark.parametrize("name, activity", sampled(3, HIDING, ACTIVITIES))
 def test_modules_that_are_no_submodules(name, activity):
     NAMED.clear()
     model = seeded(lambda: Hiding(HIDING[name])).train()

@@ -26,6 +26,7 @@ __all__ = [
 LONGEST_QUOTE = 200  # characters
 LONGEST_LINE = 1000  # characters of this package's own errors
 SEARCHED = 20_000  # characters that are searched for the end of the first sentence
+LONGEST_END = 5_000  # characters that are kept of either end of a text: what is searched again and again must be short
 UNREADABLE = "(its text cannot be read)"
 
 # A sentence ends at a full stop or at the end of a line. It goes on after a colon or comma, if the next line starts
@@ -51,11 +52,12 @@ UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 def full_text(error: BaseException) -> str:
-    """An exception's whole text; empty if its ``__str__`` fails."""
+    """An exception's text, of a long one both ends; empty if its ``__str__`` fails."""
     try:
-        return str.__str__(str(error))  # a plain str, even from a subclass
+        text = str.__str__(str(error))  # a plain str, even from a subclass
     except Exception:
         return ""
+    return text if len(text) <= 2 * LONGEST_END else f"{text[:LONGEST_END]} ... {text[-LONGEST_END:]}"
 
 
 def quoted(error: BaseException) -> str:
