@@ -18,6 +18,7 @@ import torch
 from ..texts import full_text
 from .checkpoint import why_not
 from .needs import Needs
+from .program_bounds import check_exported
 
 __all__ = ["FixedShape", "load_exported", "open_exported"]
 
@@ -37,6 +38,7 @@ def load_exported(path: str) -> torch.nn.Module:
         for member in archive.namelist():
             if member.partition("/")[2].lower().startswith(RUN):  # torch finds names in any letter case
                 raise ValueError(f"it holds {member!r}, which would run while the file is read; only programs are read")
+    check_exported(path)
     with _weights_only(), _error_logged() as logged:
         try:
             program = torch.export.load(path)

@@ -24,6 +24,7 @@ from . import catalog
 from .bounds import check_zip
 from .needs import Needs
 from .onnx import Provider, load_onnx
+from .program_bounds import check_script
 
 __all__ = ["load_model"]
 
@@ -127,6 +128,7 @@ def _from_catalog(name: str) -> Loaded:
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 NONE_OF_THEM = "neither TorchScript nor torch.export (.pt2), nor a checkpoint, ONNX or ncnn's .param"
+LONGEST_PARAM = 2**22  # bytes
 HEAD = 512  # bytes that identify the type of a file
 
 
@@ -177,6 +179,7 @@ def _exported(path: str) -> Loaded:
 def _script(path: str) -> Loaded:
     import torch
 
+    check_script(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # about TorchScript itself
         warnings.simplefilter("ignore", FutureWarning)
@@ -193,6 +196,8 @@ def _ncnn_pair(path: str) -> Loaded:
 def _ncnn(param: str, weights: str) -> Loaded:
     from .ncnn import load_ncnn
 
+    if os.path.getsize(param) > LONGEST_PARAM:
+        raise ValueError(f"its .param file has {os.path.getsize(param)} bytes, too many for layers")
     with open(param, encoding="utf-8") as text, open(weights, "rb") as data:
         return load_ncnn(text.read(), data.read())
 

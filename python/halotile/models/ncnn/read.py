@@ -13,10 +13,11 @@ from torch import Tensor
 __all__ = ["ANY_COUNT", "SAME_LOWER", "SAME_UPPER", "UNSET", "Layer", "Weights", "read_layers"]
 
 MAGIC = "7767517"
+MOST_LAYERS = 10_000
 # How weights are stored: https://github.com/Tencent/ncnn, src/modelbin.cpp.
 FLOAT32_TAGS, FLOAT16_TAG, INT8_TAG = (0, 0x0002C056), 0x01306B47, 0x000D4B38
 ANY_COUNT = 2**31 - 1
-LARGEST = 4096  # padding, stride, crop or scale; larger ones would exhaust memory
+LARGEST = 1024  # padding, stride, crop or scale; larger ones would exhaust memory
 UNSET = -233  # ncnn's "not set"
 SAME_UPPER, SAME_LOWER = -233, -234  # as the padding of a convolution: the output is as large as the input
 HINTS = (30, 31)  # shapes and features that ncnn's tools record; results do not depend on them
@@ -118,6 +119,8 @@ def read_layers(param: str) -> list[Layer]:
     counts = lines[1] if len(lines) > 1 else []
     if len(counts) != 2 or not all(re.fullmatch("[0-9]{1,10}", word) for word in counts):
         raise ValueError("the .param file must tell in its second line how many layers and blobs it has")
+    if len(lines) - 2 > MOST_LAYERS:
+        raise ValueError(f"the .param file has {len(lines) - 2} layers; at most {MOST_LAYERS} are read")
     if int(counts[0]) != len(lines) - 2:
         raise ValueError(f"the .param file announces {counts[0]} layers and holds {len(lines) - 2}")
     return [Layer(words) for words in lines[2:]]
