@@ -64,10 +64,42 @@ def _check_operations(operations: Iterator[Any], name: str) -> None:
 # ---- torch.export ----------------------------------------------------------------------------------------------------
 
 # What sympy prints of sizes, and torch's functions of whole numbers.
-FUNCTIONS = set("Symbol Integer Rational Float Add Mul Pow Max Min Mod Abs floor ceiling Eq Ne Lt Le Gt Ge".split())
-FUNCTIONS |= set("Equality Unequality StrictLessThan LessThan StrictGreaterThan GreaterThan And Or Not".split())
-FUNCTIONS |= set("Where FloorDiv CeilDiv CleanDiv IntTrueDiv FloatTrueDiv ModularIndexing PythonMod ToFloat".split())
-FUNCTIONS |= set("CeilToInt FloorToInt TruncToInt RoundToInt Identity IsNonOverlappingAndDenseIndicator".split())
+FUNCTIONS = {
+    *(
+        "Symbol",
+        "Integer",
+        "Rational",
+        "Float",
+        "Add",
+        "Mul",
+        "Pow",
+        "Max",
+        "Min",
+        "Mod",
+        "Abs",
+        "floor",
+        "ceiling",
+        "Eq",
+        "Ne",
+        "Lt",
+        "Le",
+        "Gt",
+        "Ge",
+    ),
+    *("Equality", "Unequality", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan", "And", "Or", "Not"),
+    *(
+        "Where",
+        "FloorDiv",
+        "CeilDiv",
+        "CleanDiv",
+        "IntTrueDiv",
+        "FloatTrueDiv",
+        "ModularIndexing",
+        "PythonMod",
+        "ToFloat",
+    ),
+    *("CeilToInt", "FloorToInt", "TruncToInt", "RoundToInt", "Identity", "IsNonOverlappingAndDenseIndicator"),
+}
 ALLOWED = (ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp)
 ALLOWED += (ast.Compare, ast.BoolOp, ast.operator, ast.unaryop, ast.cmpop, ast.boolop)
 LONGEST_EXPRESSION, MOST_POWERS, LARGEST_POWER = 2000, 2, 16
@@ -84,9 +116,12 @@ def check_exported(path: str) -> None:
             if one.file_size > LONGEST_JSON:
                 raise ValueError(f"its {one.filename[:80]} has {one.file_size} bytes, too many for a program")
             try:
-                _check_content(json.loads(archive.read(one)))
+                content = json.loads(archive.read(one))
+            except ValueError:  # damaged: torch says so
+                continue
             except RecursionError as error:
                 raise ValueError(f"its {one.filename[:80]} nests too deeply") from error
+            _check_content(content)
 
 
 def _check_content(content: Any) -> None:
@@ -125,22 +160,20 @@ def _is_formula(text: object) -> bool:
     tree = _parsed(text)
     if tree is None:
         return False
-    powers, nodes = 0, list(ast.walk(tree))
-    for node in nodes:
-        if not isinstance(node, ALLOWED) or (isinstance(node, ast.BinOp) and isinstance(node.op, ast.LShift)):
-            return False
-        if isinstance(node, ast.Call) and not (isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS):
-            return False
-        if isinstance(node, ast.Name) and not NAME.fullmatch(node.id):
-            return False
-        if isinstance(node, ast.Constant) and not _is_plain(node.value):
-            return False
-        exponent = _exponent(node)
-        if exponent is not None:
-            powers += 1
-            if not all(abs(one) <= LARGEST_POWER for one in exponent) or powers > MOST_POWERS:
-                return False
-    return True
+    nodes = list(ast.walk(tree))
+    exponents = [one for one in map(_exponent, nodes) if one is not None]
+    small = len(exponents) <= MOST_POWERS and all(abs(one) <= LARGEST_POWER for one in exponents)
+    return small and all(map(_may_be_in_formula, nodes))
+
+
+def _may_be_in_formula(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS
+    if isinstance(node, ast.Name):
+        return NAME.fullmatch(node.id) is not None
+    if isinstance(node, ast.Constant):
+        return _is_plain(node.value)
+    return isinstance(node, ALLOWED) and not isinstance(node, ast.LShift)
 
 
 def _is_plain(value: object) -> bool:
@@ -149,17 +182,19 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, (bool, float)) or (isinstance(value, int) and value.bit_length() < 64)
 
 
-def _exponent(node: ast.AST) -> list[float] | None:
-    """The numbers in the exponent of a power; infinity where there are others than numbers. None: it is no power."""
+def _exponent(node: ast.AST) -> float | None:
+    """The exponent of a power; infinity where it is no number. None: it is no power."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
         inside = node.right
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Pow" and len(node.args) == 2:
+    elif (
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Pow" and len(node.args) == 2
+    ):
         inside = node.args[1]
     else:
         return None
     found = [one.value for one in ast.walk(inside) if isinstance(one, ast.Constant)]
     plain = len(found) == 1 and isinstance(found[0], (int, float)) and not _has_names(inside)
-    return [found[0]] if plain else [float("inf")]
+    return found[0] if plain else float("inf")
 
 
 def _has_names(tree: ast.AST) -> bool:

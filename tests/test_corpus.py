@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""A sample of the hostile files: restored, or refused with one line; no code run, nothing written elsewhere."""
+
+import importlib.util
+import itertools
+import json
+import os
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch")
+LIBRARIES = ("zarr", "pyvips", "pillow_heif", "onnx", "onnxruntime", "spandrel", "safetensors", "tifffile", "einops")
+if not all(map(importlib.util.find_spec, LIBRARIES)):
+    pytest.skip("a library of the corpus is missing", allow_module_level=True)
+
+from halotile import load_model  # noqa: E402
+
+from .hostile import arrays, images, programs  # noqa: E402
+from .hostile.run import Runner  # noqa: E402
+
+SLOW_MACHINE = 10  # seconds of the processor, where the table of the whole corpus allows two
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures children by /proc")
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory):
+    with Runner(tmp_path_factory.mktemp("corpus"), SLOW_MACHINE) as runner:
+        yield runner
+
+
+@pytest.mark.parametrize("part", [images, arrays])
+def test_a_sample_of_the_corpus(runner, part):
+    sample = itertools.islice(part.cases(1), 0, None, 8)
+    wrong = [f"{one.case}: {one.what}: {one.text[-300:]}" for one in runner.all(sample) if not one.fine]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("text", programs.EXPRESSIONS[:-1])
+def test_sizes_of_exported_programs_run_no_code(tmp_path, monkeypatch, text):
+    """torch evaluates them as Python while it reads the file."""
+    if text == "1/0":
+        pytest.skip("a formula, which torch refuses")
+    monkeypatch.chdir(tmp_path)
+    good = programs.members_of(programs.exported())
+    model = next(name for name in good if name.endswith("models/model.json"))
+    content = programs.with_texts(json.loads(good[model]), "expr_str", text)
+    (tmp_path / "a.pt2").write_bytes(programs.archive(good | {model: json.dumps(content).encode()}))
+    monkeypatch.setattr("torch.export.load", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match=r"a\.pt2.*is not a formula"):
+        load_model("a.pt2")
+    assert os.listdir() == ["a.pt2"]
+
+
+@pytest.mark.parametrize("code", [b"(" * 20_000, b"-" * 20_000, b"not " * 20_000, b" " * 20_000, b"#" * 5_000_000])
+def test_torchscript_that_crashes_its_reader(tmp_path, monkeypatch, code):
+    good = programs.members_of(programs.script())
+    name = min((one for one in good if one.endswith(".py")), key=len)
+    (tmp_path / "a.pt").write_bytes(programs.archive(good | {name: good[name] + b"\n" + code}))
+    monkeypatch.setattr("torch.jit.load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match=r"nests too deeply|bytes of code"):
+        load_model(str(tmp_path / "a.pt"))
