@@ -31,7 +31,7 @@ def runner(tmp_path_factory):
 
 @pytest.mark.parametrize("part", [images, arrays])
 def test_a_sample_of_the_corpus(runner, part):
-    sample = itertools.islice(part.cases(1), 0, None, 8)
+    sample = itertools.islice(part.cases(1), 0, None, 16)
     wrong = [f"{one.case}: {one.what}: {one.text[-300:]}" for one in runner.all(sample) if not one.fine]
     assert wrong == []
 
@@ -47,7 +47,7 @@ def test_sizes_of_exported_programs_run_no_code(tmp_path, monkeypatch, text):
     content = programs.with_texts(json.loads(good[model]), "expr_str", text)
     (tmp_path / "a.pt2").write_bytes(programs.archive(good | {model: json.dumps(content).encode()}))
     monkeypatch.setattr("torch.export.load", lambda *_: pytest.fail("it was read"))
-    with pytest.raises(ValueError, match=r"a\.pt2.*is not a formula"):
+    with pytest.raises(ValueError, match=r"a\.pt2.*(is not a formula|too many for a program)"):
         load_model("a.pt2")
     assert os.listdir() == ["a.pt2"]
 
