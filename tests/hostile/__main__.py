@@ -19,7 +19,10 @@ def table(outcomes: list[Outcome]) -> str:
     for one in outcomes:
         rows[one.case.kind].append(one)
     rows["all"] = outcomes
-    lines = ["| reader | inputs | restored | refused | wrong | longest, s | most, MiB |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| reader | inputs | restored | refused | wrong | longest, s | most, MiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for kind, found in rows.items():
         counts = [sum(one.what == what for one in found) for what in ("restored", "refused")]
         wrong, slowest = sum(not one.fine for one in found), max(one.seconds for one in found)

@@ -48,13 +48,15 @@ FINE = "{'descr': '|u1', 'fortran_order': False, 'shape': (30, 40)}"
 def _npys() -> Iterator[bytes]:
     texts = ["((((", "[" * 9000, "-" * 5000, "{" * 5000, "(" * 9900, "~" * 9000 + "1", "not " * 2400 + "1", "'''", "\\"]
     texts += ["", "0" * 9000, "9" * 9000, "1e999999999", "9**9**9**9", "__import__('os').system('touch marker')"]
-    texts += [FINE.replace("(30, 40)", one) for one in ("(-3, 40)", "(2**40, 2)", "(10**30,)", "(1e9, 3)", "()", "(0, 0)")]
+    texts += [
+        FINE.replace("(30, 40)", one) for one in ("(-3, 40)", "(2**40, 2)", "(10**30,)", "(1e9, 3)", "()", "(0, 0)")
+    ]
     texts += [FINE.replace("(30, 40)", f"({'9' * size}, 2)") for size in (5, 9, 18, 19, 4000)]
     texts += [FINE.replace("(30, 40)", f"({'1,' * size})") for size in (3, 33, 70, 2000)]
     kinds = ("|O", "|V0", "<M8[s]", "", "|S5", "<f16", "<c16", "<f2", "<i8", "|b1", "|u1,|u1", "|V9999999", "<U9999999")
     texts += [FINE.replace("|u1", kind) for kind in kinds]
     texts += [FINE.replace("'|u1'", "[" * depth + "('a', '|u1')" + "]" * depth) for depth in (1, 50, 500)]
-    texts += [FINE.replace("'|u1'", f"[{'(%r, %r), ' % ('a', '|u1') * 400}]"), FINE * 2, FINE.replace("False", "7")]
+    texts += [FINE.replace("'|u1'", "[" + "('a', '|u1'), " * 400 + "]"), FINE * 2, FINE.replace("False", "7")]
     yield from map(npy, texts)
     for version in (0, 2, 3, 9, 255):
         yield npy(FINE, version)
@@ -120,7 +122,9 @@ def _zarr_damaged(kind: str, files: Files, each: int) -> Iterator[Case]:
         for how, damage in DAMAGE.items():
             for number, one in enumerate(damage(files[name], each, (kind, name))):
                 made = {**files, name: one}
-                yield Case(kind, f"{how} ({'metadata' if name == about else 'data'})", number, made.copy, "a.zarr", ARRAY)
+                yield Case(
+                    kind, f"{how} ({'metadata' if name == about else 'data'})", number, made.copy, "a.zarr", ARRAY
+                )
     for number, name in enumerate((about, chunk)):
         less = {key: content for key, content in files.items() if key != name}
         yield Case(kind, "lacks a file", number, less.copy, "a.zarr", ARRAY)
@@ -193,7 +197,10 @@ def _zarrs() -> Iterator[Files]:
     yield {**_stored(zarr_format=2, compressors=__import__("numcodecs").GZip()), "a.zarr/0.0": bomb}
     blosc = struct.pack("<BBBBIII", 2, 1, 0x21, 2, 2**31 - 1, 2**31 - 1, 2**31 - 1)
     yield {**_stored(**_codecs()["zarr v3, blosc"]), "a.zarr/c/0/0": blosc + bytes(64)}
-    yield {**three, "a.zarr/c/0/0": b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", 2**62) + bytes(64)}  # zstd's content size
+    yield {
+        **three,
+        "a.zarr/c/0/0": b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", 2**62) + bytes(64),
+    }  # zstd's content size
     for offset, size in ((2**63, 2**63), (2**64 - 2, 1), (0, 2**40), (2**40, 10), (0, 2**64 - 2)):
         shard = shards["a.zarr/c/0/0"]
         index = struct.pack("<QQ", offset, size)

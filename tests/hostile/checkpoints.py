@@ -22,7 +22,7 @@ from .marker import Marker
 MODEL = ("in/good.png", "-o", "out/result.png", "-m", "{input}", *SIZES)
 CODE = (  # pickles that run something as they are read
     b"cos\nmkdir\n(S'marker'\ntR.",
-    b"\x80\x02cbuiltins\neval\n(S'__import__(\"os\").mkdir(\"marker\")'\ntR.",
+    b'\x80\x02cbuiltins\neval\n(S\'__import__("os").mkdir("marker")\'\ntR.',
     b"\x80\x02c__builtin__\nexec\n(S'import os; os.mkdir(\"marker\")'\ntR.",
     b"\x80\x02ctorch.hub\nload\nX\x01\x00\x00\x00x\x85R.",
     b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.",
@@ -116,7 +116,9 @@ def _pickles() -> Iterator[bytes]:
         yield archive(members | {data: members[data].replace(b"K\x03", b"J" + struct.pack("<i", size), 2)})
     yield archive({name.replace("archive/", "../../elsewhere/deep/"): one for name, one in members.items()})
     yield archive({name.replace("archive/", "/tmp/"): one for name, one in members.items()})
-    yield archive({f"{name}\n\ud800".encode("utf-8", "surrogatepass").decode("latin1"): b"" for name in members} | members)
+    yield archive(
+        {f"{name}\n\ud800".encode("utf-8", "surrogatepass").decode("latin1"): b"" for name in members} | members
+    )
     yield archive({name: content for name, content in members.items() if "/data/" not in name})
     yield archive(members, zipfile.ZIP_DEFLATED)
     yield archive({"a/data.pkl": bytes(300 << 20)}, zipfile.ZIP_DEFLATED)

@@ -196,7 +196,11 @@ def _jpegs() -> Iterator[bytes]:
     exif = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", 65535) + b"\x01\x12\0\3\xff\xff\xff\xff\0\6\0\0" * 100
     yield good[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + good[2:]
     yield good[:2] + b"\xff\xfe\xff\xff" + b"c" * 65533 + good[2:]
-    yield good[:2] + b"".join(b"\xff\xe2\xff\xff" + b"ICC_PROFILE\0\xff\xff" + bytes(65519) for _ in range(255)) + good[2:]
+    yield (
+        good[:2]
+        + b"".join(b"\xff\xe2\xff\xff" + b"ICC_PROFILE\0\xff\xff" + bytes(65519) for _ in range(255))
+        + good[2:]
+    )
     scan = good[good.index(b"\xff\xda") : -2]
     yield good[:-2] + scan * 3000 + good[-2:]  # many scans
     start = GOOD["progressive.jpg"][1]()
@@ -235,7 +239,16 @@ def _avifs() -> Iterator[bytes]:
 
 def _others() -> Iterator[Files]:
     yield {"a.png": b"", "b.png": b"x"}
-    for start in (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n", b"GIF89a", b"BM", b"%PDF-", b"<svg>", b"#?RADIANCE", b"P6\n"):
+    for start in (
+        b"\xff\x0a",
+        b"\0\0\0\x0cJXL \r\n\x87\n",
+        b"GIF89a",
+        b"BM",
+        b"%PDF-",
+        b"<svg>",
+        b"#?RADIANCE",
+        b"P6\n",
+    ):
         yield {"a.png": start + bytes(500)}
     yield {"a.png": b"<?xml version='1.0'?><!DOCTYPE x [<!ENTITY a SYSTEM 'file:///etc/passwd'>]><svg>&a;</svg>"}
     yield {"a.svg": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/passwd'/></svg>"}

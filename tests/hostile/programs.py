@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import pickle
 import struct
@@ -63,7 +64,13 @@ def _scripts() -> Iterator[bytes]:
         yield archive(good | {code: text + b"\n".join(b"def f%d(): pass" % one for one in range(size >> 5))})
         yield archive(good | {code: text[:at] + b"\n    ".join([b"x = 1 + 2"] * (size >> 5)) + b"\n    " + text[at:]})
     for name in (data, constants):
-        for pickled in (*CODE, pickle.dumps(Marker(), 2), b"", b"\x80\x02" + b"(" * 1_000_000 + b".", b"\x80\x02}" * 500_000):
+        for pickled in (
+            *CODE,
+            pickle.dumps(Marker(), 2),
+            b"",
+            b"\x80\x02" + b"(" * 1_000_000 + b".",
+            b"\x80\x02}" * 500_000,
+        ):
             yield archive(good | {name: pickled})
         for depth in (1000, 100_000, 150_000):
             for kind in ("list", "tuple", "dict"):
@@ -79,7 +86,12 @@ def _scripts() -> Iterator[bytes]:
     yield archive(good | {"../../elsewhere/deep/x": b"y", "/tmp/x": b"y"})
     for version in (b"", b"99999999999999999999\n", b"-1", b"x"):
         yield archive(good | {_member(good, "version"): version})
-    calls = (b"ops.aten.from_file('marker', True, 100)", b"torch.save(input, 'marker')", b"__import__('os')", b"open('marker')")
+    calls = (
+        b"ops.aten.from_file('marker', True, 100)",
+        b"torch.save(input, 'marker')",
+        b"__import__('os')",
+        b"open('marker')",
+    )
     for call in calls:
         yield archive(good | {code: text[:at] + b"x = " + call + b"\n    " + text[at:]})
 
@@ -98,7 +110,10 @@ def exported() -> bytes:
 def _texts(content: Any, key: str, text: str) -> Any:
     """JSON with every string under a key replaced."""
     if isinstance(content, dict):
-        return {name: text if name == key and isinstance(one, str) else _texts(one, key, text) for name, one in content.items()}
+        return {
+            name: text if name == key and isinstance(one, str) else _texts(one, key, text)
+            for name, one in content.items()
+        }
     return [_texts(one, key, text) for one in content] if isinstance(content, list) else content
 
 
@@ -135,7 +150,14 @@ def _exporteds() -> Iterator[bytes]:
     for text in EXPRESSIONS:
         yield archive(good | {model: json.dumps(_texts(content, "expr_str", text)).encode()})
     for key in ("target", "name", "as_name", "nn_module_stack", "stack_trace", "path_name", "torch_fn"):
-        for text in ("os.mkdir", "builtins.eval", "torch.load", "torch.ops.aten.from_file", "../../elsewhere/secret", "x" * 100_000):
+        for text in (
+            "os.mkdir",
+            "builtins.eval",
+            "torch.load",
+            "torch.ops.aten.from_file",
+            "../../elsewhere/secret",
+            "x" * 100_000,
+        ):
             yield archive(good | {model: json.dumps(_texts(content, key, text)).encode()})
     for depth in (500, 100_000, 1_000_000):
         yield archive(good | {model: b"[" * depth + b"]" * depth})
@@ -189,12 +211,16 @@ def _texts_of(content: bytes, key: str, text: str) -> bytes:
 # ---- ONNX ------------------------------------------------------------------------------------------------------------
 
 
-def _onnx(nodes: list[Any], initializers: list[Any] = (), sides: tuple[Any, ...] = (1, 3, "h", "w"), **more: Any) -> bytes:
+def _onnx(
+    nodes: list[Any], initializers: list[Any] = (), sides: tuple[Any, ...] = (1, 3, "h", "w"), **more: Any
+) -> bytes:
     from onnx import TensorProto, helper
 
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, sides) for name in ("x", "y")]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], initializer=list(initializers))
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, **more).SerializeToString()
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, **more
+    ).SerializeToString()
 
 
 def onnx() -> bytes:
@@ -208,7 +234,7 @@ def _chain(count: int) -> bytes:
     from onnx import helper
 
     names = ["x", *(f"n{one}" for one in range(count - 1)), "y"]
-    return _onnx([helper.make_node("Relu", [a], [b]) for a, b in zip(names, names[1:], strict=False)])
+    return _onnx([helper.make_node("Relu", [a], [b]) for a, b in itertools.pairwise(names)])
 
 
 def _nested(depth: int) -> bytes:
@@ -216,9 +242,9 @@ def _nested(depth: int) -> bytes:
     from onnx import TensorProto, helper
 
     out = helper.make_tensor_value_info("o", TensorProto.FLOAT, None)
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["o"])], "g", [], [out])
+    leaf = graph = helper.make_graph([helper.make_node("Identity", ["x"], ["o"])], "g", [], [out])
     for _ in range(depth):
-        node = helper.make_node("If", ["c"], ["o"], then_branch=graph, else_branch=graph if depth < 8 else graph)
+        node = helper.make_node("If", ["c"], ["o"], then_branch=graph, else_branch=graph if depth < 8 else leaf)
         graph = helper.make_graph([node], "g", [], [out])
     top = helper.make_node("If", ["c"], ["y"], then_branch=graph, else_branch=graph)
     true = helper.make_tensor("c", TensorProto.BOOL, [], [True])
@@ -226,7 +252,7 @@ def _nested(depth: int) -> bytes:
 
 
 def _nested_bytes(depth: int) -> bytes:
-    """A model whose graph is in a node's attribute, again and again, by hand: (field 7) (field 1) (field 5) (field 6)."""
+    """A model whose graph is in a node's attribute, again and again, by hand: fields 7, 1, 5 and 6."""
     content = b""
     for _ in range(depth):
         for tag in (0x32, 0x2A, 0x0A):  # g of an attribute, attribute of a node, node of a graph
@@ -250,14 +276,24 @@ def _onnxs() -> Iterator[Files]:
 
     for sides in ((2**16, 2**16), (2**40,), (2**20, 2**10), (20_000, 20_000), (-5,), (2**62, 4)):
         for kind in ("ConstantOfShape", "Expand", "Tile", "RandomUniform"):
-            inputs = {"ConstantOfShape": ["s"], "Expand": ["one", "s"], "Tile": ["ones", "s"], "RandomUniform": []}[kind]
+            inputs = {"ConstantOfShape": ["s"], "Expand": ["one", "s"], "Tile": ["ones", "s"], "RandomUniform": []}[
+                kind
+            ]
             options = {"shape": [abs(one) for one in sides]} if kind == "RandomUniform" else {}
             one = numpy_helper.from_array(np.ones(1, np.float32), "one")
             ones = numpy_helper.from_array(np.ones((1,) * len(sides), np.float32), "ones")
-            nodes = [helper.make_node(kind, inputs, ["b"], **options), helper.make_node("ReduceMax", ["b"], ["m"], keepdims=0)]
+            nodes = [
+                helper.make_node(kind, inputs, ["b"], **options),
+                helper.make_node("ReduceMax", ["b"], ["m"], keepdims=0),
+            ]
             yield {"a.onnx": _onnx([*nodes, helper.make_node("Add", ["x", "m"], ["y"])], [one, ones, shape(*sides)])}
-    parts = [numpy_helper.from_array(np.array(one, np.int64), name) for name, one in (("a", 0), ("b", 10**10), ("c", 1))]
-    ranged = [helper.make_node("Range", ["a", "b", "c"], ["r"]), helper.make_node("ReduceMax", ["r"], ["i"], keepdims=0)]
+    parts = [
+        numpy_helper.from_array(np.array(one, np.int64), name) for name, one in (("a", 0), ("b", 10**10), ("c", 1))
+    ]
+    ranged = [
+        helper.make_node("Range", ["a", "b", "c"], ["r"]),
+        helper.make_node("ReduceMax", ["r"], ["i"], keepdims=0),
+    ]
     cast = [helper.make_node("Cast", ["i"], ["m"], to=1), helper.make_node("Add", ["x", "m"], ["y"])]
     yield {"a.onnx": _onnx(ranged + cast, parts)}
     for count in (2_000, 100_000):
@@ -266,7 +302,15 @@ def _onnxs() -> Iterator[Files]:
         yield {"a.onnx": _nested(depth) if depth < 10 else _nested_bytes(depth)}
     for depth in (100, 300, 5_000, 50_000):
         yield {"a.onnx": _nested_bytes(depth)}
-    for places in ("../elsewhere/secret", "/etc/passwd", "/dev/zero", "in/../../elsewhere/secret", "good.png", "", "x" * 5000):
+    for places in (
+        "../elsewhere/secret",
+        "/etc/passwd",
+        "/dev/zero",
+        "in/../../elsewhere/secret",
+        "good.png",
+        "",
+        "x" * 5000,
+    ):
         for length in ("108", str(2**40), "-1"):
             weight = TensorProto(name="w", data_type=1, dims=[3, 3, 3, 3], data_location=TensorProto.EXTERNAL)
             for key, value in (("location", places), ("length", length), ("offset", "0")):
@@ -284,7 +328,12 @@ def _onnxs() -> Iterator[Files]:
         node = helper.make_node("PyOp", ["x"], ["y"], domain=domain)
         yield {"a.onnx": _onnx([node])}
     for number in (0, 1, 3, 99, 2**31):
-        yield {"a.onnx": _onnx([helper.make_node("Relu", ["x"], ["y"])] * number if number < 100 else [], sides=(1, 3, number or "h", "w"))}
+        yield {
+            "a.onnx": _onnx(
+                [helper.make_node("Relu", ["x"], ["y"])] * number if number < 100 else [],
+                sides=(1, 3, number or "h", "w"),
+            )
+        }
     for sides in ((2**40, 3, "h", "w"), (1, 2**31, "h", "w"), (1, 3, 0, 0), (1, 3, 2**62, 2**62), (), ("a",) * 500):
         yield {"a.onnx": _onnx([helper.make_node("Relu", ["x"], ["y"])], sides=sides)}
     yield {"a.onnx": _onnx([helper.make_node("Relu", ["x" * 5_000_000], ["y"])])}
@@ -311,7 +360,15 @@ WEIGHTS = bytes(4) + np.linspace(-1, 1, 84, dtype="<f4").tobytes()
 
 
 def _ncnns() -> Iterator[tuple[bytes, bytes]]:
-    for settings in ("0=2147483647", "6=2147483647", "0=3 6=2147483646", "11=4096 1=4096 6=50331648", "1=0", "1=-1", "3=0"):
+    for settings in (
+        "0=2147483647",
+        "6=2147483647",
+        "0=3 6=2147483646",
+        "11=4096 1=4096 6=50331648",
+        "1=0",
+        "1=-1",
+        "3=0",
+    ):
         yield param(IN, f"Convolution c 1 1 data out 0=3 1=3 4=1 5=1 6=81 {settings}"), WEIGHTS
         for kind in ("Convolution", "Deconvolution", "ConvolutionDepthWise", "InnerProduct", "MemoryData"):
             yield param(IN, f"{kind} c 1 1 data out {settings}"), WEIGHTS
@@ -323,13 +380,19 @@ def _ncnns() -> Iterator[tuple[bytes, bytes]]:
     for sides in ("0=2147483647", "0=65536 1=65536", "0=65536 1=65536 2=65536", "0=-1", "0=1 1=1 2=1 3=1 11=1"):
         yield param(IN, f"MemoryData m 0 1 m {sides}", "BinaryOp b 2 1 data m out 0=0"), bytes(64)
     for count in (30_000, 300_000):
-        yield param(IN, *(f"ReLU r{one} 1 1 {'data' if not one else f'b{one - 1}'} b{one}" for one in range(count))), b""
+        yield (
+            param(IN, *(f"ReLU r{one} 1 1 {'data' if not one else f'b{one - 1}'} b{one}" for one in range(count))),
+            b"",
+        )
         yield param(IN, "ReLU r 1 1 data " + "b" * count), b""
         yield param(IN, f"Split s 1 {count} data " + " ".join(f"b{one}" for one in range(count))), b""
         yield param(IN, f"ReLU r 1 1 data out -23300={count}," + ",".join(["1"] * count)), b""
         yield param(IN, "ReLU r 1 1 data out " + " ".join(f"{one}=1" for one in range(count))), b""
         yield param(*(["ReLU same 1 1 data data"] * count)), b""
-        yield param(IN, *(f"Swish same 1 1 {'data' if not one else f'b{one - 1}'} b{one}" for one in range(count // 10))), b""
+        yield (
+            param(IN, *(f"Swish same 1 1 {'data' if not one else f'b{one - 1}'} b{one}" for one in range(count // 10))),
+            b"",
+        )
     yield param(IN, "Concat c " + str(2**31) + " 1 data out"), b""
     yield param(IN, "ReLU " + "r" * 5_000_000 + " 1 1 data out"), b""
     yield param(IN, "ReLU r 1 1 data out " + "0=" + "9" * 2_000_000), b""

@@ -119,16 +119,10 @@ OURS = (b"text", b"cache")  # what the child writes of its own
 
 
 def _judged(case: Case, found: dict, changes: set[bytes], place: Path) -> str:
-    if found["signal"]:
-        return f"killed by signal {found['signal']}"
-    if found["memory"] is None:
-        return "died"
-    if found["memory"] > MEMORY:
-        return f"took {found['memory'] >> 20} MiB"
-    changes = {name for name in changes if not name.startswith(OURS)}
-    wrong = _wrong_text(case, found)
+    wrong = _wrong_end(found) or _wrong_text(case, found)
     if wrong:
         return wrong
+    changes = {name for name in changes if not name.startswith(OURS)}
     outside = {name for name in changes if not name.startswith(b"out/") and name not in case.changes}
     if outside:
         return f"wrote {sorted(outside)[:3]}"
@@ -137,6 +131,14 @@ def _judged(case: Case, found: dict, changes: set[bytes], place: Path) -> str:
             return "refused a good file"
         return f"left {sorted(changes)[:3]}" if changes - set(case.changes) else "refused"
     return _judged_result(case, changes, place)
+
+
+def _wrong_end(found: dict) -> str | None:
+    if found["signal"]:
+        return f"killed by signal {found['signal']}"
+    if found["memory"] is None:
+        return "died"
+    return f"took {found['memory'] >> 20} MiB" if found["memory"] > MEMORY else None
 
 
 def _judged_result(case: Case, changes: set[bytes], place: Path) -> str:

@@ -25,7 +25,7 @@ def _imports() -> None:
     import onnxruntime
     import pillow_heif  # noqa: F401
     import pyvips  # noqa: F401
-    import torch  # noqa: F401
+    import torch
     import torch._export.serde.serialize
     import torch.export.pt2_archive._package  # noqa: F401
     import zarr  # noqa: F401

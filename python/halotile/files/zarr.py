@@ -60,7 +60,7 @@ def zarr_source(path: str) -> ArraySource:
     if min(array.chunks, default=0) < 1 or math.prod(array.chunks) * item > LARGEST_CHUNK:
         text = f"its chunks are {'x'.join(map(str, array.chunks))}; each must hold a pixel, and at most"
         raise ValueError(f"{path}: not a readable zarr array: {text} {bytes_text(LARGEST_CHUNK)}")
-    return ArraySource(array, array.chunks)
+    return ArraySource(array, array.chunks, path)
 
 
 def zarr_at(url: str) -> zarr.Array:

@@ -64,15 +64,16 @@ class ArraySource(Source):
 
     Args:
         chunks: elements stored together along each axis, if chunked.
+        name: for errors.
     """
 
-    def __init__(self, array: Any, chunks: tuple[int, ...] | None = None):
-        self.array, self.chunks = array, chunks or (1,) * array.ndim
+    def __init__(self, array: Any, chunks: tuple[int, ...] | None = None, name: str = "the image"):
+        self.array, self.chunks, self.name = array, chunks or (1,) * array.ndim, name
         self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype).newbyteorder("=")
         self.step = self.chunks[0] if self.chunks else 1
 
     def read(self, start: int, rows: np.ndarray) -> None:
-        rows[...] = sliced(self.array, (slice(start, start + len(rows)),))
+        rows[...] = self.sliced((slice(start, start + len(rows)),))
 
     def laid(self, layout: str) -> Source:
         return self
@@ -80,27 +81,28 @@ class ArraySource(Source):
     def single(self, layout: str, index: int) -> Source:
         return self if layout in ("HW", "HWC") else _ArrayImage(self, layout, index)
 
+    def sliced(self, where: tuple[Any, ...]) -> Any:
+        """A part of the array. Damage that codecs find, with errors of their own, is a ValueError with the name."""
+        try:
+            return self.array[where]
+        except MemoryError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise ValueError(f"{self.name} cannot be read: {named(error)}") from error
+
 
 class _ArrayImage(Source):
     def __init__(self, source: ArraySource, layout: str, index: int):
-        self.array, self.axes, self.index = source.array, layout, index
+        self.source, self.axes, self.index = source, layout, index
         self.dtype, self.step = source.dtype, source.chunks[layout.index("H")]
         self.shape = image_shape(source.shape, layout)
 
     def read(self, start: int, rows: np.ndarray) -> None:
         where = {"N": self.index, "H": slice(start, start + len(rows))}
-        values = np.asarray(sliced(self.array, tuple(where.get(axis, slice(None)) for axis in self.axes)))
+        values = np.asarray(self.source.sliced(tuple(where.get(axis, slice(None)) for axis in self.axes)))
         rows[...] = in_order(values, self.axes.replace("N", ""))
-
-
-def sliced(array: Any, where: tuple[Any, ...]) -> Any:
-    """A part of an array. Damage that codecs find, with errors of their own, is a ValueError."""
-    try:
-        return array[where]
-    except (OSError, ValueError, MemoryError):
-        raise
-    except Exception as error:
-        raise ValueError(f"the image cannot be read: {named(error)}") from error
 
 
 def image_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
