@@ -94,9 +94,13 @@ HALOTILE_PYTHON ?= $(BIN)/python
 coverage-c:
 	$(HALOTILE_PYTHON) scripts/coverage_c.py
 
+# Left out where the compiler has no ThreadSanitizer, or the kernel lays memory out as it does not expect.
+TSAN ?= $(CC) -fsanitize=thread
 threads:
 	mkdir -p build/prove
-	@$(call have,clang) clang $(C_FLAGS) -fsanitize=thread tests/c/check_threads.c $(C_TESTS) -o build/prove/threads && build/prove/threads
+	@echo 'int main(void) { return 0; }' > build/prove/empty.c
+	@$(TSAN) build/prove/empty.c -o build/prove/empty 2>/dev/null && build/prove/empty || { echo "no ThreadSanitizer: left out"; exit 0; }; \
+	$(TSAN) $(C_FLAGS) tests/c/check_threads.c $(C_TESTS) -o build/prove/threads && build/prove/threads
 
 # The same bits with every level of kernels, in another byte order and with 32-bit words.
 machines:

@@ -38,7 +38,8 @@ static PyObject *py_read(PyObject *Py_UNUSED(module), PyObject *args, PyObject *
     status = ht_read(&window, &image, y, x, &v);
     Py_END_ALLOW_THREADS
     const struct ht_position nowhere = {0, 0, 0}; /* what an image holds is not looked at */
-    return position_or_none(status, &nowhere, "window must be float32, float16 or bfloat16 with as many channels as image");
+    return position_or_none(
+        status, &nowhere, "window must be float32, float16 or bfloat16 with as many channels as image");
 }
 
 static PyObject *py_accumulate(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)

@@ -56,8 +56,7 @@ def _npys() -> Iterator[bytes]:
     kinds = ("|O", "|V0", "<M8[s]", "", "|S5", "<f16", "<c16", "<f2", "<i8", "|b1", "|u1,|u1", "|V9999999", "<U9999999")
     texts += [FINE.replace("|u1", kind) for kind in kinds]
     texts += [FINE.replace("'|u1'", "[" * depth + "('a', '|u1')" + "]" * depth) for depth in (1, 50, 500)]
-    many = "[" + "('a', '|u1'), " * 400 + "]"
-    texts += [FINE.replace("'|u1'", many), FINE * 2, FINE.replace("False", "7")]
+    texts += [FINE.replace("'|u1'", "[" + "('a', '|u1'), " * 400 + "]"), FINE * 2, FINE.replace("False", "7")]
     yield from map(npy, texts)
     for version in (0, 2, 3, 9, 255):
         yield npy(FINE, version)
@@ -175,7 +174,7 @@ def _zarrs() -> Iterator[Files]:
         yield {**three, about: three[about][:-1] + b', "attributes": ' + deep(depth) + b"}"}
         yield {**two, "a.zarr/.zattrs": deep(depth)}
     yield {**three, about: b'"' + b"x" * 5_000_000 + b'"'}
-    yield {**three, about: b"{" + b",".join(f'"{one}": 1'.encode() for one in range(200_000)) + b"}"}
+    yield {**three, about: b"{" + b",".join(b'"%d": 1' % one for one in range(200_000)) + b"}"}
     nested: Any = json.loads(shards[about])["codecs"]
     for _ in range(60):  # shards in shards in shards
         nested = [{"name": "sharding_indexed", "configuration": {"chunk_shape": [10, 20], "codecs": nested}}]

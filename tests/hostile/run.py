@@ -119,28 +119,26 @@ OURS = (b"text", b"cache")  # what the child writes of its own
 
 
 def _judged(case: Case, found: dict, changes: set[bytes], place: Path) -> str:
-    changes = {name for name in changes if not name.startswith(OURS)}
     wrong = _wrong_end(found) or _wrong_text(case, found)
+    if wrong:
+        return wrong
+    changes = {name for name in changes if not name.startswith(OURS)}
     outside = {name for name in changes if not name.startswith(b"out/") and name not in case.changes}
-    if wrong or outside:
-        return wrong or f"wrote {sorted(outside)[:3]}"
-    if found["status"] not in REFUSED:
-        return _judged_result(case, changes, place)
-    if case.how == UNDAMAGED:
-        return "refused a good file"
-    return f"left {sorted(changes)[:3]}" if changes - set(case.changes) else "refused"
+    if outside:
+        return f"wrote {sorted(outside)[:3]}"
+    if found["status"] in REFUSED:
+        if case.how == UNDAMAGED:
+            return "refused a good file"
+        return f"left {sorted(changes)[:3]}" if changes - set(case.changes) else "refused"
+    return _judged_result(case, changes, place)
 
 
 def _wrong_end(found: dict) -> str | None:
-    """What the limits say; None if nothing."""
     if found["signal"]:
         return f"killed by signal {found['signal']}"
     if found["memory"] is None:
         return "died"
     return f"took {found['memory'] >> 20} MiB" if found["memory"] > MEMORY else None
-
-
-RUNNING = ("error: tile", "out of memory", "this model")  # what a model does when it runs names no file
 
 
 def _judged_result(case: Case, changes: set[bytes], place: Path) -> str:
@@ -165,6 +163,6 @@ def _wrong_text(case: Case, found: dict) -> str | None:
         return f"said {errors[0][:80]!r}" if errors else None
     if len(lines) != 1 or not lines[0].startswith("halotile: error: "):
         return f"refused with {len(lines)} lines"
-    if not any(one in lines[0] for one in (case.named, *RUNNING)):
+    if case.named not in lines[0]:
         return "refused without its name"
     return None

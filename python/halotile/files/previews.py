@@ -29,6 +29,7 @@ __all__ = [
     "bits_of_tiff",
     "ends_jpeg",
     "frames_of_png",
+    "has_scans",
     "kind_of",
     "one_image_of_tiff",
     "planes_of_tiff",
@@ -278,7 +279,7 @@ def frames_of_png(read_at: ReadAt) -> tuple[int, bool]:
     return (frames, is_frame) if frames else (1, True)
 
 
-# ---- files that end early --------------------------------------------------------------------------------------------
+# ---- JPEG files: their ends and scans --------------------------------------------------------------------------------
 
 JPEG_END = b"\xff\xd9"
 JPEG_SCAN = b"\xff\xda"
@@ -297,6 +298,15 @@ def ends_jpeg(read_at: ReadAt, size: int) -> bool:
             return True
         before, offset = block[-1:], offset + len(block)
     return False
+
+
+def has_scans(read_at: ReadAt, count: int) -> bool:
+    """Whether a JPEG has that many scans or more. Each is decoded over the whole image; real files have some ten."""
+    offset, found, before = _first_scan(read_at), 0, b""
+    while found < count and (block := read_at(offset, BLOCK)):
+        found += (before + block).count(JPEG_SCAN)
+        before, offset = block[-1:], offset + len(block)
+    return found >= count
 
 
 def _first_scan(read_at: ReadAt) -> int:

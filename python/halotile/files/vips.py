@@ -20,7 +20,17 @@ import numpy as np
 from ..texts import full_text, quoted, shortened
 from .codecs import HEIC, JPEG, PNG, TIFF, WEBP, Codec, recognised
 from .heic import heic_image
-from .previews import STACKS, START, bits_of_tiff, ends_jpeg, frames_of_png, planes_of_tiff, reader_of, refusal
+from .previews import (
+    STACKS,
+    START,
+    bits_of_tiff,
+    ends_jpeg,
+    frames_of_png,
+    has_scans,
+    planes_of_tiff,
+    reader_of,
+    refusal,
+)
 from .stacks import Stack, stack_of_tiff
 from .tiff_tags import ReadAt
 
@@ -58,6 +68,7 @@ INTERPRETATIONS = {"uint8": ("b-w", "srgb"), "uint16": ("grey16", "rgb16"), "flo
 AS_STORED = {"b-w", "grey16", "srgb", "rgb16", "rgb", "scrgb", "multiband"}  # interpretations that need no conversion
 
 LARGEST_BITS = 32  # per sample of a TIFF: the limit of libvips
+MOST_SCANS = 300  # of a JPEG
 SAMPLES = {
     "char": "8-bit signed integers",
     "short": "16-bit signed integers",
@@ -120,6 +131,8 @@ def opened(
         bits = bits_of_tiff(read_at) if codec is TIFF else 0
         if bits > LARGEST_BITS:
             raise ValueError(f"{path}: samples of {bits} bits; {SAMPLES_READ}")
+        if codec is JPEG and has_scans(read_at, MOST_SCANS):
+            raise ValueError(f"{path}: {MOST_SCANS} scans or more, which take long to decode and show no more")
         try:
             whole = codec is not JPEG or ends_jpeg(read_at, os.fstat(file.fileno()).st_size)
             if not whole and strict:

@@ -64,17 +64,16 @@ class ArraySource(Source):
 
     Args:
         chunks: elements stored together along each axis, if chunked.
-        name: of its file, for errors.
+        name: for errors.
     """
 
-    def __init__(self, array: Any, chunks: tuple[int, ...] | None = None, name: str | None = None):
-        self.name = name
-        self.array, self.chunks = array, chunks or (1,) * array.ndim
+    def __init__(self, array: Any, chunks: tuple[int, ...] | None = None, name: str = "the image"):
+        self.array, self.chunks, self.name = array, chunks or (1,) * array.ndim, name
         self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype).newbyteorder("=")
         self.step = self.chunks[0] if self.chunks else 1
 
     def read(self, start: int, rows: np.ndarray) -> None:
-        rows[...] = sliced(self.array, (slice(start, start + len(rows)),), self.name)
+        rows[...] = self.sliced((slice(start, start + len(rows)),))
 
     def laid(self, layout: str) -> Source:
         return self
@@ -82,33 +81,28 @@ class ArraySource(Source):
     def single(self, layout: str, index: int) -> Source:
         return self if layout in ("HW", "HWC") else _ArrayImage(self, layout, index)
 
+    def sliced(self, where: tuple[Any, ...]) -> Any:
+        """A part of the array. Damage that codecs find, with errors of their own, is a ValueError with the name."""
+        try:
+            return self.array[where]
+        except MemoryError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise ValueError(f"{self.name} cannot be read: {named(error)}") from error
+
 
 class _ArrayImage(Source):
     def __init__(self, source: ArraySource, layout: str, index: int):
-        self.array, self.axes, self.index, self.name = source.array, layout, index, source.name
+        self.source, self.axes, self.index = source, layout, index
         self.dtype, self.step = source.dtype, source.chunks[layout.index("H")]
         self.shape = image_shape(source.shape, layout)
 
     def read(self, start: int, rows: np.ndarray) -> None:
         where = {"N": self.index, "H": slice(start, start + len(rows))}
-        places = tuple(where.get(axis, slice(None)) for axis in self.axes)
-        values = np.asarray(sliced(self.array, places, self.name))
+        values = np.asarray(self.source.sliced(tuple(where.get(axis, slice(None)) for axis in self.axes)))
         rows[...] = in_order(values, self.axes.replace("N", ""))
-
-
-def sliced(array: Any, where: tuple[Any, ...], name: str | None = None) -> Any:
-    """A part of an array. Damage that codecs find, with errors of their own, is a ValueError.
-
-    name: of its file."""
-    try:
-        return array[where]
-    except MemoryError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None:  # not that of a codec
-            raise
-        text = "the image cannot be read" if name is None else f"{name}: it cannot be read"
-        raise ValueError(f"{text}: {named(error)}") from error
 
 
 def image_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
