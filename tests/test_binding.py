@@ -269,7 +269,7 @@ def test_row_kernels_can_be_masked(mask):
 
 def test_an_unknown_mask_is_an_error():
     done = subprocess.run(
-        [sys.executable, "-c", "import halotile"],
+        [sys.executable, "-c", "import halotile._core"],
         env={**os.environ, "HALOTILE_CPU": "sse9"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode != 0

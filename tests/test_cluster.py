@@ -247,7 +247,8 @@ def test_the_command_line_gives_the_same(client, image, capsys):
     assert content("out.zarr") == want
     assert told["status"] == "restored"
     assert told["output_size"] == [620, 1200]
-    assert told["spread"]["shards"] == sum(one["rows"] for one in told["spread"]["workers"]) == 5
+    assert told["spread"]["shards"] == 5
+    assert sum(one["rows"] for one in told["spread"]["workers"]) >= 5  # a slow machine makes some twice
     assert main(["restore", path, "-o", "out.zarr", "--cluster", address, *common]) == 2
     assert main(["restore", path, "-o", "out.zarr", "--cluster", address, *common, "--resume"]) == 0
     assert "exists, skipped" in capsys.readouterr().out

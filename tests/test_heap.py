@@ -85,10 +85,26 @@ def test_off(calls, monkeypatch, how):
         options["keep_heap"] = False
     else:
         values = {"HALOTILE_KEEP_HEAP": "0", "MALLOC_TRIM_THRESHOLD_": "1000000"}
-        monkeypatch.setenv(how, values.get(how, "glibc.malloc.mmap_max=3"))
+        value = values.get(how, "glibc.malloc.mmap_max=3")
+        monkeypatch.setenv(how, value)
+        monkeypatch.setattr(heap, "environment_at_start", lambda: {how: value})
     restore_tiled(IMAGE, noting(calls), **options)
     list(iter_bands(IMAGE, noting(calls), **options))
     assert set(calls) == {"model"}
+
+
+def test_what_is_set_later_is_for_other_processes(calls, monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
+    restore_tiled(IMAGE, noting(calls), **OPTIONS)
+    assert {"keep", "release"} <= set(calls)
+
+
+def test_what_the_process_began_with_is_known():
+    script = "import os; os.environ.clear(); from halotile.run import kept_heap; print(kept_heap.environment_at_start()['A'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "A": "b=c"}, capture_output=True, text=True
+    )
+    assert done.stdout == "b=c\n", done.stderr
 
 
 def test_bad_values(calls, monkeypatch):

@@ -154,7 +154,7 @@ int main()
     std::vector<uint8_t> in(50 * 40, 60), out(50 * 40);
     ht_array image = {in.data(), HT_U8, 1, 50, 40, 0, 40, 1}, output = image;
     output.data = out.data();
-    ht_axis_options rows = {50, 16, 2, 4, 1, 1, 1, 0, HT_REFLECT, 0}, columns = rows;
+    ht_axis_options rows = {50, 16, 2, 4, 1, 1, 1, 0, HT_REFLECT, 0, 0}, columns = rows;
     columns.size = 40;
     ht_plan plan;
     if (ht_plan_init(&plan, &rows, &columns, HT_LINEAR, nullptr) != HT_OK)

@@ -79,9 +79,14 @@ class Finish:
 
     def _resampled(self, image: pyvips.Image, size: tuple[int, int], has_alpha: bool) -> pyvips.Image:
         """Colours are weighted by alpha, so that hidden ones do not leak."""
+        from pyvips import GValue
+
         if (image.height, image.width) == size:
             return image
         kind, white = image.format, WHITE.get(image.format, 1)
+        # Rows come once, from the top. With several threads, one that is late would ask for rows that are gone.
+        image = image.copy()
+        image.set_type(GValue.gint_type, "concurrency", 1)
         if has_alpha:
             image = image.premultiply(max_alpha=white)
         image = image.resize(size[1] / image.width, vscale=size[0] / image.height, kernel="lanczos3")

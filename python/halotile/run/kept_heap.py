@@ -9,9 +9,11 @@ high-water mark; afterwards the memory is returned. Other C libraries are left a
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from .. import _core
@@ -103,8 +105,20 @@ def _allowed() -> bool:
     value = os.environ.get("HALOTILE_KEEP_HEAP", "")
     if value not in ("", "0", "1"):
         raise ValueError(f"the environment variable HALOTILE_KEEP_HEAP must be 0 or 1, not {value!r}")
-    by_hand = any(name in os.environ for name in SET_BY_HAND) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    started = environment_at_start()
+    by_hand = any(name in started for name in SET_BY_HAND) or "malloc" in started.get("GLIBC_TUNABLES", "")
     return value != "0" and not by_hand
+
+
+@functools.cache
+def environment_at_start() -> Mapping[str, str]:
+    """The environment in which the process began, which is what glibc read. Dask sets malloc's variables in its own
+    process, for those that it starts."""
+    try:
+        entries = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return os.environ
+    return dict(os.fsdecode(entry).partition("=")[::2] for entry in entries if b"=" in entry)
 
 
 def stepwise(steps: Iterator[Any], asked: bool) -> Iterator[Any]:

@@ -18,9 +18,10 @@ import torch
 from ..images.channels import Part
 from ..plan import TilePlan
 from .factored import Following, factored_along
-from .global_stats import Found, GlobalStats, Lie, Survey
+from .global_stats import GlobalStats
 from .local_values import Factored, LocalTensor, Made, NotLocal, Space
 from .statistics import Call, Statistic
+from .survey import Found, Lie, Survey
 from .window_statistics import Gram, window_maps
 
 __all__ = ["Local", "local_statistics", "refused"]
