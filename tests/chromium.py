@@ -26,7 +26,7 @@ class Browser:
     def __init__(self, size=(1000, 800)):
         self.requests: list[str] = []
         self._numbers = itertools.count(1)
-        self._folder = tempfile.TemporaryDirectory()
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # its processes may still write
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
 

@@ -100,10 +100,10 @@ def test_what_is_set_later_is_for_other_processes(calls, monkeypatch):
 
 
 def test_what_the_process_began_with_is_known():
-    script = "import os; os.environ.clear(); from halotile.run import kept_heap; print(kept_heap.environment_at_start()['A'])"
-    done = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "A": "b=c"}, capture_output=True, text=True
-    )
+    script = "import os; os.environ.clear(); from halotile.run.kept_heap import environment_at_start\n"
+    script += "print(environment_at_start()['A'])"
+    command, environment = [sys.executable, "-c", script], {**os.environ, "A": "b=c"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "b=c\n", done.stderr
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import TileError
 from ..images.image import Image
-from ..images.values import as_floats
+from ..images.values import as_floats, fill
 from ..options import Options
 from ..plan import Box
 from ..run.report import RunInfo
@@ -110,7 +110,7 @@ def _reach(axis: int, prepared: Prepared, stats: GlobalStats, levels: int, sides
     along[:, :, :lead], along[:, :, lead + box :] = np.nan, np.nan
     tile = replace(plan[0], window=Box(0, 0, *size))
     windows = prepared.windows.read(part, 0, plan, [tile])
-    windows[...] = values if isinstance(windows, np.ndarray) else windows.new_tensor(values)
+    fill(windows, values)
     output = as_floats(prepared.windows.outputs(part, 0, windows, [tile])).swapaxes(2, 2 + axis)
     clean = np.flatnonzero(~np.isnan(output).any(axis=(0, 1, 3)))
     if not len(clean):

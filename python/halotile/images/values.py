@@ -10,7 +10,7 @@ import numpy as np
 
 from .image import Pixels, peak_of
 
-__all__ = ["Values", "as_floats"]
+__all__ = ["Values", "as_floats", "fill"]
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,13 @@ def as_floats(output: Pixels) -> np.ndarray:
     if output.dtype == np.uint16:  # bfloat16
         return (output.astype(np.uint32) << 16).view(np.float32)
     return output.astype(np.float32)
+
+
+def fill(windows: Pixels, values: np.ndarray) -> None:
+    """Fills windows of any dtype with float32 values; bfloat16 takes their upper halves, rounded towards zero."""
+    if not isinstance(windows, np.ndarray):
+        windows[...] = windows.new_tensor(values)
+    elif windows.dtype == np.uint16:  # bfloat16
+        windows[...] = np.ascontiguousarray(values).view(np.uint32) >> 16
+    else:
+        windows[...] = values
