@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+import os
 import signal
 import sys
 
@@ -49,6 +50,17 @@ def forget_modules(tmp_path):
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+MALLOC = {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
+
+
+@pytest.fixture(autouse=True)
+def malloc_of_the_session():
+    """Dask leaves variables of malloc in the environment, which the next test's processes would heed."""
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        del os.environ[name]
+    os.environ.update(MALLOC)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["client_of", "workers_of"]
 
 PATIENCE = 30  # seconds for an address to answer, and for the first worker to come
+SET_FOR_WORKERS = ("MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED")
+SET_FOR_WORKERS += ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 GPU = "GPU"  # the resource that workers with a device of their own declare
 
 
@@ -30,6 +33,7 @@ def client_of(cluster: Any) -> Iterator[Client]:
             yield client
     elif cluster == "local":
         with (
+            _environment_kept(),
             distributed.LocalCluster(processes=True, dashboard_address=":0") as local,
             distributed.Client(local) as client,
         ):
@@ -40,6 +44,20 @@ def client_of(cluster: Any) -> Iterator[Client]:
     else:
         text = "a client of distributed, a cluster, the address of a scheduler, or 'local'"
         raise TypeError(f"cluster must be {text}, not {type(cluster).__name__}")
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Takes back what Dask sets for its workers in the environment of the process that starts them, for good."""
+    before = {name: os.environ.get(name) for name in SET_FOR_WORKERS}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _connected(distributed: Any, address: str) -> Client:
