@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import sys
-import threading
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,8 @@ def kept(name: str, about: object) -> Any:
     if path is None:
         return None
     try:
-        if path.stat().st_size > LARGEST:
+        about_file = path.stat()
+        if about_file.st_size > LARGEST or not stat.S_ISREG(about_file.st_mode):  # a pipe would be waited for
             return None
         content = json.loads(path.read_text(encoding="utf-8"))
         return content["result"] if content["checksum"] == _checksum(path, content["result"]) else None
@@ -52,14 +55,19 @@ def _checksum(path: Path, result: object) -> str:
 
 
 def keep(name: str, about: object, result: object) -> None:
-    """Caches a result. Other processes see all of it or nothing; failures are ignored."""
+    """Caches a result. Other processes see all of it or nothing; failures are ignored, and leave nothing behind."""
     path = _file(name, about)
     if path is None:
         return
+    content = json.dumps({"checksum": _checksum(path, result), "result": result}).encode()
+    new = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-        new.write_text(json.dumps({"checksum": _checksum(path, result), "result": result}), encoding="utf-8")
-        new.replace(path)
+        number, new = tempfile.mkstemp(prefix=f"{path.stem}.", dir=path.parent)  # a name that nobody could foresee
+        with open(number, "wb") as file:
+            file.write(content)
+        os.replace(new, path)
     except OSError:  # the cache is optional
-        pass
+        if new is not None:
+            with suppress(OSError):
+                os.remove(new)
