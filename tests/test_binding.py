@@ -184,6 +184,43 @@ def test_plan_methods_check_their_arguments():
             _core.reflect(*bad)
 
 
+FAR = 2**40 + 1
+METHODS_WITH_MORE = {
+    "starts": (),
+    "kept": (),
+    "normaliser": (0, 1),
+    "rows_in_progress": (0,),
+    "tile": (),
+    "reflect": (5,),
+}
+PLAN = plan()
+WRONG_ARGUMENTS = [
+    *((method, ("x", *more)) for method, more in METHODS_WITH_MORE.items()),
+    *(("read", (WINDOW, U8, *where)) for where in ((FAR, 0), (-FAR, 0), (0, FAR), (0, -FAR))),
+    *(("reflect", wrong) for wrong in (("x", 5), (0, 0), (0, FAR), (FAR, 5), (-FAR, 5))),
+    *((method, (9, *more)) for method, more in METHODS_WITH_MORE.items() if method in ("starts", "kept", "normaliser")),
+    *(("rows_in_progress", wrong) for wrong in ((0, 0), (1, 99), (1, -1), (2**70, 0))),
+    *((method, (2**70,)) for method in ("tile", "rows_complete", "band_floats")),
+    ("band_floats", ("x",)),
+    ("band_floats", (-1,)),
+    ("rows_complete", ("x",)),
+]
+
+
+@pytest.mark.parametrize("name, wrong", WRONG_ARGUMENTS, ids=range(len(WRONG_ARGUMENTS)))
+def test_wrong_arguments_are_python_errors(name, wrong):
+    function = getattr(PLAN, name, None) or getattr(_core, name)
+    with pytest.raises((TypeError, ValueError, IndexError, OverflowError)):
+        function(*wrong)
+
+
+def test_a_band_writes_no_rows_into_a_model_s_output():
+    p = plan()
+    shared = np.zeros((1, *p.window_output), np.float32)
+    with pytest.raises(ValueError, match="share memory"):
+        _core.Band(p, 1, (1.0, 1.0, 0.0, False)).add(0, shared, shared)
+
+
 def test_random_calls_do_not_crash():
     rng = np.random.default_rng(0)
     pool = [U8.copy(), WINDOW.copy(), WINDOW.astype(np.float16), WINDOW.T, WINDOW[::-1], frozen(WINDOW)]
