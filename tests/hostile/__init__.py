@@ -6,9 +6,8 @@
     arrays.py      .npy, zarr
     checkpoints.py pickles and safetensors
     programs.py    TorchScript, torch.export, ONNX, ncnn
-    others.py      journals of runs that were killed; names
     zygote.py      the process that forks a child for each case
     run.py         runs cases and judges them
 
-`python -m tests.hostile` runs all of them and prints a table; `--sample N` some.
+`python -m tests.hostile` runs all of them and prints a table; `--each N` makes them fewer.
 """
