@@ -138,6 +138,29 @@ def test_files_bands_and_alpha(tmp_path):
     assert run.averaged.grids == 3
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+def test_a_run_that_was_stopped_goes_on(tmp_path, suffix):
+    options = {**TILES, "shift_average": 3, "resume": True}
+    restore_to(tmp_path / f"whole{suffix}", IMAGE, ramps, **options)
+    seen = []
+
+    def stop(done, total):
+        seen.append(done)
+        if len(seen) == 45:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError):
+        restore_to(tmp_path / f"out{suffix}", IMAGE, ramps, progress=stop, **options)
+    again = []
+    restore_to(tmp_path / f"out{suffix}", IMAGE, ramps, progress=lambda done, total: again.append(done), **options)
+    assert 0 < len(again) < 2 * len(seen)
+    assert content(tmp_path / f"out{suffix}") == content(tmp_path / f"whole{suffix}")
+
+
+def content(path):
+    return path.read_bytes() if path.is_file() else [one.read_bytes() for one in sorted(path.rglob("c/*/*/*"))]
+
+
 @pytest.mark.parametrize("batch", [1, 2, 7, 13])
 def test_a_file_is_read_from_top_to_bottom(tmp_path, batch):
     """A picture that goes back is decoded anew; the grid that is farthest behind goes on, and needs no earlier rows."""

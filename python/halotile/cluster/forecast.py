@@ -18,7 +18,6 @@ from ..plan import BYTES
 from ..restore import TiledRestorer
 from ..run.prepared import Delivery, Prepared
 from ..run.progress import Progress
-from ..run.tiles import TILES
 from .blocks import Grid
 from .settle import fixed_options
 from .shards import Encoder
@@ -70,7 +69,7 @@ def _seconds_per_pixel(prepared: Prepared, knowledge: Knowledge) -> float:
         seconds = min(seconds, time.perf_counter() - began)
     run = restorer.last_run
     assert run is not None
-    if prepared.schedule is not TILES and run.stream is not None:
+    if run.stream is not None:
         return seconds / (run.stream.recompute * math.prod(size))
     opened = open_run(restorer.open(pixels), restorer.knowledge)
     return seconds / opened.plan.processed_pixels

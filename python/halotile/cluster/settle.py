@@ -25,12 +25,11 @@ from ..options import Options
 from ..plan import TilePlan
 from ..restore import TiledRestorer
 from ..resume.identity import about_run, differences
-from ..resume.settled import fixed, manner
+from ..resume.settled import fixed, manner, with_manner
 from ..run.nodata import with_filled
 from ..run.prepared import Delivery, Prepared
 from ..run.progress import Progress
 from ..run.report import RunInfo
-from ..run.tiles import TILES
 from ..run.traits import Traits
 from .job import Job, opened
 from .sources import Reading, identity_of
@@ -103,8 +102,6 @@ def settle(job: Job, before: dict[str, Any] | None = None) -> Settled:
 
 
 def _settled(job: Job, before: dict[str, Any] | None) -> Settled:
-    from ..resume.settled import with_manner
-
     restorer, image, _ = opened(job)
     if before is not None:
         options = with_manner(restorer.options, before["manner"] | {"dtype": before["fixed"]["dtype"]})
@@ -118,7 +115,7 @@ def _settled(job: Job, before: dict[str, Any] | None) -> Settled:
         prepared = with_room_for_data(prepared)
     watch_ranges(prepared, first, knowledge)
     warn_of_colours(prepared, 0, knowledge)
-    if prepared.schedule is not TILES and prepared.report.stream is not None and prepared.report.stream.sweeps > 1:
+    if prepared.report.stream is not None and prepared.report.stream.sweeps > 1:
         text = "statistics of the whole image are added up over workers by tiles"
         if restorer.options.schedule == "stream":
             raise ValueError(f"schedule must be 'tiles' for this model with cluster, not 'stream': {text}")
@@ -172,7 +169,7 @@ def fixed_options(prepared: Prepared, asked: Options) -> Options:
     return replace(
         prepared.options,
         dtype=model.dtype if asked.dtype is not None else None,
-        schedule="tiles" if prepared.schedule is TILES else "stream",
+        schedule=prepared.schedule.name,
         memory_format=model.window_format if asked.memory_format != "auto" or model.alone else "auto",
         progress=None,
         out_dtype=prepared.out_dtype,

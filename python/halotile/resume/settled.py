@@ -42,7 +42,7 @@ def manner(prepared: Prepared) -> dict[str, Any]:
     device = prepared.windows.model.device
     return {
         "device": "cpu" if device is None else str(device),
-        "schedule": "tiles" if prepared.schedule is TILES else "stream",
+        "schedule": prepared.schedule.name,
         "tile_size": list(prepared.plan.tile),
         "batch_size": prepared.batch,
         "strips": getattr(prepared.schedule, "step", None),
@@ -88,11 +88,12 @@ def gives_same_bits(prepared: Prepared, before: dict[str, Any], index: int, rows
     of before."""
     now = replace(prepared, out_dtype="float32")
     other = now.with_tiles((before["tile_size"][0], before["tile_size"][1]), before["batch_size"])
-    if before["schedule"] == "tiles":
+    ways = before["schedule"], prepared.schedule.name
+    if ways == ("tiles", "stream"):
         other = replace(other, schedule=TILES)
-    elif prepared.schedule is TILES:
+    elif ways == ("stream", "tiles"):
         return False  # nothing here can make a stream again
-    else:
+    elif ways == ("stream", "stream"):
         other = replace(other, schedule=replace(prepared.schedule, step=before["strips"]))  # type: ignore[type-var]
     start = min(first_row_again(one, rows_done) for one in (now, other))
     made = [_made(one, index, start, rows_done) for one in (now, other)]

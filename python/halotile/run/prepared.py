@@ -64,6 +64,10 @@ class Sink(Protocol):
 
 
 class Schedule(Protocol):
+    @property
+    def name(self) -> str:
+        """ "tiles" or "stream", as the option of that name."""
+
     def rows(
         self, prepared: Prepared, index: int, sink: Sink, rows_done: int, first: First, progress: Progress
     ) -> Iterator[int]:

@@ -164,6 +164,8 @@ class ShiftedGrids:
     spread: of all rows made so far.
     """
 
+    name = "tiles"
+
     def __init__(self, count: int):
         self.count, self.spread = count, Spread()
 

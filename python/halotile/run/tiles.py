@@ -38,6 +38,8 @@ __all__ = ["TILES", "Tiles"]
 class Tiles:
     """The stateless implementation of `Schedule` in prepared.py."""
 
+    name = "tiles"
+
     def rows(
         self, prepared: Prepared, index: int, sink: Sink, rows_done: int, first: First, progress: Progress
     ) -> Iterator[int]:

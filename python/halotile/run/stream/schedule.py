@@ -83,6 +83,7 @@ class Stream:
     step: int
     as_is: bool = False
     smallest = SMALLEST_STEP
+    name = "stream"
 
     def rows(
         self, prepared: Prepared, index: int, sink: Sink, rows_done: int, first: First, progress: Progress
