@@ -94,6 +94,18 @@ def test_only_windows_that_fail_are_made_again(image, engine, dtype, batch):
     assert restorer.last_run.retried == 1  # of each run by itself
 
 
+@pytest.mark.parametrize("engine", ["host", "torch"])
+@pytest.mark.parametrize("more", [{"shift_average": 3}, {"match_low": 64}], ids=["grids", "low band"])
+def test_models_that_no_halo_makes_exact(image, engine, more):
+    options = {"tile_size": 32, "halo": 2, "out_dtype": "float32", "engine": engine, **more}
+    with pytest.raises(NonFiniteError):
+        restore_tiled(image, delicate(), dtype="float16", **options)
+    restorer = TiledRestorer(delicate(), dtype="float16", on_nonfinite="retry", **options)
+    got = restorer(image)
+    assert restorer.last_run.retried >= 1
+    np.testing.assert_allclose(got, restore_tiled(image, delicate(), **options), rtol=0, atol=3e-3)
+
+
 def test_a_module_in_half_precision_is_converted(image):
     got = restore_tiled(image, delicate().bfloat16(), on_nonfinite="retry", **TILES)
     assert np.isfinite(got).all()

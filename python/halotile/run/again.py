@@ -112,6 +112,13 @@ class Again:
                 error.args = (f"{error}; it was made again in float32, after NaN or infinity",)
             raise
 
+    def instead(self, windows: Windows, part: Part, outputs: Pixels) -> Windows | None:
+        """The run's windows in float32, if these outputs are not finite because of half precision."""
+        if not self.may_have_overflown(windows.model_of(part), outputs):
+            return None
+        whole = [Box(0, 0, *outputs.shape[2:])] * len(outputs)
+        return None if all(are_finite(outputs, whole)) else self.in_float32(windows, part)
+
     # ---- models ------------------------------------------------------------------------------------------------------
 
     def may_have_overflown(self, model: Model, outputs: Pixels) -> bool:

@@ -18,8 +18,10 @@ import numpy as np
 
 from ..engine.device_lock import turn
 from ..images.channels import Part
+from ..images.image import Pixels
 from ..images.values import as_floats
 from ..plan import Box, Tile, TilePlan
+from .again import plain_arithmetic
 from .prepared import First, Prepared
 from .windows import Windows
 
@@ -113,10 +115,8 @@ def low_band(prepared: Prepared, part: Part, index: int) -> LowBand:
     Raises:
         TileError: the model failed. ValueError: match_low does not fit.
     """
-    windows, plan, found = prepared.windows, prepared.plan, reduction(prepared)
-    reduced = _reduced(windows, part, index, plan, found)
-    tile = replace(plan[0], window=Box(-found.before[0], -found.before[1], *(found.factor * one for one in found.size)))
-    output = as_floats(windows.outputs(part, index, reduced, [tile]))[0]
+    plan, found = prepared.plan, reduction(prepared)
+    output = as_floats(_output(prepared, part, index, found))[0]
     starts = [
         int(before // found.factor * scale) - trim
         for before, scale, trim in zip(found.before, plan.scales, plan.trim, strict=True)
@@ -128,6 +128,18 @@ def low_band(prepared: Prepared, part: Part, index: int) -> LowBand:
     cells = output.reshape(len(output), rows, each[0], columns, each[1]).mean((2, 4))
     radius = min(side // (SHARE * cell) for side, cell in zip(plan.window_output, pixels, strict=True))
     return LowBand(cells, pixels, max(1, radius), plan)
+
+
+def _output(prepared: Prepared, part: Part, index: int, found: Reduction) -> Pixels:
+    """What the model makes of the reduced image; with on_nonfinite="retry" in float32 where half precision failed."""
+    windows, plan = prepared.windows, prepared.plan
+    tile = replace(plan[0], window=Box(-found.before[0], -found.before[1], *(found.factor * one for one in found.size)))
+    output = windows.outputs(part, index, _reduced(windows, part, index, plan, found), [tile])
+    other = None if prepared.again is None else prepared.again.instead(windows, part, output)
+    if other is None:
+        return output
+    with plain_arithmetic(other.model_of(part)):
+        return other.outputs(part, index, _reduced(other, part, index, plan, found), [tile])
 
 
 def _reduced(windows: Windows, part: Part, index: int, plan: TilePlan, found: Reduction) -> Any:

@@ -83,7 +83,7 @@ class Grid(Prepared):
     @classmethod
     def shifted(cls, run: Prepared, shift: Pair) -> Grid:
         same = (run.image, "float32", run.options, run.report, run.windows)
-        return cls(*same, traits=run.traits, schedule=TILES, shift=shift)
+        return cls(*same, traits=run.traits, schedule=TILES, again=run.again, shift=shift)
 
     @cached_property
     def plan(self) -> TilePlan:
