@@ -102,3 +102,19 @@ def on_arrays(module):
             return module(torch.from_numpy(np.ascontiguousarray(batch))).float().numpy()
 
     return call
+
+
+class Delicate(nn.Module):
+    """Finite in float32; in half precision a step is lost beside white, and 0 / 0 remains."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 3, padding=1)
+        self.even = nn.Conv2d(3, 3, 1, bias=False)
+        with torch.no_grad():
+            self.even.weight.copy_(torch.eye(3)[:, :, None, None])
+
+    def forward(self, x):
+        x = self.even(x)
+        step = (x + 2.0**-12) - x if x.dtype == torch.float16 else (x + 2.0**-10) - x
+        return self.layer(x) * (step / step)

@@ -19,6 +19,7 @@ from halotile import TiledRestorer, TileError, restore_to  # noqa: E402
 from halotile.cli import main  # noqa: E402
 from halotile.files.picture import write_image  # noqa: E402
 
+from .networks import Delicate, seeded  # noqa: E402
 from .on_cluster import STREAM, TILES, Failing, Slow, Squeezed, calls, content, network, written  # noqa: E402
 
 
@@ -236,6 +237,30 @@ def test_statistics_of_the_whole_image_are_those_of_one_process(client, image):
 
 
 # ---- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduce", ["argmax", lambda rows: rows[:2] * 2], ids=["argmax", "function"])
+@pytest.mark.parametrize("options", [TILES, STREAM], ids=["tiles", "stream"])
+def test_labels_are_made_on_workers(client, image, options, reduce):
+    path, model = written(image), seeded(lambda: torch.nn.Conv2d(3, 20, 5, padding=2))
+    want = whole(path, model, reduce=reduce, **options)
+    restore_to("out.zarr", path, model, cluster=client, reduce=reduce, **options)
+    assert content("out.zarr") == want
+
+
+def test_what_is_made_again_in_float32_is_counted(client, image):
+    image[:9, :9] = image[600 // 2 :, 200] = 255
+    path, options = written(image), TILES | {"dtype": "float16", "on_nonfinite": "retry"}
+    want = whole(path, seeded(Delicate), **options)
+    run = restore_to("out.zarr", path, seeded(Delicate), cluster=client, **options)
+    assert content("out.zarr") == want
+    assert run.retried == restore_to("again.zarr", path, seeded(Delicate), **options).retried > 1
+
+
+def test_grids_that_take_turns_are_refused(client, image):
+    with pytest.raises(ValueError, match=r"shift_average must be 1 with cluster, not 3: .*one after the other"):
+        restore_to("out.zarr", written(image), network(), cluster=client, shift_average=3, **TILES)
+    assert not os.path.exists("out.zarr")
 
 
 def test_a_local_cluster_leaves_the_environment_as_it_was(image):

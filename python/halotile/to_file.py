@@ -239,10 +239,8 @@ class Bands:
         self.writing: tuple[Future[None], np.ndarray] | None = None
 
     def opened(self, prepared: Prepared) -> Bands:
-        height, width = prepared.plan.output_size
-        made, has_axis = prepared.made, "C" in prepared.image.layout
-        self.row = (width, made.channels) if made.channels > 1 or (has_axis and not made.flat) else (width,)
-        self.dtype, self.tallest = made.dtype, prepared.plan.tallest_band()
+        height, self.row = prepared.plan.output_size[0], prepared.row_shape
+        self.dtype, self.tallest = prepared.made.dtype, prepared.plan.tallest_band()
         if self.kept is not None:
             self.kept.open(prepared, self.row, self.dtype)
         self.sink = self.sink_for((height, *self.row), self.dtype)

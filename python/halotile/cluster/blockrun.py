@@ -24,6 +24,7 @@ from ..run.assemble import assemble
 from ..run.nodata import putting_back
 from ..run.prepared import Prepared
 from ..run.progress import Progress
+from ..run.reducing import reducing
 from ..run.tiles import TILES
 from .blocks import Block, Grid, Work, missing_blocks
 from .columns import with_columns
@@ -56,6 +57,7 @@ class Made:
             it must be what is there.
         work: pixels that went through the model.
         seconds: in all. read_seconds, read_bytes: of the image, decoded.
+        again: which windows this worker has made again in float32, of all its blocks so far.
     """
 
     block: Block
@@ -65,6 +67,7 @@ class Made:
     seconds: float = 0.0
     read_seconds: float = 0.0
     read_bytes: int = 0
+    again: set[tuple[int, ...]] = field(default_factory=set)
 
 
 def run_block(
@@ -87,6 +90,8 @@ def run_block(
         last = _stretch(prepared, left[0], grid, encoder, receipts, made, told)
         part = replace(left[0], bottom=max(last, left[0].top + 1))
         made.work += work.of(grid.row_range(part), grid.column_range(part))
+    if prepared.again is not None:
+        made.again = set(prepared.again.made)
     made.seconds = time.perf_counter() - began
     made.read_seconds = ready.reading.seconds - before.seconds
     made.read_bytes = ready.reading.bytes - before.bytes
@@ -118,7 +123,7 @@ def _stretch(
         _Writer(encoder, receipts, block, made, told) as writer,
     ):
         sink = _Rows(prepared, start, top, bottom, writer)
-        steps = assemble(prepared, 0, putting_back(sink, prepared), {}, Progress(None))
+        steps = assemble(prepared, 0, reducing(putting_back(sink, prepared), prepared), {}, Progress(None))
         with closing(steps):
             for _, done in steps:
                 if done >= min(bottom, height) or writer.is_made_elsewhere:
@@ -135,9 +140,7 @@ class _Rows:
 
     def __init__(self, prepared: Prepared, start: int, top: int, bottom: int, writer: _Writer):
         self.start, self.top, self.bottom, self.writer = start, top, bottom, writer
-        width, channels = prepared.plan.output_size[1], prepared.channels
-        self.row = (width, channels) if channels > 1 or "C" in prepared.image.layout else (width,)
-        self.dtype, self.height = prepared.out_dtype, prepared.plan.output_size[0]
+        self.row, self.dtype, self.height = prepared.row_shape, prepared.made.dtype, prepared.plan.output_size[0]
         self.views: dict[int, np.ndarray] = {}
         self.above = np.empty(0, self.dtype)
         self.shards = self._new()

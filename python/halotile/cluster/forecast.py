@@ -18,6 +18,7 @@ from ..plan import BYTES
 from ..restore import TiledRestorer
 from ..run.prepared import Delivery, Prepared
 from ..run.progress import Progress
+from ..run.reducing import with_reduction
 from .blocks import Grid
 from .settle import fixed_options
 from .shards import Encoder
@@ -38,7 +39,7 @@ def forecasts(
     """
     began = time.perf_counter()
     run = open_run(image, knowledge, knowledge.options.out_dtype)
-    prepared, _ = prepare(run, knowledge, Progress(None), Delivery(bands_waiting=1))
+    prepared = with_reduction(prepare(run, knowledge, Progress(None), Delivery(bands_waiting=1))[0])
     work, settling = work_of(prepared), time.perf_counter() - began
     costs = Costs(
         pixel=_seconds_per_pixel(prepared, knowledge),
@@ -49,7 +50,7 @@ def forecasts(
     )
     height, width = prepared.plan.output_size
     read = math.prod(image.size) * image.channels * BYTES[image.dtype]
-    written = height * width * prepared.channels * BYTES[prepared.out_dtype]
+    written = height * width * prepared.made.channels * BYTES[prepared.made.dtype]
     grid = Grid(height, width)
     return [simulate(grid, work, costs, count, read, written) for count in workers], costs, work
 
@@ -78,9 +79,9 @@ def _seconds_per_pixel(prepared: Prepared, knowledge: Knowledge) -> float:
 def _seconds_per_byte(prepared: Prepared) -> float:
     """Of a byte of the result that is encoded; a disk may be slower."""
     shape = (CHUNK, min(prepared.plan.output_size[1], shard_columns(prepared.plan.output_size[1])))
-    shape = (*shape, prepared.channels) if prepared.channels > 1 else shape
-    encoder = Encoder(shape, prepared.out_dtype)
-    noise = np.random.default_rng(0).integers(0, 256, shape).astype(prepared.out_dtype)
+    shape = (*shape, *prepared.row_shape[1:])
+    encoder = Encoder(shape, prepared.made.dtype)
+    noise = np.random.default_rng(0).integers(0, 256, shape).astype(prepared.made.dtype)
     began = time.perf_counter()
     encoder.encoded(0, range(1), noise)
     return (time.perf_counter() - began) / noise.nbytes

@@ -29,6 +29,7 @@ from ..resume.settled import fixed, manner, with_manner
 from ..run.nodata import with_filled
 from ..run.prepared import Delivery, Prepared
 from ..run.progress import Progress
+from ..run.reducing import with_reduction
 from ..run.report import RunInfo
 from ..run.traits import Traits
 from .job import Job, opened
@@ -111,6 +112,7 @@ def _settled(job: Job, before: dict[str, Any] | None) -> Settled:
     run, knowledge = open_run(image, restorer.knowledge, restorer.options.out_dtype), restorer.knowledge
     delivery = Delivery(bands_waiting=1, bytes_beside=lambda shape: held_bytes(shape, run.out_dtype))
     prepared, first = prepare(run, knowledge, Progress(None), delivery)
+    prepared = with_reduction(prepared)
     if restorer.options.out_dtype is None:
         prepared = with_room_for_data(prepared)
     watch_ranges(prepared, first, knowledge)
@@ -138,16 +140,15 @@ def _scan(prepared: Prepared) -> None:
 
 def _of(job: Job, restorer: TiledRestorer, prepared: Prepared) -> Settled:
     image, plan = prepared.image, prepared.plan
-    has_axis = prepared.channels > 1 or "C" in image.layout
-    shape = (*plan.output_size, prepared.channels) if has_axis else plan.output_size
-    check_output("result.zarr", shape, prepared.out_dtype)
+    shape = (plan.output_size[0], *prepared.row_shape)
+    check_output("result.zarr", shape, prepared.made.dtype)
     about = about_run(image, restorer.model, restorer.options, digest=_digest(identity_of(job.image)))
     height, width = image.size
     return Settled(
         options=fixed_options(prepared, restorer.options),
         report=prepared.report,
         traits=prepared.traits,
-        out_dtype=prepared.out_dtype,
+        out_dtype=prepared.made.dtype,
         shape=shape,
         plan=plan,
         work=work_of(prepared),
@@ -172,7 +173,7 @@ def fixed_options(prepared: Prepared, asked: Options) -> Options:
         schedule=prepared.schedule.name,
         memory_format=model.window_format if asked.memory_format != "auto" or model.alone else "auto",
         progress=None,
-        out_dtype=prepared.out_dtype,
+        out_dtype=prepared.made.dtype,
     )
 
 
@@ -201,7 +202,9 @@ def ready(job: Job, settled: Settled) -> Ready:
         warnings.simplefilter("ignore")  # said by the worker that settled
         run = open_run(image, knowledge, settled.out_dtype)
         prepared, _ = prepare(run, knowledge, Progress(None), Delivery(bands_waiting=1))
-    prepared = replace(prepared, out_dtype=settled.out_dtype)
+    prepared = with_reduction(prepared)
+    if prepared.reduction is None:
+        prepared = replace(prepared, out_dtype=settled.out_dtype)
     if prepared.plan != settled.plan or prepared.traits != settled.traits:
         raise ValueError("on this worker the model returns something else than on the one that was asked first")
     found = Ready(restorer, prepared, reading)

@@ -62,6 +62,9 @@ def restore_on_cluster(
     checked = options if isinstance(options, Options) else Options.of(options)
     if not isinstance(options, Options):
         options = {name: value for name, value in options.items() if name != "progress"}
+    if checked.shift_average > 1:
+        text = f"shift_average must be 1 with cluster, not {checked.shift_average}"
+        raise ValueError(f"{text}: grids take turns over the whole image, one after the other")
     job = new_job(uuid.uuid4().hex, checked_image(image), model, options, max_pixels, strict)
     with client_of(cluster) as client, Progress(checked.progress, "shard") as bar:
         client.wait_for_workers(1, timeout=PATIENCE)
@@ -130,7 +133,10 @@ def _restored(client: Client, job: Job, draft: Drafted, bar: Progress, started: 
     seam = _seam(conductor.made, grid, encoder, draft)
     draft.complete(encoder.description)
     spread = _spread(conductor, settled, plan, len(done), seam, settling, time.perf_counter() - started)
-    return replace(settled.report, spread=spread)
+    report = replace(settled.report, spread=spread)
+    if settled.options.on_nonfinite != "retry":
+        return report
+    return replace(report, retried=len(set().union(*(made.again for _, made in conductor.made))))
 
 
 def _with_statistics(client: Client, job: Job, settled: Settled) -> Settled:

@@ -186,6 +186,13 @@ class Prepared(Opened):
         return Made(self.reduction.channels, self.reduction.dtype, self.reduction.flat)
 
     @property
+    def row_shape(self) -> tuple[int, ...]:
+        """A row of the result in a file: (W,) or (W, C)."""
+        made, width = self.made, self.plan.output_size[1]
+        has_axis = made.channels > 1 or ("C" in self.image.layout and not made.flat)
+        return (width, made.channels) if has_axis else (width,)
+
+    @property
     def out_values(self) -> Values:
         if self.options.reduce is not None:  # as the model makes them
             return Values(self.out_dtype, None)
