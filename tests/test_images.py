@@ -8,6 +8,7 @@ import pytest
 
 import halotile
 from halotile import TileError, iter_bands, restore_tiled
+from halotile.images.image import from_bfloat16, to_bfloat16
 
 OPTIONS = {"tile_size": 16, "halo": 4, "overlap": 3}
 
@@ -348,3 +349,14 @@ def test_bands_check_at_once_and_run_lazily(rng):
 def test_names():
     assert issubclass(halotile.ModelOutputError, TileError) and issubclass(halotile.ModelOutputError, ValueError)
     assert set(halotile.__all__) <= set(dir(halotile))
+
+
+def test_bfloat16_is_rounded_as_torch_rounds(rng):
+    torch = pytest.importorskip("torch")
+    words = np.array([0, 1 << 31, 0x7F7FFFFF, 0x7F800000, 0x7F800001, 0x7FFFFFFF, 0xFFC00000, 0x3F808000], np.uint32)
+    values = np.concatenate([rng.integers(0, 2**32, 100_000, np.uint32), words]).view(np.float32)
+    found, number = to_bfloat16(values), ~np.isnan(values)
+    want = torch.from_numpy(values).to(torch.bfloat16)
+    np.testing.assert_array_equal(found[number], want.view(torch.int16).numpy().view(np.uint16)[number])
+    assert np.isnan(from_bfloat16(found)[~number]).all()
+    np.testing.assert_array_equal(from_bfloat16(found)[number], want.float().numpy()[number])

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..layouts import PICTURES
 from ..optional import torch_if_loaded
-from .image import Pixels
+from .image import Pixels, from_bfloat16
 
 __all__ = ["KINDS", "Part", "Unfit", "apart", "arranged", "routes"]
 
@@ -96,7 +96,7 @@ def _as_float32(values: Pixels) -> Pixels:
     if not isinstance(values, np.ndarray):
         return values.float()
     if values.dtype == np.uint16:
-        return (values.astype(np.uint32) << 16).view(np.float32)
+        return from_bfloat16(values)
     return values.astype(np.float32, copy=False)
 
 

@@ -35,12 +35,14 @@ __all__ = [
     "check_output_kind",
     "copied",
     "delivered",
+    "from_bfloat16",
     "is_tensor",
     "new_image",
     "open_image",
     "open_output",
     "peak_of",
     "shape_of_result",
+    "to_bfloat16",
 ]
 
 Pixels: TypeAlias = "np.ndarray | torch.Tensor"
@@ -186,9 +188,20 @@ def as_words(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def bfloat16_bits(value: float) -> int:
-    """The nearest bfloat16 as a 16-bit integer; ties to even."""
-    bits = int(np.float32(value).view(np.uint32))
-    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    """The nearest bfloat16 as a 16-bit integer."""
+    return int(to_bfloat16(np.array([value], np.float32))[0])
+
+
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """The nearest bfloat16 of float32 values, as uint16; ties to even."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    rounded = (bits.astype(np.uint64) + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(values), bits >> 16 | 0x40, rounded).astype(np.uint16)
+
+
+def from_bfloat16(words: np.ndarray) -> np.ndarray:
+    """float32 of bfloat16 as uint16."""
+    return (words.astype(np.uint32) << 16).view(np.float32)
 
 
 def peak_of(dtype: str) -> int:

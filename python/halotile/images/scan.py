@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..optional import torch_if_loaded
-from .image import Alpha, Image, as_words
+from .image import Alpha, Image, as_words, from_bfloat16
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,7 @@ def is_zero(values: np.ndarray, dtype: str) -> np.ndarray:
 def widened(values: np.ndarray, dtype: str) -> np.ndarray:
     """float32 of values of an image dtype; bfloat16 comes as uint16."""
     if dtype == "bfloat16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
+        return from_bfloat16(values)
     return values.astype(np.float32, copy=False)
 
 

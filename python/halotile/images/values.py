@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .image import Pixels, peak_of
+from .image import Pixels, from_bfloat16, peak_of, to_bfloat16
 
 __all__ = ["Values", "as_floats", "fill"]
 
@@ -43,15 +43,15 @@ def as_floats(output: Pixels) -> np.ndarray:
     if not isinstance(output, np.ndarray):
         return output.float().cpu().numpy()
     if output.dtype == np.uint16:  # bfloat16
-        return (output.astype(np.uint32) << 16).view(np.float32)
+        return from_bfloat16(output)
     return output.astype(np.float32)
 
 
-def fill(windows: Pixels, values: np.ndarray) -> None:
-    """Fills windows of any dtype with float32 values; bfloat16 takes their upper halves, rounded towards zero."""
+def fill(windows: Pixels, values: Pixels) -> None:
+    """Fills windows of any dtype with float32 values: an array for arrays, an array or a tensor for tensors."""
     if not isinstance(windows, np.ndarray):
-        windows[...] = windows.new_tensor(values)
+        windows.copy_(windows.new_tensor(values) if isinstance(values, np.ndarray) else values)
     elif windows.dtype == np.uint16:  # bfloat16
-        windows[...] = np.ascontiguousarray(values).view(np.uint32) >> 16
+        windows[...] = to_bfloat16(values)
     else:
         windows[...] = values

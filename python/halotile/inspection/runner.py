@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..images.image import from_bfloat16
 from ..models.devices import Device
 from ..models.kinds import open_model
 from ..models.model import Model
@@ -42,7 +43,7 @@ class Runner:
         model = self.opened
         output = model(self._typed(windows, model.dtype))
         if model.dtype == "bfloat16":
-            output = (output.astype(np.uint32) << 16).view(np.float32)
+            output = from_bfloat16(output)
         self.seconds = min(self.seconds, (time.monotonic() - start) / windows[:, 0].size)
         return np.asarray(output, np.float32)
 

@@ -19,7 +19,7 @@ import numpy as np
 from ..engine.device_lock import turn
 from ..images.channels import Part
 from ..images.image import Pixels
-from ..images.values import as_floats
+from ..images.values import as_floats, fill
 from ..plan import Box, Tile, TilePlan
 from .again import plain_arithmetic
 from .prepared import First, Prepared
@@ -155,19 +155,9 @@ def _reduced(windows: Windows, part: Part, index: int, plan: TilePlan, found: Re
             window = windows.read(part, index, plan, [tile])
             floats = window.float() if not isinstance(window, np.ndarray) else as_floats(window)
             means = floats.reshape(*floats.shape[:2], rows, factor, columns, factor).mean((3, 5))
-            _put(image[..., y : y + rows, x : x + columns], means)
+            fill(image[..., y : y + rows, x : x + columns], means)
     windows.buffers.clear()
     return image
-
-
-def _put(into: Any, values: Any) -> None:
-    if not isinstance(into, np.ndarray):
-        into.copy_(values)
-    elif into.dtype == np.uint16:  # bfloat16
-        bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
-        into[...] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-    else:
-        into[...] = values
 
 
 class LowBand:

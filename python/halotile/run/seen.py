@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..images.image import Image, Pixels, as_words
+from ..images.image import Image, Pixels, as_words, from_bfloat16
 from ..images.nodata import is_missing
 from ..images.scan import widened_tensor
 from ..optional import torch_if_loaded
@@ -60,7 +60,7 @@ class Seen:
             values = values.detach().float().numpy()
         sample = values[..., STEP // 2 :: STEP, STEP // 2 :: STEP] if min(values.shape[-2:]) > STEP else values
         if sample.dtype == np.uint16:
-            sample = (sample.astype(np.uint32) << 16).view(np.float32)
+            sample = from_bfloat16(sample)
         finite = sample[np.isfinite(sample)]
         with self.lock:
             self.values += sample.size
