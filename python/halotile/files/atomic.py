@@ -31,6 +31,7 @@ __all__ = [
     "hidden_name",
     "put_in_place",
     "recover",
+    "remove_folder",
     "replacing",
     "replacing_folder",
     "sweep",
@@ -136,6 +137,15 @@ def recover(path: str) -> None:
     if not os.path.lexists(target) and os.path.isdir(before):
         with suppress(OSError):  # another process did
             disk.rename(before, target)
+
+
+def remove_folder(name: str) -> None:
+    """Removes a folder into which others may be writing: under another name, which they do not know, it is a draft of
+    the dead."""
+    aside = _new_name(name)
+    with suppress(FileNotFoundError):
+        os.rename(name, aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
