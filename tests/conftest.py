@@ -42,6 +42,13 @@ def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("HALOTILE_CACHE", str(tmp_path / "kept by halotile"))
 
 
+@pytest.fixture
+def streams_pay(monkeypatch):
+    """schedule="auto" compares pixels alone: images of any size are worth a graph, and no convolution is timed."""
+    monkeypatch.setattr("halotile.auto.streams.WORTH", 0)
+    monkeypatch.setattr("halotile.run.stream.cost.strip_cost", lambda graph, rows, side: 1.0)
+
+
 @pytest.fixture(autouse=True)
 def forget_modules(tmp_path):
     """A module that a test wrote and imported is not the next test's: many are called `models`."""

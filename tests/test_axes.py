@@ -232,8 +232,7 @@ def test_streams(scale, boundary):
             near(got, whole(model, image, boundary), 2e-5)
 
 
-def test_schedule_auto_gives_the_same(monkeypatch):
-    monkeypatch.setattr("halotile.auto.streams.WORTH", 0)
+def test_schedule_auto_gives_the_same(streams_pay):
     for scale in SCALES[:4]:
         model, image = made(scale), floats((97, 61))
         small = TiledRestorer(model, halo="exact", tile_size=16)
