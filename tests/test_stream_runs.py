@@ -449,7 +449,7 @@ def test_auto_keeps_tiles_where_strips_are_slow(streams_pay, monkeypatch):
     deep = seeded(lambda: RRDBNet(blocks=1, features=8, growth=4))
     asked = []
     monkeypatch.setattr("halotile.run.stream.cost.strip_cost", lambda *sizes: asked.append(sizes) or 10.0)
-    restorer = TiledRestorer(deep, halo="exact", tile_size=96)
+    restorer = TiledRestorer(deep, halo="exact", tile_size=128)
     restorer(pixels_of("uint8", (130, 120, 3)))
     assert asked and restorer.last_run.schedule == "tiles"
     assert restorer.last_run.schedule_why.endswith("where each takes 10.00 times as long")
