@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -111,7 +110,7 @@ def _kept_folder(path: str) -> Iterator[str]:
         with writing(path):
             disk.sync_tree(name)
             put_in_place(name, target)
-            shutil.rmtree(name, ignore_errors=True)  # the old one, after an exchange
+            remove_folder(name)  # the old one, after an exchange
 
 
 @contextmanager
