@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: demo test test-slow coverage core install-core sanitize prove fuzz fuzz-long mutate coverage-c threads machines valgrind
+.PHONY: demo test test-slow coverage core install-core sanitize prove fuzz fuzz-long mutate coverage-c threads machines valgrind hostile
 .PHONY: analyze check-macos lint clean
 
 $(VENV)/torch: Makefile
@@ -88,6 +88,10 @@ prove:
 
 mutate:
 	$(PYTHON) scripts/mutate.py
+
+# Thousands of hostile files, each restored or refused in a process of its own; about half an hour.
+hostile: $(VENV)/test
+	$(BIN)/python -m tests.hostile
 
 # Needs what the tests need: HALOTILE_PYTHON is an interpreter with them.
 HALOTILE_PYTHON ?= $(BIN)/python

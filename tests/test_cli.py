@@ -253,7 +253,7 @@ def test_models_out_of_modules(place, model):
 )
 def test_models_that_cannot_be_had(place, capsys, model, message):
     (place / "broken.py").write_text("def model(:\n")
-    assert restore(model=model) == 1
+    assert restore(model=model) == 2
     assert_one_error(capsys, message)
 
 
@@ -353,12 +353,12 @@ def test_other_torch_files_are_explained(place, network, capsys):
     import torch
 
     torch.save(network.state_dict(), "weights.pth")
-    assert restore(model="weights.pth") == 1
+    assert restore(model="weights.pth") == 2
     assert_one_error(capsys, "it is a state dict, without its network")
     export(network, "model.pt2", sides=(2, 3))
     data = (place / "model.pt2").read_bytes()
     (place / "cut.pt2").write_bytes(data[: len(data) // 2])
-    assert restore(model="cut.pt2") == 1
+    assert restore(model="cut.pt2") == 2
     assert_one_error(capsys, "neither TorchScript nor torch.export")
 
 
@@ -453,12 +453,12 @@ def test_force_never_overwrites_the_input(place, capsys):
 
 
 def test_wrong_inputs(place, capsys):
-    assert run("restore", "no.png", "-o", "out.png", "-m", "models:refuse") == 1
+    assert run("restore", "no.png", "-o", "out.png", "-m", "models:refuse") == 2
     assert_one_error(capsys, "no.png: No such file or directory")
     (place / "bad.png").write_bytes((place / "in.png").read_bytes()[:500])
-    assert run("restore", "bad.png", "-o", "out.png", "-m", "models:refuse") == 1
+    assert run("restore", "bad.png", "-o", "out.png", "-m", "models:refuse") == 2
     assert_one_error(capsys, "bad.png: not a readable PNG file")
-    assert restore("--max-pixels", 100, model="models:refuse") == 1
+    assert restore("--max-pixels", 100, model="models:refuse") == 2
     assert_one_error(capsys, "in.png: 70 x 45 pixels are more than max_pixels=100")
 
 
@@ -474,14 +474,14 @@ def test_what_the_output_cannot_hold_is_found_before_work(place, capsys, rng):
 def test_too_large_for_the_format_is_found_with_the_first_tiles(place, capsys):
     files.write_image("in.png", np.zeros((5000, 8), np.uint8))
     (place / "models.py").write_text(MODELS + "calls = []\ndef count(w):\n    calls.append(w)\n    return enlarge(w)\n")
-    assert restore(model="models:count", output="out.webp") == 1
+    assert restore(model="models:count", output="out.webp") == 2
     assert_one_error(capsys, "out.webp: WebP holds up to 16383 pixels a side, not 32 x 20000")
     assert len(sys.modules["models"].calls) <= 5
 
 
 @pytest.mark.parametrize(("model", "message"), [("models:refuse", "no thanks"), ("models:nan", "NaN or infinity")])
 def test_a_failing_model(place, capsys, model, message):
-    assert restore(model=model) == 1
+    assert restore(model=model) == 2
     assert_one_error(capsys, message)
 
 
@@ -490,7 +490,7 @@ def test_a_write_that_fails(place, capsys, monkeypatch):
         raise OSError(28, "No space left on device", "out.png")
 
     monkeypatch.setattr(os, "fsync", fail)
-    assert restore() == 1
+    assert restore() == 2
     assert_one_error(capsys, "out.png: cannot be written: No space left on device")
 
 
@@ -499,7 +499,7 @@ def test_running_out_of_memory(place, capsys, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(cli.restore, "TiledRestorer", fail)
-    assert restore() == 1
+    assert restore() == 2
     assert_one_error(capsys, "out of memory")
 
 
@@ -616,7 +616,7 @@ def test_models_that_no_halo_makes_exact(place, capsys):
     ):
         assert run(*common, "-o", "c.png", *options) == 2
         assert text in capsys.readouterr().err
-    assert run(*common, "-o", "c.png", "--window", 32, "--schedule", "stream") == 1
+    assert run(*common, "-o", "c.png", "--window", 32, "--schedule", "stream") == 2
     assert "must be 'auto' or 'tiles' with --window 32" in capsys.readouterr().err
     assert run("plan", "900x700", "--window", "trained") == 2
     assert "no model is asked" in capsys.readouterr().err
@@ -733,7 +733,7 @@ def test_json_of_one_file(place, capsys):
     found = json.loads(output.out)
     assert (found["version"], found["model"], len(found["files"])) == (halotile.__version__, "models:brighten", 1)
     assert found["files"][0]["output_size"] == [70, 45] and output.err == ""
-    assert restore("--json", "--force", model="models:refuse") == 1
+    assert restore("--json", "--force", model="models:refuse") == 2
     output = capsys.readouterr()
     assert "no thanks" in json.loads(output.out)["files"][0]["error"] and output.err.count("\n") == 1
     assert restore("--json", "--skip-existing", model="models:refuse") == 0
@@ -780,7 +780,7 @@ def test_how_rows_were_made_is_said(place, network, capsys):
     assert run(*command, "--schedule", "tiles") == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
     os.unlink("out.png")
-    assert restore("--schedule", "stream") == 1
+    assert restore("--schedule", "stream") == 2
     assert_one_error(capsys, "schedule must be 'auto' or 'tiles' for this model, not 'stream': only torch modules")
 
 
@@ -799,7 +799,7 @@ def test_memory_is_limited(place, network, capsys):
     tuning = json.loads(capsys.readouterr().out)["files"][0]["tuning"]
     assert tuning["limit"] == 4 * 2**20 and tuning["bytes"] <= tuning["limit"] and tuning["tile_size"] < [400, 300]
     os.unlink("out.npy")
-    assert run(*command, "--memory-limit", "4K") == 1
+    assert run(*command, "--memory-limit", "4K") == 2
     assert_one_error(capsys, "for this model and image, not 4 KiB: pass memory_limit=1 << 20, or --memory-limit 1M")
 
 
@@ -865,7 +865,7 @@ def test_arrays_of_a_zarr_group(place, rng, capsys, version):
         np.testing.assert_array_equal(open_source(made, None, None).whole(), want)
     assert run("plan", "slide.zarr/scan/1") == 0
     assert table(capsys.readouterr().out)["image"] == "31x42, 3 channels, uint8"
-    assert run(*command, "slide.zarr", "-o", "none.zarr") == 1
+    assert run(*command, "slide.zarr", "-o", "none.zarr") == 2
     message = "slide.zarr: a zarr group, not an array: pass one of its arrays, such as slide.zarr/scan/0"
     assert_one_error(capsys, message)
 
@@ -875,12 +875,12 @@ def test_arrays_of_a_zarr_group(place, rng, capsys, version):
 def test_arrays_in_other_orders(place, rng, capsys, kind, options):
     image = rng.integers(0, 256, (3, 61, 83), np.uint8)
     command = ("restore", saved(image, kind), "-m", "models:enlarge", "--tile", 32, "--halo", 2, "-o", "out.npy")
-    assert run(*command, *options) == 1
+    assert run(*command, *options) == 2
     assert "would have 83 channels in layout 'HWC'; pass --layout CHW (" in capsys.readouterr().err
     for layout in ("CHW", "CYX"):
         assert run(*command, *options, "--layout", layout, "--force") == 0
         np.testing.assert_array_equal(np.load("out.npy"), image.transpose(1, 2, 0).repeat(4, 0).repeat(4, 1))
-    assert run(*command, "--layout", "ZYX", "--force") == 1
+    assert run(*command, "--layout", "ZYX", "--force") == 2
     assert "for several images, use halotile.restore_to" in capsys.readouterr().err
     assert run(*command, "--layout", "ZY", "--force") == 2
     assert "layout must name each axis" in capsys.readouterr().err
@@ -929,7 +929,7 @@ def test_arrays_that_are_no_images(place, capsys, image, options, status, messag
 
 @pytest.mark.parametrize("name", ["none.npy", "none.zarr"])
 def test_arrays_that_are_not_there(place, capsys, name):
-    assert run("restore", name, "-m", "models:refuse", "-o", "out.png") == 1
+    assert run("restore", name, "-m", "models:refuse", "-o", "out.png") == 2
     assert_one_error(capsys, f"{name}: No such file or directory")
 
 
@@ -1094,7 +1094,7 @@ def test_what_a_model_needs(place, capsys, monkeypatch):
     assert run("inspect", "--model", "nets:net()", "--image", "in.png", "--json") == 0
     content = json.loads(capsys.readouterr().out)
     assert content["error_curve"]["reference"] == 2
-    assert run("inspect", "--model", "nets:net()", "--image", "none.png") == 1
+    assert run("inspect", "--model", "nets:net()", "--image", "none.png") == 2
     assert run(*found, "-o", "d.png", "--halo", "exact", "--verify", 2) == 0
     text = capsys.readouterr().out
     assert "halo 2, phase 1, exact: the receptive field" in text
@@ -1131,7 +1131,7 @@ def test_texts_name_options_as_a_command_line_has_them(text, written):
 
 def test_an_order_of_axes_in_doubt_names_the_option(place, capsys):
     np.save("stack.npy", np.zeros((13, 40, 40), np.uint8))
-    assert run("restore", "stack.npy", "-o", "out.npy", "--model", "models:brighten") == 1
+    assert run("restore", "stack.npy", "-o", "out.npy", "--model", "models:brighten") == 2
     said = capsys.readouterr().err
     assert "--layout CHW" in said and "layout=" not in said
 
