@@ -6,12 +6,20 @@ import sys
 import numpy as np
 import pytest
 
+from .lanes import thin
+
 
 def heed_interrupts():
     """In a child process: what runs in the background of a shell ignores Ctrl-C, and under nohup also the end of the
     session, and so would the child."""
     for ends in (signal.SIGINT, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGINT,):
         signal.signal(ends, signal.SIG_DFL)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Before -m chooses."""
+    thin(items)
 
 
 @pytest.fixture(scope="session")
