@@ -141,13 +141,14 @@ def test_what_is_seen_of_the_whole_image_holds_for_blocks(rng, kind):
     assert content("draft") == want
 
 
+@pytest.mark.slow
 def test_wide_streams_in_tiles_give_the_same(rng):
-    path, network = written(rng.integers(0, 256, (130, 400, 3), np.uint8)), seeded(lambda: Chain(4))
-    options = STREAM | {"memory_limit": 290_000}
+    path, network = written(rng.integers(0, 256, (300, 400, 3), np.uint8)), seeded(lambda: Chain(4))
+    options = STREAM | {"memory_limit": 560_000}
     want = whole(path, network, options)
     run = OneRun(path, network, options)
     assert run.settled.report.stream.streams > 1
-    for row in (1, 2, 0):
+    for row in (3, 1, 4, 0, 2):
         run.make(Block(row, row + 1, 0, run.grid.columns))
     assert content("draft") == want
 
