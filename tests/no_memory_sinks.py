@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import faulthandler
 import gc
 import sys
 from pathlib import Path
 
 import numpy as np
+from failing import failing
 
 from halotile import restore_to
-
-OURS = ctypes.PyDLL(None)
-OURS.fail_after.argtypes = [ctypes.c_long, ctypes.c_int]
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
 OLD = np.zeros((2, 3, 3), np.uint8)
@@ -30,21 +27,6 @@ def restore(path: Path) -> None:
 def content(path: Path) -> dict[str, bytes]:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     return {str(file.relative_to(path.parent)): file.read_bytes() for file in files}
-
-
-def failing(path: Path, after: int) -> tuple[bool, BaseException | None]:
-    raised = None
-    gc.collect()
-    try:
-        OURS.fail_after(after, 1)
-        restore(path)
-    except BaseException as error:
-        raised = error
-    while True:
-        try:
-            return bool(OURS.stop_failing()), raised
-        except MemoryError:
-            continue
 
 
 def revived() -> bool:
@@ -64,7 +46,7 @@ def revived() -> bool:
 def allocations(path: Path) -> int:
     """About how many a run makes."""
     most = 1000
-    while failing(path, most)[0]:
+    while failing(lambda: restore(path), most, 1)[0]:
         most *= 2
     return most
 
@@ -80,7 +62,7 @@ def main() -> None:
     restore(path)
     for k in range(POINTS):
         before = content(path)
-        failed, raised = failing(path, k * most // POINTS)
+        failed, raised = failing(lambda: restore(path), k * most // POINTS, 1)
         failures += failed
         assert raised is None or isinstance(raised, Exception), (k, repr(raised))  # libraries have their own words
         assert content(path) == (want if raised is None else before), k

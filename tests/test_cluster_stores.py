@@ -23,7 +23,7 @@ from halotile import restore_to  # noqa: E402
 from halotile.cluster.draft import discard, drafted  # noqa: E402
 from halotile.cluster.store import RUN, Bucket, Folder, Receipts  # noqa: E402
 
-from .on_cluster import TILES, content, network, written  # noqa: E402
+from .on_cluster import TILES, cluster_of, content, network, written  # noqa: E402
 
 NOTHING = {"run": {}, "fixed": {}, "manner": {}}
 
@@ -206,10 +206,7 @@ def test_from_and_to_an_object_server(rng, tmp_path, monkeypatch):
         files = s3fs.S3FileSystem(endpoint_url=url)
         files.mkdir("scans")
         files.put("in.zarr", "scans/in.zarr", recursive=True)
-        with (
-            distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
-            distributed.Client(cluster) as client,
-        ):
+        with cluster_of(2) as client:
 
             def stop(done, total):
                 if done >= 2:
