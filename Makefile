@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install -q
 
 .PHONY: demo test test-slow coverage core install-core sanitize prove fuzz fuzz-long mutate coverage-c threads machines valgrind hostile
-.PHONY: analyze check-macos lint clean
+.PHONY: analyze check-macos check-windows lint clean
 
 $(VENV)/torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -145,6 +145,11 @@ fuzz-long:
 check-macos: $(VENV)/test
 	$(PIP) ziglang lief
 	$(BIN)/python scripts/check_macos.py
+
+# Builds the C core and halotile._core for Windows; with Wine installed, runs the core's tests there.
+check-windows: $(VENV)/test
+	$(PIP) ziglang
+	$(BIN)/python scripts/check_windows.py
 
 lint:
 	$(PIP) ruff
