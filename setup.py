@@ -28,8 +28,8 @@ flags += (
 )
 flags += ["-Werror"] if WERROR else []
 
-# Microsoft's compiler: C11 with its atomics, and no floating-point shortcuts. Warnings that gcc's and clang's sets do not
-# have either: 4100 and 4505, unused parameters and functions; 4244 and 4267, narrower numbers; 4127, constant conditions.
+# Microsoft's compiler: C11 with its atomics, and no floating-point shortcuts. Not its warnings of unused parameters and
+# functions (4100, 4505), narrower numbers (4244, 4267) and constant conditions (4127), which -Wextra does not have.
 msvc_flags = ["/std:c11", "/experimental:c11atomics", "/O2", "/fp:precise", "/utf-8", "/W3"]
 msvc_flags += ["/wd4100", "/wd4505", "/wd4244", "/wd4267", "/wd4127", *(["/WX"] if WERROR else [])]
 
