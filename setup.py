@@ -6,8 +6,10 @@ HALOTILE_SANITIZE=address,undefined     build with sanitizers (run with the runt
 """
 
 import os
+import re
 import sys
 import sysconfig
+import tomllib
 from glob import glob
 from pathlib import Path
 
@@ -60,6 +62,19 @@ shim = Extension(
 )
 
 
+def readme():
+    """README.md, with its links into the sources made absolute: pictures to the files, others to their pages."""
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    home = project["urls"]["Homepage"]
+
+    def absolute(found):
+        kind = "raw" if found[1] else "blob"
+        return f"{found[1]}[{found[2]}]({home}/{kind}/main/{found[3]})"
+
+    text = Path("README.md").read_text(encoding="utf-8")
+    return re.sub(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^)]+)\)", absolute, text)
+
+
 class Build(build_ext):
     """Makes the Metal kernels a string of halotile._torch, and gives each compiler its own words."""
 
@@ -76,6 +91,8 @@ class Build(build_ext):
 
 
 setup(
+    long_description=readme(),
+    long_description_content_type="text/markdown",
     ext_modules=[core] if WINDOWS else [core, shim],  # there is no Apple GPU
     cmdclass={"build_ext": Build},
     options={} if FREE_THREADED else {"bdist_wheel": {"py_limited_api": "cp311"}},

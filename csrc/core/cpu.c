@@ -26,8 +26,8 @@ static uint64_t saved_by_system(void)
 }
 #endif
 
-/* Of CPUID's answers, and of XCR0. Numbers: Intel's manual, volume 2A, CPUID, and volume 1, 13.3. __builtin_cpu_supports
- * would tell, but not in every compiler's library for Windows. */
+/* Of CPUID's answers, and of XCR0. Numbers: Intel's manual, volume 2A, CPUID, and volume 1, 13.3.
+ * __builtin_cpu_supports would tell, but not in every compiler's library for Windows. */
 enum { EAX, EBX, ECX };
 #define BIT(N) (1u << (N))
 #define LEAF_1_ECX (BIT(12) | BIT(27) | BIT(28) | BIT(29)) /* FMA, XGETBV, AVX, F16C */
