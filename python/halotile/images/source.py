@@ -114,7 +114,8 @@ def in_order(values: np.ndarray, layout: str) -> np.ndarray:
 
 
 def as_source(image: Any) -> Source | None:
-    """A Source for a Source, a zarr array or a memory map in foreign byte order; else None."""
+    """A Source for a Source, a zarr array, another array in chunks (of dask, xarray, h5py, ...), or a memory map in
+    foreign byte order; else None."""
     if isinstance(image, Source):
         return image
     zarr = sys.modules.get("zarr")  # whoever passes a zarr array has imported zarr
@@ -122,7 +123,26 @@ def as_source(image: Any) -> Source | None:
         return ArraySource(image, image.chunks)
     if isinstance(image, np.memmap) and not image.dtype.isnative:
         return ArraySource(image)
+    if all(hasattr(image, name) for name in ("shape", "dtype", "ndim", "chunks", "__getitem__")):
+        return ArraySource(_Computed(image), _chunks_of(image))
     return None
+
+
+class _Computed:
+    """An array of which a slice is computed when it is made an array of NumPy's."""
+
+    def __init__(self, array: Any):
+        self.array, self.shape, self.dtype, self.ndim = array, array.shape, np.dtype(array.dtype), array.ndim
+
+    def __getitem__(self, where: Any) -> np.ndarray:
+        return np.asarray(self.array[where])
+
+
+def _chunks_of(array: Any) -> tuple[int, ...] | None:
+    """Of one size along each axis, as in h5py, or of sizes that are listed, as in dask."""
+    if not array.chunks:
+        return None
+    return tuple(size[0] if isinstance(size, tuple) else int(size) for size in array.chunks)
 
 
 class HeldRows:
