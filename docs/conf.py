@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
@@ -15,15 +14,14 @@ from sphinx.application import Sphinx
 
 import halotile
 
-ROOT = Path(__file__).parents[1]
-
 project, author, version = "halotile", "the authors of halotile", halotile.__version__
 project_copyright = "the authors of halotile, MIT licence"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["conf.py"]
+highlight_language = "none"
 nitpicky = True
+nitpick_ignore = [("py:class", "fractions.Fraction"), ("py:class", "collections.abc.Mapping")]
 myst_heading_anchors = 3
-suppress_warnings: list[str] = []
 
 html_theme = "furo"
 html_title = "halotile"
@@ -31,7 +29,6 @@ html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
-templates_path: list[str] = []
 pygments_style, pygments_dark_style = "tango", "monokai"
 copybutton_exclude = ".linenos, .gp, .go"
 
@@ -41,8 +38,9 @@ add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 maximum_signature_line_length = 88
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]  # several names may share a line
 napoleon_use_param = False
+napoleon_use_keyword = False
 napoleon_use_rtype = False
 
 
@@ -57,5 +55,11 @@ class Help(Directive):
         return [nodes.literal_block(text.stdout, text.stdout, language="text")]
 
 
+def link_pages(_app: Sphinx, _what: str, _name: str, _obj: object, _options: object, lines: list[str]) -> None:
+    """Docstrings name pages as files of the repository."""
+    lines[:] = [re.sub(r"`{0,2}\bdocs/(\w+)\.md`{0,2}", r":doc:`\1`", line) for line in lines]
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", link_pages)
     app.add_directive("help", Help)

@@ -74,7 +74,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The names of all metrics: "psnr", "ssim", and others."""
+        """The names of all metrics, such as "psnr" and "ssim"."""
         return tuple(dict.fromkeys(("psnr", "ssim", *(name for one in self.scores for name in one.others))))
 
     def mean(self, metric: str = "psnr") -> float | None:
