@@ -10,8 +10,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: demo test test-slow coverage core install-core sanitize prove fuzz fuzz-long mutate coverage-c threads machines valgrind
-.PHONY: analyze check-macos lint clean
+.PHONY: demo test test-slow coverage core install-core sanitize prove fuzz fuzz-long mutate coverage-c threads machines valgrind hostile
+.PHONY: analyze check-macos check-windows lint clean
 
 $(VENV)/torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -89,6 +89,10 @@ prove:
 mutate:
 	$(PYTHON) scripts/mutate.py
 
+# Thousands of hostile files, each restored or refused in a process of its own; about half an hour.
+hostile: $(VENV)/test
+	$(BIN)/python -m tests.hostile
+
 # Needs what the tests need: HALOTILE_PYTHON is an interpreter with them.
 HALOTILE_PYTHON ?= $(BIN)/python
 coverage-c:
@@ -141,6 +145,11 @@ fuzz-long:
 check-macos: $(VENV)/test
 	$(PIP) ziglang lief
 	$(BIN)/python scripts/check_macos.py
+
+# Builds the C core and halotile._core for Windows; with Wine installed, runs the core's tests there.
+check-windows: $(VENV)/test
+	$(PIP) ziglang
+	$(BIN)/python scripts/check_windows.py
 
 lint:
 	$(PIP) ruff

@@ -6,12 +6,20 @@ import sys
 import numpy as np
 import pytest
 
+from .lanes import thin
+
 
 def heed_interrupts():
     """In a child process: what runs in the background of a shell ignores Ctrl-C, and under nohup also the end of the
     session, and so would the child."""
     for ends in (signal.SIGINT, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGINT,):
         signal.signal(ends, signal.SIG_DFL)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Before -m chooses."""
+    thin(items)
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +48,13 @@ def fake_mps(emulated):
 def cache(monkeypatch, tmp_path):
     """What halotile keeps on disk, it keeps in a folder of the test's own."""
     monkeypatch.setenv("HALOTILE_CACHE", str(tmp_path / "kept by halotile"))
+
+
+@pytest.fixture
+def streams_pay(monkeypatch):
+    """schedule="auto" compares pixels alone: images of any size are worth a graph, and no convolution is timed."""
+    monkeypatch.setattr("halotile.auto.streams.WORTH", 0)
+    monkeypatch.setattr("halotile.run.stream.cost.strip_cost", lambda graph, rows, side: 1.0)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib.machinery
 import importlib.util
@@ -11,12 +10,9 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
+from failing import OURS, failing
 
 from halotile import _core
-
-OURS = ctypes.PyDLL(None)  # the GIL is kept: nothing is allocated between two calls
-OURS.fail_after.argtypes = [ctypes.c_long, ctypes.c_int]
-OURS.blocks_held.restype = ctypes.c_long
 
 IMAGE = np.arange(3 * 40 * 50, dtype=np.uint8).reshape(3, 40, 50)
 WINDOW = np.zeros((3, 24, 24), np.float32)
@@ -82,22 +78,6 @@ def outcome(call: Callable[[], object]) -> str:
         return repr(call())
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-
-
-def failing(call: Callable[[], object], after: int, count: int) -> tuple[bool, BaseException | None]:
-    """Whether an allocation failed, and what was raised. What ctypes allocates around the call fails, too."""
-    raised = None
-    gc.collect()  # also empties the lists of free tuples and the like, which would serve without an allocation
-    try:
-        OURS.fail_after(after, count)
-        call()
-    except BaseException as error:  # whatever it is
-        raised = error
-    while True:
-        try:
-            return bool(OURS.stop_failing()), raised
-        except MemoryError:
-            continue
 
 
 def check(name: str, count: int) -> int:

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -16,6 +20,29 @@ from .networks import Chain, seeded
 
 TILES = {"tile_size": 100, "halo": 4}
 STREAM = {"schedule": "stream", "halo": "exact", "boundary": "native"}
+
+
+@contextmanager
+def cluster_of(workers: int) -> Iterator[Any]:
+    """A client of so many processes."""
+    import distributed
+
+    with (
+        distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder of the test's own, in which warnings say nothing."""
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def content(path: str | os.PathLike[str]) -> dict[str, bytes]:

@@ -227,23 +227,23 @@ def test_two_inputs_with_one_output(place, capsys, rng):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "output", "status", "message"),
+    ("arguments", "output", "message"),
     [
-        (["photos"], "out.png", 2, "with several inputs (or a folder), -o must be a folder, not out.png"),
-        (["photos"], "nets2.py", 2, "with several inputs (or a folder), -o must be a folder, not nets2.py"),
-        (["photos/a.png", "photos/deep.png"], "out.png", 2, "-o must be a folder, not out.png"),
-        (["photos", "none"], "out", 1, "none: No such file or directory"),
-        (["empty"], "out", 2, "empty: no image files found"),
-        (["photos/notes.txt"], "out/", 2, "out/notes.txt: unknown suffix '.txt'; must be one of .png, "),
-        (["photos", "--force", "--skip-existing"], "out", 2, "--force and --skip-existing cannot be combined"),
-        (["photos", "--format", "gif"], "out", 2, "argument --format: invalid choice: 'gif'"),
-        (["photos"], "photos/notes.txt/out", 1, "notes.txt: Not a directory"),
-        (["photos/a.png", "--format", "jpeg"], "out.png", 2, "--format jpeg contradicts out.png"),
+        (["photos"], "out.png", "with several inputs (or a folder), -o must be a folder, not out.png"),
+        (["photos"], "nets2.py", "with several inputs (or a folder), -o must be a folder, not nets2.py"),
+        (["photos/a.png", "photos/deep.png"], "out.png", "-o must be a folder, not out.png"),
+        (["photos", "none"], "out", "none: No such file or directory"),
+        (["empty"], "out", "empty: no image files found"),
+        (["photos/notes.txt"], "out/", "out/notes.txt: unknown suffix '.txt'; must be one of .png, "),
+        (["photos", "--force", "--skip-existing"], "out", "--force and --skip-existing cannot be combined"),
+        (["photos", "--format", "gif"], "out", "argument --format: invalid choice: 'gif'"),
+        (["photos"], "photos/notes.txt/out", "notes.txt: Not a directory"),
+        (["photos/a.png", "--format", "jpeg"], "out.png", "--format jpeg contradicts out.png"),
     ],
 )
-def test_what_is_refused_before_work(place, capsys, arguments, output, status, message):
+def test_what_is_refused_before_work(place, capsys, arguments, output, message):
     os.mkdir("empty")
-    assert run("restore", *arguments, "-o", output, "-m", "nets2:make()") == status
+    assert run("restore", *arguments, "-o", output, "-m", "nets2:make()") == 2
     errors = capsys.readouterr().err
     assert message in errors and errors.count("\n") == 1
     assert not os.path.exists("out") and "nets2" not in sys.modules
@@ -251,7 +251,7 @@ def test_what_is_refused_before_work(place, capsys, arguments, output, status, m
 
 def test_folders_that_cannot_be_written_are_refused_before_work(place, capsys, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert restore() == 1
+    assert restore() == 2
     assert capsys.readouterr().err == f"halotile: error: {place}: Permission denied\n"
     assert "nets2" not in sys.modules
 
@@ -260,7 +260,7 @@ def test_outputs_that_are_no_files(place, capsys):
     os.makedirs("out/a.png")
     assert restore() == 2
     assert "out/a.png exists" in capsys.readouterr().err
-    assert restore("--force") == 1
+    assert restore("--force") == 2
     assert "out/a.png: exists and is not a regular file" in capsys.readouterr().err
 
 
@@ -272,7 +272,7 @@ def test_an_output_that_appears_meanwhile_stays(place, monkeypatch, capsys):
         return list(jobs), []
 
     monkeypatch.setattr("halotile.cli.restore.split_existing", late)
-    assert restore() == 1
+    assert restore() == 2
     assert "out/a.png: File exists" in capsys.readouterr().err
     assert content("out/a.png") == b"mine" and below("out") == INPUTS
 
@@ -301,7 +301,7 @@ def spoil():
 
 def test_a_failure_stops_no_other_file(place, capsys):
     spoil()
-    assert restore() == 1
+    assert restore() == 2
     assert below("out") == INPUTS
     output = capsys.readouterr()
     lines = output.err.splitlines()
@@ -316,7 +316,7 @@ def test_a_failure_stops_no_other_file(place, capsys):
 def test_what_the_format_cannot_hold_fails_alone(place, capsys, rng):
     files.write_image("photos/alpha.png", noise(rng, (20, 30, 4)))
     files.write_image("photos/float.tif", rng.random((20, 30, 3), np.float32))
-    assert restore("--format", "jpeg") == 1
+    assert restore("--format", "jpeg") == 2
     errors = capsys.readouterr().err
     assert "out/alpha.jpg: JPEG has no alpha channel" in errors
     assert "out/float.jpg: JPEG cannot hold float32; choose --bits, or write TIFF" in errors
@@ -324,7 +324,7 @@ def test_what_the_format_cannot_hold_fails_alone(place, capsys, rng):
 
 
 def test_a_model_that_is_not_there_is_one_error(place, capsys):
-    assert restore(model="nets2:none") == 1
+    assert restore(model="nets2:none") == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not os.path.exists("out")
 
@@ -332,7 +332,7 @@ def test_a_model_that_is_not_there_is_one_error(place, capsys):
 def test_debug_shows_tracebacks_and_goes_on(place, capsys, monkeypatch):
     spoil()
     monkeypatch.setenv("HALOTILE_DEBUG", "1")
-    assert restore() == 1
+    assert restore() == 2
     assert "Traceback" in capsys.readouterr().err
     assert below("out") == INPUTS
 
@@ -381,7 +381,7 @@ def test_one_page(place, capsys, rng):
     assert restore("--page", 2, inputs=["in.tif"], output="out.png") == 0
     np.testing.assert_array_equal(files.read_image("out.png").pixels[::2, ::2], pages[1])
     assert capsys.readouterr().err == ""
-    assert restore("--page", 4, inputs=["in.tif"], output="none.png") == 1
+    assert restore("--page", 4, inputs=["in.tif"], output="none.png") == 2
     assert "in.tif: page=4; must be from 1 to 3" in capsys.readouterr().err
     assert restore(inputs=["in.tif"], output="none.png") == 2
     assert "none.png: PNG holds one page, and the input has 3; write TIFF" in capsys.readouterr().err
@@ -395,7 +395,7 @@ def test_pages_of_several_sizes_are_refused(place, capsys, rng):
     combined = (place / "one.tif").read_bytes()
     large[0].tiffsave("two.tif")
     (place / "in.tif").write_bytes(chained(combined, (place / "two.tif").read_bytes()))
-    assert restore(inputs=["in.tif"], output="out.tif") == 1
+    assert restore(inputs=["in.tif"], output="out.tif") == 2
     assert "in.tif: holds 2 pages of several sizes or kinds; page must say which" in capsys.readouterr().err
     assert restore("--page", 2, inputs=["in.tif"], output="out.tif") == 0
     assert files.read_shape("out.tif")[0] == (40, 80, 3)
@@ -442,13 +442,13 @@ def test_pages_turned_differently_are_refused(place, monkeypatch, capsys, rng):
                 self.shape = (self.shape[1], self.shape[0], *self.shape[2:])
 
     monkeypatch.setattr(batch, "PictureSource", Turned)
-    assert restore(inputs=["in.tif"], output="out.tif") == 1
+    assert restore(inputs=["in.tif"], output="out.tif") == 2
     assert "in.tif: page 2 is 20x30, the first 30x20: choose one with --page" in capsys.readouterr().err
 
 
 def test_pages_are_bounded_together(place, capsys, rng):
     write_pages("in.tif", [noise(rng) for _ in range(3)])
-    assert restore("--max-pixels", 1799, inputs=["in.tif"], output="out.tif") == 1
+    assert restore("--max-pixels", 1799, inputs=["in.tif"], output="out.tif") == 2
     assert "3 pages of 30 x 20 pixels are more than max_pixels=1799" in capsys.readouterr().err
     assert restore("--max-pixels", 1800, inputs=["in.tif"], output="out.tif") == 0
 
@@ -487,7 +487,7 @@ def test_json(place, capsys):
     spoil()
     os.makedirs("out")
     (place / "out" / "a.png").write_bytes(b"")
-    assert restore("--json", "--skip-existing", "--verify", 2) == 1
+    assert restore("--json", "--skip-existing", "--verify", 2) == 2
     found = json.loads(capsys.readouterr().out)
     assert (found["version"], found["model"], found["interrupted"]) == (halotile.__version__, "nets2:make()", False)
     totals = found["totals"]
@@ -532,11 +532,11 @@ def test_one_bar_over_all_files(place, capsys, monkeypatch, rng):
         make(bar, total, wanted)
 
     monkeypatch.setattr(Bar, "__init__", spy)
-    assert restore() == 1
+    assert restore() == 2
     output = capsys.readouterr()
     assert totals[-1] == 600 * (4 + 1 + 1 + 3)  # the others, cut.png and white.png, three pages
     assert "100%" in output.err and "px" in output.err
-    assert restore("--quiet", "--force") == 1
+    assert restore("--quiet", "--force") == 2
     assert "100%" not in capsys.readouterr().err
 
 

@@ -501,7 +501,7 @@ def test_outputs_and_further_inputs_on_the_command_line(place, monkeypatch, caps
         assert cli.main([*words, "--model-output", "sr", *extra, "--force"]) == 0
         got = np.asarray(images.open("in_restored.png"))
         np.testing.assert_array_equal(got, np.rint(array / np.float32(255) * np.float32(0.5) * 255))
-    assert cli.main([*words, "--extra", "0.5", "--force"]) == 1
+    assert cli.main([*words, "--extra", "0.5", "--force"]) == 2
     assert "pass --model-output rest if that is the image" in capsys.readouterr().err
     assert cli.main([*words, "--extra", "0.5", "--extra", "b=1", "--force"]) == 2
     with pytest.raises(SystemExit):

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
@@ -20,24 +19,27 @@ from halotile.cli import main  # noqa: E402
 from halotile.files.picture import write_image  # noqa: E402
 
 from .networks import Delicate, seeded  # noqa: E402
-from .on_cluster import STREAM, TILES, Failing, Slow, Squeezed, calls, content, network, written  # noqa: E402
+from .on_cluster import (  # noqa: E402
+    STREAM,
+    TILES,
+    Failing,
+    Slow,
+    Squeezed,
+    calls,
+    cluster_of,
+    content,
+    network,
+    place,  # noqa: F401
+    written,
+)
+
+pytestmark = pytest.mark.usefixtures("place")
 
 
 @pytest.fixture(scope="module")
 def client():
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with cluster_of(2) as client:
         yield client
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @pytest.fixture

@@ -141,6 +141,7 @@ def test_what_is_seen_of_the_whole_image_holds_for_blocks(rng, kind):
     assert content("draft") == want
 
 
+@pytest.mark.slow
 def test_wide_streams_in_tiles_give_the_same(rng):
     path, network = written(rng.integers(0, 256, (300, 400, 3), np.uint8)), seeded(lambda: Chain(4))
     options = STREAM | {"memory_limit": 560_000}

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 from contextlib import contextmanager, suppress
 
 import numpy as np
@@ -22,34 +21,27 @@ pytest.importorskip("pyvips")
 from halotile import restore_to  # noqa: E402
 from halotile.errors import ClusterError  # noqa: E402
 
-from .on_cluster import STREAM, TILES, Slow, calls, content, fill_disk, network, pids, written  # noqa: E402
+from .on_cluster import (  # noqa: E402
+    STREAM,
+    TILES,
+    Slow,
+    calls,
+    cluster_of,
+    content,
+    fill_disk,
+    network,
+    pids,
+    place,  # noqa: F401
+    written,
+)
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("place")]
 WAYS = {"tiles": TILES, "stream": STREAM}
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @pytest.fixture
 def image(rng):
     return rng.integers(0, 256, (1100, 310, 3), np.uint8)  # 9 rows of shards at scale 2
-
-
-@contextmanager
-def cluster_of(workers):
-    with (
-        distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
 
 
 def whole(path, **options):

@@ -5,10 +5,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -19,10 +20,12 @@ distributed = pytest.importorskip("distributed")
 fsspec = pytest.importorskip("fsspec")
 
 from halotile import restore_to  # noqa: E402
-from halotile.cluster.draft import drafted  # noqa: E402
+from halotile.cluster.draft import discard, drafted  # noqa: E402
 from halotile.cluster.store import RUN, Bucket, Folder, Receipts  # noqa: E402
 
-from .on_cluster import TILES, content, network, written  # noqa: E402
+from .on_cluster import TILES, cluster_of, content, network, written  # noqa: E402
+
+NOTHING = {"run": {}, "fixed": {}, "manner": {}}
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -59,7 +62,7 @@ def test_what_killed_workers_were_putting_is_removed(store):
 
 def test_shards_of_which_nothing_can_be_told_are_removed(tmp_path):
     path = str(tmp_path / "out.zarr")
-    about = {"run": {}, "fixed": {}, "manner": {}}
+    about = NOTHING
     with pytest.raises(KeyError), drafted(path, True) as draft:
         draft.begin("me", about, b"{}")
         draft.store.put({"c/7/7": b"x", ".halotile/about.json": b"{torn"})
@@ -76,17 +79,43 @@ def test_shards_of_which_nothing_can_be_told_are_removed(tmp_path):
 def test_one_process_removes_what_workers_have_begun(tmp_path, rng, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KeyError), drafted("out.zarr", True) as draft:
-        draft.begin("me", {"run": {}, "fixed": {}, "manner": {}}, b"{}")
+        draft.begin("me", NOTHING, b"{}")
         raise KeyError
     assert [name for name in os.listdir() if name.startswith(".halotile")]
     restore_to("out.zarr", written(rng.integers(0, 256, (80, 70, 3), np.uint8)), lambda x: x, halo=0, phase=1)
     assert sorted(os.listdir()) == ["in.zarr", "out.zarr"]
 
 
+def test_what_is_removed_stays_so_where_workers_still_put(tmp_path):
+    """Workers whose run has ended write on until they look."""
+    path = str(tmp_path / "out.zarr")
+    for _ in range(30):
+        with pytest.raises(KeyError), drafted(path, True) as draft:
+            draft.begin("one", NOTHING, b"{}")
+            raise KeyError
+        kept, put = draft.store, []
+
+        def work(store=kept, put=put):
+            with suppress(OSError):
+                for _ in range(1000):
+                    store.put({f"c/{len(put)}/0": bytes(100)})
+                    put.append(1)
+
+        workers = [threading.Thread(target=work) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        while len(put) < 5:
+            time.sleep(0)
+        discard(path)
+        for worker in workers:
+            worker.join()
+        assert os.listdir(tmp_path) == []
+
+
 def test_two_runs_of_one_result_are_refused(tmp_path):
     path = str(tmp_path / "out.zarr")
     with drafted(path, True) as draft:
-        draft.begin("me", {"run": {}, "fixed": {}, "manner": {}}, b"{}")
+        draft.begin("me", NOTHING, b"{}")
         with pytest.raises(OSError, match="another process is making it"), drafted(path, True):
             pass
 
@@ -110,7 +139,7 @@ def test_receipts_count_what_is_there(store):
 
 def test_an_array_in_an_object_store_is_there_when_its_description_is():
     url = f"memory://{uuid.uuid4().hex}/out.zarr"
-    about = {"run": {}, "fixed": {}, "manner": {}}
+    about = NOTHING
     with drafted(url, True) as draft:
         draft.begin("me", about, b"{}")
         assert draft.store.get("zarr.json") is None
@@ -177,10 +206,7 @@ def test_from_and_to_an_object_server(rng, tmp_path, monkeypatch):
         files = s3fs.S3FileSystem(endpoint_url=url)
         files.mkdir("scans")
         files.put("in.zarr", "scans/in.zarr", recursive=True)
-        with (
-            distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
-            distributed.Client(cluster) as client,
-        ):
+        with cluster_of(2) as client:
 
             def stop(done, total):
                 if done >= 2:

@@ -242,7 +242,7 @@ def test_a_jpeg_that_lacks_its_last_bytes(place, capsys, progressive, share):
     Image.fromarray(smooth(160, 160)).save("whole.jpg", progressive=progressive, quality=95, comment=thumbnail)
     data = (place / "whole.jpg").read_bytes()
     (place / "cut.jpg").write_bytes(data[: int(len(data) * share) - 2])
-    assert restore("cut.jpg", "-o", "b.png", "--strict") == 1
+    assert restore("cut.jpg", "-o", "b.png", "--strict") == 2
     assert "cut.jpg: not a whole JPEG file: its last bytes are missing" in capsys.readouterr().err
     assert restore("cut.jpg", "-o", "b.png") == 0
     err = capsys.readouterr().err
@@ -329,7 +329,7 @@ def test_jfif_files_are_found_and_others_named(place, capsys, monkeypatch):
         (place / "in" / name).write_bytes(b"x")
     (place / "in" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (place / "out").mkdir()
-    assert restore("in", "-o", "out", "--force") == 1
+    assert restore("in", "-o", "out", "--force") == 2
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("restored 1 of 7 files, 5 skipped, 1 failed, 2 other files ignored, ")
     table = [line.split(maxsplit=2) for line in lines[-8:-1]]
@@ -343,7 +343,7 @@ def test_jfif_files_are_found_and_others_named(place, capsys, monkeypatch):
         ["failed", "in/broken.png", table[-1][2]],
     ]
     assert "not a readable PNG file" in table[-1][2]
-    assert restore("in", "-o", "out", "--skip-existing", "--json") == 1
+    assert restore("in", "-o", "out", "--skip-existing", "--json") == 2
     found = json.loads(capsys.readouterr().out)
     assert found["totals"]["files"] == 7 and found["totals"]["skipped"] == 6
     reasons = {one["input"]: one["skipped"] for one in found["files"] if one["status"] == "skipped"}
@@ -375,10 +375,10 @@ def test_jpeg_xl_where_libvips_has_it(place, capsys):
         assert restore("a.png", "-o", "b.jxl", "--quality", 100) == 0
         np.testing.assert_array_equal(pixels("b.jxl"), PHOTO)
         return
-    assert restore("a.png", "-o", "b.jxl") == 1
+    assert restore("a.png", "-o", "b.jxl") == 2
     assert "JPEG XL needs a libvips that has it" in capsys.readouterr().err
     (place / "in.jxl").write_bytes(b"\xff\x0a" + bytes(40))
-    assert restore("in.jxl", "-o", "b.png") == 1
+    assert restore("in.jxl", "-o", "b.png") == 2
     assert (
         "in.jxl: not a PNG, JPEG, WebP, TIFF or AVIF file (it is JPEG XL: convert it to PNG" in capsys.readouterr().err
     )

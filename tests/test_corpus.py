@@ -17,7 +17,7 @@ if not all(map(importlib.util.find_spec, LIBRARIES)):
 
 from halotile import load_model  # noqa: E402
 
-from .hostile import arrays, images, programs  # noqa: E402
+from .hostile import arrays, checkpoints, images, programs  # noqa: E402
 from .hostile.run import Runner  # noqa: E402
 
 SLOW_MACHINE = 10  # seconds of the processor, where the table of the whole corpus allows two
@@ -30,7 +30,7 @@ def runner(tmp_path_factory):
         yield runner
 
 
-@pytest.mark.parametrize("part", [images, arrays])
+@pytest.mark.parametrize("part", [images, arrays, checkpoints])
 def test_a_sample_of_the_corpus(runner, part):
     sample = itertools.islice(part.cases(1), 0, None, 16)
     wrong = [f"{one.case}: {one.what}: {one.text[-300:]}" for one in runner.all(sample) if not one.fine]
@@ -62,3 +62,43 @@ def test_torchscript_that_crashes_its_reader(tmp_path, monkeypatch, code):
     monkeypatch.setattr("torch.jit.load", lambda *_, **__: pytest.fail("it was read"))
     with pytest.raises(ValueError, match=r"nests too deeply|bytes of code"):
         load_model(str(tmp_path / "a.pt"))
+
+
+def nested_node(count):
+    """A node with a graph of so many nodes inside it."""
+    message = programs.message
+    return message(1, message(5, message(6, message(1, b"") * count)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        programs.message(7, programs.message(1, b"") * 20_001),
+        programs.message(7, nested_node(20_001)),
+        programs.message(7, nested_node(12_000) * 2),
+        programs.message(7, programs.message(5, b"") * 1_000_001),
+        programs.message(99, b"") * 1_000_001,
+    ],
+)
+def test_graphs_that_onnx_runtime_takes_long_to_read(tmp_path, monkeypatch, content):
+    (tmp_path / "a.onnx").write_bytes(content)
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match=r"a\.onnx' cannot be run as it is: it (is a graph of|has) more than \d+ "):
+        load_model(str(tmp_path / "a.onnx"))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x3a", b"\x3b" * 100, b"\x3a\x80", b"\x3a\xff\xff\xff\xff\x7f", b"\xff" * 20]
+)
+def test_damaged_graphs_are_left_to_onnx_runtime(tmp_path, content):
+    (tmp_path / "a.onnx").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.onnx"):
+        load_model(str(tmp_path / "a.onnx"))
+
+
+def test_what_a_model_raises_names_its_file(runner):
+    """Where a message names neither the image nor the model."""
+    cases = [one for one in programs.cases(1) if str(one).startswith("ONNX-made to harm")]
+    raised = [outcome for outcome in map(runner.run, cases[:4]) if outcome.what != "restored"]
+    assert len(raised) == 4
+    assert all(one.what == "refused" and one.text.rstrip().endswith("(model: in/a.onnx)") for one in raised)

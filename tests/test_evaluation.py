@@ -240,7 +240,7 @@ def test_the_command_line(folders, capsys):
 
 def test_files_that_fail(folders, capsys):
     (folders / "lr" / "bx2.png").write_bytes(b"no image")
-    assert run("evaluate", "-m", "filters:enlarge", "--pairs", ".", "--fail-below", 10) == 1
+    assert run("evaluate", "-m", "filters:enlarge", "--pairs", ".", "--fail-below", 10) == 2
     out, err = capsys.readouterr()
     assert "mean of 1" in out and err.count("\n") == 1 and "halotile: error: b.png: lr/bx2.png" in err.replace("./", "")
 

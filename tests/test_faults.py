@@ -323,7 +323,8 @@ def test_two_processes_that_make_one_output():
                 with pytest.raises(OSError, match=r"another process is making it: .out.png.") as refused:
                     restore_to("out.png", IMAGE, model, resume=resume, **TILES)
                 assert (refused.value.errno, refused.value.filename) == (errno.EBUSY, "out.png")
-            assert contents(Path()) == before
+            now = contents(Path())  # the first may still be writing down what it made
+            assert now.keys() == before.keys() and all(now[name].startswith(before[name]) for name in before)
             if ends == "finishes":
                 first.stdin.write("\n")
                 first.stdin.flush()

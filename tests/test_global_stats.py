@@ -408,10 +408,11 @@ class PooledAttention(nn.Module):
 def test_attention_beside_pooling_has_its_own_name():
     from halotile import inspect_model
 
-    kinds = {one.kind for one in inspect_model(PooledAttention()).global_operations}
+    model = PooledAttention()
+    kinds = {one.kind for one in inspect_model(model).global_operations}
     assert "attention" in kinds and len(kinds) == 2, kinds
     with pytest.raises(ValueError, match=r"\(attention\), which is no statistic"):
-        restore_tiled(np.zeros((40, 40, 3), np.float32), PooledAttention(), global_stats="exact", tile_size=24)
+        restore_tiled(np.zeros((40, 40, 3), np.float32), model, global_stats="exact", tile_size=24)
 
 
 @pytest.mark.parametrize("pool", [lambda x: x.mean(2).mean(2), lambda x: x.amax(3).mean(2), lambda x: x.sum(2).mean(2)])

@@ -451,8 +451,11 @@ def test_reports_are_readable():
 
 @pytest.mark.parametrize(
     ("make", "radius"),
-    [(RRDBNet, 349), (SRVGG, 34), (lambda: UNet(4, width=32), 61)],
-    ids=["RRDBNet", "SRVGG", "U-Net"],
+    [
+        pytest.param(RRDBNet, 349, id="RRDBNet", marks=pytest.mark.slow),
+        pytest.param(SRVGG, 34, id="SRVGG"),
+        pytest.param(lambda: UNet(4, width=32), 61, id="U-Net"),
+    ],
 )
 def test_large_models(make, radius):
     """How long they take: benchmarks/bench_inspect.py."""

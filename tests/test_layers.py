@@ -37,7 +37,7 @@ FLOORS = (
     "cache layouts",
     "errors optional stages",
     "notebook scales texts version",
-    "_core _torch",
+    "_core _torch weights",
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names.split()}
 

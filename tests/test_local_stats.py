@@ -387,7 +387,7 @@ def test_on_the_command_line(tmp_path, capsys):
     assert "half a window of 24x13" in capsys.readouterr().out
     options = {"value_range": (-9, 10), "stats_size": (24, 13)}
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), restored(norm, **options)[0], rtol=0, atol=1e-5)
-    assert main(command) == 1
+    assert main(command) == 2
     assert "stats_size must be given with --global-stats local" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*command, "--stats-size", "24x"])

@@ -57,10 +57,9 @@ DEEP = ("--model", "nets:deep()")
 
 
 @pytest.fixture
-def nets(place, monkeypatch):  # noqa: F811
+def nets(place, streams_pay, monkeypatch):  # noqa: F811
     (place / "nets.py").write_text(NETS)
     monkeypatch.delitem(__import__("sys").modules, "nets", raising=False)
-    monkeypatch.setattr("halotile.auto.streams.WORTH", 0)
     monkeypatch.setattr(peaks, "peak_of_machine", lambda device: 2e9)
     yield place
     __import__("sys").modules.pop("nets", None)

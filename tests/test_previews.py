@@ -159,18 +159,18 @@ def test_on_the_command_line_one_refused_file_stops_no_other(tmp_path, capsys, m
     files.write_image("in/d.png", PREVIEW)
     (tmp_path / "model.py").write_text("def same(windows):\n    return windows\n")
     command = ["restore", "in", "-o", "out/", "-m", "model:same"]
-    assert cli.main(command) == 1
+    assert cli.main(command) == 2
     said = capsys.readouterr()
     assert "in/b.tif: a camera raw file (DNG): only its preview can be read; develop it first" in said.err
     assert "in/c.tif: an ImageJ stack of 5 images" in said.err
     assert "2 of 4 files failed: in/b.tif, in/c.tif" in said.err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "d.png"]
-    assert cli.main([*command, "--json", "--force"]) == 1
+    assert cli.main([*command, "--json", "--force"]) == 2
     found = {one["input"]: one["status"] for one in json.loads(capsys.readouterr().out)["files"]}
     assert found == {"in/a.png": "restored", "in/b.tif": "failed", "in/c.tif": "failed", "in/d.png": "restored"}
     write_raw("raw.dng", dng=True)
     for arguments in (["restore", "raw.dng", "-o", "x.png", "-m", "model:same"], ["plan", "raw.dng"]):
-        assert cli.main(arguments) == 1
+        assert cli.main(arguments) == 2
         assert capsys.readouterr().err.count("raw.dng: a camera raw file (DNG)") == 1
     assert not (tmp_path / "x.png").exists()
 

@@ -119,7 +119,7 @@ def test_how_the_file_is_written_may_change():
 
 def test_what_differs_is_one_line(capsys):
     killed(11, *COMMAND, "in/a.png", "-o", "out.png", "--resume")
-    assert cli.main([*COMMAND, "in/c.png", "-o", "out.png", "--resume"]) == 1
+    assert cli.main([*COMMAND, "in/c.png", "-o", "out.png", "--resume"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("halotile: error: out.png: the rows kept of it were made of something else: the image is")
     assert said.count("\n") == 1

@@ -71,10 +71,9 @@ def test_options_that_change_nothing(name):
 
 
 @pytest.mark.parametrize("first", [70, 20])
-def test_half_precision_that_is_chosen(monkeypatch, first):
+def test_half_precision_that_is_chosen(streams_pay, monkeypatch, first):
     """The first image of the second case is too small for a stream."""
     monkeypatch.setattr("halotile.auto.dtype.FASTER", 1e9)
-    monkeypatch.setattr("halotile.auto.streams.WORTH", 0)
     model = seeded(lambda: UNet(2))
     options = {"halo": "exact", "tile_size": 32, "tolerance": 3}
     restorer = TiledRestorer(model, dtype="auto", **options)

@@ -83,9 +83,8 @@ def test_beside_the_whole_image_and_tiles(name, boundary):
             assert_near(got, tiles)
 
 
-def test_the_schedule_that_is_cheaper_does_not_change_the_picture(monkeypatch):
+def test_the_schedule_that_is_cheaper_does_not_change_the_picture(streams_pay):
     """Sizes that the phase does not divide are completed as for tiles."""
-    monkeypatch.setattr("halotile.auto.streams.WORTH", 0)
     model, image = seeded(KNOWN["U-Net 2, pooled"].make), pixels_of("float32", (97, 61, 3))
     options = {"halo": "exact", "boundary": "native"}
     small = TiledRestorer(model, tile_size=16, **options)
@@ -424,10 +423,9 @@ def test_what_cannot_stream_is_refused_by_operator_and_place():
 # ---- the choice ------------------------------------------------------------------------------------------------------
 
 
-def test_auto_chooses_what_is_cheaper(monkeypatch):
+def test_auto_chooses_what_is_cheaper(streams_pay):
     deep = seeded(lambda: RRDBNet(blocks=1, features=8, growth=4))
     image = pixels_of("uint8", (130, 120, 3))
-    monkeypatch.setattr("halotile.auto.streams.WORTH", 0)
     auto = TiledRestorer(deep, halo="exact", tile_size=32)
     got = auto(image)
     assert streams(auto)
@@ -445,6 +443,16 @@ def test_auto_chooses_what_is_cheaper(monkeypatch):
         warnings.simplefilter("ignore")
         spectrum(image)
     assert spectrum.last_run.schedule == "tiles" and "copy_ in module 'layers.0'" in spectrum.last_run.schedule_why
+
+
+def test_auto_keeps_tiles_where_strips_are_slow(streams_pay, monkeypatch):
+    deep = seeded(lambda: RRDBNet(blocks=1, features=8, growth=4))
+    asked = []
+    monkeypatch.setattr("halotile.run.stream.cost.strip_cost", lambda *sizes: asked.append(sizes) or 10.0)
+    restorer = TiledRestorer(deep, halo="exact", tile_size=128)
+    restorer(pixels_of("uint8", (130, 120, 3)))
+    assert asked and restorer.last_run.schedule == "tiles"
+    assert restorer.last_run.schedule_why.endswith("where each takes 10.00 times as long")
 
 
 def test_auto_keeps_tiles_for_small_images():

@@ -32,12 +32,12 @@ static enum ht_cpu level_of_name(const char *name)
 void ht_rows_fill(struct ht_rows *rows, enum ht_cpu level)
 {
     ht_rows_scalar(rows);
-#if defined(__x86_64__)
+#if defined(HT_X86_64)
     if (is_at_most(HT_CPU_AVX2, level))
         ht_rows_avx2(rows);
     if (is_at_most(HT_CPU_AVX512, level))
         ht_rows_avx512(rows);
-#elif defined(__aarch64__)
+#elif defined(HT_AARCH64)
     if (is_at_most(HT_CPU_NEON, level))
         ht_rows_neon(rows);
 #endif

@@ -12,6 +12,21 @@
 
 #include "halotile.h"
 
+/* Processors with kernels of their own. MSVC has names of its own for them, wants no attribute for an instruction set,
+ * and no prefetch where processors see a row coming anyway. */
+#if defined(__x86_64__) || (defined(_M_X64) && !defined(_M_ARM64EC))
+#define HT_X86_64
+#elif defined(__aarch64__)
+#define HT_AARCH64
+#endif
+#if defined(__GNUC__)
+#define HT_TARGET(SET) __attribute__((target(SET)))
+#define HT_PREFETCH(P) __builtin_prefetch((const void *)(P))
+#else
+#define HT_TARGET(SET)
+#define HT_PREFETCH(P) ((void)0)
+#endif
+
 /* Rows that take several kernels are processed in pieces of this many pixels: a piece of three channels stays in the
  * first-level cache. Half or twice as many are as fast; a quarter is 10 to 20 % slower between planar arrays. */
 #define HT_PIECE 1024

@@ -13,11 +13,9 @@ __all__ = [
     "LARGEST",
     "Check",
     "checked_devices",
-    "checked_halo",
     "checked_nodata",
     "checked_progress",
     "checked_reduce",
-    "checked_tile_size",
     "checked_tolerance",
     "checked_value_range",
     "checked_window",
@@ -29,6 +27,7 @@ __all__ = [
     "one_of",
     "or_else",
     "pair",
+    "pair_or",
     "positive",
     "tolerance_of",
     "white_level",
@@ -90,28 +89,19 @@ def pair(name: str, value: Any, least: int) -> Pair:
     return number, number
 
 
-def checked_tile_size(_: str, value: Any) -> Pair | str:
-    if isinstance(value, str):
-        if value != "auto":
-            raise ValueError(f"tile_size must be 'auto', a number or a pair (rows, columns), not {value!r}")
+def pair_or(*words: str, least: int) -> Check:
+    def check(name: str, value: Any) -> Pair | str:
+        if not isinstance(value, str):
+            return pair(name, value, least)
+        if value not in words:
+            allowed = ", ".join(map(repr, words))
+            raise ValueError(f"{name} must be {allowed}, a number or a pair (rows, columns), not {value!r}")
         return value
-    return pair("tile_size", value, 1)
+
+    return check
 
 
-def checked_halo(_: str, value: Any) -> Pair | str:
-    if isinstance(value, str):
-        if value not in ("exact", "auto"):
-            raise ValueError(f"halo must be 'exact', 'auto', a number or a pair (rows, columns), not {value!r}")
-        return value
-    return pair("halo", value, 0)
-
-
-def checked_window(_: str, value: Any) -> Pair | str:
-    if isinstance(value, str):
-        if value != "trained":
-            raise ValueError(f"window must be 'trained', a number or a pair (rows, columns), not {value!r}")
-        return value
-    return pair("window", value, 1)
+checked_window = pair_or("trained", least=1)
 
 
 def tolerance_of(value: Any, units: str = "in units of the image's dtype") -> float | None:

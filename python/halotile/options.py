@@ -18,11 +18,9 @@ from .models.needs import Needs
 from .option_checks import (
     Check,
     checked_devices,
-    checked_halo,
     checked_nodata,
     checked_progress,
     checked_reduce,
-    checked_tile_size,
     checked_tolerance,
     checked_value_range,
     checked_window,
@@ -31,6 +29,7 @@ from .option_checks import (
     one_of,
     or_else,
     pair,
+    pair_or,
     positive,
     white_level,
     whole,
@@ -166,8 +165,8 @@ class Options:
     needs: constraints on windows from a model file; they also adjust phase and scale.
     """
 
-    tile_size: Any = option(DEFAULT_TILE, checked_tile_size)
-    halo: Any = option(32, checked_halo)
+    tile_size: Any = option(DEFAULT_TILE, pair_or("auto", least=1))
+    halo: Any = option(32, pair_or("exact", "auto", least=0))
     overlap: Any = option("auto")  # checked with tile_size: see `overlap_pixels`
     blend: str = option("average", one_of(*BLENDS))
     boundary: str = option("reflect", one_of(*BOUNDARIES))

@@ -255,9 +255,14 @@ def _nested_bytes(depth: int) -> bytes:
     """A model whose graph is in a node's attribute, again and again, by hand: fields 7, 1, 5 and 6."""
     content = b""
     for _ in range(depth):
-        for tag in (0x32, 0x2A, 0x0A):  # g of an attribute, attribute of a node, node of a graph
-            content = bytes([tag]) + _varint(len(content)) + content
-    return b"\x08\x08\x3a" + _varint(len(content)) + content
+        for field in (6, 5, 1):  # g of an attribute, attribute of a node, node of a graph
+            content = message(field, content)
+    return b"\x08\x08" + message(7, content)
+
+
+def message(field: int, content: bytes) -> bytes:
+    """A field of Protocol Buffers that holds bytes."""
+    return _varint(field << 3 | 2) + _varint(len(content)) + content
 
 
 def _varint(number: int) -> bytes:

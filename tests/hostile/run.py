@@ -17,7 +17,7 @@ from .case import UNDAMAGED, Case
 
 ROOT = Path(__file__).parents[2]
 SECONDS, MEMORY = 2, 500 << 20
-REFUSED = (1, 2)
+REFUSED = (2,)
 SECRET = "a secret that no message may quote"
 
 

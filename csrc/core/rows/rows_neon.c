@@ -4,7 +4,7 @@
  */
 #include "rows.h"
 
-#if defined(__aarch64__)
+#if defined(HT_AARCH64)
 #include <arm_neon.h>
 #include <string.h>
 

@@ -324,7 +324,7 @@ static inline TARGET VEC ROW(resolve_block)(float *dst, const float *block, cons
         float block[BLOCK];                                                                                            \
         int64_t i = 0;                                                                                                 \
         for (; i <= n - BLOCK; i += BLOCK) {                                                                           \
-            __builtin_prefetch((const void *)((uintptr_t)(s + i) + HT_PIECE * sizeof *s));                             \
+            HT_PREFETCH((uintptr_t)(s + i) + HT_PIECE * sizeof *s);                                                    \
             V(load_##D)(block, s + i);                                                                                 \
             taint = ROW(resolve_block)(dst + i, block, nx ? nx + i : NULL, taint, &r);                                 \
         }                                                                                                              \

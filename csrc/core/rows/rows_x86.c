@@ -4,7 +4,7 @@
  */
 #include "rows.h"
 
-#if defined(__x86_64__)
+#if defined(HT_X86_64)
 #include <immintrin.h>
 #include <string.h>
 
@@ -37,7 +37,7 @@
 
 #define ROW(name) name##_avx2
 #define V(name) v8_##name
-#define TARGET __attribute__((target("avx2,fma,f16c")))
+#define TARGET HT_TARGET("avx2,fma,f16c")
 #define VEC __m256
 #define LANES 8
 #define BLOCK 8
@@ -207,7 +207,7 @@ void ht_rows_avx2(struct ht_rows *rows)
 
 #define ROW(name) name##_avx512
 #define V(name) v16_##name
-#define TARGET __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")))
+#define TARGET HT_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
 #define VEC __m512
 #define LANES 16
 #define BLOCK 16

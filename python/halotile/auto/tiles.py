@@ -289,13 +289,9 @@ class Tuner:
 
     def _rows_made(self, choice: Choice, channels: int) -> int:
         """Bytes of finished rows outside the result, and of their consumer."""
-        plan, waiting, made = (
-            choice.plan,
-            self.delivery.bands_waiting,
-            expected(self.asked, channels, self.now.out_dtype),
-        )
-        reduced = self.asked.reduce is not None
-        rows = bytes_of_bands(plan, choice.batch, channels * BYTES[self.now.out_dtype], 0) if reduced else 0
+        plan, waiting, dtype = choice.plan, self.delivery.bands_waiting, self.now.out_dtype
+        made, reduced = expected(self.asked, channels, dtype), self.asked.reduce is not None
+        rows = bytes_of_bands(plan, choice.batch, channels * BYTES[dtype], 0) if reduced else 0
         if waiting is None:
             return rows
         bands = bytes_of_bands(plan, choice.batch, math.prod(made), waiting)

@@ -54,7 +54,8 @@ def error_curve(
     info = knowledge.inspected()
     how = options.get("global_stats")
     holds = how in HOLDING and bool(info.global_operations)
-    held, local = None if not holds else "local" if how == "local" else "frozen", holds and how == "local"
+    local = holds and how == "local"
+    held = None if not holds else "local" if local else "frozen"
     size = with_stats_size(knowledge.options, knowledge).stats_size if local else None
     phase = tuple(step or 1 for step in knowledge.options.phase or info.phase)
     knowledge = knowledge.like(replace(knowledge.options, phase=phase, global_stats=held, stats_size=size))

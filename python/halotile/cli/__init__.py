@@ -7,10 +7,10 @@
     selftest.py    the report of selftest
     common.py      shared code
 
-The exit status is 0, 1 if something failed, 2 if the command line is wrong, 130 after Ctrl-C; SIGTERM (143) and SIGHUP
-(129) end it in the same way. Errors are one line; the
-environment variable HALOTILE_DEBUG=1 adds the traceback. A file that fails does not stop the others. torch and pyvips
-are imported only when needed, and for `--help` nothing is.
+The exit status is 0; 1 if an image is below a limit, or differs; 2 if something failed or was refused; 130 after
+Ctrl-C; SIGTERM (143) and SIGHUP (129) end it in the same way. Errors are one line; the environment variable
+HALOTILE_DEBUG=1 adds the traceback. A file that fails does not stop the others. torch and pyvips are imported only when
+needed, and for `--help` nothing is.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except Exception as error:
-            from .common import UsageError, debugging, one_line
+            from .common import debugging, one_line
 
             if debugging():
                 raise
             print(f"halotile: error: {one_line(error)}", file=sys.stderr)
-            return 2 if isinstance(error, UsageError) else 1
+            return 2
 
 
 class Ended(KeyboardInterrupt):

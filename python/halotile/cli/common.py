@@ -25,6 +25,7 @@ __all__ = [
     "as_written",
     "checked_options",
     "debugging",
+    "naming_model",
     "one_line",
     "planned",
     "scale_shown",
@@ -39,7 +40,7 @@ SUFFIXES = {kind.key: kind.suffixes[0] for kind in TABLE}  # by the value of --f
 
 
 class UsageError(Exception):
-    """The command line is wrong: exit status 2."""
+    """The command line is wrong."""
 
 
 @contextmanager
@@ -133,7 +134,23 @@ def as_written(text: str) -> str:
 
 def one_line(error: Exception) -> str:
     """The message of an error, for the command line."""
-    return as_written(_one_line(error)) if isinstance(error, OURS) else _one_line(error)
+    text = as_written(_one_line(error)) if isinstance(error, OURS) else _one_line(error)
+    return " ".join([text, *(note for note in getattr(error, "__notes__", ()) if note.startswith(MODEL))])
+
+
+MODEL = "(model: "
+
+
+@contextmanager
+def naming_model(model: str | None, *files: str) -> Iterator[None]:
+    """Errors of its block that name none of these files get the model's, if it is one."""
+    try:
+        yield
+    except Exception as error:
+        text, names = one_line(error), [os.path.basename(name) for name in (model, *files) if name]
+        if model and os.path.isfile(model) and not any(name in text for name in names):
+            error.add_note(f"{MODEL}{shown(model)})")
+        raise
 
 
 def _one_line(error: Exception) -> str:

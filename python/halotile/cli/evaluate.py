@@ -67,12 +67,12 @@ def _limits(asked: argparse.Namespace) -> dict[str, float]:
 
 
 def _status(found: Evaluation, limits: dict[str, float]) -> int:
-    """1 if a value is below its limit or an image failed, which it says; else 0."""
+    """2 if an image failed, 1 if a value is below its limit, which it says; else 0."""
     failed = [f"error: {one.name}: {one.error}" for one in found.failed]
     _say(failed)
     low = replace(found, scores=tuple(one for one in found.scores if one.error is None)).below(**limits)
     _say(low)
-    return 1 if failed or low else 0
+    return 2 if failed else 1 if low else 0
 
 
 def _say(sentences: list[str]) -> None:

@@ -31,6 +31,7 @@ from .common import (
     UsageError,
     checked_options,
     debugging,
+    naming_model,
     one_line,
     planned,
     shown,
@@ -86,7 +87,7 @@ def restore(asked: argparse.Namespace) -> int:
         reports.end(interrupted=True)
         raise
     reports.end()
-    return 1 if reports.count("failed") else 0
+    return 2 if reports.count("failed") else 0
 
 
 def _is_alone(asked: argparse.Namespace) -> bool:
@@ -165,7 +166,8 @@ def _restore_all(
     """Uses one restorer for all files, so that the model is loaded and inspected once."""
     many = _shows_progress(asked) and not reports.alone
     pixels = [_pixels_of(asked, job) if many else 0 for job in todo]
-    restorer = restorer_of(asked, options)
+    with naming_model(asked.model):
+        restorer = restorer_of(asked, options)
     with ExitStack() as stack:
         bar = stack.enter_context(closing(Bar(sum(pixels), many)))
         reports.bar = bar
@@ -204,7 +206,8 @@ def _pixels_of(asked: argparse.Namespace, job: Job) -> int:
 def _outcome(asked: argparse.Namespace, one: Callable[..., batch.Outcome], job: Job, reports: Reports) -> batch.Outcome:
     started = time.monotonic()
     try:
-        return one(job, force=asked.force, bar=reports.bar)
+        with naming_model(asked.model, job.input, job.output):
+            return one(job, force=asked.force, bar=reports.bar)
     except Exception as error:
         if reports.alone and (not asked.json or debugging()):
             raise

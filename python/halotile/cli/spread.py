@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -56,7 +57,7 @@ class _OverWorkers:
         started = time.monotonic()
         asked = self.asked
         if os.path.lexists(job.output) and not (force or asked.resume):
-            raise FileExistsError(17, os.strerror(17), job.output)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), job.output)
         header = read_header(job.input, max_pixels=asked.max_pixels, page=None, layout=asked.layout)
         os.makedirs(os.path.dirname(job.output) or ".", exist_ok=True)
         if bar is not None:

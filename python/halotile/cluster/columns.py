@@ -40,8 +40,7 @@ def with_columns(prepared: Prepared, wanted: range) -> Prepared:
     before, model = prepared.windows, prepared.windows.opened
     assert isinstance(model, Model)
     windows = _SomeColumns(before.image, model, before.engine, before.values.value_range)
-    windows.models, windows.held, windows.held_for = before.models, before.held, before.held_for
-    windows.sources, windows.seen = before.sources, before.seen
+    windows.share(before)
     windows.wanted = wanted
     windows.channels_of = dict(zip(prepared.traits.parts, prepared.traits.out_channels, strict=True))
     return replace(prepared, windows=windows)

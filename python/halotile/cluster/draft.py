@@ -11,13 +11,12 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..files import disk
-from ..files.atomic import hidden_name, put_in_place, replacing_folder, sweep, writing
+from ..files.atomic import hidden_name, put_in_place, remove_folder, replacing_folder, sweep, writing
 from ..resume.identity import differences
 from .store import KEPT, RUN, Store, is_url, store_at
 
@@ -111,7 +110,7 @@ def _kept_folder(path: str) -> Iterator[str]:
         with writing(path):
             disk.sync_tree(name)
             put_in_place(name, target)
-            shutil.rmtree(name, ignore_errors=True)  # the old one, after an exchange
+            remove_folder(name)  # the old one, after an exchange
 
 
 @contextmanager
@@ -134,5 +133,5 @@ def discard(path: str) -> None:
     """Removes what is kept for a result. Raises OSError if another process is making it."""
     name = hidden_name(os.path.realpath(path), "shards")
     if os.path.isdir(name):
-        with _locked(name, path):
-            shutil.rmtree(name)
+        with _locked(name, path), writing(path):
+            remove_folder(name)

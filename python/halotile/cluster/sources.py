@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ def checked_image(image: Any) -> Any:
         if is_url(path):
             return path
         if not os.path.exists(path):
-            raise FileNotFoundError(2, os.strerror(2), path)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return os.path.abspath(path)
     kind = f"{type(image).__module__.split('.')[0]}.{type(image).__name__}"
     if kind == "zarr.Array":

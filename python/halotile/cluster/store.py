@@ -21,13 +21,14 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from ..files import disk
-from ..files.atomic import writing
+from ..files.atomic import remove_folder, writing
 from ..texts import quoted
 
 __all__ = ["KEPT", "RUN", "Bucket", "Folder", "Receipts", "Store", "is_url", "store_at"]
 
 KEPT, PART = ".halotile", ".part"
 ROWS, RUN = f"{KEPT}/rows", f"{KEPT}/run.json"
+GONE = "its temporary folder is not there"
 
 
 class Store(Protocol):
@@ -67,18 +68,28 @@ class Folder:
         self.root = root
 
     def put(self, contents: dict[str, bytes]) -> None:
+        folders = {os.path.dirname(name) for name in contents}
         with writing(self.root):
             if not os.path.isdir(self.root):
-                raise FileNotFoundError(errno.ENOENT, "its temporary folder is not there")
-            folders = set()
+                raise FileNotFoundError(errno.ENOENT, GONE)
+            for folder in folders:
+                self._make(folder)
             for name, data in contents.items():
                 target = os.path.join(self.root, name)
-                folder = os.path.dirname(target)
-                os.makedirs(folder, exist_ok=True)
-                self._put(folder, target, data)
-                folders.add(folder)
+                self._put(os.path.dirname(target), target, data)
             for folder in folders:
-                disk.sync_folder(folder)
+                disk.sync_folder(os.path.join(self.root, folder))
+
+    def _make(self, folder: str) -> None:
+        """Never the root: one that was taken away does not come back."""
+        made = self.root
+        for part in filter(None, folder.split("/")):
+            made = os.path.join(made, part)
+            try:
+                with suppress(FileExistsError):
+                    os.mkdir(made)
+            except FileNotFoundError:
+                raise FileNotFoundError(errno.ENOENT, GONE) from None
 
     def _put(self, folder: str, target: str, data: bytes) -> None:
         draft = os.path.join(folder, f".{secrets.token_hex(8)}{PART}")
@@ -115,14 +126,7 @@ class Folder:
             os.unlink(os.path.join(self.root, name))
 
     def remove(self, folder: str) -> None:
-        top = os.path.join(self.root, folder)
-        for here, folders, names in os.walk(top, topdown=False):
-            for name in names:
-                os.unlink(os.path.join(here, name))
-            for name in folders:
-                os.rmdir(os.path.join(here, name))
-        with suppress(FileNotFoundError):
-            os.rmdir(top)
+        remove_folder(os.path.join(self.root, folder))
 
     def tidy(self) -> None:
         for name in self.names(""):

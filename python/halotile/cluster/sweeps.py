@@ -11,6 +11,7 @@ Groups are of 2, 4, 8, ... rows, so that everything is rounded as in one process
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..engine.device_lock import turn
@@ -55,11 +56,12 @@ def levels_of(prepared: Prepared) -> dict[Part, tuple[int, int]]:
 
 
 def sums_of_rows(prepared: Prepared, part: Part, level: int, known: Sums, rows: range) -> Sums:
-    from ..run.statistics import merged_all
+    from ..run.statistics import by_twos, merged
 
     stats = _measuring(prepared)
     with turn(prepared.windows.engine.device):
-        return merged_all([stats.of_row(row, level, known, part, 0, prepared.plan, lambda tiles: None) for row in rows])
+        sums = [stats.of_row(row, level, known, part, 0, prepared.plan, lambda tiles: None) for row in rows]
+    return by_twos(sums, merged)
 
 
 # ---- at the client ---------------------------------------------------------------------------------------------------
@@ -71,7 +73,9 @@ def measured_over(client: Client, rows: int, ask: Callable[..., Future], workers
     rows: of tiles. ask: submits one of the functions above to a worker that is ready: ask(function, *arguments).
     """
     from ..run.global_stats import Held
+    from ..run.statistics import by_twos, merged
 
+    join = partial(client.submit, merged, pure=False)
     size = 1
     while rows > size * GROUPS * workers:
         size *= 2
@@ -81,19 +85,6 @@ def measured_over(client: Client, rows: int, ask: Callable[..., Future], workers
         known: Sums = {}
         for level in range(levels):
             sums = [ask(sums_of_rows, part, level, known, group) for group in groups]
-            known = known | _merged(client, sums)
+            known = known | by_twos(sums, join).result()
         held[part] = Held(known, calls)
     return held
-
-
-def _merged(client: Client, sums: list[Future]) -> Sums:
-    while len(sums) > 1:
-        pairs = [client.submit(_pair, *sums[at : at + 2], pure=False) for at in range(0, len(sums) - 1, 2)]
-        sums = pairs + (sums[-1:] if len(sums) % 2 else [])
-    return sums[0].result()
-
-
-def _pair(one: Sums, other: Sums) -> Sums:
-    from ..run.statistics import merged_all
-
-    return merged_all([one, other])

@@ -31,6 +31,7 @@ __all__ = [
     "hidden_name",
     "put_in_place",
     "recover",
+    "remove_folder",
     "replacing",
     "replacing_folder",
     "sweep",
@@ -110,7 +111,7 @@ def replacing_folder(path: str) -> Iterator[Draft]:
         if descriptor >= 0:
             os.close(descriptor)
         if name:
-            shutil.rmtree(name, ignore_errors=True)  # the old one, after an exchange
+            remove_folder(name)  # the old one, after an exchange
 
 
 def put_in_place(name: str, target: str) -> None:
@@ -119,14 +120,14 @@ def put_in_place(name: str, target: str) -> None:
         return
     before = hidden_name(target, "before")
     if os.path.lexists(target):  # no other call replaces a non-empty folder
-        shutil.rmtree(before, ignore_errors=True)
+        remove_folder(before)
         disk.rename(target, before)
     try:
         disk.rename(name, target)
     except BaseException:
         recover(target)
         raise
-    shutil.rmtree(before, ignore_errors=True)
+    remove_folder(before)
 
 
 def recover(path: str) -> None:
@@ -136,6 +137,22 @@ def recover(path: str) -> None:
     if not os.path.lexists(target) and os.path.isdir(before):
         with suppress(OSError):  # another process did
             disk.rename(before, target)
+
+
+def remove_folder(name: str) -> None:
+    """Removes a folder into which others may be writing: under another name, which they do not know, it is a draft of
+    the dead. What cannot be removed stays."""
+    for _ in range(2):
+        try:
+            with suppress(OSError):
+                aside = _new_name(name)
+                os.rename(name, aside)
+                name = aside
+            shutil.rmtree(name, ignore_errors=True)
+            if not os.path.lexists(name):
+                return
+        except MemoryError:
+            continue
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..texts import quoted
 from .needs import Needs
+from .onnx_bounds import check_onnx
 from .onnx_ends import end_of, filled, image_among, named_inputs, one_output
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def load_onnx(path: str, providers: Sequence[Provider] | None = None) -> OnnxMod
         import onnxruntime
     except ImportError as error:
         raise ImportError(f"ONNX files need onnxruntime: pip install 'halotile[onnx]' ({quoted(error)})") from error
+    check_onnx(path)
     chosen = _chosen(providers, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT

@@ -64,8 +64,8 @@ def _check_operations(operations: Iterator[Any], name: str) -> None:
 # ---- torch.export ----------------------------------------------------------------------------------------------------
 
 # What sympy prints of sizes, and torch's functions of whole numbers.
-FUNCTIONS = {
-    *(
+FUNCTIONS = frozenset(
+    [
         "Symbol",
         "Integer",
         "Rational",
@@ -85,9 +85,15 @@ FUNCTIONS = {
         "Le",
         "Gt",
         "Ge",
-    ),
-    *("Equality", "Unequality", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan", "And", "Or", "Not"),
-    *(
+        "Equality",
+        "Unequality",
+        "StrictLessThan",
+        "LessThan",
+        "StrictGreaterThan",
+        "GreaterThan",
+        "And",
+        "Or",
+        "Not",
         "Where",
         "FloorDiv",
         "CeilDiv",
@@ -97,9 +103,14 @@ FUNCTIONS = {
         "ModularIndexing",
         "PythonMod",
         "ToFloat",
-    ),
-    *("CeilToInt", "FloorToInt", "TruncToInt", "RoundToInt", "Identity", "IsNonOverlappingAndDenseIndicator"),
-}
+        "CeilToInt",
+        "FloorToInt",
+        "TruncToInt",
+        "RoundToInt",
+        "Identity",
+        "IsNonOverlappingAndDenseIndicator",
+    ]
+)
 ALLOWED = (ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp)
 ALLOWED += (ast.Compare, ast.BoolOp, ast.operator, ast.unaryop, ast.cmpop, ast.boolop)
 LONGEST_EXPRESSION, MOST_POWERS, LARGEST_POWER = 2000, 2, 16

@@ -32,7 +32,7 @@ from ..inspection.info import ModelInfo
 from ..plan import Box, Tile, TilePlan
 from ..texts import quoted
 from .failures import tile_error
-from .statistics import Call, Statistic, Watching, merged_all
+from .statistics import Call, Statistic, Watching, by_twos, merged
 from .survey import Cut, Found, Survey, surveyed
 from .windows import Windows
 
@@ -163,7 +163,7 @@ class GlobalStats:
         statistics: dict[int, Statistic] = {}
         for level in range(survey.levels):
             rows = [self.of_row(row, level, statistics, part, index, plan, advance) for row in range(plan.grid[0])]
-            statistics |= merged_all(rows)
+            statistics |= by_twos(rows, merged)
         return Held(statistics, survey.calls)
 
     def of_row(

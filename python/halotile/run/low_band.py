@@ -35,7 +35,7 @@ SHARE = 8  # a difference is blurred over about this share of a window on either
 
 
 @dataclass(frozen=True)
-class Reduction:
+class Reduced:
     """The reduced image: `size` pixels, each the mean of factor x factor pixels, from pixel -before of the image on. It
     has a halo around the image.
     """
@@ -45,7 +45,7 @@ class Reduction:
     before: Pair
 
 
-def reduction(prepared: Prepared) -> Reduction:
+def reduction(prepared: Prepared) -> Reduced:
     """Raises ValueError if match_low is too small for the image and its tiles."""
     options, plan = prepared.options, prepared.plan
     needs, asked = options.needs, options.match_low
@@ -77,7 +77,7 @@ def reduction(prepared: Prepared) -> Reduction:
     ]
     if needs.square:
         sides = [max(sides)] * 2
-    return Reduction(factor, (sides[0], sides[1]), (margins[0] * factor, margins[1] * factor))
+    return Reduced(factor, (sides[0], sides[1]), (margins[0] * factor, margins[1] * factor))
 
 
 def with_low_band(prepared: Prepared) -> Prepared:
@@ -130,7 +130,7 @@ def low_band(prepared: Prepared, part: Part, index: int) -> LowBand:
     return LowBand(cells, pixels, max(1, radius), plan)
 
 
-def _output(prepared: Prepared, part: Part, index: int, found: Reduction) -> Pixels:
+def _output(prepared: Prepared, part: Part, index: int, found: Reduced) -> Pixels:
     """What the model makes of the reduced image; with on_nonfinite="retry" in float32 where half precision failed."""
     windows, plan = prepared.windows, prepared.plan
     tile = replace(plan[0], window=Box(-found.before[0], -found.before[1], *(found.factor * one for one in found.size)))
@@ -142,7 +142,7 @@ def _output(prepared: Prepared, part: Part, index: int, found: Reduction) -> Pix
         return other.outputs(part, index, _reduced(other, part, index, plan, found), [tile])
 
 
-def _reduced(windows: Windows, part: Part, index: int, plan: TilePlan, found: Reduction) -> Any:
+def _reduced(windows: Windows, part: Part, index: int, plan: TilePlan, found: Reduced) -> Any:
     """The reduced image as a window of the model."""
     factor = found.factor
     image = windows.engine.new_windows(windows.model_of(part), (1, part.feed, *found.size))

@@ -138,7 +138,7 @@ class HeldRows:
 
 
 @dataclass
-class Spread:
+class Scatter:
     """How far grids lie from their average, in the model's values. Numbers stay where they were computed."""
 
     largest: list[Any] = field(default_factory=list)
@@ -167,7 +167,7 @@ class ShiftedGrids:
     name = "tiles"
 
     def __init__(self, count: int):
-        self.count, self.spread = count, Spread()
+        self.count, self.spread = count, Scatter()
 
     def rows(
         self, prepared: Prepared, index: int, sink: Sink, rows_done: int, first: First, progress: Progress

@@ -8,7 +8,7 @@ mode: it leaves the model unchanged and sees an operator however it is called. I
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,22 +16,22 @@ from ..inspection.operators import entry
 from ..inspection.operators.statistic import Call, Statistic, measured
 from ..models.around import decomposed, eagerly
 
-__all__ = ["Call", "Statistic", "Watching", "measured", "merged_all"]
-
+__all__ = ["Call", "Statistic", "Watching", "by_twos", "measured", "merged"]
 
 Sums = dict[int, Statistic]  # by number of the call
+T = TypeVar("T")
 
 
-def merged_all(rows: list[Sums]) -> Sums:
-    """Those of all tile rows: each two neighbours, then each two of these, and so on. A group of 2, 4, 8, ... rows, at
-    a multiple of its size, can be merged anywhere before, and everything is rounded as here."""
-    while len(rows) > 1:
-        pairs = [_merged(*rows[at : at + 2]) for at in range(0, len(rows) - 1, 2)]
-        rows = pairs + (rows[-1:] if len(rows) % 2 else [])
-    return rows[0]
+def by_twos(values: list[T], join: Callable[[T, T], T]) -> T:
+    """Joins each two neighbours, then each two of these, and so on. A group of 2, 4, 8, ... values, at a multiple of
+    its size, can be joined anywhere before, and everything is rounded as here."""
+    while len(values) > 1:
+        pairs = [join(*values[at : at + 2]) for at in range(0, len(values) - 1, 2)]
+        values = pairs + (values[-1:] if len(values) % 2 else [])
+    return values[0]
 
 
-def _merged(one: Sums, other: Sums) -> Sums:
+def merged(one: Sums, other: Sums) -> Sums:
     return {number: statistic.merged(other[number]) for number, statistic in one.items()}
 
 

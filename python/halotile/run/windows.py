@@ -98,10 +98,15 @@ class Windows:
     def through(self, model: Model, engine: Engine | None = None) -> Windows:
         """The same windows through another model, with separate buffers."""
         other = Windows(self.image, model, engine or self.engine, self.values.value_range)
-        other.models, other.held, other.held_for = self.models, dict(self.held), self.held_for
-        other.low, other.low_for, other.seen = self.low, self.low_for, self.seen
-        other.sources = self.sources if engine in (None, self.engine) else {}
+        other.share(self)
+        if engine not in (None, self.engine):
+            other.sources = {}
         return other
+
+    def share(self, other: Windows) -> None:
+        """Takes over all that others have found out, but no buffers."""
+        self.models, self.held, self.held_for = other.models, dict(other.held), other.held_for
+        self.low, self.low_for, self.seen, self.sources = other.low, other.low_for, other.seen, other.sources
 
     def resize_by(self, parts: tuple[Part, ...], scale: Scale, trim: tuple[int, int]) -> None:
         """Sets up bilinear resizing of alpha that bypasses the model."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The weights of the embedded model. README.md says where they come from."""
