@@ -40,6 +40,7 @@ def nouns(folder):
     np.save(folder / "in.npy", scan)
     zarr.save_array(folder / "scan.zarr", random.random((5, 72, 80), dtype=np.float32))
     colour, grey = (torch.nn.Conv2d(channels, channels, 3, padding=1).eval() for channels in (3, 1))
+    torch.jit.script(colour).save(folder / "x4.pth")
     colour.train_size = 48  # of docs/statistics.md
     return {
         "model": colour,
@@ -74,7 +75,7 @@ def test_examples_run(page, tmp_path, monkeypatch):
 
 def test_few_examples_are_not_run():
     run = sum(not skipped for blocks in BLOCKS.values() for skipped, _ in blocks)
-    assert run >= 30 and run >= 2 * sum(bool(skipped) for blocks in BLOCKS.values() for skipped, _ in blocks)
+    assert run >= 25 and run >= 2 * sum(bool(skipped) for blocks in BLOCKS.values() for skipped, _ in blocks)
 
 
 def test_the_drawings_are_what_the_code_draws():
@@ -105,7 +106,8 @@ def sections(text):
 
 def test_every_page_is_in_the_menu():
     index = (DOCS / "index.md").read_text()
-    listed = [name for names in re.findall(r"```{toctree}\n(?::.*\n)+\n(.*?)```", index, re.DOTALL) for name in names.split()]
+    menus = re.findall(r"```\{toctree\}\n(?::[^\n]*\n)+\n([^`]*)```", index)
+    listed = [name for names in menus for name in names.split()]
     assert sorted([*listed, "index"]) == PAGES
 
 
