@@ -253,6 +253,10 @@ def evaluate(
 
     Raises:
         ValueError: a bad option, no pairs, or a file without partner. TypeError: likewise.
+
+    >>> scores = evaluate([(noisy, clean)], model)
+    >>> len(scores.scores), scores.metrics
+    (1, ('psnr', 'ssim'))
     """
     if crop_border != "scale":
         crop_border = integer("crop_border", crop_border, 0)
