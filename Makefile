@@ -155,7 +155,7 @@ check-windows: $(VENV)/test
 DOCS_VENV ?= .venv-docs
 $(DOCS_VENV)/docs: pyproject.toml
 	$(PYTHON) -m venv $(DOCS_VENV)
-	$(DOCS_VENV)/bin/python -m pip --disable-pip-version-check install -q --editable ".[docs]"
+	HALOTILE_WERROR=1 $(DOCS_VENV)/bin/python -m pip --disable-pip-version-check install -q --editable ".[docs]"
 	touch $@
 
 docs: $(DOCS_VENV)/docs

@@ -229,8 +229,7 @@ class TiledRestorer:
     one if the model allows it.
 
     Attributes:
-        options: an `Options`.
-        knowledge: what is known about the model.
+        options: an `Options`. knowledge: what is known about the model.
         last_run: a RunInfo: halo and phase of the latest run, how exact it is, and why; None before the first.
 
     >>> TiledRestorer(model, halo="exact")(photo).shape
