@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install -q
 
 .PHONY: demo test test-slow coverage core install-core sanitize prove fuzz fuzz-long mutate coverage-c threads machines valgrind hostile
-.PHONY: analyze check-macos check-windows lint clean
+.PHONY: docs analyze check-macos check-windows lint clean
 
 $(VENV)/torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -151,9 +151,19 @@ check-windows: $(VENV)/test
 	$(PIP) ziglang
 	$(BIN)/python scripts/check_windows.py
 
+# The site, from docs/*.md and docstrings: build/site/index.html. A warning is an error. It needs no torch.
+DOCS_VENV ?= .venv-docs
+$(DOCS_VENV)/docs: pyproject.toml
+	$(PYTHON) -m venv $(DOCS_VENV)
+	HALOTILE_WERROR=1 $(DOCS_VENV)/bin/python -m pip --disable-pip-version-check install -q --editable ".[docs]"
+	touch $@
+
+docs: $(DOCS_VENV)/docs
+	$(DOCS_VENV)/bin/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/site
+
 lint:
 	$(PIP) ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 clean:
-	rm -rf build dist .venv .venv-sanitize python/*.egg-info python/halotile/*.so examples/out
+	rm -rf build dist .venv .venv-docs .venv-sanitize python/*.egg-info python/halotile/*.so examples/out

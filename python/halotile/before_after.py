@@ -105,6 +105,8 @@ def show(
 
     Raises:
         ValueError, TypeError: an argument is wrong, or the images are of different shapes of picture.
+
+    >>> show(photo, restore_tiled(photo, model)).save("page.html")
     """
     longest = integer("longest", longest, 16)
     pictures = [picture_of(name, image, longest, layout) for name, image in (("before", before), ("after", after))]

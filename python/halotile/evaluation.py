@@ -74,7 +74,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The names of all metrics: "psnr", "ssim", and others."""
+        """The names of all metrics, such as "psnr" and "ssim"."""
         return tuple(dict.fromkeys(("psnr", "ssim", *(name for one in self.scores for name in one.others))))
 
     def mean(self, metric: str = "psnr") -> float | None:
@@ -253,6 +253,10 @@ def evaluate(
 
     Raises:
         ValueError: a bad option, no pairs, or a file without partner. TypeError: likewise.
+
+    >>> scores = evaluate([(noisy, clean)], model)
+    >>> len(scores.scores), scores.metrics
+    (1, ('psnr', 'ssim'))
     """
     if crop_border != "scale":
         crop_border = integer("crop_border", crop_border, 0)

@@ -141,5 +141,10 @@ def watch_memory(every: float = 0.02) -> MemoryWatch:
 
     Raises:
         ValueError: `every` is not from 0.001 to 10. OSError: the system does not tell (psutil may).
+
+    >>> with watch_memory() as memory:
+    ...     restored = restore_tiled(photo, model)
+    >>> memory.added >= 0
+    True
     """
     return MemoryWatch(every)

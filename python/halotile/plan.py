@@ -96,6 +96,10 @@ class TilePlan(Sequence[Tile]):
             for convolutions; a model that crops unevenly shifts the image.
         boundary, blend: as in the options.
         shift: input pixels (rows, columns) that windows begin earlier than those of an ordinary plan.
+
+    >>> plan = plan_tiles((100, 200), tile_size=64, halo=8)
+    >>> plan.grid, plan.window, plan[0].keep
+    ((2, 4), (70, 72), Box(y=0, x=0, height=54, width=56))
     """
 
     def __init__(
@@ -379,6 +383,9 @@ def plan_tiles(shape: Sequence[int], **options: Unpack[PlanOptions]) -> TilePlan
 
     Raises:
         ValueError, TypeError: naming the option, its value and what is allowed.
+
+    >>> plan_tiles((2160, 3840, 3), scale=4).grid
+    (5, 8)
     """
     checked = Options.of({"phase": 1, **options})
     if checked.window == "trained":

@@ -189,6 +189,9 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             (`ModelOutputError`, also a ValueError), NaN or infinity (`NonFiniteError`; on a device known only when the
             image is done), or ran out of memory with the smallest tiles (`OutOfMemoryError`, also a MemoryError). Rows
             finished before stay in ``out``, as on KeyboardInterrupt.
+
+    >>> restore_tiled(photo, model, halo="exact").shape
+    (72, 80, 3)
     """
     return TiledRestorer(model, **options)(image)
 
@@ -209,9 +212,12 @@ def iter_bands(image: Any, model: Callable[..., Any], **options: Unpack[RunOptio
 def iter_bands(image: Any, model: Callable[..., Any], **options: Unpack[RunOptions]) -> Iterator[tuple[int, Any]]:
     """Yields ``(y, rows)``: finished rows of the restored image, from the top; ``rows`` starts at output row ``y``.
 
-    Takes one image and the options of `restore_tiled` except ``out`` and ``verify``. Bad options are rejected at once;
-    the model runs as rows are requested. Rows are new arrays or tensors of the image's type and layout, in order and
-    without gaps: a row of tiles at a time, or what a step of a stream finishes. No buffer has the size of the output.
+    Takes one image and the options of `restore_tiled` except ``out`` and ``verify``, which are checked at once; the
+    model runs as rows are requested. Rows are new arrays or tensors of the image's type and layout, in order, without
+    gaps: those of a row of tiles, or of a step of a stream. No buffer has the size of the output.
+
+    >>> [(y, rows.shape) for y, rows in iter_bands(photo, model, tile_size=48, halo=8)]
+    [(0, (33, 80, 3)), (33, (39, 80, 3))]
     """
     return TiledRestorer(model, **options).iter_bands(image)
 
@@ -223,9 +229,11 @@ class TiledRestorer:
     one if the model allows it.
 
     Attributes:
-        options: an `Options`.
-        knowledge: what is known about the model.
+        options: an `Options`. knowledge: what is known about the model.
         last_run: a RunInfo: halo and phase of the latest run, how exact it is, and why; None before the first.
+
+    >>> TiledRestorer(model, halo="exact")(photo).shape
+    (72, 80, 3)
     """
 
     def __init__(self, model: Callable[..., Any], **options: Unpack[RestoreOptions]):

@@ -93,6 +93,10 @@ def restore_to(
         ImportError: the library that reads or writes the format is not installed.
         TileError: as for `restore_tiled`.
         ClusterError: with cluster, shards are missing at the end; with resume, those that are there are kept.
+
+    >>> run = restore_to("restored.png", "photo.jpg", model, halo="exact")
+    >>> print(run.how)
+    exact
     """
     if cluster is not None:
         if (background, size) != (None, None):

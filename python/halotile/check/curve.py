@@ -42,6 +42,10 @@ def error_curve(
 
     Raises:
         ValueError, TypeError: a bad option. TileError: the model fails.
+
+    >>> curve = error_curve(photo, model, halos=[0, 1])
+    >>> curve.exact, curve.reference, curve.largest[1] < curve.largest[0]
+    (True, 1, True)
     """
     if "halo" in options:
         raise TypeError("halo must not be given: halos= are what is tried")

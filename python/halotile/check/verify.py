@@ -59,6 +59,10 @@ def verify(
     Raises:
         ValueError, TypeError: a bad option, or a result that does not match the image. TileError: the model fails,
             perhaps because larger windows do not fit in memory.
+
+    >>> found = verify(photo, model, tile_size=40, halo=2)
+    >>> found.windows, found.largest < 1e-5
+    (8, True)
     """
     count, seed = integer("windows", windows, 1), integer("seed", seed, 0)
     knowledge = TiledRestorer.of(model, {**options}).knowledge

@@ -48,7 +48,7 @@ class Field(NamedTuple):
 
     @property
     def halo(self) -> Pair:
-        """(rows, columns): the larger of the two sides."""
+        """The larger of the two sides, (rows, columns)."""
         return max(self.top, self.bottom), max(self.left, self.right)
 
     def along(self, axis: int) -> Pair:
@@ -132,7 +132,7 @@ class ModelInfo:
 
     @property
     def takes_statistics(self) -> bool:
-        """Whether it looks at the whole image, and only by statistics: those of training were of small images."""
+        """Whether it looks at the whole image, but only by statistics. Those of training were of small images."""
         return bool(self.global_operations) and self.local_field is not None
 
     def __str__(self) -> str:

@@ -57,6 +57,10 @@ def inspect_model(
 
     Raises:
         ValueError, TypeError: an option is invalid, or the model accepts none of the windows that are tried.
+
+    >>> info = inspect_model(model)
+    >>> info.halo, info.phase, info.in_channels
+    ((1, 1), (1, 1), 3)
     """
     with shown(checked_progress("progress", progress), INSPECTING):
         return _inspected(model, device, dtype, sample, output, extra)

@@ -63,6 +63,10 @@ def load_model(
             model takes no providers or no strength.
         ImportError: the module cannot be imported or lacks the name, the factory fails, or a package is missing.
         TypeError: the name is that of a class, or of something that cannot be called.
+
+    >>> model = load_model()  # the included one
+    >>> type(model).__name__
+    'Restorer'
     """
     if name is None:
         return _embedded(providers, 1.0 if strength is None else strength)

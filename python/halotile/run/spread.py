@@ -37,18 +37,20 @@ class Share:
 
 @dataclass(frozen=True)
 class Spread:
-    """Attributes:
-    workers: those that finished something, and what; one that died has done more than is told here.
-    blocks: in the plan. why: so many.
-    planned: pixels that the plan lets through the model, as a multiple of those of one process.
-    recompute: those that went through it, as far as workers told.
-    kept: shards of an earlier run.
-    shards: in all.
-    seam: the largest difference between two workers' versions of the rows at which their blocks meet, in units of the
-        result's dtype; None if no such row was made twice.
-    retries: blocks that were given to another worker after a failure.
-    settling: seconds until every option was a number. seconds: in all.
-    read: bytes of the image that were read, as a multiple of its size.
+    """How a run was spread over workers.
+
+    Attributes:
+        workers: those that finished something, and what; one that died has done more than is told here.
+        blocks: in the plan. why: so many.
+        planned: pixels that the plan lets through the model, as a multiple of those of one process.
+        recompute: those that went through it, as far as workers told.
+        kept: shards of an earlier run.
+        shards: in all.
+        seam: the largest difference between two workers' versions of the rows at which their blocks meet, in units of
+            the result's dtype; None if no such row was made twice.
+        retries: blocks that were given to another worker after a failure.
+        settling: seconds until every option was a number. seconds: in all.
+        read: bytes of the image that were read, as a multiple of its size.
     """
 
     workers: tuple[Share, ...]
