@@ -203,7 +203,7 @@ def test_h5py_datasets(tmp_path, here):
 
 @pytest.mark.parametrize("lazy", [False, True])
 def test_xarray_keeps_coordinates(lazy):
-    xarray, made = pytest.importorskip("xarray"), program("xarray_images", "xarray")
+    xarray = pytest.importorskip("xarray")
     pixels, model = np.random.default_rng(0).random((3, 40, 60), np.float32), seeded(lambda: Chain(scale=2))
     coordinates = {
         "band": ["red", "green", "blue"],
@@ -214,7 +214,7 @@ def test_xarray_keeps_coordinates(lazy):
     }
     scene = xarray.DataArray(pixels, coordinates, ("band", "y", "x"), "scene", {"sensor": "none"})
     given = scene.chunk({"y": 16, "x": 16}) if lazy else scene
-    got = made.restored_array(given, model, halo="exact", tile_size=32)
+    got = restore_tiled(given, model, halo="exact", tile_size=32)
     want = restore_tiled(pixels, model, layout="CHW", halo="exact", tile_size=32)
     np.testing.assert_array_equal(got.values, want)
     assert got.dims == scene.dims and got.name == "scene" and got.attrs == scene.attrs
