@@ -221,7 +221,8 @@ def test_xarray_keeps_coordinates(lazy):
     np.testing.assert_array_equal(got.coords["band"], scene.coords["band"])
     np.testing.assert_allclose(got.coords["x"], np.arange(120) - 0.5)  # halves of pixels around each centre
     np.testing.assert_allclose(got.coords["y"][:3], [100.25, 99.75, 99.25])
-    assert got.coords["y"].attrs == {"units": "m"} and got.coords["when"] == "today" and "level" not in got.coords
+    assert got.coords["y"].attrs == {"units": "m"} and got.coords["when"] == "today"
+    np.testing.assert_allclose(got.coords["level"][:3], [-0.25, 0.25, 0.75])
 
 
 # ---- files of others -------------------------------------------------------------------------------------------------

@@ -74,10 +74,8 @@ def as_labelled(result: np.ndarray, image: Any, layout: str) -> Any:
     Coordinates in numbers along rows and columns are those of the new pixels' centres. Others are kept where their axes
     have the length that they had, and left out elsewhere.
     """
-    if result.ndim < len(layout):  # labels of classes
-        result_layout = layout.replace("C", "")
-    else:
-        result_layout = layout + "C" * (result.ndim - len(layout))
+    labels = result.ndim < len(layout)  # of classes
+    result_layout = layout.replace("C", "") if labels else layout + "C" * (result.ndim - len(layout))
     named = dict(zip(layout, image.dims, strict=True))
     dims = [named.get(axis, "channel") for axis in result_layout]
     sides = dict(zip(dims, result.shape, strict=True))
