@@ -107,7 +107,7 @@ def sections(text):
 def test_every_page_is_in_the_menu():
     index = (DOCS / "index.md").read_text()
     menus = re.findall(r"```\{toctree\}\n(?::[^\n]*\n)+\n([^`]*)```", index)
-    listed = [name for names in menus for name in names.split()]
+    listed = [re.sub(r".*<(.+)>", r"\1", line) for lines in menus for line in lines.split("\n") if line]
     assert sorted([*listed, "index"]) == PAGES
 
 
