@@ -10,6 +10,7 @@ import inspect
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,7 +108,7 @@ def sections(text):
 def test_every_page_is_in_the_menu():
     index = (DOCS / "index.md").read_text()
     menus = re.findall(r"```\{toctree\}\n(?::[^\n]*\n)+\n([^`]*)```", index)
-    listed = [name for names in menus for name in names.split()]
+    listed = [re.sub(r".*<(.+)>", r"\1", line) for lines in menus for line in lines.split("\n") if line]
     assert sorted([*listed, "index"]) == PAGES
 
 
@@ -125,6 +126,16 @@ def test_the_site_builds_without_a_warning(tmp_path):
     for page in pages.values():  # nothing that a page needs comes from elsewhere
         assert re.findall(r"<(?:script|img|iframe)[^>]+src=\"(?:https?:)?//", page) == []
         assert re.findall(r"<link[^>]+href=\"(?:https?:)?//", page) == []
+
+
+def test_the_model_in_c_compiles(tmp_path):
+    compiler = shutil.which("cc") or pytest.skip("no compiler")
+    (block,) = re.findall(r"```c\n(.*?)```", (DOCS / "c-library.md").read_text(), re.DOTALL)
+    (tmp_path / "model.c").write_text(
+        f"#include <halotile.h>\n#include <string.h>\n{block}ht_model *model = identity;\n"
+    )
+    command = [compiler, "-std=c11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{ROOT / 'csrc' / 'core'}"]
+    subprocess.run([*command, str(tmp_path / "model.c")], check=True)
 
 
 def public():

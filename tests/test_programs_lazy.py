@@ -141,3 +141,11 @@ def test_labels_and_classes_keep_their_coordinates(labelled):
     assert result.dims == ("y", "x") and "band" not in result.coords
     np.testing.assert_array_equal(result.values, whole(model, PHOTO).argmax(-1))
     np.testing.assert_array_equal(result.y.values, labelled(PHOTO).y.values)
+
+
+def test_a_dask_array_goes_to_a_file_by_rows(tmp_path):
+    model = seeded(lambda: Chain(3, scale=2))
+    counted = Counted(PHOTO, (20, 32, 3))
+    halotile.restore_to(tmp_path / "a.npy", counted.array, model, tile_size=48, halo="exact", boundary="native")
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), whole(model, PHOTO), rtol=0, atol=2e-5)
+    assert set(counted.made.values()) == {1}

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What the README shows is what happens."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -23,7 +22,19 @@ def test_the_first_example_is_true(capsys):
     assert capsys.readouterr().out == "True\n"
 
 
-def test_every_example_is_python():
+def test_every_example_runs(tmp_path, monkeypatch):
+    """One after the other; those after the first on a small photo."""
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("pyvips")
+    monkeypatch.chdir(tmp_path)
+    image.new("RGB", (80, 72)).save("photo.jpg")
     assert len(EXAMPLES) >= 4
+    known = {}
     for example in EXAMPLES:
-        ast.parse(example)
+        exec(compile(example, "README.md", "exec"), known)
+        known["photo"] = known["photo"][:, :72, :80]
+
+
+def test_it_fits_a_screen_and_names_the_two_commands():
+    assert len(README.splitlines()) <= 70
+    assert "make demo" in README and "make test" in README

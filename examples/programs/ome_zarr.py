@@ -1,59 +1,68 @@
 # SPDX-License-Identifier: MIT
-"""OME-Zarr in and out: a level of an image, restored into an image of its own, with its axes and physical size.
+"""OME-Zarr in and out: versions 0.4 (zarr v2) and 0.5 (zarr v3), plane by plane, by rows."""
 
-    restore_ome("scan.ome.zarr", "restored.ome.zarr", model, level=0)
+from __future__ import annotations
 
-Reads versions 0.4 (zarr 2) and 0.5 (zarr 3), writes 0.5. Every image of times and planes is read and written by rows.
-"""
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
 
-import itertools
-
+import numpy as np
 import zarr
 
 from halotile import TiledRestorer
 
 
-def restore_ome(source, target, model, *, level=0, **options):
-    """Returns what the last image's run did. options: of `halotile.restore_tiled`, but `layout`."""
-    group = zarr.open_group(source, mode="r")
-    ome = group.attrs.get("ome", group.attrs)
-    image = ome["multiscales"][0]
-    axes, dataset = [axis["name"] for axis in image["axes"]], image["datasets"][level]
-    array = group[dataset["path"]]
-    many = [at for at, name in enumerate(axes) if name in "tz"]
-    layout = "".join(name for name in axes if name not in "tz").upper()
-    restorer = TiledRestorer(model, layout=layout, **options)
-    out = zarr.open_group(target, mode="w-", zarr_format=3)
-    made = None
-    for index in itertools.product(*(range(array.shape[at]) for at in many)):
-        where = [slice(None)] * len(axes)
-        for at, number in zip(many, index, strict=True):
-            where[at] = number
-        result = restorer(array[tuple(where)])
-        if made is None:
-            shape = _with(array.shape, many, result.shape)
-            made = out.create_array(
-                "0", shape=shape, dtype=result.dtype, chunks=_with(array.chunks, many, array.chunks)
-            )
-        made[tuple(where)] = result
-    factors = [new / old for new, old in zip(made.shape, array.shape, strict=True)]
-    factors = [1.0 if name in "tzc" else one for name, one in zip(axes, factors, strict=True)]
-    dataset = {"path": "0", "coordinateTransformations": _scaled(dataset["coordinateTransformations"], factors)}
-    kept = {name: value for name, value in image.items() if name not in ("datasets", "version")}
-    out.attrs["ome"] = {"version": "0.5", "multiscales": [kept | {"datasets": [dataset]}]}
-    return restorer.last_run
+class Plane:
+    """One (C, Y, X) or (Y, X) of an array of more axes; read where it is sliced."""
+
+    def __init__(self, array: Any, index: tuple[int, ...]):
+        self.array, self.index, self.dtype = array, index, array.dtype
+        self.shape, self.chunks = array.shape[len(index) :], tuple(array.chunks[len(index) :])
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, where: tuple[Any, ...]) -> Any:
+        return self.array[(*self.index, *where)]
 
 
-def _with(shape, many, others):
-    """`shape` with its other axes those of `others`, which may lack those in `many`."""
-    rest = iter(others if len(others) < len(shape) else [one for at, one in enumerate(others) if at not in many])
-    return tuple(shape[at] if at in many else next(rest) for at in range(len(shape)))
+def opened(path: str, level: int = 0) -> tuple[Any, dict[str, Any], Any]:
+    """The array of a level, the first multiscales of the metadata, and the group."""
+    group = zarr.open_group(path, mode="r")
+    scales = dict(group.attrs.get("ome", group.attrs))["multiscales"][0]
+    return group[scales["datasets"][level]["path"]], scales, group
 
 
-def _scaled(transformations, factors):
-    """Smaller pixels; centres move by half the difference."""
-    scale = next(one["scale"] for one in transformations if one["type"] == "scale")
-    moved = next((one["translation"] for one in transformations if one["type"] == "translation"), [0.0] * len(scale))
-    new = [one / factor for one, factor in zip(scale, factors, strict=True)]
-    moved = [at + (small - large) / 2 for at, small, large in zip(moved, new, scale, strict=True)]
-    return [{"type": "scale", "scale": new}, {"type": "translation", "translation": moved}]
+def placed(dataset: dict[str, Any], axes: str, zoom: dict[str, Fraction]) -> list[dict[str, Any]]:
+    """The dataset's transforms for pixels that are smaller: steps shrink, the first centre with its corner."""
+    found = {one["type"]: one[one["type"]] for one in dataset.get("coordinateTransformations", ())}
+    step, start = found.get("scale", [1.0] * len(axes)), found.get("translation", [0.0] * len(axes))
+    by = [float(zoom.get(axis, 1)) for axis in axes]
+    moved = [t + s * (0.5 / z - 0.5) for t, s, z in zip(start, step, by, strict=True)]
+    scale = {"type": "scale", "scale": [s / z for s, z in zip(step, by, strict=True)]}
+    return [scale, {"type": "translation", "translation": moved}] if any(moved) else [scale]
+
+
+def restore(source: str, target: str, model: Callable[..., Any], level: int = 0, **options: Any) -> None:
+    """Restores a level into a new OME-Zarr of the same version, one level deep, with the metadata it had."""
+    array, scales, group = opened(source, level)
+    axes = "".join(axis["name"] for axis in scales["axes"]).lower()
+    layout = "cyx" if axes.endswith("cyx") else "yx"
+    restorer = TiledRestorer(model, layout=layout.upper(), **({"alpha": "channel"} | options))
+    found = restorer.inspected().scale
+    zoom = dict(zip("yx", found if isinstance(found, tuple) else (found, found), strict=True))
+    shape = tuple(int(n * zoom.get(axis, 1)) for axis, n in zip(axes, array.shape, strict=True))
+    v2 = array.metadata.zarr_format == 2
+    made = zarr.create_group(target, zarr_format=array.metadata.zarr_format)
+    keys = {"name": "v2" if v2 else "default", "separator": "/"}
+    names = None if v2 else list(axes)
+    into = made.create_array(
+        "0", shape=shape, dtype=array.dtype, chunks=array.chunks, chunk_key_encoding=keys, dimension_names=names
+    )
+    outer = len(axes) - len(layout)
+    for index in np.ndindex(*array.shape[:outer]):
+        for y, rows in restorer.iter_bands(Plane(array, index)):
+            at = slice(y, y + rows.shape[-2])
+            into[(*index, slice(None), at) if layout == "cyx" else (*index, at)] = rows
+    dataset = {"path": "0", "coordinateTransformations": placed(scales["datasets"][level], axes, zoom)}
+    about = dict(group.attrs.get("ome", group.attrs)) | {"multiscales": [scales | {"datasets": [dataset]}]}
+    made.attrs.update({"ome": about} if "ome" in group.attrs else about)
