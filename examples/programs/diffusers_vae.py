@@ -1,34 +1,40 @@
 # SPDX-License-Identifier: MIT
-"""The decoder of a diffusers VAE, on latents that are too large for it.
+"""Decodes the latents of a diffusers AutoencoderKL in tiles, equal to the whole decode.
 
-    image = decode(vae, latents)              # where image = vae.decode(latents).sample stood
-
-Group norms take their statistics from the whole image, and are given them. The attention in the middle block sees all
-of the latents and cannot be held: with it, tiles are blended, and nothing is exact.
+The decoder's attention sees every latent, so no halo is enough for it; but it runs on latents, an eighth of the image
+along each side. That part runs whole. What makes the image large runs in tiles, with the statistics of its group norms
+taken of the whole image.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
+from torch import nn
 
-from halotile import TiledRestorer
+from halotile import restore_tiled
 
 
-class Decoder(torch.nn.Module):
-    """From latents to an image, as a network of its own."""
+class Upper(nn.Module):
+    """The part of the decoder after its attention."""
 
-    def __init__(self, vae):
+    def __init__(self, decoder: Any):
         super().__init__()
-        self.post_quant_conv, self.decoder = vae.post_quant_conv, vae.decoder
+        self.blocks, self.norm = decoder.up_blocks, decoder.conv_norm_out
+        self.act, self.out = decoder.conv_act, decoder.conv_out
 
-    def forward(self, latents):
-        return self.decoder(latents if self.post_quant_conv is None else self.post_quant_conv(latents))
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            features = block(features)
+        return self.out(self.act(self.norm(features)))
 
 
-def decode(vae, latents, tile_size=64, **options):
-    """Latents (N, C, h, w) to images (N, 3, 8h, 8w). tile_size: in latents."""
-    decoder = Decoder(vae).eval()
-    if any(block is not None for block in vae.decoder.mid_block.attentions):
-        options = {"global_stats": "tile", "halo": 16, "overlap": 16, "blend": "cosine"} | options
-    else:
-        options = {"global_stats": "exact", "halo": "exact"} | options
-    options = {"layout": "NCHW", "alpha": "channel", "boundary": "native", "phase": 1} | options
-    return TiledRestorer(decoder, tile_size=tile_size, **options)(latents)
+@torch.inference_mode()
+def decode(vae: Any, latents: torch.Tensor, **options: Any) -> torch.Tensor:
+    """The image of latents (N, C, h, w), already divided by `vae.config.scaling_factor`: what `vae.decode` gives."""
+    features = latents if vae.post_quant_conv is None else vae.post_quant_conv(latents)
+    features = vae.decoder.mid_block(vae.decoder.conv_in(features))
+    usual = {"halo": "exact", "global_stats": "exact", "boundary": "native", "schedule": "tiles"}
+    # Features are no picture: all their channels are the model's, and what comes out keeps their dtype.
+    return restore_tiled(features, Upper(vae.decoder), layout="NCHW", alpha="channel", **{**usual, **options})
