@@ -23,9 +23,9 @@ from .auto.prepare import open_run, prepare, remember, warn_of_colours
 from .auto.ranges import warn_of_clamped, watch_ranges, with_room_for_data
 from .errors import TileError
 from .files.vips import MAX_PIXELS
+from .images.given import as_given
 from .images.image import Image, check_output_kind
 from .images.nodata import rounded_to
-from .images.pillow import is_picture, picture_like
 from .models.untouched.kept import tensors_kept
 from .notebook.svg import card
 from .option_checks import dtype_name
@@ -68,11 +68,11 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
     Args:
         image: NumPy array ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, or torch tensor ``(H, W)``, ``(C, H, W)`` or
             ``(N, C, H, W)`` on any device; uint8, uint16, float16, bfloat16 (tensors), float32 or float64; any strides;
-            never modified. Or a Pillow image; its result is one, too, if Pillow has such images, else an array. Or a
-            zarr array, or the path of a .npy file, a zarr array's folder or an image file, which are read by rows;
-            `restore_to` also writes the result by rows, and keeps metadata. Integers are scaled to [0, 1] for the model
-            and results are rounded and clamped; floats pass unchanged. Two channels are grey with alpha, four colour
-            with alpha. For other axis orders see ``layout``.
+            never modified. Or a Pillow image, or an xarray.DataArray, whose names of axes tell the layout; the result
+            is one, too (an array where Pillow has no such images). Or an array of zarr, dask or h5py, or the path of a
+            .npy file, a zarr array's folder or an image file, which are read by rows; see `restore_to`. Integers are
+            scaled to [0, 1] for the model and results are rounded and clamped; floats pass unchanged. Two channels are
+            grey with alpha, four colour with alpha. For other axis orders see ``layout``.
         model: torch module, or callable on batches ``(N, C, H, W)`` of tensors or NumPy arrays. Modules run in eval and
             inference mode; their own mode is restored. Colour models also take grey images. Grey models take colour
             images channel by channel, or converted to grey if they return several channels: see docs/images.md. A
@@ -308,8 +308,8 @@ class TiledRestorer:
             finally:
                 self.last_run = restorer.last_run
             return result
-        result = self._restored(self.open(image), asked)
-        return picture_like(result, image) if asked is None and is_picture(image) else result
+        result = self._restored(opened := self.open(image), asked)
+        return as_given(result, image, opened.layout) if asked is None else result
 
     def for_path(
         self, path: str | os.PathLike[str], max_pixels: int | None = MAX_PIXELS, strict: bool = False

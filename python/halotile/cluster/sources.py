@@ -14,6 +14,7 @@ import numpy as np
 from ..files.open import open_source
 from ..files.zarr import zarr_at
 from ..images.image import is_tensor
+from ..images.lazy import Computed
 from ..images.source import ArraySource, Source, as_source
 from .store import is_url
 
@@ -91,21 +92,10 @@ def opened_source(image: Any, layout: str | None, max_pixels: int | None, strict
     if isinstance(image, str):
         return open_source(image, layout, max_pixels, strict)
     if hasattr(image, "dask"):
-        return ArraySource(_Dask(image), image.chunksize)
+        return ArraySource(Computed(image, "synchronous"), image.chunksize)
     source = as_source(image)
     assert source is not None
     return source
-
-
-class _Dask:
-    """A dask array that slices like an array. A slice is computed in the thread that asks."""
-
-    def __init__(self, array: Any):
-        self.array = array
-        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
-
-    def __getitem__(self, where: Any) -> np.ndarray:
-        return np.asarray(self.array[where].compute(scheduler="synchronous"))
 
 
 @dataclass

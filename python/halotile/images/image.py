@@ -47,7 +47,7 @@ __all__ = [
 
 Pixels: TypeAlias = "np.ndarray | torch.Tensor"
 
-ALLOWED = "image must be a NumPy array, a torch tensor, a Pillow image or a zarr array"
+ALLOWED = "image must be a NumPy array, a torch tensor, a Pillow image, or a zarr, dask or xarray array"
 INTEGER_PEAK = {"uint8": 255, "uint16": 65535}
 AXES = "NCHW"
 

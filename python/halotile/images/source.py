@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..texts import named
+from .lazy import lazy_array
 
 __all__ = ["ArraySource", "HeldRows", "Source", "as_source", "image_shape", "in_order"]
 
@@ -65,9 +66,13 @@ class ArraySource(Source):
     Args:
         chunks: elements stored together along each axis, if chunked.
         name: for errors.
+        layout: order of its axes, if certain.
     """
 
-    def __init__(self, array: Any, chunks: tuple[int, ...] | None = None, name: str = "the image"):
+    def __init__(
+        self, array: Any, chunks: tuple[int, ...] | None = None, name: str = "the image", layout: str | None = None
+    ):
+        self.layout = layout
         self.array, self.chunks, self.name = array, chunks or (1,) * array.ndim, name
         self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype).newbyteorder("=")
         self.step = self.chunks[0] if self.chunks else 1
@@ -114,7 +119,8 @@ def in_order(values: np.ndarray, layout: str) -> np.ndarray:
 
 
 def as_source(image: Any) -> Source | None:
-    """A Source for a Source, a zarr array or a memory map in foreign byte order; else None."""
+    """A Source for a Source, a zarr, dask or xarray array, another that has chunks, or a memory map in foreign byte
+    order; else None."""
     if isinstance(image, Source):
         return image
     zarr = sys.modules.get("zarr")  # whoever passes a zarr array has imported zarr
@@ -122,6 +128,9 @@ def as_source(image: Any) -> Source | None:
         return ArraySource(image, image.chunks)
     if isinstance(image, np.memmap) and not image.dtype.isnative:
         return ArraySource(image)
+    if not isinstance(image, np.ndarray) and (lazy := lazy_array(image)) is not None:
+        array, chunks, layout = lazy
+        return ArraySource(array, chunks, layout=layout)
     return None
 
 
