@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Model files of every kind: they load as what was saved, restore as it would, and hostile ones run nothing."""
 
+import builtins
 import importlib.metadata
 import importlib.util
 import io
@@ -650,6 +651,22 @@ def test_the_model_that_comes_with_halotile(place, monkeypatch):
     refused("span-x4", "only the included model has one", strength=1)
     without(monkeypatch, "torch")
     with pytest.raises(ImportError, match=r"the included model needs torch: pip install"):
+        load_model()
+
+
+def test_a_torch_that_is_broken_says_why(monkeypatch):
+    """As of CUDA's build without its libraries."""
+    real = builtins.__import__
+
+    def broken(name, *arguments):
+        if name == "torch":
+            raise ImportError("libcudnn.so.9: cannot open shared object file")
+        return real(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    with pytest.raises(
+        ImportError, match=r"the included model needs torch: pip install .*libcudnn\.so\.9: cannot open"
+    ):
         load_model()
 
 

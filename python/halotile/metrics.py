@@ -24,6 +24,7 @@ from .notebook.levels import levels_svg
 from .notebook.svg import Printer, card
 from .option_checks import white_level
 from .plan import TilePlan
+from .texts import quoted
 
 __all__ = [
     "Comparison",
@@ -207,7 +208,7 @@ def ssim(a: Any, b: Any, data_range: float | str | None = None, *, layout: str |
     try:
         from skimage.metrics import structural_similarity
     except ImportError as error:
-        raise ImportError("SSIM needs scikit-image: pip install 'halotile[metrics]'") from error
+        raise ImportError(f"SSIM needs scikit-image: pip install 'halotile[metrics]' ({quoted(error)})") from error
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": data_range}
     planes = zip(first.reshape(-1, *first.shape[2:]), second.reshape(-1, *second.shape[2:]), strict=True)
     return float(np.mean([structural_similarity(*pair, **options) for pair in planes]))

@@ -138,7 +138,7 @@ def _read_safetensors(path: str) -> dict[str, Tensor]:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ImportError(f"{NO_NETWORK}, and safetensors is needed to read it: {INSTALL}") from error
+        raise ImportError(f"{NO_NETWORK}, and safetensors is needed to read it: {INSTALL} ({quoted(error)})") from error
     try:
         return load_file(path)
     except Exception as error:  # SafetensorError, or any error of torch from a bad header

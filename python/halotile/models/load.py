@@ -150,7 +150,7 @@ def _need_torch(who: str) -> None:
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"{who} torch: pip install 'halotile[torch]'") from error
+        raise ImportError(f"{who} torch: pip install 'halotile[torch]' ({quoted(error)})") from error
 
 
 def _opened(name: str, kind: str, opener: Callable[[], Loaded]) -> Any:
