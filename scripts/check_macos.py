@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Checks on Linux that halotile's two extension modules will load on macOS arm64, and find what they need in torch.
 
-    python scripts/check_macos.py                               torch 2.10.0, 2.13.0 and 2.14.1, and 2.15.0 if it is there
+    python scripts/check_macos.py                               torch 2.10.0, 2.13.0, 2.14.1, and 2.15.0 if it is there
     python scripts/check_macos.py --version 2.14.0 --wheels DIR
 
 halotile._core and halotile._torch are built for macOS by a cross-compiler; what they leave undefined must be symbols of

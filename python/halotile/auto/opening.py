@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from ..engine.choose import asked_engine, engine_for
 from ..engine.device_lock import turn
+from ..engine.hazards import doubt_about_kernels, faults_of
 from ..errors import TileError
 from ..images.image import Image, check_output_dtype
 from ..images.nodata import check_nodata
@@ -54,6 +55,7 @@ def opened_for(image: Image, knowledge: Knowledge, options: Options, report: Run
         model = opened_model(image, knowledge, options)
         chosen = model.chosen if isinstance(model, EitherModel) else model
         check_again(chosen, options)
+        options, report = _without_faults(chosen, options, report, knowledge)
         windows = Windows(image, model, engine_for(chosen, options.engine), options.value_range)
         opened = Opened(image, dtype, options, report, windows)
         _ = opened.plan
@@ -75,6 +77,18 @@ def opened_model(image: Image, knowledge: Knowledge, options: Options) -> Model:
     if options.compile and not model.alone:
         raise ValueError("compile must be False for a model that is no torch module")
     return model
+
+
+def _without_faults(model: Model, options: Options, report: RunInfo, knowledge: Knowledge) -> tuple[Options, RunInfo]:
+    """The run as the model's device can be trusted with it: see docs/mps.md. Raises ValueError if it cannot."""
+    for one in model.candidates if isinstance(model, EitherModel) else [model]:
+        doubt = doubt_about_kernels(one.modules, one.device)
+        if doubt is not None:
+            knowledge.warn_once("kernels", doubt, RuntimeWarning)
+        if options.batch_size != 1 and "views" in faults_of(one.device):
+            text = "batches are of 1, because this machine computes convolutions of views right only for the first "
+            options, report = replace(options, batch_size=1), report.because(f"{text}window of a batch")
+    return options, report
 
 
 def _check_devices(options: Options, report: RunInfo) -> None:

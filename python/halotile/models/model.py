@@ -134,11 +134,14 @@ class TensorModel(Model):
     def tensor_of(self, windows: np.ndarray) -> torch.Tensor:
         """Windows on the model's device, in its dtype; shares their memory on a CPU."""
         tensor = self.torch.from_numpy(windows)
-        return (tensor.view(self.torch.bfloat16) if self.dtype == "bfloat16" else tensor).to(self.device)
+        tensor = tensor.view(self.torch.bfloat16) if self.dtype == "bfloat16" else tensor
+        if tensor.is_contiguous():
+            return tensor.to(self.device)
+        return tensor.permute(0, 2, 3, 1).to(self.device).permute(0, 3, 1, 2)  # dense where it is channels_last
 
     def array_of(self, output: torch.Tensor) -> np.ndarray:
         """An output as an array; uint16 has the bits of bfloat16."""
-        output = output.cpu()
+        output = output.cpu() if output.device.type == "cpu" else output.contiguous().cpu()
         return (output.view(self.torch.uint16) if output.dtype == self.torch.bfloat16 else output).numpy()
 
     def run(self, windows: torch.Tensor) -> torch.Tensor:
