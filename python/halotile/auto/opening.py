@@ -8,8 +8,8 @@ import re
 from dataclasses import replace
 
 from ..engine.choose import asked_engine, engine_for
-from ..engine.device_lock import turn
-from ..engine.hazards import doubt_about_kernels, faults_of
+from ..engine.device_lock import is_fragile, turn
+from ..engine.hazards import doubt_about_kernels, faults_of, is_trusted
 from ..errors import TileError
 from ..images.image import Image, check_output_dtype
 from ..images.nodata import check_nodata
@@ -88,7 +88,23 @@ def _without_faults(model: Model, options: Options, report: RunInfo, knowledge: 
         if options.batch_size != 1 and "views" in faults_of(one.device):
             text = "batches are of 1, because this machine computes convolutions of views right only for the first "
             options, report = replace(options, batch_size=1), report.because(f"{text}window of a batch")
+        if one.channels_last and is_fragile(one.device):
+            one.channels_last = _may_be_last(one, options, knowledge)
     return options, report
+
+
+def _may_be_last(model: Model, options: Options, knowledge: Knowledge) -> bool:
+    """Whether windows of an Apple GPU are channels_last: where it was measured that they pay, or if they are asked for
+    and right."""
+    if options.memory_format == "auto":
+        return knowledge.format is not None and knowledge.format[0] == "channels_last"
+    if is_trusted(model.device, "channels_last"):
+        return True
+    text = (
+        f"windows are contiguous despite memory_format='channels_last', in which {model.device} computes convolutions"
+    )
+    knowledge.warn_once("channels_last", f"{text} wrong here, or could not try them", RuntimeWarning)
+    return False
 
 
 def _check_devices(options: Options, report: RunInfo) -> None:

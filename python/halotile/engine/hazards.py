@@ -23,7 +23,7 @@ from .device_lock import is_fragile
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LARGE", "TRIALS", "Trial", "doubt_about_kernels", "faults_of", "tried"]
+__all__ = ["LARGE", "TRIALS", "Trial", "doubt_about_kernels", "faults_of", "is_trusted", "tried"]
 
 VERSION = 1  # of the trials; results kept of others are ignored
 LARGE = 256  # side of a kernel
@@ -130,6 +130,11 @@ _found: dict[str, dict[str, str]] = {}  # device type -> name of a trial -> "fin
 def faults_of(device: torch.device | None) -> frozenset[str]:
     """Names of the trials that a device fails; of none that is not an Apple GPU. Runs them once for a machine."""
     return frozenset(name for name, outcome in _outcomes(device).items() if outcome == "differs")
+
+
+def is_trusted(device: torch.device | None, name: str) -> bool:
+    """Whether a device has passed a trial; also if it needs none."""
+    return _outcomes(device).get(name, "fine") == "fine"
 
 
 def _outcomes(device: torch.device | None) -> dict[str, str]:

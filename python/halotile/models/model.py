@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Windows = TypeVar("Windows", np.ndarray, torch.Tensor)
 
-__all__ = ["NUMPY_WINDOWS", "EitherModel", "Model", "TensorModel"]
+__all__ = ["NUMPY_WINDOWS", "EitherModel", "Model", "TensorModel", "nearly_equal"]
 
 NUMPY_WINDOWS: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
@@ -179,12 +179,18 @@ class TensorModel(Model):
     def twin_modules(self) -> list[torch.nn.Module]:
         return roots_of(self.twin)
 
-    def probed(self, windows: Windows) -> Windows:
-        """`__call__` on an array or `run` on a tensor, by the twin if there is one."""
+    def for_trials(self) -> TensorModel:
+        """The model through its twin, if there is one; not compiled, with a memory format of its own."""
+        _ = self.twin  # made once, before `self` is copied
         plain = copy.copy(self)
         plain.compiled = None
         if self.twin is not None:
             plain.call, plain.modules = self.twin, self.twin_modules
+        return plain
+
+    def probed(self, windows: Windows) -> Windows:
+        """`__call__` on an array or `run` on a tensor, by the twin if there is one."""
+        plain = self.for_trials()
         with preserved_rng, silence:
             return plain(windows) if isinstance(windows, np.ndarray) else plain.run(windows)
 
@@ -201,7 +207,7 @@ class TensorModel(Model):
             contiguous = self._probed_in(tensor, channels_last=False)
         except Exception:
             return None
-        return _nearly_equal(last, contiguous, rounding)
+        return nearly_equal(last, contiguous, rounding)
 
     def _probed_in(self, windows: torch.Tensor, channels_last: bool) -> torch.Tensor:
         kind = self.torch.channels_last if channels_last else self.torch.contiguous_format
@@ -237,7 +243,7 @@ class TensorModel(Model):
         return self.call(windows.contiguous())
 
 
-def _nearly_equal(output: torch.Tensor, other: torch.Tensor, rounding: float) -> bool:
+def nearly_equal(output: torch.Tensor, other: torch.Tensor, rounding: float) -> bool:
     """Whether the same values are finite, and differ by no more than rounding times the largest."""
     if output.shape != other.shape:
         return False
