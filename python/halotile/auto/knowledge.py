@@ -90,7 +90,7 @@ class Knowledge:
 
     def inspected(self) -> ModelInfo:
         if self.info is None:
-            self.info = known_model(self.model, self.options.first_device, self.options.model_dtype)
+            self.info = known_model(self.model, self.options.inspected_on, self.options.model_dtype)
         return self.info
 
     def at_hand(self) -> ModelInfo | None:

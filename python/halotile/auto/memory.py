@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..memory import plannable_bytes
 from ..models.activations import is_doubtful
-from ..models.devices import usable_device
+from ..models.devices import BEST, usable_device
 from ..options import DEFAULT_TILE
 from ..run.out_of_memory import next_smaller
 from ..run.prepared import Opened
@@ -36,7 +36,7 @@ LARGEST_BATCH = 16  # for batch_size="auto" with small windows
 def tiles_by_free_memory(opened: Opened) -> Opened:
     options, phase, windows = opened.options, opened.plan.phase, opened.windows
     windows.engine.empty_cache()  # counts torch's cached memory as free
-    devices = [usable_device(device) for device in options.devices] or [windows.engine.device]
+    devices = [usable_device(device) for device in options.devices if device != BEST] or [windows.engine.device]
     most = min(auto_tile_size(device, options.memory_limit) for device in devices)
     tile, batch = options.tile_size, options.batch_size
     if tile == "auto" or options.memory_limit is not None:
