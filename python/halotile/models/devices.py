@@ -11,7 +11,7 @@ from ..texts import quoted
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BEST", "Device", "default_device", "usable_device"]
+__all__ = ["ACCELERATORS", "BEST", "Device", "default_device", "usable_device"]
 
 Device: TypeAlias = "str | int | torch.device"
 
