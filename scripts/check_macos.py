@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Checks on Linux that halotile's two extension modules will load on macOS arm64, and find what they need in torch.
 
-    python scripts/check_macos.py                               torch 2.10.0 and 2.13.0
+    python scripts/check_macos.py                               torch 2.10.0, 2.13.0, 2.14.1, and 2.15.0 if it is there
     python scripts/check_macos.py --version 2.14.0 --wheels DIR
 
 halotile._core and halotile._torch are built for macOS by a cross-compiler; what they leave undefined must be symbols of
@@ -25,7 +25,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SHIM = ROOT / "csrc" / "torch"
-VERSIONS = ["2.10.0", "2.13.0"]
+VERSIONS = ["2.10.0", "2.13.0", "2.14.1"]
+NEWEST = "2.15.0"  # checked too where its wheel can be had: not every index has it
 MIN_OS = "14.0"
 TARGET = f"aarch64-macos.{MIN_OS}"
 
@@ -215,7 +216,7 @@ def module_of(path):
     file = mach_o(path)
     binary = file.at(0)
     imported = [s for s in binary.imported_symbols if s.name != "dyld_stub_binder"]
-    linked = [s for s in imported if s.has_binding_info and s.binding_info.has_library]
+    linked = [s for s in imported if 0 < s.description >> 8 & 0xFF <= len(binary.libraries)]  # the library's number
     undefined = bare(imported) - bare(linked)
     return Module(
         name=path.stem,
@@ -243,6 +244,16 @@ def wheel_of(version, folder):
         command += ["--platform", "macosx_11_0_arm64", f"torch=={version}", "-d", str(folder)]
         subprocess.run(command, check=True)
     raise FileNotFoundError(f"no macOS wheel of torch {version}")
+
+
+def versions_to_be_had(folder):
+    """VERSIONS, and NEWEST if its wheel is in the folder or can be downloaded."""
+    try:
+        wheel_of(NEWEST, folder)
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        print(f"torch {NEWEST}: its wheel for macOS cannot be had here; not checked")
+        return VERSIONS
+    return [*VERSIONS, NEWEST]
 
 
 def exports_of(wheel, target):
@@ -306,11 +317,11 @@ def print_functions(functions, exports):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--version", action="append", help="of torch; may be repeated (default: 2.10.0 and 2.13.0)")
+    parser.add_argument("--version", action="append", help=f"of torch; may be repeated (default: {VERSIONS}, {NEWEST})")
     parser.add_argument("--wheels", type=Path, default=ROOT / "build" / "wheels", help="where torch's wheels are kept")
     told = parser.parse_args(argv)
     told.wheels.mkdir(parents=True, exist_ok=True)
-    versions = told.version or VERSIONS + (["2.14.0"] if [*told.wheels.glob("torch-2.14.0-*macosx*arm64.whl")] else [])
+    versions = told.version or versions_to_be_had(told.wheels)
 
     functions = functions_of((SHIM / "torch_abi.h").read_text())
     faults, exports = [], {}

@@ -290,7 +290,7 @@ def test_bad_out(rng):
 @pytest.mark.parametrize(
     ("image", "kind", "words"),
     [
-        ([[1, 2]], TypeError, "NumPy array, a torch tensor, a Pillow image or a zarr"),
+        ([[1, 2]], TypeError, "NumPy array, a torch tensor, a Pillow image, or a zarr"),
         (np.zeros((4, 4), np.int32), TypeError, "not int32"),
         (np.zeros((4, 4), bool), TypeError, "not bool"),
         (np.zeros((4, 4), complex), TypeError, "not complex"),

@@ -37,6 +37,22 @@ def test_what_is_missing_depends_on_the_version():
     assert missing(functions, {"later"}, "2.9.1") == ["always"]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_the_newest_version_is_checked_where_its_wheel_can_be_had(monkeypatch, tmp_path, capsys, there):
+    (tmp_path / f"torch-{check_macos.VERSIONS[-1]}-cp311-cp311-macosx_14_0_arm64.whl").touch()
+    if there:
+        (tmp_path / f"torch-{check_macos.NEWEST}-cp311-cp311-macosx_14_0_arm64.whl").touch()
+
+    def refused(command, check):
+        raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(check_macos.subprocess, "run", refused)
+    checked = check_macos.versions_to_be_had(tmp_path)
+    assert checked == VERSIONS + [check_macos.NEWEST] * there
+    assert ("cannot be had here; not checked" in capsys.readouterr().out) is not there
+    assert "2.14.1" in checked and check_macos.wheel_of("2.14.1", tmp_path).is_file()
+
+
 def test_declarations_are_checked_from_their_version_on():
     functions = functions_of(ABI)
     assert "#define DECLARED_torch_mps_set_arg_bytes(...) \n" in check_macos.declaration_checks(functions, "2.13.0")

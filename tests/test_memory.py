@@ -30,7 +30,7 @@ from halotile.auto.memory import (  # noqa: E402
 )
 from halotile.auto.prepare import open_run  # noqa: E402
 from halotile.images.image import open_image  # noqa: E402
-from halotile.memory import is_out_of_memory  # noqa: E402
+from halotile.memory import is_out_of_memory, plannable_bytes  # noqa: E402
 from halotile.models import activations  # noqa: E402
 from halotile.models.activations import largest_activation  # noqa: E402
 from halotile.models.kinds import open_model  # noqa: E402
@@ -76,6 +76,57 @@ def test_what_the_driver_holds_is_not_free(fake_mps):
     del held
     assert auto_tile_size(torch.device("cpu")) == 512
     assert auto_tile_size(None) == 512
+
+
+def held_by_the_driver(monkeypatch, gibibytes):
+    monkeypatch.setattr(torch.fakemps, "driver_allocated_memory", lambda: int(gibibytes * 2**30))
+
+
+@pytest.mark.parametrize(
+    ("recommended", "held", "tile"),
+    [
+        (36, 40, 384),  # 40 GB of other allocations at idle: an absurd number, but no absurd tile
+        (36, 0, 1568),
+        (36, 14, 1024),
+        (36, 27, 384),  # within the quarter that is left to others: as if all were held
+        (5 + 1 / 3, 0, 512),
+        (5 + 1 / 3, 100, 128),
+        (1, 0.9, 128),
+        (1000, 0, 2048),
+    ],
+)
+def test_tiles_are_never_absurd(fake_mps, monkeypatch, recommended, held, tile):
+    fake_mps.set_recommended_max_memory(int(recommended * 2**30))
+    held_by_the_driver(monkeypatch, held)
+    where = torch.device("fakemps")
+    assert auto_tile_size(where) == tile
+    room, share = plannable_bytes(where)
+    assert share == 3 / 4 and room == max(int((recommended * 3 / 4 - held) * 2**30), int(recommended * 2**30) // 16)
+    assert auto_tile_size(where, 1 << 20) < 128  # a limit that is asked for has no floor
+
+
+def test_a_run_at_idle_with_everything_held_by_others(fake_mps, monkeypatch):
+    fake_mps.set_recommended_max_memory(36 << 30)
+    held_by_the_driver(monkeypatch, 40)
+    model = copy.deepcopy(seeded(lambda: Chain(1))).to("fakemps")
+    restorer = TiledRestorer(model, tile_size="auto", halo=1)
+    image = np.zeros((700, 90, 3), np.uint8)
+    np.testing.assert_array_equal(restorer(image), restore_tiled(image, seeded(lambda: Chain(1)), halo=1))
+    assert restorer.last_run.tuning.tile_size == (358, 90)
+
+
+def test_activations_leave_a_quarter_of_the_memory(fake_mps, monkeypatch):
+    """Two of the largest fit into what may be planned with: 1 GiB of tiles would be 600, but the layer is wide."""
+    fake_mps.set_recommended_max_memory(4 << 30)
+    held_by_the_driver(monkeypatch, 2.75)
+    wide = torch.nn.Sequential(torch.nn.Conv2d(3, 2000, 1), torch.nn.Conv2d(2000, 3, 1)).to("fakemps")
+    opened = open_run(
+        open_image(np.zeros((900, 900, 3), np.uint8), None), TiledRestorer(wide, halo=0, tile_size="auto").knowledge
+    )
+    shape = tiles_by_free_memory(opened).batch_shape
+    largest = largest_activation(opened.windows.model, shape)
+    room, _ = plannable_bytes(torch.device("fakemps"))
+    assert room == 1 << 28 and room // 16 < largest < room // 2
 
 
 def windows_seen(model):

@@ -94,7 +94,7 @@ def test_what_cannot_be_compared(measure):
         measure(a, np.zeros((20, 31, 3), np.uint8))
     with pytest.raises(ValueError, match="one dtype, not uint8 and uint16"):
         measure(a, a.astype(np.uint16))
-    with pytest.raises(TypeError, match="must be a NumPy array, a torch tensor, a Pillow image or a zarr"):
+    with pytest.raises(TypeError, match="must be a NumPy array, a torch tensor, a Pillow image, or a zarr"):
         measure(a, [1])
 
 

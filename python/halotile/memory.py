@@ -15,7 +15,18 @@ from .texts import full_text
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["allocated_bytes", "available_bytes", "forget_frames", "free_bytes", "is_out_of_memory", "resident_bytes"]
+__all__ = [
+    "allocated_bytes",
+    "available_bytes",
+    "forget_frames",
+    "free_bytes",
+    "is_out_of_memory",
+    "plannable_bytes",
+    "resident_bytes",
+]
+
+SPARED = 4  # a quarter of what Metal recommends is left to others: the GPU has no memory of its own
+LEAST = 16  # a sixteenth of it is planned with, whatever others hold: idle programs may hold more than all of it
 
 SAYS_SO = re.compile(r"out of memory(?!-)|(can't allocate|not enough) memory: you tried to allocate")
 
@@ -110,3 +121,14 @@ def free_bytes(device: torch.device | None) -> int | None:
     if hasattr(module, "mem_get_info"):
         return module.mem_get_info(device)[0]
     return None
+
+
+def plannable_bytes(device: torch.device | None) -> tuple[int, float] | None:
+    """Memory of a device that tiles may be planned with, bytes, and its share of what is free when nothing runs; None
+    if unknown."""
+    free = free_bytes(device)
+    module = getattr(torch_if_loaded(), device.type, None) if device is not None else None
+    if free is None or not hasattr(module, "recommended_max_memory"):
+        return None if free is None else (free, 1.0)
+    whole = module.recommended_max_memory()
+    return max(free - whole // SPARED, whole // LEAST), 1 - 1 / SPARED

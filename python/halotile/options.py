@@ -14,6 +14,7 @@ import numpy as np
 
 from .layouts import checked_layout
 from .models.chosen import checked_output
+from .models.devices import BEST
 from .models.needs import Needs
 from .option_checks import (
     Check,
@@ -249,6 +250,11 @@ class Options:
     @property
     def first_device(self) -> Any:
         return self.devices[0] if self.devices else None
+
+    @property
+    def inspected_on(self) -> Any:
+        """The device to inspect the model on; None for its own, where it stays if the best one is asked for."""
+        return None if self.first_device == BEST else self.first_device
 
     @property
     def tuned(self) -> bool:

@@ -29,6 +29,9 @@ Settings, which reset_settings() puts back:
     set_group_limit(n)                   1024: threads in a launch's group
     set_threads(on)                      False: whether several threads may use a device at a time
     set_busy(microseconds)               0: how long the device is in use at least, each time
+    set_wrong_views(on)                  False: whether convolutions of views are right for the first of a batch only
+    set_wrong_kernels(on)                False: whether those with kernels of 256 and more are wrong
+    set_wrong_channels_last(on)          False: whether those of channels_last tensors are wrong
     set_guard(on)                        new allocations end at a page that faults; on if FAKE_MPS_GUARD=1
 
 To call the runtime directly:

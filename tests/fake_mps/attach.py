@@ -20,7 +20,7 @@ def attach(argument_bytes: bool = False) -> ModuleType:
     import torch
 
     from halotile.engine import device_lock as turn
-    from halotile.engine import metal
+    from halotile.engine import hazards, metal
 
     path = fake.runtime_bytes_path if argument_bytes else fake.runtime_path
     ctypes.CDLL(path)
@@ -28,4 +28,5 @@ def attach(argument_bytes: bool = False) -> ModuleType:
     metal._failures.pop(DEVICE, None)
     turn.FRAGILE.add(DEVICE)
     metal.operators(torch.device(DEVICE), "engine")
+    hazards.faults_of(torch.device(DEVICE))
     return fake

@@ -48,6 +48,9 @@ struct Limits {
     int64_t busy = 0;                             // microseconds that each use of the device lasts at least
     bool guard = false;                           // allocations end at a page that faults
     bool threads = false;                         // as CUDA's devices: several may use one at a time
+    bool wrong_views = false;                     // convolutions of views are right for the first of a batch only
+    bool wrong_kernels = false;                   // convolutions with kernels of 256 and more are wrong
+    bool wrong_channels_last = false;             // convolutions of channels_last tensors are wrong
 };
 
 Limits limits();

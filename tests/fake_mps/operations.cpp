@@ -164,6 +164,20 @@ void fallback(const c10::OperatorHandle &op, torch::jit::Stack *stack)
     Call(op, *stack).run();
 }
 
+// What convolutions of some versions of macOS got wrong, where a test asks for it: an output of the host, spoilt.
+at::Tensor spoilt(at::Tensor output, const at::Tensor &input, const at::Tensor &weight)
+{
+    const Limits set = limits();
+    const bool last = input.dim() == 4 && input.is_contiguous(at::MemoryFormat::ChannelsLast);
+    const bool view = !last && !input.is_contiguous();
+    const bool large = weight.size(2) >= 256 || weight.size(-1) >= 256;
+    if ((set.wrong_kernels && large) || (set.wrong_channels_last && last && !input.is_contiguous()))
+        output.add_(1);
+    if (set.wrong_views && view && output.size(0) > 1)
+        output.narrow(0, 1, output.size(0) - 1).add_(1);
+    return output;
+}
+
 at::Tensor convolution(const at::Tensor &input, const at::Tensor &weight, const std::optional<at::Tensor> &bias,
                        c10::SymIntArrayRef stride, c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation,
                        bool transposed, c10::SymIntArrayRef output_padding, c10::SymInt groups)
@@ -174,9 +188,11 @@ at::Tensor convolution(const at::Tensor &input, const at::Tensor &weight, const 
     TORCH_CHECK(on_device(input) && on_device(weight) && (!bias || !bias->defined() || on_device(*bias)),
                 "convolution: input, weight and bias are not all on the device");
     auto host_bias = bias ? std::optional<at::Tensor>(host_view(*bias)) : std::nullopt;
-    return to_device(at::convolution(host_view(input), host_view(weight), host_bias, C10_AS_INTARRAYREF_SLOW(stride),
-                                     C10_AS_INTARRAYREF_SLOW(padding), C10_AS_INTARRAYREF_SLOW(dilation), transposed,
-                                     C10_AS_INTARRAYREF_SLOW(output_padding), groups.expect_int()));
+    at::Tensor output =
+        at::convolution(host_view(input), host_view(weight), host_bias, C10_AS_INTARRAYREF_SLOW(stride),
+                        C10_AS_INTARRAYREF_SLOW(padding), C10_AS_INTARRAYREF_SLOW(dilation), transposed,
+                        C10_AS_INTARRAYREF_SLOW(output_padding), groups.expect_int());
+    return to_device(spoilt(output, input, weight));
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m)

@@ -69,6 +69,9 @@ void define_settings(py::module_ &m)
     m.def("set_busy", [](int64_t microseconds) { set_limit(&Limits::busy, microseconds); });
     m.def("set_threads", [](bool on) { set_limit(&Limits::threads, on); });
     m.def("set_guard", [](bool on) { set_limit(&Limits::guard, on); });
+    m.def("set_wrong_views", [](bool on) { set_limit(&Limits::wrong_views, on); });
+    m.def("set_wrong_kernels", [](bool on) { set_limit(&Limits::wrong_kernels, on); });
+    m.def("set_wrong_channels_last", [](bool on) { set_limit(&Limits::wrong_channels_last, on); });
     m.def("reset_settings", [] { set_limits({}); });
 }
 

@@ -49,6 +49,7 @@ class Knowledge:
         costs: measured time and memory, by their conditions.
         multiple: multiple required of windows (rows, columns), if it had to be probed.
         precision: outcome of dtype="auto".
+        format: memory format of windows on an Apple GPU and the reason, if one was chosen.
         info: result of `inspect_model`.
         no_stream: why the model cannot stream rows; None if it can; "untried" before that is tried.
         recorded: the graphs of the model for streams.
@@ -65,6 +66,7 @@ class Knowledge:
         self.costs: dict[Any, Costs] = {}
         self.multiple: Pair | None = None
         self.precision: Precision | None = None
+        self.format: tuple[str, str] | None = None
         self.info: ModelInfo | None = None
         self.no_stream: str | None = "untried"
         self.recorded: Recorded | None = None
@@ -88,7 +90,7 @@ class Knowledge:
 
     def inspected(self) -> ModelInfo:
         if self.info is None:
-            self.info = known_model(self.model, self.options.first_device, self.options.model_dtype)
+            self.info = known_model(self.model, self.options.inspected_on, self.options.model_dtype)
         return self.info
 
     def at_hand(self) -> ModelInfo | None:
@@ -130,7 +132,7 @@ class Knowledge:
     def like(self, options: Options) -> Knowledge:
         other = Knowledge(self.model, options)
         other.info, other.costs, other.precision, other.multiple = self.info, self.costs, self.precision, self.multiple
-        other.reaches = self.reaches
+        other.reaches, other.format = self.reaches, self.format
         other.no_stream, other.recorded = self.no_stream, self.recorded
         other.opened = self.opened if self.precision is not None else {}
         other.others = self.others

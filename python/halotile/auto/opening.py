@@ -8,16 +8,19 @@ import re
 from dataclasses import replace
 
 from ..engine.choose import asked_engine, engine_for
-from ..engine.device_lock import turn
+from ..engine.device_lock import is_fragile, turn
+from ..engine.hazards import doubt_about_kernels, faults_of, is_trusted
 from ..errors import TileError
 from ..images.image import Image, check_output_dtype
 from ..images.nodata import check_nodata
 from ..layouts import check_layout_found
 from ..memory import is_out_of_memory
 from ..models.activations import warn_about_device
-from ..models.devices import usable_device
+from ..models.devices import BEST, usable_device
 from ..models.kinds import open_model
 from ..models.model import EitherModel, Model
+from ..models.modules import device_and_dtype
+from ..optional import torch_if_loaded
 from ..options import Options
 from ..run.again import check_again
 from ..run.held import hold_statistics
@@ -38,6 +41,11 @@ Pair = tuple[int, int]
 # Models' messages about window sizes that they reject.
 ABOUT_SIZES = re.compile(r"size|shape|divisible|multiple|must match|dimension|broadcast|split|stride", re.IGNORECASE)
 
+# torch's messages about tensors on different devices, and about what a device lacks.
+ABOUT_DEVICES = re.compile(
+    r"same device|on cpu\b|device type|not (currently )?(implemented|supported) (for|on|by) .*\b(MPS|CUDA|XPU)", re.I
+)
+
 
 def opened_for(image: Image, knowledge: Knowledge, options: Options, report: RunInfo, out_dtype: str | None) -> Opened:
     """Opens the model for an image and rejects bad combinations of options before anything runs.
@@ -54,6 +62,8 @@ def opened_for(image: Image, knowledge: Knowledge, options: Options, report: Run
         model = opened_model(image, knowledge, options)
         chosen = model.chosen if isinstance(model, EitherModel) else model
         check_again(chosen, options)
+        options, report = _without_faults(chosen, options, report, knowledge)
+        report = _with_device(chosen, options, report, knowledge)
         windows = Windows(image, model, engine_for(chosen, options.engine), options.value_range)
         opened = Opened(image, dtype, options, report, windows)
         _ = opened.plan
@@ -75,6 +85,47 @@ def opened_model(image: Image, knowledge: Knowledge, options: Options) -> Model:
     if options.compile and not model.alone:
         raise ValueError("compile must be False for a model that is no torch module")
     return model
+
+
+def _without_faults(model: Model, options: Options, report: RunInfo, knowledge: Knowledge) -> tuple[Options, RunInfo]:
+    """The run as the model's device can be trusted with it: see docs/mps.md. Raises ValueError if it cannot."""
+    for one in model.candidates if isinstance(model, EitherModel) else [model]:
+        doubt = doubt_about_kernels(one.modules, one.device)
+        if doubt is not None:
+            knowledge.warn_once("kernels", doubt, RuntimeWarning)
+        if options.batch_size != 1 and "views" in faults_of(one.device):
+            text = "batches are of 1, because this machine computes convolutions of views right only for the first "
+            options, report = replace(options, batch_size=1), report.because(f"{text}window of a batch")
+        if one.channels_last and is_fragile(one.device):
+            one.channels_last = _may_be_last(one, options, knowledge)
+    return options, report
+
+
+def _with_device(model: Model, options: Options, report: RunInfo, knowledge: Knowledge) -> RunInfo:
+    """Says where a module on the CPU runs, if the best device is asked for and another."""
+    best = usable_device(BEST) if options.first_device == BEST and model.alone else None
+    if best is None or best.type == "cpu" or not isinstance(knowledge.model, torch_if_loaded().nn.Module):
+        return report
+    own = device_and_dtype(knowledge.model)[0]
+    if own is None or own.type != "cpu":
+        return report
+    if model.device == best:
+        return report.because(f"a copy of the model runs on {best.type}, the best device here")
+    return report.because(f"the model runs on the CPU: it cannot be copied to {best.type}, the best device here")
+
+
+def _may_be_last(model: Model, options: Options, knowledge: Knowledge) -> bool:
+    """Whether windows of an Apple GPU are channels_last: where it was measured that they pay, or if they are asked for
+    and right."""
+    if options.memory_format == "auto":
+        return knowledge.format is not None and knowledge.format[0] == "channels_last"
+    if is_trusted(model.device, "channels_last"):
+        return True
+    text = (
+        f"windows are contiguous despite memory_format='channels_last', in which {model.device} computes convolutions"
+    )
+    knowledge.warn_once("channels_last", f"{text} wrong here, or could not try them", RuntimeWarning)
+    return False
 
 
 def _check_devices(options: Options, report: RunInfo) -> None:
@@ -124,7 +175,7 @@ def learned(opened: Opened, knowledge: Knowledge) -> tuple[Prepared, First]:
                 continue
             other = _with_multiples(opened, knowledge)
             if other is None:
-                _add_hint(error, opened.plan.window, opened.options.phase)
+                _add_hint(error, opened.plan.window, opened.options)
                 raise
             opened = other
     knowledge.traits[image.channels] = traits
@@ -152,7 +203,7 @@ def _with_multiples(opened: Opened, knowledge: Knowledge) -> Opened | None:
         return None
     from ..inspection.measure import multiple_of
 
-    knowledge.multiple = multiple_of(knowledge.model, asked.first_device, asked.model_dtype)
+    knowledge.multiple = multiple_of(knowledge.model, asked.inspected_on, asked.model_dtype)
     rows, columns = (math.lcm(*pair) for pair in zip(own, knowledge.multiple, strict=True))
     if (rows, columns) == own:
         return None
@@ -162,11 +213,14 @@ def _with_multiples(opened: Opened, knowledge: Knowledge) -> Opened | None:
     return replace(opened, options=replace(opened.options, phase=(rows, columns)), report=report)
 
 
-def _add_hint(error: Exception, window: Pair, phase: Pair) -> None:
-    cause, size = error.__cause__, f"{window[0]}x{window[1]}"
+def _add_hint(error: Exception, window: Pair, options: Options) -> None:
+    cause, size, phase = error.__cause__, f"{window[0]}x{window[1]}", options.phase
     if not isinstance(error, TileError) or cause is None:
         return
-    if lacks_pixels(error):
+    if options.first_device == BEST and ABOUT_DEVICES.search(full_text(cause)):
+        text = "the model seems to make tensors on the CPU by itself, and 'best' moved the others"
+        error.args = (f"{error}; {text}: device='cpu' leaves it there",)
+    elif lacks_pixels(error):
         error.args = (f"{error}; windows of {size} are too small for it: a larger halo makes them larger",)
     elif ABOUT_SIZES.search(full_text(cause)):
         text = f"{error}; windows of {size} are multiples of the phase, {max(phase)}: networks that halve their input, "

@@ -26,6 +26,7 @@ from ..run.progress import Progress
 from ..run.shifted import with_shifted_grids
 from .dtype import choose_dtype
 from .error_curve import with_seams
+from .formats import choose_format
 from .halo import choose_halo_and_phase
 from .knowledge import Knowledge
 from .memory import tiles_by_free_memory
@@ -89,6 +90,7 @@ def prepare(
             prepared, first = tuner.finished(prepared, first)
         if options.dtype == "auto":
             prepared, first = choose_dtype(prepared, first, knowledge)
+        prepared = choose_format(prepared, knowledge)
         if len(options.devices) > 1:
             prepared = replace(prepared, devices=_devices(prepared, knowledge))
         if options.compile and not prepared.report.holds:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..files.formats import FORMATS
 from ..files.vips import MAX_PIXELS
+from ..models.devices import BEST
 from ..options import (
     ALPHAS,
     BLENDS,
@@ -69,8 +70,9 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
-    text = "cpu, cuda, mps, ..., or several, such as cuda:0,cuda:1 (default: the model's device)"
-    add("--device", type=_devices, metavar="DEVICE", help=text)
+    text = "cpu, cuda, mps, ..., or several, such as cuda:0,cuda:1; best: mps, cuda, xpu, else cpu, whichever is there "
+    text += "first (default: best)"
+    add("--device", type=_devices, default=BEST, metavar="DEVICE", help=text)
     add("--engine", choices=ENGINES, help="tiling backend (default: the one for the device)")
     text = "strength of the included model, 0 to 1"
     add("--strength", type=_share, metavar="X", help=text)
@@ -253,6 +255,11 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 def _add_selftest(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=commands.selftest)
     parser.add_argument("--device", help="mps, cuda, cpu, ... (default: mps, else cpu)")
+    parser.add_argument("--report", metavar="FILE", help="also write the report as JSON, after every line")
+    parser.description = (
+        "exit status: 0 all is well; 1 something differs or fails; 3 the device, or memory to test it, "
+    )
+    parser.description += "is not available"
 
 
 def _add_tiling(parser: argparse.ArgumentParser, asks_model: bool = False) -> None:

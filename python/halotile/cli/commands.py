@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -161,11 +162,14 @@ def _version(package: str) -> str:
 def selftest(asked: argparse.Namespace) -> int:
     if importlib.util.find_spec("torch") is None:
         raise UsageError("selftest needs torch: pip install 'halotile[torch]'")
-    from .selftest import checked_device, report
+    from .selftest import STATUS, checked_device, report, report_missing
 
     with usage_errors():
         device = checked_device(asked.device)
-    return 0 if report(device, lambda line: print(line, flush=True)) else 1
+    show = functools.partial(print, flush=True)
+    if isinstance(device, str):  # why there is none
+        return STATUS[report_missing(asked.device, device, show, asked.report)]
+    return STATUS[report(device, show, asked.report)]
 
 
 # ---- versions --------------------------------------------------------------------------------------------------------

@@ -104,10 +104,13 @@ class Reports:
         }
 
 
+TOLD = ("by nature", "low band", "best device", "batches are of 1")  # in the reason of a run
+
+
 def _about(run: Any) -> Iterator[str]:
     """Lines about the inspected model, about how rows were made, and about tiles and dtype that were chosen
     automatically."""
-    if run.model is not None or any(word in run.why for word in ("by nature", "low band")):
+    if run.model is not None or any(word in run.why for word in TOLD):
         others = ("tuning", "precision", "stream", "filled", "averaged", "retried", "spread")
         yield str(dataclasses.replace(run, **dict.fromkeys(others)))
     if run.stream is not None:

@@ -76,6 +76,7 @@ COMMANDS = {
         (
             ("halotile selftest", "the GPU of a Mac, else the CPU"),
             ("halotile selftest --device cuda", "another device"),
+            ("halotile selftest --device mps --report selftest.json", "the same, also for a program to read"),
         ),
     ),
 }

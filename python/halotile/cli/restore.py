@@ -17,7 +17,7 @@ from typing import Any
 
 from ..files.formats import FORMATS, check_output
 from ..files.journal import has_journal
-from ..models.devices import usable_device
+from ..models.devices import BEST, usable_device
 from ..models.load import load_model
 from ..models.needs import needs_of
 from ..optional import torch_if_loaded
@@ -249,7 +249,9 @@ def half(model: Any, device: str | list[str] | None) -> str:
     if not _is_network(model):
         return "float16"
     first = next(model.parameters(), None)
+    device = None if device == BEST and first is not None and first.device.type != "cpu" else device
     where = device or ("cpu" if first is None else str(first.device))
+    where = str(usable_device(where)) if where == BEST else where
     where = where if isinstance(where, str) else where[0]
     return "bfloat16" if where.startswith("cpu") else "float16"
 

@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""`python -m halotile selftest`: checks a device and prints a report that can be pasted into an issue."""
+"""`python -m halotile selftest`: checks a device and prints a report that can be pasted into an issue.
+
+A check passes, differs, or is not available, as when memory runs out; the report and the exit status tell these apart.
+The device needs less than 256 MB.
+"""
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,54 +25,114 @@ from ..auto.memory import auto_tile_size
 from ..engine import metal, torch_verbs
 from ..engine.choose import engine_for
 from ..engine.device import DeviceEngine
+from ..engine.device_lock import is_fragile
+from ..engine.hazards import NEAR, TRIALS, tried
 from ..engine.kernel_check import compare
-from ..memory import free_bytes
-from ..models.devices import usable_device
+from ..memory import free_bytes, is_out_of_memory
+from ..models.devices import ACCELERATORS, usable_device
 from ..models.kinds import open_model
 from ..restore import restore_tiled
 from ..texts import bytes_text, named, one_line, quoted, shortened
 from ..version import __version__
 
-__all__ = ["checked_device", "report"]
+__all__ = ["STATUS", "checked_device", "report", "report_missing"]
 
 HALO = 10
 
+Outcome = Literal["fine", "differs", "not available", "failed"]
+Line = str | tuple[str, Outcome]
+
+FINE: Outcome = "fine"
+DIFFERS: Outcome = "differs"
+MISSING: Outcome = "not available"
+FAILED: Outcome = "failed"
+
+STATUS = {"PASS": 0, "FAIL": 1, "NOT AVAILABLE": 3}  # exit status by result; 2 is that of a wrong command line
+
 
 def checked_device(name: str | None) -> Any:
-    """The device of that name; by default MPS if available, else the CPU. Raises ValueError."""
+    """The device of that name, by default MPS if available, else the CPU; or why this machine lacks it, as text.
+
+    Raises:
+        ValueError: there is no such device.
+    """
     if name is None:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    return usable_device(name)
+    try:
+        return usable_device(name)
+    except ValueError as error:
+        if name.partition(":")[0] in ACCELERATORS:
+            return str(error)
+        raise
 
 
-def report(device: Any, show: Callable[[str], Any] = print) -> bool:
-    """Shows the report line by line. Returns whether all checks pass."""
+class Report:
+    """Shows lines as they come, and keeps them in a file as JSON, which tells how far a test came that ended the
+    process."""
+
+    def __init__(self, device: str, show: Callable[[str], Any], file: str | None):
+        self.show, self.file = show, file
+        about = {"halotile": __version__, "torch": torch.__version__, "platform": platform.platform()}
+        self.checks: list[dict[str, str]] = []
+        self.document: dict[str, Any] = about | {"device": device, "result": "unfinished", "checks": self.checks}
+        self._write()
+
+    def add(self, section: str, text: str, outcome: str) -> None:
+        self.show(text)
+        self.checks.append({"section": section, "text": text.strip(), "outcome": outcome})
+        self._write()
+
+    def end(self) -> str:
+        outcomes = {one["outcome"] for one in self.checks}
+        result = "FAIL" if outcomes & {DIFFERS, FAILED} else "NOT AVAILABLE" if MISSING in outcomes else "PASS"
+        self.document["result"] = result.lower()
+        self._write()
+        self.show(f"result: {result} ({self.document['device']})")
+        return result
+
+    def _write(self) -> None:
+        if self.file is not None:
+            Path(self.file).write_text(json.dumps(self.document, indent=1) + "\n")
+
+
+def report(device: Any, show: Callable[[str], Any] = print, file: str | None = None) -> str:
+    """Shows the report line by line, and writes it to a file as JSON. Returns the result, a key of STATUS."""
+    device = torch.device(device)
+    made = Report(str(device), show, file)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fine = True
-        for line, line_is_fine in _lines(torch.device(device)):
-            fine &= line_is_fine
-            show(line)
+        for section, text, outcome in _lines(device):
+            made.add(section, text, outcome)
     for warning in caught:
-        show(f"warning: {_said(warning.message)}")
-    show(f"result: {'PASS' if fine else 'FAIL'} ({device})")
-    return fine
+        made.add("warning", f"warning: {_said(warning.message)}", FINE)
+    return made.end()
+
+
+def report_missing(name: str, why: str, show: Callable[[str], Any] = print, file: str | None = None) -> str:
+    """The report for a device that this machine lacks."""
+    made = Report(name, show, file)
+    for line in _versions(torch.device("cpu")):
+        made.add("versions", line, FINE)
+    made.add("device", why, MISSING)
+    return made.end()
 
 
 def _said(message: Warning | str) -> str:
     return shortened(message) if isinstance(message, str) else one_line(message)
 
 
-Line = tuple[str, bool]
-
-
-def _lines(device: Any) -> Iterator[Line]:
-    for section in (_versions, _kernels, _engine, _runs, _timings, _memory):
+def _lines(device: Any) -> Iterator[tuple[str, str, str]]:
+    for section in (_versions, _kernels, _operations, _engine, _runs, _timings, _memory):
+        name = section.__name__.removeprefix("_")
         try:
             for line in section(device):
-                yield line if isinstance(line, tuple) else (line, True)
+                yield name, *((line, FINE) if isinstance(line, str) else line)
         except Exception as error:  # the rest of the report is needed even more
-            yield f"{section.__name__.removeprefix('_')}: {named(error)}", False
+            yield name, f"{name}: {named(error)}", _outcome_of(error)
+
+
+def _outcome_of(error: Exception) -> Outcome:
+    return MISSING if is_out_of_memory(error) else FAILED
 
 
 # ---- what runs -------------------------------------------------------------------------------------------------------
@@ -95,7 +161,7 @@ def _chosen(device: Any) -> Any:
 
 def _engine(device: Any) -> Iterator[Line]:
     name = _chosen(device).name
-    yield f"engine: {name} on {device}", not (metal.serves(device) and name != "mps")
+    yield f"engine: {name} on {device}", MISSING if metal.serves(device) and name != "mps" else FINE
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
@@ -105,7 +171,7 @@ def _kernels(device: Any) -> Iterator[Line]:
     """Compares each kernel with torch operations on the CPU, in units in the last place, and caches the outcome."""
     if device.type == "cpu":
         return
-    yield f"{'kernel, against the CPU':<24}{'Metal':>12}{'torch':>12}", True
+    yield f"{'kernel, against the CPU':<24}{'Metal':>12}{'torch':>12}"
     theirs = {result.kernel: result for result in compare(torch_verbs, device)}
     ours = {}
     if metal.serves(device):
@@ -114,11 +180,34 @@ def _kernels(device: Any) -> Iterator[Line]:
             ours = {result.kernel: result for result in compare(torch.ops.halotile, device)}
             metal.keep_result([kernel for kernel, result in ours.items() if not result.fine])
         except RuntimeError as error:
-            yield f"the Metal kernels cannot be used: {quoted(error)}", False
+            yield f"the Metal kernels cannot be used: {quoted(error)}", MISSING
     for kernel, result in theirs.items():
         results = ours.get(kernel), result
         fine = all(r is None or r.fine for r in results)
-        yield f"  {kernel:<22}" + "".join(f"{_units(r):>12}" for r in results) + ("" if fine else "   <--"), fine
+        text = f"  {kernel:<22}" + "".join(f"{_units(r):>12}" for r in results)
+        yield text + ("" if fine else "   <-- differs"), FINE if fine else DIFFERS
+
+
+REMEDIES = {
+    "views": "batches are of 1 here",
+    "kernels": "models with kernels of 256 and more are refused on {}",
+    "channels_last": "windows are contiguous here",
+}
+
+
+def _operations(device: Any) -> Iterator[Line]:
+    """What models do and some versions of macOS do wrong: see hazards.py."""
+    if not is_fragile(device):
+        return
+    for one in tried(device):
+        text = f"{TRIALS[one.name]}: "
+        if one.apart is None:
+            yield f"{text}not available: {one.why_not}", MISSING
+        elif one.fine:
+            yield f"{text}{one.apart:.2g} of the largest value from the CPU"
+        else:
+            text += f"{one.apart:.2g} of the largest value from the CPU, above {NEAR:g}   <-- differs"
+            yield f"{text}; {REMEDIES[one.name].format(device)}", DIFFERS
 
 
 def _units(result: Any) -> str:
@@ -173,13 +262,15 @@ def _runs(device: Any) -> Iterator[Line]:
             try:
                 got = restore_tiled(image, on_device, engine=engine, blend=blend, **options)
             except (RuntimeError, ValueError) as error:
-                yield f"{name}: {one_line(error)}", False
+                works = engine != "mps" or _chosen(device).name == "mps"
+                yield f"{name}: {one_line(error)}", _outcome_of(error) if works else MISSING
                 continue
             beside_whole = float(np.abs(got - want).max())
             reference = restore_tiled(image, network, engine="host", device="cpu", blend=blend, **options)
             beside_host = float(np.abs(got - reference).max())
             text = f"{name}: max abs diff {beside_whole:.2g} from whole-image inference, {beside_host:.2g} from the CPU"
-            yield text, beside_whole < 1e-4 and beside_host < 1e-3
+            fine = beside_whole < 1e-4 and beside_host < 1e-3
+            yield text if fine else f"{text}   <-- differs", FINE if fine else DIFFERS
 
 
 def _whole(image: np.ndarray, network: Any, device: Any) -> np.ndarray:

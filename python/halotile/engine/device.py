@@ -38,6 +38,7 @@ from ..images.values import Values
 from ..models.model import Model, TensorModel
 from ..plan import Tile, TilePlan
 from ..texts import bytes_text
+from .dense import dense
 from .device_lock import is_fragile
 from .engine import Found, Position
 
@@ -130,10 +131,15 @@ class DeviceEngine:
             self.verbs.read_tiles(windows, pixels, source.size, rows, *where, peak, gain, offset)
 
     def call(self, model: TensorModel, windows: Tensor) -> Tensor:
+        """Models on a fragile device get dense windows, channels_last only where that was chosen for it."""
+        if self.fragile:
+            kind = torch.channels_last if model.channels_last else torch.contiguous_format
+            windows = windows.contiguous(memory_format=kind)
         return model.run(windows)
 
     def first_nonfinite(self, output: Tensor) -> Position | None:
         """Finds the position of the first NaN or infinity. Waits for the device."""
+        output = dense(output)
         if bool(torch.isfinite(output).all().item()):
             return None
         row, column, channel = torch.isfinite(output.cpu()).logical_not().permute(1, 2, 0).nonzero()[0].tolist()
@@ -322,7 +328,7 @@ class DeviceBand:
 
     def nonfinite(self) -> tuple[Tile, Position] | None:
         """The first NaN or infinity, with a tile that produced it. Waits for the device."""
-        if int(self.bad[:, 0].sum().item()) == 0:
+        if int(dense(self.bad[:, 0]).sum().item()) == 0:
             return None
         for (y0, x0, width, row), (count, index) in zip(self.pieces, self.bad.cpu().tolist(), strict=False):
             if count:

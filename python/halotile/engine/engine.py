@@ -67,7 +67,7 @@ class Engine(Protocol):
         """Fills windows[k] with the window of tile k: the part's channels, padded by reflection."""
 
     def call(self, model: Model, windows: Pixels) -> Pixels:
-        """Returns outputs (k, C, height, width)."""
+        """Returns outputs (k, C, height, width). On a fragile device windows are made dense in the model's format."""
 
     def first_nonfinite(self, output: Pixels) -> Position | None:
         """The first NaN or infinity of an output (C, height, width), if bands do not report it at once. May wait."""

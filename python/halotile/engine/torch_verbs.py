@@ -3,7 +3,8 @@
 
 They are the reference for the operators `torch.ops.halotile.*` and take the same arguments, explained in
 csrc/torch/operators.cpp. They use only operations that are reliable on every device: no padding, no fused or scattered
-writes, and only add_ and copy_ write to views. Nothing waits for the device.
+writes, only add_ and copy_ write to views, and only copies and index_select read views of an Apple GPU. Nothing waits
+for the device.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+
+from .dense import dense
 
 __all__ = ["accumulate", "finish_rows", "read_tiles"]
 
@@ -89,7 +92,7 @@ def _runs_in_strip(start: int, count: int, size: int, strip: Ints) -> Iterator[t
 
 
 def _scaled(pixels: Tensor, peak: float, gain: float, offset: float) -> Tensor:
-    values = _words(pixels).to(torch.float32)
+    values = _words(dense(pixels)).to(torch.float32)
     if peak != 1:
         values = values / _divisor(values, peak)
     if gain != 1 or offset != 0:
@@ -131,7 +134,7 @@ def accumulate(
         weight_x = wx[column].narrow(0, left - x0, right - left)
         for y, slot, count in _ring(max(y0, box[0]), min(y1, box[0] + box[2]), ring):
             weight = wy[row].narrow(0, y - y0, count)[:, None] * weight_x
-            part = output.narrow(1, y - oy, count).narrow(2, left - ox, right - left).to(torch.float32)
+            part = dense(output.narrow(1, y - oy, count).narrow(2, left - ox, right - left)).to(torch.float32)
             band.narrow(1, slot, count).narrow(2, left - band_x, right - left).add_(weight * part)
 
 
@@ -171,7 +174,7 @@ def finish_rows(
     for start in range(y, y + height, piece):
         for row, slot, count in _ring(start, min(start + piece, y + height), band.shape[1]):
             sums = band.narrow(1, slot, count).narrow(2, x - band_x, width)
-            quotients = sums / (ny.narrow(0, row, count)[:, None] * weight_x)
+            quotients = dense(sums) / (ny.narrow(0, row, count)[:, None] * weight_x)
             sums.copy_(torch.zeros((), device=band.device))
             _note_bad(bad, quotients, (row - y) * width * channels)
             _store(rows.narrow(1, row - y, count), _resolved(quotients, peak, gain, offset, clamp))
@@ -179,7 +182,7 @@ def finish_rows(
 
 def _note_bad(bad: Tensor, quotients: Tensor, base: int) -> None:
     """Counts NaN and infinity, and records the lowest index in (row, column, channel) order, without waiting."""
-    found = ~torch.isfinite(quotients).permute(1, 2, 0)
+    found = ~dense(torch.isfinite(quotients).permute(1, 2, 0))
     _, width, channels = found.shape
     row = _first(found.any(2).any(1))
     in_row = found.index_select(0, row)[0]

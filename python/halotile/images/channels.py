@@ -76,9 +76,9 @@ class Part:
         if not self.averaged:
             return outputs
         outputs = _as_float32(outputs)
-        total = outputs[:, 0:1] + outputs[:, 1:2]
+        total = _channel(outputs, 0) + _channel(outputs, 1)
         for channel in range(2, outputs.shape[1]):
-            total += outputs[:, channel : channel + 1]
+            total += _channel(outputs, channel)
         total /= outputs.shape[1]
         return total
 
@@ -87,8 +87,14 @@ def apart(outputs: Pixels) -> float:
     """The mean over pixels of the spread (maximum - minimum) of three channels (N, 3, h, w), an array or tensor. Waits
     for the device."""
     values = _as_float32(outputs)
-    first, second, third = (values[:, channel] for channel in range(3))
+    first, second, third = (_channel(values, channel) for channel in range(3))
     return float((abs(first - second) + abs(second - third) + abs(third - first)).mean()) / 2
+
+
+def _channel(values: Pixels, channel: int) -> Pixels:
+    """One channel (N, 1, h, w); of tensors on a device in dense memory, as operations on views go wrong on some."""
+    one = values[:, channel : channel + 1]
+    return one if isinstance(one, np.ndarray) or one.device.type == "cpu" else one.contiguous()
 
 
 def _as_float32(values: Pixels) -> Pixels:
@@ -105,7 +111,7 @@ def _grey(windows: Pixels) -> Pixels:
 
     Every operation is rounded to float32, so that NumPy and torch agree bit for bit.
     """
-    red, green, blue = (_as_float32(windows[:, channel : channel + 1]) for channel in range(3))
+    red, green, blue = (_as_float32(_channel(windows, channel)) for channel in range(3))
     if not isinstance(windows, np.ndarray):
         return (green + (red - green) * RED + (blue - green) * BLUE).to(windows.dtype)
     grey = green + (red - green) * np.float32(RED) + (blue - green) * np.float32(BLUE)

@@ -105,26 +105,29 @@ def largest_activation(model: Model, window: tuple[int, int, int, int]) -> int |
     return watch.largest
 
 
-def _may_be_large(model: Model, window: tuple[int, int, int, int]) -> bool:
+def _may_be_large(model: Model, window: tuple[int, int, int, int], most: int) -> bool:
     """Whether an activation of as many channels as a layer has, enlarged four times, would be doubtful. Looking closer
     calls the module, which users may notice: so only then."""
     weights = [weight.shape for module in getattr(model, "modules", []) for weight in module.parameters()]
     channels = max((max(shape[:2]) for shape in weights if len(shape) > 1), default=window[1])
     batch, _, height, width = window
-    return batch * channels * height * width * 16 * 4 >= DOUBTFUL
+    return batch * channels * height * width * 16 * 4 >= most
 
 
-def is_doubtful(model: Model, window: tuple[int, int, int, int], engine: object) -> bool:
-    """Whether an Apple GPU may fail on an activation that is too large for it."""
-    return _doubtful_bytes(model, window, engine) > 0
+def is_doubtful(model: Model, window: tuple[int, int, int, int], engine: object, room: int | None = None) -> bool:
+    """Whether an Apple GPU may fail on an activation that is too large for it, or have no room for two of them.
+
+    room: bytes that may be planned with; None: unknown."""
+    most = DOUBTFUL if room is None else min(DOUBTFUL, room // 2)
+    return _doubtful_bytes(model, window, engine, most) > 0
 
 
-def _doubtful_bytes(model: Model, window: tuple[int, int, int, int], engine: object) -> int:
+def _doubtful_bytes(model: Model, window: tuple[int, int, int, int], engine: object, most: int = DOUBTFUL) -> int:
     """Bytes of the largest activation, if an Apple GPU may fail on it; else 0."""
-    if not getattr(engine, "fragile", False) or not _may_be_large(model, window):
+    if not getattr(engine, "fragile", False) or not _may_be_large(model, window, most):
         return 0
     largest = largest_activation(model, window) or 0
-    return largest if largest >= DOUBTFUL else 0
+    return largest if largest >= most else 0
 
 
 def warn_about_device(model: Model, window: tuple[int, int, int, int], engine: object) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .further import for_batch, picked, sorted_inputs
+from .modules import device_and_dtype
 from .needs import Needs
 
 __all__ = ["ChosenModule"]
@@ -26,7 +27,7 @@ class ChosenModule(torch.nn.Module):
         for at, given in enumerate((*further, *named.values())):
             value = torch.from_numpy(given.copy()) if isinstance(given, np.ndarray) else given
             if isinstance(value, torch.Tensor):
-                self.register_buffer(f"extra{at}", value.detach(), persistent=False)
+                self.register_buffer(f"extra{at}", value.detach().to(device_and_dtype(model)[0]), persistent=False)
             else:
                 setattr(self, f"extra{at}", value)
         if isinstance(getattr(model, "needs", None), Needs):

@@ -11,9 +11,11 @@ from ..texts import quoted
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Device", "default_device", "usable_device"]
+__all__ = ["ACCELERATORS", "BEST", "Device", "default_device", "usable_device"]
 
 Device: TypeAlias = "str | int | torch.device"
+
+BEST = "best"  # an Apple GPU, else CUDA, else XPU, else the CPU: what there is first
 
 ACCELERATORS = {"mps": "Apple GPU", "cuda": "NVIDIA or AMD GPU", "xpu": "Intel GPU"}
 
@@ -22,6 +24,8 @@ def usable_device(device: Device | None) -> torch.device | None:
     """The torch.device for what the user gave; None for None. Raises ValueError if torch cannot use it."""
     if device is None:
         return None
+    if device == BEST:
+        return default_device(None)
     torch = torch_if_loaded()
     text = f"device {device!r:.80} is not available"
     try:
@@ -53,10 +57,10 @@ def _why_missing(device: torch.device) -> str | None:
 
 
 def default_device(device: Device | None) -> torch.device:
-    """The device the user asked for, else the first available of MPS, CUDA and CPU."""
+    """The device the user asked for, else the first available of MPS, CUDA, XPU and CPU."""
     if device is not None:
         return usable_device(device)
     torch = torch_if_loaded()
-    if torch.backends.mps.is_available():
-        return usable_device("mps")  # with its index, as tensors have it
-    return usable_device("cuda" if torch.cuda.is_available() else "cpu")
+    backends = {"mps": torch.backends.mps, "cuda": torch.cuda, "xpu": getattr(torch, "xpu", None)}
+    there = (name for name, backend in backends.items() if backend is not None and backend.is_available())
+    return usable_device(next(there, "cpu"))  # with its index, as tensors have it

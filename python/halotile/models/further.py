@@ -30,7 +30,10 @@ def for_batch(value: Any, batch: int) -> Any:
     if batch == 1 or not getattr(value, "ndim", 0) or value.shape[0] != 1:
         return value
     shape = (batch, *value.shape[1:])
-    return np.broadcast_to(value, shape) if isinstance(value, np.ndarray) else value.expand(shape)
+    if isinstance(value, np.ndarray):
+        return np.broadcast_to(value, shape)
+    repeated = value.expand(shape)
+    return repeated if value.device.type == "cpu" else repeated.contiguous()  # see docs/mps.md: views go wrong there
 
 
 def picked(outputs: Any, key: int | str | None) -> Any:

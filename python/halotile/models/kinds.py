@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ..optional import torch_if_loaded
-from .devices import Device, default_device, usable_device
+from .devices import BEST, Device, default_device, usable_device
 from .model import NUMPY_WINDOWS, EitherModel, Model, TensorModel
 from .modules import converted, device_and_dtype, first_convolution
 from .needs import Needs
@@ -28,6 +28,7 @@ def open_model(
 
     Args:
         device, dtype: the user's options; a module on another device or of another dtype runs as a converted copy.
+            "best" moves modules on the CPU only.
         tensors: whether a callable of unknown kind gets tensors, because the image is one or the engine needs them.
         memory_format: of windows: "channels_last", "contiguous", or "auto": channels_last for modules on the CPU that
             are mostly convolutions and for modules whose weights are stored so, else contiguous.
@@ -39,7 +40,7 @@ def open_model(
     check_model(model)
     torch = torch_if_loaded()
     if torch is None:
-        if device is not None:
+        if device not in (None, BEST):
             raise ValueError(f"device must be None for a model on NumPy arrays, not {device!r}")
         return Model(model, dtype or "float32")
     if isinstance(model, torch.nn.Module):
@@ -72,7 +73,7 @@ def _open_module(module: torch.nn.Module, device: Device | None, dtype: str | No
 
 
 def _open_callable(call: Any, device: Device | None, dtype: str | None, tensors: bool, memory_format: str) -> Model:
-    modules = modules_of(call)
+    modules, device = modules_of(call), None if device == BEST else device
     _refuse_lazy(modules)
     own_device, own_dtype = device_and_dtype(modules[0]) if modules else (None, None)
     where = usable_device(device) or own_device or default_device(None)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Windows = TypeVar("Windows", np.ndarray, torch.Tensor)
 
-__all__ = ["NUMPY_WINDOWS", "EitherModel", "Model", "TensorModel"]
+__all__ = ["NUMPY_WINDOWS", "EitherModel", "Model", "TensorModel", "nearly_equal"]
 
 NUMPY_WINDOWS: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
@@ -134,11 +134,14 @@ class TensorModel(Model):
     def tensor_of(self, windows: np.ndarray) -> torch.Tensor:
         """Windows on the model's device, in its dtype; shares their memory on a CPU."""
         tensor = self.torch.from_numpy(windows)
-        return (tensor.view(self.torch.bfloat16) if self.dtype == "bfloat16" else tensor).to(self.device)
+        tensor = tensor.view(self.torch.bfloat16) if self.dtype == "bfloat16" else tensor
+        if tensor.is_contiguous():
+            return tensor.to(self.device)
+        return tensor.permute(0, 2, 3, 1).to(self.device).permute(0, 3, 1, 2)  # dense where it is channels_last
 
     def array_of(self, output: torch.Tensor) -> np.ndarray:
         """An output as an array; uint16 has the bits of bfloat16."""
-        output = output.cpu()
+        output = output.cpu() if output.device.type == "cpu" else output.contiguous().cpu()
         return (output.view(self.torch.uint16) if output.dtype == self.torch.bfloat16 else output).numpy()
 
     def run(self, windows: torch.Tensor) -> torch.Tensor:
@@ -176,12 +179,18 @@ class TensorModel(Model):
     def twin_modules(self) -> list[torch.nn.Module]:
         return roots_of(self.twin)
 
-    def probed(self, windows: Windows) -> Windows:
-        """`__call__` on an array or `run` on a tensor, by the twin if there is one."""
+    def for_trials(self) -> TensorModel:
+        """The model through its twin, if there is one; not compiled, with a memory format of its own."""
+        _ = self.twin  # made once, before `self` is copied
         plain = copy.copy(self)
         plain.compiled = None
         if self.twin is not None:
             plain.call, plain.modules = self.twin, self.twin_modules
+        return plain
+
+    def probed(self, windows: Windows) -> Windows:
+        """`__call__` on an array or `run` on a tensor, by the twin if there is one."""
+        plain = self.for_trials()
         with preserved_rng, silence:
             return plain(windows) if isinstance(windows, np.ndarray) else plain.run(windows)
 
@@ -198,7 +207,7 @@ class TensorModel(Model):
             contiguous = self._probed_in(tensor, channels_last=False)
         except Exception:
             return None
-        return _nearly_equal(last, contiguous, rounding)
+        return nearly_equal(last, contiguous, rounding)
 
     def _probed_in(self, windows: torch.Tensor, channels_last: bool) -> torch.Tensor:
         kind = self.torch.channels_last if channels_last else self.torch.contiguous_format
@@ -234,7 +243,7 @@ class TensorModel(Model):
         return self.call(windows.contiguous())
 
 
-def _nearly_equal(output: torch.Tensor, other: torch.Tensor, rounding: float) -> bool:
+def nearly_equal(output: torch.Tensor, other: torch.Tensor, rounding: float) -> bool:
     """Whether the same values are finite, and differ by no more than rounding times the largest."""
     if output.shape != other.shape:
         return False

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..optional import torch_if_loaded
 from ..texts import quoted
-from .devices import Device, usable_device
+from .devices import BEST, Device, usable_device
 from .untouched.copies import copied
 
 if TYPE_CHECKING:
@@ -27,11 +28,19 @@ def device_and_dtype(module: torch.nn.Module) -> tuple[torch.device | None, str 
 
 
 def converted(module: torch.nn.Module, device: Device | None, dtype: str | None) -> torch.nn.Module:
-    """The module itself if it has that device and dtype, else a converted copy.
+    """The module itself if it has that device and dtype, else a converted copy. A module that is on an accelerator, or
+    cannot be copied, stays where it is if the best device is asked for.
 
     Raises:
         ValueError: the device cannot be used, or the module cannot be copied.
     """
+    if device == BEST:
+        own = device_and_dtype(module)[0]
+        if own is None or own.type != "cpu":
+            return converted(module, None, dtype)
+        with contextlib.suppress(ValueError):
+            return converted(module, usable_device(device), dtype)
+        return converted(module, None, dtype)
     torch = torch_if_loaded()
     device = usable_device(device)
     own_device, own_dtype = device_and_dtype(module)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.dense import dense
 from ..errors import TileError
 from ..images.channels import Part
 from ..images.image import Pixels
@@ -182,7 +183,7 @@ def are_finite(outputs: Pixels, boxes: Sequence[Box]) -> list[bool]:
     if isinstance(outputs, np.ndarray):
         return [_is_finite(one) for one in cuts]
     torch = torch_if_loaded()
-    return torch.stack([torch.isfinite(one).all() for one in cuts]).tolist()
+    return torch.stack([torch.isfinite(dense(one)).all() for one in cuts]).tolist()
 
 
 def _is_finite(values: np.ndarray) -> bool:

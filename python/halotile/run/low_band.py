@@ -185,8 +185,10 @@ class LowBand:
             )
             inner = self.cells[:, rows.first : rows.last, columns.first : columns.last]
             numbers = (inner, rows.means, columns.means, rows.spread, columns.spread)
-            cells, down, across, tall, wide = numbers if on_host else map(outputs.new_tensor, numbers)
-            outputs[at] += tall @ (cells - down @ output @ across.T) @ wide.T
+            cells, down, across, tall, wide = (
+                numbers if on_host else (outputs.new_tensor(np.ascontiguousarray(one)) for one in numbers)
+            )
+            outputs[at] += _between(tall, cells - _between(down, output, across), wide)
         return outputs
 
     def _axis(self, axis: int, start: int, length: int) -> Axis:
@@ -195,6 +197,15 @@ class LowBand:
             at = int(start * self.scales[axis]) + self.trim[axis]
             self.along[key] = Axis.of(at, length, self.cells.shape[1 + axis], self.pixels[axis], self.radius)
         return self.along[key]
+
+
+def _between(rows: Pixels, values: Pixels, columns: Pixels) -> Pixels:
+    """rows @ values @ columns.T for every channel; for tensors without repeated or transposed views, as products of
+    those are wrong on some devices."""
+    if isinstance(values, np.ndarray):
+        return rows @ values @ columns.T
+    left, right = (one.expand(len(values), -1, -1).contiguous() for one in (rows, columns.T))
+    return left.bmm(values.contiguous()).bmm(right)
 
 
 @dataclass(frozen=True)

@@ -361,6 +361,10 @@ class RunInfo:
         why = "as given" if model is not None else "as given; the model was not inspected"
         return cls(options.halo, options.phase, "given", None, why, model, global_stats)
 
+    def because(self, more: str) -> RunInfo:
+        """The report with one more reason, said once."""
+        return self if more in self.why else replace(self, why=f"{self.why}; {more}")
+
     def __str__(self) -> str:
         how = "" if self.how == "given" else f", {self.how}"
         parts = (self.tuning, self.precision, self.stream, self.filled, self.averaged, self.spread)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..engine.dense import dense
 from ..images.image import Image, Pixels, as_words, from_bfloat16
 from ..images.nodata import is_missing
 from ..images.scan import widened_tensor
@@ -70,6 +71,7 @@ class Seen:
 
     def share_of(self, values: torch.Tensor) -> torch.Tensor:
         """The share of a tensor that is outside, on its device."""
+        values = dense(values)
         return ((values < self.low) | (values > self.high)).float().mean()
 
     def taken(self) -> Sampled | None:
@@ -109,6 +111,7 @@ class Samples:
         """Whether an output (C, h, w) is finite; looks at its values and at an image on the device. Waits once: one
         number tells all. The values themselves come only of an image that is far outside."""
         torch = torch_if_loaded()
+        output = dense(output)
         made = (
             Seen(*self._around(CLAMPED, CLAMPED)).share_of(output.float()) if clamps else output.new_zeros(()).float()
         )

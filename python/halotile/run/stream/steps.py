@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from ...engine.dense import dense
 from ...inspection.operators import entry
 from ...inspection.operators.streaming import Edge, StreamNode, Strip, assembled, call, ceil_div, same, strip_values
 from ...inspection.recorder import Graph
@@ -219,7 +220,7 @@ class Stepper:
         slabs, first = [], None
         for edge in node.edges:
             slab, low = self._fetch(edge, start, stop)
-            slabs.append(slab)
+            slabs.append(dense(slab))
             first = low if first is None else first
         constants = self.constants
         return Strip(start, stop, slabs, start if first is None else first, constants.value, constants.once, out)
@@ -277,8 +278,7 @@ class Stepper:
         return value
 
     def _oldest(self, node: StreamNode) -> int:
-        held = self.slabs[node]
-        return held[0][0] if held else self.done[node]
+        return self.slabs[node][0][0] if self.slabs[node] else self.done[node]
 
     def _fetch(self, edge: Edge, start: int, stop: int) -> tuple[Tensor, int]:
         """What an edge brings for rows [start, stop), and its first row."""
@@ -306,7 +306,7 @@ class Stepper:
 
     def _take(self, node: StreamNode, low: int, high: int) -> Tensor:
         if node in self.passing:
-            slabs = [self._take(edge.source, low, high) for edge in node.edges]
+            slabs = [dense(self._take(edge.source, low, high)) for edge in node.edges]
             assert node.make is not None
             return node.make(Strip(low, high, slabs, low, self.constants.value, self.constants.once))
         held = self.slabs[node]
