@@ -664,9 +664,7 @@ def test_a_torch_that_is_broken_says_why(monkeypatch):
         return real(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", broken)
-    with pytest.raises(
-        ImportError, match=r"included model needs torch: pip install .*libcudnn\.so\.9: cannot"
-    ):
+    with pytest.raises(ImportError, match=r"included model needs torch: pip install .*libcudnn\.so\.9: cannot"):
         load_model()
 
 

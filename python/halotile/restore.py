@@ -127,13 +127,9 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         batch_size: maximum windows per model call. All calls have the same size: the last may repeat tiles. Several
             images go through the model together if a batch holds all their tiles. "auto": chosen like tile_size.
         device: where the model runs. None: its current device, else the first available of MPS, CUDA, XPU and CPU. A
-            module on another device is copied. "best": modules on the CPU, too, run on the first available device, as a
-            copy and as `TiledRestorer.last_run` says, unless they cannot be copied. A list such as
-            ["cuda:0", "cuda:1"] distributes batches over equally fast devices and blends on the first; not with
-            global_stats "exact", "frozen" or "local".
-        dtype: "float32", "float16" or "bfloat16" for the model. None: its own. A module of another dtype is copied.
-            "auto": half precision if two small windows of the image show that it is faster and within the tolerance of
-            float32; see `TiledRestorer.last_run.precision`.
+            module on another device is copied. "best": modules on the CPU are copied to the first available, too, if
+            they can be. A list such as ["cuda:0", "cuda:1"] distributes batches over equally fast devices and blends on
+            the first; not with global_stats "exact", "frozen" or "local".
         engine: tiling backend: "host" (CPU memory, any model), "torch" (torch operations on the model's device) or
             "mps" (Metal kernels). None: the environment variable HALOTILE_ENGINE, else what fits the device.
         value_range: (low, high), the model's values for black and white. Image values from 0 to white are
