@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from halotile import TiledRestorer, TileError, cli, restore_tiled  # noqa: E402
+from halotile.cli.restore import half  # noqa: E402 - imported before a test replaces what it imports
 from halotile.files.picture import read_image, write_image  # noqa: E402
 from halotile.models import devices  # noqa: E402
 from halotile.models.devices import usable_device  # noqa: E402
@@ -154,10 +155,10 @@ def test_the_command_goes_there_by_itself_and_says_so(mac, photo, capsys):
 
 def test_half_is_of_the_device_that_runs(mac, monkeypatch):
     model = torch.nn.Conv2d(3, 3, 3)
-    assert cli.restore.half(model, "best") == "float16"
+    assert half(model, "best") == "float16"
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert cli.restore.half(model, "best") == "bfloat16"
-    assert cli.restore.half(model.to("fakemps"), "best") == "float16"
+    assert half(model, "best") == "bfloat16"
+    assert half(model.to("fakemps"), "best") == "float16"
 
 
 def test_the_command_on_a_machine_with_a_cpu_only(cpu_only, photo, capsys):

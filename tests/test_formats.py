@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import TiledRestorer, restore_tiled  # noqa: E402
+from halotile import TiledRestorer, restore_tiled, restore_to  # noqa: E402
 from halotile.auto import formats  # noqa: E402
 from halotile.engine import hazards  # noqa: E402
 
@@ -25,8 +25,6 @@ ALL_RIGHT = {"views": "fine", "kernels": "fine", "channels_last": "fine"}
 class Timed(torch.nn.Module):
     """Takes a time by the test's clock that depends on the format of its windows; warming up takes much longer."""
 
-    now, warm, seconds = 0.0, set(), {}
-
     def __init__(self, model):
         super().__init__()
         self.model = model
@@ -36,21 +34,25 @@ class Timed(torch.nn.Module):
             return self.model(windows)
         kind = "contiguous" if windows.is_contiguous() else "channels_last"
         assert kind == "contiguous" or windows.is_contiguous(memory_format=torch.channels_last)
-        Timed.now += Timed.seconds[kind] if kind in Timed.warm else 50
-        Timed.warm.add(kind)
-        SEEN.append(kind)
+        time_passes(kind)
         return self.model(windows)
 
 
 SEEN = []
+CLOCK = {"now": 0.0, "contiguous": 0.0, "channels_last": 0.0}
+
+
+def time_passes(kind):
+    CLOCK["now"] += CLOCK[kind] if kind in SEEN else 50
+    SEEN.append(kind)
 
 
 @pytest.fixture
 def clock(fake_mps, monkeypatch):
     def set_to(contiguous, channels_last):
         SEEN.clear()
-        Timed.now, Timed.warm, Timed.seconds = 0.0, set(), {"contiguous": contiguous, "channels_last": channels_last}
-        monkeypatch.setattr(formats, "clock", lambda: Timed.now)
+        CLOCK.update(now=0.0, contiguous=contiguous, channels_last=channels_last)
+        monkeypatch.setattr(formats, "clock", lambda: CLOCK["now"])
 
     return set_to
 
@@ -134,6 +136,25 @@ def test_nothing_is_tried_where_little_is_to_be_won(clock):
     clock(1.0, 0.1)
     restored(seeded(lambda: Chain(2)), memory_format="channels_last")
     assert set(SEEN[-40:]) == {"channels_last"}  # all windows of the run; before it the model is looked at
+
+
+def test_a_run_that_goes_on_keeps_the_format(clock, tmp_path):
+    """Another clock would choose otherwise, and the bits of the model may depend on it."""
+    clock(1.0, 0.5)
+    np.save(tmp_path / "in.npy", IMAGE)
+    model, out = on_device(seeded(lambda: Chain(2))), tmp_path / "out.npy"
+
+    def stops(done, total):
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore_to(out, tmp_path / "in.npy", model, resume=True, progress=stops, **TILES)
+    assert not out.exists() and SEEN[-1] == "channels_last"
+    clock(1.0, 2.0)
+    restore_to(out, tmp_path / "in.npy", model, resume=True, **TILES)
+    assert SEEN[-1] == "channels_last"
+    assert np.abs(np.load(out).astype(int) - restore_tiled(IMAGE, model, device="cpu", **TILES)).max() <= 1
 
 
 def test_weights_that_are_channels_last_do_not_decide(clock):

@@ -166,7 +166,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         keep_heap: keep memory that a CPU model frees in the process until the image is done, where this is known to be
             faster (glibc): see docs/speed.md. The environment variable HALOTILE_KEEP_HEAP=0 turns it off.
         memory_format: memory format of windows: "channels_last" or "contiguous". "auto": channels_last for
-            convolutional modules on the CPU, unless they turn out to need contiguous windows; else the format of the
+            convolutional modules on the CPU, unless they turn out to need contiguous windows, and on an Apple GPU, if
+            the first two batches of a long run show that it is faster there and gives the same; else the format of the
             weights. The module is not changed.
         memory_limit: bytes that a run may add to the process, including the result. Tiles and batches are chosen to
             stay below it, extrapolating the model's memory from a small window. None: for tile_size="auto", four fifths

@@ -57,6 +57,8 @@ def with_manner(options: Options, before: dict[str, Any]) -> Options:
         found = {"tile_size": tuple(before["tile_size"]), "batch_size": before["batch_size"], "memory_limit": None}
     if options.dtype == "auto":
         found["dtype"] = before["dtype"]
+    if options.memory_format == "auto" and not before["device"].startswith("cpu"):
+        found["memory_format"] = before["memory_format"]  # where it may have been chosen by timing
     if options.schedule == "auto":
         found["schedule"] = before["schedule"]
     return replace(options, **found) if found else options
