@@ -126,10 +126,12 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             tolerance.
         batch_size: maximum windows per model call. All calls have the same size: the last may repeat tiles. Several
             images go through the model together if a batch holds all their tiles. "auto": chosen like tile_size.
-        device: where the model runs. None: its current device, else the first available of MPS, CUDA, XPU and CPU. A
-            module on another device is copied. "best": modules on the CPU are copied to the first available, too, if
-            they can be. A list such as ["cuda:0", "cuda:1"] distributes batches over equally fast devices and blends on
-            the first; not with global_stats "exact", "frozen" or "local".
+        device: where the model runs, as a copy if it is elsewhere. None: its current device, else the first available of
+            MPS, CUDA, XPU and CPU; "best": the first available. A list such as ["cuda:0", "cuda:1"] distributes batches
+            over equally fast devices and blends on the first; not with global_stats "exact", "frozen" or "local".
+        dtype: "float32", "float16" or "bfloat16" for the model. None: its own. A module of another dtype is copied.
+            "auto": half precision if two small windows of the image show that it is faster and within the tolerance of
+            float32; see `TiledRestorer.last_run.precision`.
         engine: tiling backend: "host" (CPU memory, any model), "torch" (torch operations on the model's device) or
             "mps" (Metal kernels). None: the environment variable HALOTILE_ENGINE, else what fits the device.
         value_range: (low, high), the model's values for black and white. Image values from 0 to white are
@@ -166,9 +168,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
         keep_heap: keep memory that a CPU model frees in the process until the image is done, where this is known to be
             faster (glibc): see docs/speed.md. The environment variable HALOTILE_KEEP_HEAP=0 turns it off.
         memory_format: memory format of windows: "channels_last" or "contiguous". "auto": channels_last for
-            convolutional modules on the CPU, unless they turn out to need contiguous windows, and on an Apple GPU, if
-            the first two batches of a long run show that it is faster there and gives the same; else the format of the
-            weights. The module is not changed.
+            convolutional modules on the CPU, unless they turn out to need contiguous windows, and on an Apple GPU where
+            the first two batches of a long run show that it pays; else the weights' format. The module is not changed.
         memory_limit: bytes that a run may add to the process, including the result. Tiles and batches are chosen to
             stay below it, extrapolating the model's memory from a small window. None: for tile_size="auto", four fifths
             of the memory that the machine and its control groups have free.
