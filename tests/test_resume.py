@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """restore_to(resume=True): whatever ends a run, another one goes on, and the result has the bytes of a single run."""
 
+import dataclasses
 import errno
 import os
 import signal
@@ -22,6 +23,7 @@ from halotile import TiledRestorer, TileError, restore_to  # noqa: E402
 from halotile.files import disk, journal  # noqa: E402
 from halotile.files import picture as files  # noqa: E402
 from halotile.files.atomic import hidden_name  # noqa: E402
+from halotile.options import Options  # noqa: E402
 from halotile.resume import identity  # noqa: E402
 
 from .networks import Chain, seeded  # noqa: E402
@@ -740,3 +742,35 @@ def test_a_journal_that_is_a_link_is_not_followed(image, tmp_path_factory):
     with pytest.raises(OSError, match="cannot be written"):
         restore_to("out.png", image, model(), resume=True, **TILES)
     assert other.read_text() == "kept"
+
+
+# What a journal tells in other ways (how rows are made, and with which model), or what changes no pixel.
+ELSEWHERE = {
+    "tile_size",
+    "halo",
+    "scale",
+    "phase",
+    "tolerance",
+    "schedule",
+    "verify",
+    "batch_size",
+    "device",
+    "dtype",
+    "engine",
+    "out",
+    "reduce",
+    "output",
+    "extra",
+    "progress",
+    "keep_heap",
+    "memory_format",
+    "memory_limit",
+    "compile",
+    "needs",
+}
+
+
+def test_a_new_option_is_thought_of():
+    """An option that changes pixels must stand in CHANGE_PIXELS, or a run goes on with another one."""
+    assert ELSEWHERE.isdisjoint(identity.CHANGE_PIXELS)
+    assert ELSEWHERE | set(identity.CHANGE_PIXELS) == {one.name for one in dataclasses.fields(Options)}

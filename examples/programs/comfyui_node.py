@@ -19,7 +19,7 @@ class HalotileRestore:
             "optional": {
                 "exact": ("BOOLEAN", {"default": True, "tooltip": "equal to the whole image; else halo pixels"}),
                 "halo": ("INT", {"default": 32, "min": 0, "max": 1024}),
-                "memory_mb": ("INT", {"default": 0, "min": 0, "max": 1 << 20, "tooltip": "0: what is free"}),
+                "memory_mb": ("INT", {"default": 0, "min": 0, "max": 1 << 20, "tooltip": "0: no limit"}),
             },
         }
 
@@ -29,6 +29,7 @@ class HalotileRestore:
         restorer = TiledRestorer(
             upscale_model,
             layout="NHWC",
+            boundary="native",
             halo="exact" if exact else halo,
             device=_device(),
             progress=_progress(),

@@ -8,7 +8,7 @@ import numpy as np
 import openslide
 import zarr
 
-from halotile import TiledRestorer
+from halotile import TiledRestorer, inspect_model
 
 BLOCK = 1024  # output shards, so that a block is written alone
 
@@ -28,6 +28,10 @@ def restore_slide(source, target, model, *, level=0, halo=16, mask=None, scale=1
         side = BLOCK * scale
         out = zarr.create_array(target, shape=shape, dtype="uint8", chunks=(side, side, 3), fill_value=background)
         restorer = TiledRestorer(model, halo=halo, scale=scale, **options)
+        phase = max(step or 1 for step in inspect_model(model).phase)  # windows begin at its multiples
+        if BLOCK % phase:
+            raise ValueError(f"blocks of {BLOCK} are no multiple of the model's phase, {phase}")
+        halo = -(-halo // phase) * phase
         skipped, blocks = 0, [(y, x) for y in range(0, height, BLOCK) for x in range(0, width, BLOCK)]
         for y, x in blocks:
             bottom, right = min(y + BLOCK, height), min(x + BLOCK, width)
