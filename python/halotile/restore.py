@@ -126,8 +126,8 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             tolerance.
         batch_size: maximum windows per model call. All calls have the same size: the last may repeat tiles. Several
             images go through the model together if a batch holds all their tiles. "auto": chosen like tile_size.
-        device: where the model runs, as a copy if it is elsewhere. None: its own device, else the first available of MPS,
-            CUDA, XPU and CPU; "best": the first available. A list such as ["cuda:0", "cuda:1"] distributes batches over
+        device: where the model runs, as a copy if it is elsewhere. None: its own device, else the first there of MPS,
+            CUDA, XPU and CPU; "best": the first there. A list such as ["cuda:0", "cuda:1"] distributes batches over
             equally fast devices and blends on the first; not with global_stats "exact", "frozen" or "local".
         dtype: "float32", "float16" or "bfloat16" for the model. None: its own. A module of another dtype is copied.
             "auto": half precision if two small windows of the image show that it is faster and within the tolerance of
