@@ -774,3 +774,17 @@ def test_a_new_option_is_thought_of():
     """An option that changes pixels must stand in CHANGE_PIXELS, or a run goes on with another one."""
     assert ELSEWHERE.isdisjoint(identity.CHANGE_PIXELS)
     assert ELSEWHERE | set(identity.CHANGE_PIXELS) == {one.name for one in dataclasses.fields(Options)}
+
+
+def test_a_model_without_torch(tmp_path):
+    code = """
+import sys
+import numpy as np
+from halotile import restore_to
+
+restore_to("out.npy", np.zeros((40, 30, 3), np.uint8), lambda windows: windows, tile_size=16, halo=0, resume=True)
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["out.npy"]

@@ -228,8 +228,10 @@ def all_modules(*things: object) -> list[torch.nn.Module]:
 
 def modules_of(model: object) -> list[torch.nn.Module]:
     """The modules that a callable is bound to, closes over, or names as globals."""
-    kind = torch_if_loaded().nn.Module
-    return list({id(value): value for value in reachable(model) if isinstance(value, kind)}.values())
+    torch = torch_if_loaded()
+    if torch is None:  # then nobody has made a module
+        return []
+    return list({id(value): value for value in reachable(model) if isinstance(value, torch.nn.Module)}.values())
 
 
 def mentions(model: object, package: str) -> bool:
