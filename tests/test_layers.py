@@ -33,7 +33,7 @@ FLOORS = (
     "images",
     "options option_checks",
     "models",
-    "memory",
+    "fragile memory",
     "cache layouts",
     "errors optional stages",
     "notebook scales texts version",

@@ -11,8 +11,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halotile import RangeWarning, TiledRestorer, TileError, TileSizeWarning, iter_bands, restore_tiled, restore_to  # noqa: E402
-from halotile.engine import device_lock as turn  # noqa: E402
+from halotile import (  # noqa: E402
+    RangeWarning,
+    TiledRestorer,
+    TileError,
+    TileSizeWarning,
+    fragile,
+    iter_bands,
+    restore_tiled,
+    restore_to,
+)
 
 from .architectures import KNOWN  # noqa: E402
 from .networks import Chain, Strided, seeded  # noqa: E402
@@ -25,7 +33,7 @@ CPUS = ["cpu", "cpu"]
 @pytest.fixture
 def gpus(fake_mps, monkeypatch):
     """Two devices as CUDA's are, which several threads may use."""
-    monkeypatch.setattr(turn, "FRAGILE", turn.FRAGILE - {"fakemps"})
+    monkeypatch.setattr(fragile, "FRAGILE", fragile.FRAGILE - {"fakemps"})
     fake_mps.set_threads(True)
     return fake_mps
 

@@ -19,14 +19,14 @@ def attach(argument_bytes: bool = False) -> ModuleType:
 
     import torch
 
-    from halotile.engine import device_lock as turn
+    from halotile import fragile
     from halotile.engine import hazards, metal
 
     path = fake.runtime_bytes_path if argument_bytes else fake.runtime_path
     ctypes.CDLL(path)
     metal.LIBRARIES[DEVICE] = ("PrivateUse1", lambda: path)
     metal._failures.pop(DEVICE, None)
-    turn.FRAGILE.add(DEVICE)
+    fragile.FRAGILE.add(DEVICE)
     metal.operators(torch.device(DEVICE), "engine")
     hazards.faults_of(torch.device(DEVICE))
     return fake

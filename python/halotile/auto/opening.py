@@ -8,9 +8,10 @@ import re
 from dataclasses import replace
 
 from ..engine.choose import asked_engine, engine_for
-from ..engine.device_lock import is_fragile, turn
+from ..engine.device_lock import turn
 from ..engine.hazards import doubt_about_kernels, faults_of, is_trusted
 from ..errors import TileError
+from ..fragile import is_fragile
 from ..images.image import Image, check_output_dtype
 from ..images.nodata import check_nodata
 from ..layouts import check_layout_found

@@ -25,9 +25,9 @@ from ..auto.memory import auto_tile_size
 from ..engine import metal, torch_verbs
 from ..engine.choose import engine_for
 from ..engine.device import DeviceEngine
-from ..engine.device_lock import is_fragile
 from ..engine.hazards import NEAR, TRIALS, tried
 from ..engine.kernel_check import compare
+from ..fragile import is_fragile
 from ..memory import free_bytes, is_out_of_memory
 from ..models.devices import ACCELERATORS, usable_device
 from ..models.kinds import open_model

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from .. import _core
+from ..fragile import dense, is_fragile
 from ..images.channels import Part
 from ..images.image import Image, as_words
 from ..images.source import Source
@@ -38,8 +39,6 @@ from ..images.values import Values
 from ..models.model import Model, TensorModel
 from ..plan import Tile, TilePlan
 from ..texts import bytes_text
-from .dense import dense
-from .device_lock import is_fragile
 from .engine import Found, Position
 
 __all__ = ["DeviceBand", "DeviceEngine", "spelled"]

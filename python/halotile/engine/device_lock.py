@@ -7,18 +7,14 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
+from ..fragile import is_fragile
+
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FRAGILE", "is_fragile", "turn"]
-
-FRAGILE = {"mps"}  # device types limited to one thread and small tensors: see docs/mps.md
+__all__ = ["turn"]
 
 _one_at_a_time = threading.RLock()
-
-
-def is_fragile(device: torch.device | None) -> bool:
-    return device is not None and device.type in FRAGILE
 
 
 def turn(device: torch.device | str | None = "unknown") -> contextlib.AbstractContextManager[Any]:

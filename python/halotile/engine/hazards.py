@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..cache import keep, kept
+from ..fragile import is_fragile
 from ..optional import torch_if_loaded
 from ..texts import quoted
 from ..version import __version__
-from .device_lock import is_fragile
 
 if TYPE_CHECKING:
     import torch

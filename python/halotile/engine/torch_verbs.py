@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from .dense import dense
+from ..fragile import dense
 
 __all__ = ["accumulate", "finish_rows", "read_tiles"]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.dense import dense
 from ..errors import TileError
+from ..fragile import dense
 from ..images.channels import Part
 from ..images.image import Pixels
 from ..images.values import as_floats

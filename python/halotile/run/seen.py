@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..engine.dense import dense
+from ..fragile import dense
 from ..images.image import Image, Pixels, as_words, from_bfloat16
 from ..images.nodata import is_missing
 from ..images.scan import widened_tensor

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ...engine.dense import dense
+from ...fragile import dense
 from ...inspection.operators import entry
 from ...inspection.operators.streaming import Edge, StreamNode, Strip, assembled, call, ceil_div, same, strip_values
 from ...inspection.recorder import Graph

@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""Dense tensors for devices whose operations go wrong on views: see docs/mps.md."""
+"""Devices that crash when several threads use them, and whose operations go wrong on views: see docs/mps.md."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..optional import torch_if_loaded
-from .device_lock import is_fragile
+from .optional import torch_if_loaded
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["dense"]
+__all__ = ["FRAGILE", "dense", "is_fragile"]
+
+FRAGILE = {"mps"}  # device types limited to one thread, small tensors and no views
+
+
+def is_fragile(device: torch.device | None) -> bool:
+    return device is not None and device.type in FRAGILE
 
 
 def dense(tensor: torch.Tensor) -> torch.Tensor:
