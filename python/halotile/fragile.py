@@ -10,7 +10,7 @@ from .optional import torch_if_loaded
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FRAGILE", "dense", "is_fragile"]
+__all__ = ["FRAGILE", "dense", "is_fragile", "moved"]
 
 FRAGILE = {"mps"}  # device types limited to one thread, small tensors and no views
 
@@ -26,3 +26,10 @@ def dense(tensor: torch.Tensor) -> torch.Tensor:
         return tensor
     last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch_if_loaded().channels_last)
     return tensor if last else tensor.contiguous()
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on a device; one that is channels_last travels as what it is in memory, without gaps."""
+    if tensor.is_contiguous():
+        return tensor.to(device)
+    return tensor.permute(0, 2, 3, 1).to(device).permute(0, 3, 1, 2)

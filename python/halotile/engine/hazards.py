@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..cache import keep, kept
-from ..fragile import is_fragile
+from ..fragile import is_fragile, moved
 from ..optional import torch_if_loaded
 from ..texts import quoted
 from ..version import __version__
@@ -114,9 +114,7 @@ def _apart(module: torch.nn.Module, windows: torch.Tensor, device: torch.device)
         for parameter in module.to(device="cpu", dtype=torch.float32).parameters():
             parameter.copy_(_noise(*parameter.shape) * parameter[0].numel() ** -0.5)
         want = module(windows)
-        dense = windows.permute(0, 2, 3, 1).contiguous() if not windows.is_contiguous() else windows
-        there = dense.to(device)
-        got = copy.deepcopy(module).to(device)(there.permute(0, 3, 1, 2) if dense is not windows else there).cpu()
+        got = copy.deepcopy(module).to(device)(moved(windows, device)).cpu()
     apart = float((got - want).abs().max() / want.abs().max())
     return math.inf if math.isnan(apart) else apart
 

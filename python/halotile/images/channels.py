@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..fragile import dense
 from ..layouts import PICTURES
 from ..optional import torch_if_loaded
 from .image import Pixels, from_bfloat16
@@ -92,9 +93,9 @@ def apart(outputs: Pixels) -> float:
 
 
 def _channel(values: Pixels, channel: int) -> Pixels:
-    """One channel (N, 1, h, w); of tensors on a device in dense memory, as operations on views go wrong on some."""
+    """One channel (N, 1, h, w)."""
     one = values[:, channel : channel + 1]
-    return one if isinstance(one, np.ndarray) or one.device.type == "cpu" else one.contiguous()
+    return one if isinstance(one, np.ndarray) else dense(one)
 
 
 def _as_float32(values: Pixels) -> Pixels:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..fragile import dense
 from ..optional import torch_if_loaded
 from .outputs import BadOutput, described
 
@@ -32,8 +33,7 @@ def for_batch(value: Any, batch: int) -> Any:
     shape = (batch, *value.shape[1:])
     if isinstance(value, np.ndarray):
         return np.broadcast_to(value, shape)
-    repeated = value.expand(shape)
-    return repeated if value.device.type == "cpu" else repeated.contiguous()  # see docs/mps.md: views go wrong there
+    return dense(value.expand(shape))
 
 
 def picked(outputs: Any, key: int | str | None) -> Any:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..errors import frames_inside
+from ..fragile import dense, moved
 from ..optional import torch_if_loaded
 from ..texts import full_text, named
 from .around import preserved_rng, silence
@@ -135,13 +136,11 @@ class TensorModel(Model):
         """Windows on the model's device, in its dtype; shares their memory on a CPU."""
         tensor = self.torch.from_numpy(windows)
         tensor = tensor.view(self.torch.bfloat16) if self.dtype == "bfloat16" else tensor
-        if tensor.is_contiguous():
-            return tensor.to(self.device)
-        return tensor.permute(0, 2, 3, 1).to(self.device).permute(0, 3, 1, 2)  # dense where it is channels_last
+        return moved(tensor, self.device)
 
     def array_of(self, output: torch.Tensor) -> np.ndarray:
         """An output as an array; uint16 has the bits of bfloat16."""
-        output = output.cpu() if output.device.type == "cpu" else output.contiguous().cpu()
+        output = dense(output).cpu()
         return (output.view(self.torch.uint16) if output.dtype == self.torch.bfloat16 else output).numpy()
 
     def run(self, windows: torch.Tensor) -> torch.Tensor:
