@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import stat
 import sys
 import tempfile
@@ -17,9 +18,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["keep", "kept"]
+from .optional import torch_if_loaded
+from .version import __version__
+
+__all__ = ["keep", "kept", "of_machine"]
 
 LARGEST = 1 << 20  # bytes; larger files are ignored
+
+
+def of_machine(*about: object) -> tuple[object, ...]:
+    """What a result is about that holds for this machine, its system, and the versions of halotile and torch."""
+    system = (*platform.uname(), platform.mac_ver()[0])
+    return __version__, *about, torch_if_loaded().__version__, *system
 
 
 def _file(name: str, about: object) -> Path | None:

@@ -126,9 +126,9 @@ def restore_tiled(image: Any, model: Callable[..., Any], **options: Unpack[Resto
             tolerance.
         batch_size: maximum windows per model call. All calls have the same size: the last may repeat tiles. Several
             images go through the model together if a batch holds all their tiles. "auto": chosen like tile_size.
-        device: where the model runs, as a copy if it is elsewhere. None: its own device, else the first there of MPS,
-            CUDA, XPU and CPU; "best": the first there. A list such as ["cuda:0", "cuda:1"] distributes batches over
-            equally fast devices and blends on the first; not with global_stats "exact", "frozen" or "local".
+        device: where the model runs; a module on another device is copied. None: where it is, else the first available
+            of MPS, CUDA, XPU and CPU; "best" also moves modules on the CPU there. A list such as ["cuda:0", "cuda:1"]
+            shares batches and blends on the first; not with global_stats "exact", "frozen" or "local".
         dtype: "float32", "float16" or "bfloat16" for the model. None: its own. A module of another dtype is copied.
             "auto": half precision if two small windows of the image show that it is faster and within the tolerance of
             float32; see `TiledRestorer.last_run.precision`.
@@ -212,9 +212,9 @@ def iter_bands(image: Any, model: Callable[..., Any], **options: Unpack[RunOptio
 def iter_bands(image: Any, model: Callable[..., Any], **options: Unpack[RunOptions]) -> Iterator[tuple[int, Any]]:
     """Yields ``(y, rows)``: finished rows of the restored image, from the top; ``rows`` starts at output row ``y``.
 
-    Takes one image and the options of `restore_tiled` except ``out`` and ``verify``, which are checked at once; the
-    model runs as rows are requested. Rows are new arrays or tensors of the image's type and layout, in order, without
-    gaps: those of a row of tiles, or of a step of a stream. No buffer has the size of the output.
+    Takes one image and the options of `restore_tiled` except ``out`` and ``verify``. Bad options are rejected at once;
+    the model runs as rows are requested. Rows are new arrays or tensors of the image's type and layout, in order and
+    without gaps: those of a row of tiles, or of a step of a stream. No buffer has the size of the output.
 
     >>> [(y, rows.shape) for y, rows in iter_bands(photo, model, tile_size=48, halo=8)]
     [(0, (33, 80, 3)), (33, (39, 80, 3))]

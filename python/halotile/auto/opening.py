@@ -122,10 +122,9 @@ def _may_be_last(model: Model, options: Options, knowledge: Knowledge) -> bool:
         return knowledge.format is not None and knowledge.format[0] == "channels_last"
     if is_trusted(model.device, "channels_last"):
         return True
-    text = (
-        f"windows are contiguous despite memory_format='channels_last', in which {model.device} computes convolutions"
-    )
-    knowledge.warn_once("channels_last", f"{text} wrong here, or could not try them", RuntimeWarning)
+    text = f"windows are contiguous despite memory_format='channels_last', in which {model.device} "
+    text += "computes convolutions wrong here, or could not try them"
+    knowledge.warn_once("channels_last", text, RuntimeWarning)
     return False
 
 

@@ -38,8 +38,8 @@ def with_shifts_tried(prepared: Prepared, first: First, knowledge: Knowledge) ->
     if prepared.plan.grid == (1, 1) or UNSEEN in report.why or not tries_shifts(report, knowledge):
         return prepared, first  # or already done for an earlier image of this size
     if math.prod(image.size) * image.count < WORTH_TRYING:
-        why = f"{report.why}; {UNSEEN}, and the image is too small to try how its output moves"
-        return replace(prepared, report=replace(report, why=why)), first
+        text = f"{UNSEEN}, and the image is too small to try how its output moves"
+        return replace(prepared, report=report.because(text)), first
     moves, base = _moves(prepared, first, knowledge), math.lcm(*prepared.plan.phase)  # with the scale's denominators
     text = f"{UNSEEN}, and by trying {_told(moves, base)}"
     if moves is None or moves.step is None:
@@ -53,7 +53,7 @@ def with_shifts_tried(prepared: Prepared, first: First, knowledge: Knowledge) ->
             knowledge.warn_once("shifts", f"{text}: they may not fit together; pass a larger tile_size")
         else:
             prepared, first = other, First()
-    report = replace(report, phase=prepared.options.phase, why=f"{report.why}; {text}")
+    report = replace(report.because(text), phase=prepared.options.phase)
     return replace(prepared, report=report), first
 
 

@@ -257,10 +257,8 @@ def _add_selftest(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=commands.selftest)
     parser.add_argument("--device", help="mps, cuda, cpu, ... (default: mps, else cpu)")
     parser.add_argument("--report", metavar="FILE", help="also write the report as JSON, after every line")
-    parser.description = (
-        "exit status: 0 all is well; 1 something differs or fails; 3 the device, or memory to test it, "
-    )
-    parser.description += "is not available"
+    text = "exit status: 0 all is well; 1 something differs or fails; "
+    parser.description = text + "3 the device, or memory to test it, is not available"
 
 
 def _add_tiling(parser: argparse.ArgumentParser, asks_model: bool = False) -> None:

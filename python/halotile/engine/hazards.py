@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import copy
 import math
-import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..cache import keep, kept
+from ..cache import keep, kept, of_machine
 from ..fragile import is_fragile, moved
 from ..optional import torch_if_loaded
 from ..texts import quoted
-from ..version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -140,20 +138,17 @@ def _outcomes(device: torch.device | None) -> dict[str, str]:
         return {}
     with _lock:
         if device.type not in _found:
-            before = kept("hazards", _about(device))
+            about = of_machine(VERSION, device.type)
+            before = kept("hazards", about)
             known = isinstance(before, dict) and before.keys() == TRIALS.keys()
             _found[device.type] = before if known else {one.name: _outcome(one) for one in tried(device)}
             if not known and all(one in ("fine", "differs") for one in _found[device.type].values()):
-                keep("hazards", _about(device), _found[device.type])
+                keep("hazards", about, _found[device.type])
         return _found[device.type]
 
 
 def _outcome(trial: Trial) -> str:
     return trial.why_not if trial.apart is None else "fine" if trial.fine else "differs"
-
-
-def _about(device: torch.device) -> tuple[object, ...]:
-    return __version__, VERSION, device.type, torch_if_loaded().__version__, *platform.uname(), platform.mac_ver()[0]
 
 
 def doubt_about_kernels(modules: Sequence[torch.nn.Module], device: torch.device | None) -> str | None:

@@ -9,7 +9,6 @@ engine `torch` is used instead.
 from __future__ import annotations
 
 import functools
-import platform
 import sys
 import threading
 import warnings
@@ -20,9 +19,8 @@ from typing import Any
 import torch
 
 from .. import _torch
-from ..cache import keep, kept
+from ..cache import keep, kept, of_machine
 from ..texts import quoted
-from ..version import __version__
 from . import torch_verbs
 
 __all__ = ["LIBRARIES", "keep_result", "operators", "prepare", "serves"]
@@ -106,7 +104,7 @@ def _failure(device: torch.device) -> str:
 def _about() -> tuple[object, ...]:
     from .kernel_check import VERSION
 
-    return __version__, VERSION, _torch.KERNEL_SOURCE, torch.__version__, *platform.uname(), platform.mac_ver()[0]
+    return of_machine(VERSION, _torch.KERNEL_SOURCE)
 
 
 def _kept_result() -> list[str] | None:

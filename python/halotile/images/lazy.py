@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -99,7 +98,6 @@ def _centres(values: np.ndarray, count: int) -> np.ndarray:
     """Values at the centres of `count` pixels over the same extent; beyond the outer centres, straight on."""
     if len(values) == 1:
         return np.full(count, values[0])
-    step = Fraction(len(values), count)
-    at = (np.arange(count) + 0.5) * float(step) - 0.5
+    at = (np.arange(count) + 0.5) * (len(values) / count) - 0.5
     low = np.clip(np.floor(at).astype(int), 0, len(values) - 2)
     return values[low] + (at - low) * (values[low + 1] - values[low])
